@@ -1,0 +1,1 @@
+"""Calibration: from prompts to INT8 ranges."""

@@ -1,0 +1,1 @@
+"""Export: from a checkpoint to a verified bundle of ONNX graphs and engines."""

@@ -1,0 +1,1 @@
+"""One file per inference library, one protocol for all of them."""

@@ -1,0 +1,59 @@
+"""Every error that a user can meet, each with its exit code.
+
+TextualVisionError          1
+├── UsageError              2   what was asked for does not make sense
+├── ParityError             3   an exported graph draws something else than its source
+├── BudgetError             4   the accuracy that was asked for cannot be met
+├── DeviceMismatchError     5   an engine was built for another device or library version
+├── BackendMissingError     6   a library, driver or tool is not installed
+└── IntegrityError          7   a file is damaged, or is not what it claims to be
+"""
+
+from __future__ import annotations
+
+
+class TextualVisionError(Exception):
+    """What went wrong, in one line, with its numbers; `hint` says what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(TextualVisionError):
+    """What was asked for does not make sense."""
+
+    exit_code = 2
+
+
+class ParityError(TextualVisionError):
+    """An exported graph draws something else than its source."""
+
+    exit_code = 3
+
+
+class BudgetError(TextualVisionError):
+    """The accuracy that was asked for cannot be met."""
+
+    exit_code = 4
+
+
+class DeviceMismatchError(TextualVisionError):
+    """An engine was built for another device or library version."""
+
+    exit_code = 5
+
+
+class BackendMissingError(TextualVisionError):
+    """A library, driver or tool that this needs is not installed."""
+
+    exit_code = 6
+
+
+class IntegrityError(TextualVisionError):
+    """A file is damaged, or is not what it claims to be."""
+
+    exit_code = 7

@@ -1,0 +1,1 @@
+"""Training: from captioned pictures to a checkpoint."""
