@@ -1,0 +1,270 @@
+"""manifest.json: everything that the runtime must know about a bundle, as frozen dataclasses.
+
+Read strictly: an unknown schema, an unknown or missing field, a wrong type, a path that is absolute or leaves
+the bundle, a file that is named but not declared: each is an IntegrityError that names the field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.strict_json import (
+    DAMAGED_HINT,
+    dataclass_from_json,
+    json_from_bytes,
+    json_from_dataclass,
+)
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MANIFEST_LIMIT_BYTES = 16 << 20
+FILE_LIMIT_BYTES = 8 << 30
+SIZE_LIMIT = 1 << 20  # no dimension of a tensor, picture or batch is larger
+DTYPES = ("float32", "float16", "int64", "int32", "uint8", "int8", "bool")
+VERDICTS = ("pass", "fail", "unchecked")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_PATH = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern}){{0,9}}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a stage; a string in `shape` names a dimension that varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One network of the way from prompt to picture, with the names of its tensors in the graph."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """The picture's size in pixels."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSpec:
+    """`dim` standard normals per picture, made by `recipe` (see `textual_vision.runtime.noise`)."""
+
+    dim: int
+    recipe: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens."""
+
+    tokenizer: str
+    max_tokens: int
+    pad_id: int
+    unknown_id: int
+    groups: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionSpec:
+    """One precision's graphs (stage name → file), and what comparing them with their source gave.
+
+    `verdict` is "pass", "fail" or "unchecked"; `parity` holds the figures as export gives them.
+    """
+
+    files: dict[str, str]
+    verdict: str
+    parity: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchProfile:
+    """The batch sizes that an engine is built for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """Engines built for one device: stage name → file, with the fingerprint that must match to use them."""
+
+    fingerprint: str
+    precision: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSpec:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A bundle's description. `stages` are in running order; `merged` is all of them as one graph.
+
+    `files` lists every file of the bundle except manifest.json itself. `warnings` are shown whenever the
+    bundle is loaded. `provenance` tells with what it was made: versions, opset, the checkpoint's digest.
+    """
+
+    schema_version: int
+    name: str
+    image: ImageSpec
+    noise: NoiseSpec
+    text: TextSpec
+    stages: tuple[StageSpec, ...]
+    precisions: dict[str, PrecisionSpec]
+    default_precision: str
+    batch: BatchProfile
+    files: dict[str, FileSpec]
+    licence: str
+    provenance: dict[str, str]
+    merged: StageSpec | None = None
+    golden: str | None = None
+    engines: tuple[EngineSpec, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def manifest_from_bytes(data: bytes) -> Manifest:
+    """Parse and check manifest.json; IntegrityError names the first field that is wrong."""
+    value = json_from_bytes(data, MANIFEST_NAME)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        newer = "install a newer textual-vision" if version > SCHEMA_VERSION else "export the bundle again"
+        shown = version if abs(version) < FILE_LIMIT_BYTES else "a huge number"
+        message = f"manifest.schema_version: this runtime reads {SCHEMA_VERSION}, the bundle has {shown}"
+        raise IntegrityError(message, newer)
+    manifest = dataclass_from_json(Manifest, value, "manifest")
+    check(manifest)
+    return manifest
+
+
+def bytes_from_manifest(manifest: Manifest) -> bytes:
+    """manifest.json as UTF-8 text, ready to write; checked as it will be when it is read."""
+    check(manifest)
+    text = json.dumps(json_from_dataclass(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8")
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `folder`/manifest.json whole or not at all."""
+    write_whole(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
+
+
+def check(manifest: Manifest) -> None:
+    """Everything that types alone do not say; raises IntegrityError."""
+    _check_sizes(manifest)
+    _check_files(manifest)
+    _check_stages(manifest)
+    _check_precisions(manifest)
+    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings):
+        _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
+    for index, engine in enumerate(manifest.engines):
+        where = f"manifest.engines[{index}]"
+        _require(_NAME.fullmatch(engine.fingerprint), f"{where}.fingerprint", "not a plain name")
+        _require(engine.precision in manifest.precisions, f"{where}.precision", "no such precision")
+        _check_stage_files(manifest, engine.files, f"{where}.files")
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    for part_name in ("image", "noise", "text", "batch"):
+        part = getattr(manifest, part_name)
+        for item in dataclasses.fields(part):
+            value, where = getattr(part, item.name), f"manifest.{part_name}.{item.name}"
+            if isinstance(value, int):
+                lowest = 0 if item.name.endswith("_id") else 1
+                _require(lowest <= value <= SIZE_LIMIT, where, f"not between {lowest} and {SIZE_LIMIT}")
+    batch = manifest.batch
+    _require(batch.min <= batch.opt <= batch.max, "manifest.batch", "min <= opt <= max does not hold")
+
+
+def _check_files(manifest: Manifest) -> None:
+    for path, spec in manifest.files.items():
+        where = f"manifest.files.{path!a}"
+        _require(_PATH.fullmatch(path), where, "not a relative path of plain names inside the bundle")
+        _require(path != MANIFEST_NAME, where, "the manifest cannot list itself")
+        _require(_SHA256.fullmatch(spec.sha256), f"{where}.sha256", "not 64 lower-case hexadecimal digits")
+        _require(
+            0 <= spec.bytes <= FILE_LIMIT_BYTES, f"{where}.bytes", f"not between 0 and {FILE_LIMIT_BYTES}"
+        )
+    folded = {path.casefold() for path in manifest.files}
+    _require(
+        len(folded) == len(manifest.files), "manifest.files", "two paths differ only in upper and lower case"
+    )
+    _require(manifest.text.tokenizer in manifest.files, "manifest.text.tokenizer", "not among manifest.files")
+    golden = manifest.golden
+    _require(golden is None or golden in manifest.files, "manifest.golden", "not among manifest.files")
+
+
+def _check_stages(manifest: Manifest) -> None:
+    _require(manifest.stages, "manifest.stages", "empty")
+    names = [stage.name for stage in _all_stages(manifest)]
+    _require(len(set(names)) == len(names), "manifest.stages", "two stages have the same name")
+    for stage in _all_stages(manifest):
+        where = f"manifest.stages.{stage.name!a}"
+        _require(_NAME.fullmatch(stage.name), where, "not a plain name")
+        for side, tensors in (("inputs", stage.inputs), ("outputs", stage.outputs)):
+            _require(tensors, f"{where}.{side}", "empty")
+            _require(
+                len({t.name for t in tensors}) == len(tensors), f"{where}.{side}", "a name is given twice"
+            )
+            for tensor in tensors:
+                _check_tensor(tensor, f"{where}.{side}.{tensor.name!a}")
+
+
+def _check_tensor(tensor: TensorSpec, where: str) -> None:
+    _require(_NAME.fullmatch(tensor.name), where, "not a plain name")
+    _require(tensor.dtype in DTYPES, f"{where}.dtype", f"not one of {', '.join(DTYPES)}")
+    for size in tensor.shape:
+        good = _NAME.fullmatch(size) if isinstance(size, str) else 1 <= size <= SIZE_LIMIT
+        _require(good, f"{where}.shape", "a size is neither a name nor a sensible number")
+
+
+def _check_precisions(manifest: Manifest) -> None:
+    default = manifest.default_precision
+    _require(default in manifest.precisions, "manifest.default_precision", "not among manifest.precisions")
+    for name, precision in manifest.precisions.items():
+        where = f"manifest.precisions.{name!a}"
+        _require(_NAME.fullmatch(name), where, "not a plain name")
+        _require(precision.verdict in VERDICTS, f"{where}.verdict", f"not one of {', '.join(VERDICTS)}")
+        _check_stage_files(manifest, precision.files, f"{where}.files")
+
+
+def _check_stage_files(manifest: Manifest, files: dict[str, str], where: str) -> None:
+    known = {stage.name for stage in _all_stages(manifest)}
+    for stage in manifest.stages:
+        _require(stage.name in files, where, f"no file for the stage {stage.name!r}")
+    for stage_name, path in files.items():
+        _require(stage_name in known, f"{where}.{stage_name!a}", "no such stage")
+        _require(path in manifest.files, f"{where}.{stage_name}", "not among manifest.files")
+
+
+def _all_stages(manifest: Manifest) -> Iterator[StageSpec]:
+    yield from manifest.stages
+    if manifest.merged is not None:
+        yield manifest.merged
+
+
+def _require(holds: object, where: str, problem: str) -> None:
+    if not holds:
+        raise IntegrityError(f"{where}: {problem}", DAMAGED_HINT)
