@@ -1,4 +1,4 @@
-"""JSON into frozen dataclasses, strictly: whatever is not as declared is an IntegrityError naming the field."""
+"""JSON into frozen dataclasses, strictly: what is not as declared is an IntegrityError naming the field."""
 
 from __future__ import annotations
 
