@@ -1,1 +1,27 @@
 """Draw pictures from prompts with an exported bundle: numpy, tokenizers and one backend."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.noise import noise_from_seed
+    from textual_vision.runtime.pipeline import EncodedText, Pictures, TextToImage
+
+_MODULES = {
+    "Bundle": "bundle",
+    "EncodedText": "pipeline",
+    "Pictures": "pipeline",
+    "TextToImage": "pipeline",
+    "noise_from_seed": "noise",
+}
+__all__ = ["Bundle", "EncodedText", "Pictures", "TextToImage", "noise_from_seed"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `--help` does not wait for numpy."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -57,3 +57,15 @@ class IntegrityError(TextualVisionError):
     """A file is damaged, or is not what it claims to be."""
 
     exit_code = 7
+
+
+class TextualVisionWarning(UserWarning):
+    """Something odd that is not an error; `warnings.filterwarnings` can silence it or make it one."""
+
+
+class PromptWarning(TextualVisionWarning):
+    """A part of a prompt was not understood or was cut."""
+
+
+class BundleWarning(TextualVisionWarning):
+    """A bundle is not as good as it should be."""

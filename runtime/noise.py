@@ -7,8 +7,8 @@ The recipe, `philox4x32-10-as241` (written out in C in docs/noise.md):
 2. Uniforms. u = (x + 0.5) · 2⁻³², which a double holds exactly; never 0 or 1.
 3. Normals. z = Φ⁻¹(u) by Wichura's AS 241, PPND16 [2], in IEEE doubles, rounded to nearest, with no operation
    but + − × ÷ √, in the order written below, and no multiply and add fused into one: each of these is exactly
-   rounded everywhere, while the logarithms of two C libraries differ in their last bits. The logarithm that the
-   tails need is therefore written out too.
+   rounded everywhere, while the logarithms of two C libraries differ in their last bits. The logarithm that
+   the tails need is therefore written out too.
 4. z is rounded to the nearest float32. Value j of an image is word j mod 4 of block j div 4.
 
 [1] Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

@@ -1,0 +1,80 @@
+"""ONNX Runtime, on the CPU or by a provider that is asked for by name and never silently replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name
+from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
+
+PROVIDERS = {
+    "onnxruntime": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+}
+LOG_ERRORS_ONLY = 3
+ORT_ERRORS = tuple(
+    getattr(ort_errors, name)
+    for name in (
+        "EPFail",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoModel",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+)
+
+
+class OnnxRuntimeSession:
+    """One graph in one InferenceSession."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
+        self._session = session
+        self._name = name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name; TextualVisionError when ONNX Runtime cannot compute them."""
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except ORT_ERRORS as error:
+            raise TextualVisionError(f"{self._name}: ONNX Runtime failed: {first_line(error)}") from None
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
+    """Load `graph` on the provider that `options.backend` stands for; see `session.open_session`."""
+    provider = PROVIDERS[options.backend]
+    hint = backend_by_name(options.backend).install
+    if provider not in onnxruntime.get_available_providers():
+        raise BackendMissingError(f"this ONNX Runtime was built without {provider}", hint)
+    try:
+        session = onnxruntime.InferenceSession(graph, _settings(options), providers=[provider])
+    except ORT_ERRORS as error:
+        problem = f"{options.name}: ONNX Runtime cannot load it: {first_line(error)}"
+        raise IntegrityError(problem, "export it again, or for an older opset") from None
+    # Asking for a GPU on a machine without one does not raise: the session quietly runs on the CPU.
+    if (used := session.get_providers()[0]) != provider:
+        raise BackendMissingError(f"{provider} does not work here: ONNX Runtime would use {used}", hint)
+    return OnnxRuntimeSession(session, options.name)
+
+
+def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = LOG_ERRORS_ONLY
+    settings.inter_op_num_threads = 1
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    return settings
+
+
+def first_line(error: BaseException) -> str:
+    """A library's error message without its stack."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

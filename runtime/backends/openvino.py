@@ -1,0 +1,49 @@
+"""OpenVINO on the CPU, in the precision that the graph says and no lower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import openvino
+from textual_vision.runtime.backends.session import Array, SessionOptions
+from textual_vision.runtime.errors import IntegrityError, TextualVisionError
+
+DEVICE = "CPU"
+
+
+class OpenVinoSession:
+    """One compiled graph with one request."""
+
+    def __init__(self, compiled: openvino.CompiledModel, name: str) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = [(output, output.get_any_name()) for output in compiled.outputs]
+        self._name = name
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name; TextualVisionError when OpenVINO cannot compute them."""
+        try:
+            results = self._request.infer(dict(inputs))
+        except RuntimeError as error:
+            raise TextualVisionError(f"{self._name}: OpenVINO failed: {last_line(error)}") from None
+        return {name: results[output].copy() for output, name in self._outputs}
+
+
+def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
+    """Compile `graph`; see `session.open_session`."""
+    # Without the hint, CPUs with bfloat16 or half arithmetic would compute float32 graphs in that.
+    settings: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if options.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(graph, b""), DEVICE, settings)
+    except RuntimeError as error:
+        problem = f"{options.name}: OpenVINO cannot load it: {last_line(error)}"
+        raise IntegrityError(problem, "export it again, or use another --backend") from None
+    return OpenVinoSession(compiled, options.name)
+
+
+def last_line(error: BaseException) -> str:
+    """A library's error message without the places in its source that come before it."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,104 @@
+"""The one protocol of all backends, and which backends there are."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from textual_vision.runtime.errors import BackendMissingError, UsageError
+from textual_vision.runtime.graph_check import refuse_external_data
+
+Array = npt.NDArray[np.generic]
+
+
+class Session(Protocol):
+    """One stage, loaded and ready to run."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name; `inputs` holds exactly the graph's inputs, in their dtypes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How to run a graph: `threads` None leaves the number to the backend; `name` is the file, for errors."""
+
+    backend: str
+    name: str
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """Where a backend lives: our `module` with `open_session(graph, options)`, and the library it needs."""
+
+    module: str
+    library: str
+    install: str
+
+
+_ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
+_GPU = "pip uninstall onnxruntime && pip install 'textual-vision[gpu]'"
+
+# In the order of preference when none is asked for; those with False are used only when asked for by name.
+BACKENDS: dict[str, tuple[Backend, bool]] = {
+    "onnxruntime": (
+        Backend(module=_ONNXRUNTIME, library="onnxruntime", install="pip install 'textual-vision[cpu]'"),
+        True,
+    ),
+    "openvino": (
+        Backend(
+            module="textual_vision.runtime.backends.openvino",
+            library="openvino",
+            install="pip install 'textual-vision[openvino]'",
+        ),
+        True,
+    ),
+    "onnxruntime-cuda": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
+    "onnxruntime-tensorrt": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
+}
+
+
+def open_session(graph: bytes, options: SessionOptions) -> Session:
+    """Load the ONNX `graph` into `options.backend`.
+
+    Raises UsageError for an unknown backend, BackendMissingError when its library or device is not there, and
+    IntegrityError when the graph cannot be loaded or refers to other files.
+    """
+    backend = backend_by_name(options.backend)
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"{options.threads} threads", "give 1 or more, or leave it to the backend")
+    refuse_external_data(graph, options.name)
+    try:
+        importlib.import_module(backend.library)
+    except ImportError as error:
+        raise BackendMissingError(f"backend {options.backend!r}: {error}", backend.install) from None
+    session: Session = importlib.import_module(backend.module).open_session(graph, options)
+    return session
+
+
+def backend_by_name(name: str) -> Backend:
+    """The backend called `name`; UsageError with the nearest name when there is none."""
+    if name in BACKENDS:
+        return BACKENDS[name][0]
+    raise UsageError(f"unknown backend {name!r}", choice_hint(name, list(BACKENDS)))
+
+
+def default_backend() -> str:
+    """The first backend whose library is installed; BackendMissingError when there is none."""
+    for name, (backend, by_default) in BACKENDS.items():
+        if by_default and importlib.util.find_spec(backend.library) is not None:
+            return name
+    raise BackendMissingError("no backend is installed", BACKENDS["onnxruntime"][0].install)
+
+
+def choice_hint(name: str, choices: list[str]) -> str:
+    """A hint that lists the choices, the one that was probably meant first."""
+    nearest = difflib.get_close_matches(name, choices, 1)
+    listed = f"there are: {', '.join(choices)}"
+    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed

@@ -1,0 +1,114 @@
+"""What all three commands have in common: errors and warnings in one line each, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
+
+import click
+from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+OS_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place",
+    errno.EDQUOT: "your quota is used up: free some space or choose another place",
+    errno.EFBIG: "the file may not become that large here: choose another place",
+    errno.EACCES: "you have no permission there: choose another place",
+    errno.EPERM: "you have no permission there: choose another place",
+    errno.EROFS: "that place is read-only: choose another",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "that is a folder: give a file's name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a click command and leave the process with its exit code; errors take two lines, never a traceback.
+
+    An exception that is none of ours and not the system's is our bug: it passes through, traceback and all.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TextualVisionWarning)
+        warnings.showwarning = _warning_shower(warnings.showwarning)
+        sys.exit(_exit_code(command, arguments))
+
+
+def say(kind: str, text: str, style: str) -> None:
+    """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal."""
+    line = " ".join(text.split())
+    if not sys.stderr.isatty():
+        click.echo(f"{kind}: {line}", err=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
+
+
+def say_error(message: str, hint: str = "") -> None:
+    """An error, and what to do about it."""
+    say("error", message, "bold red")
+    if hint:
+        say("hint", hint, "red")
+
+
+def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
+    try:
+        result = command.main(args=arguments, standalone_mode=False)
+    except TextualVisionError as error:
+        say_error(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        return _click_error(error)
+    except (click.Abort, KeyboardInterrupt):
+        say_error("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # else the interpreter complains again while it shuts down
+        return EXIT_CLOSED_PIPE
+    except OSError as error:
+        return _system_error(error)
+    except MemoryError:
+        say_error("not enough memory", "draw fewer pictures at once or close other programs")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _click_error(error: click.ClickException) -> int:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    hint = f"see {context.command_path} --help" if context is not None else ""
+    say_error(error.format_message(), hint)
+    return error.exit_code
+
+
+def _system_error(error: OSError) -> int:
+    number = error.errno if error.errno is not None else 0
+    place = f": {error.filename}" if error.filename else ""
+    say_error(f"{error.strerror or error}{place}", OS_HINTS.get(number, ""))
+    return EXIT_USAGE
+
+
+def _warning_shower(show: Callable[..., None]) -> Callable[..., None]:
+    def show_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, TextualVisionWarning):
+            say("warning", str(message), "yellow")
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    return show_warning

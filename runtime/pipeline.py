@@ -1,0 +1,184 @@
+"""From prompts and seeds to pictures: the stages of a bundle, run one after the other by one backend.
+
+A stage takes what its inputs are called from the tensors known so far: the prompt's token ids and mask, the
+noise, and the outputs of the stages before. Stages that need no noise depend on the prompt alone and run once
+for all its pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from textual_vision.runtime.backends.session import (
+    Array,
+    Session,
+    SessionOptions,
+    backend_by_name,
+    choice_hint,
+    default_backend,
+    open_session,
+)
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError
+from textual_vision.runtime.manifest import Manifest, StageSpec
+from textual_vision.runtime.noise import RECIPE, noise_from_seed
+from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
+
+PROMPT_TENSORS = ("input_ids", "attention_mask")
+NOISE, IMAGE, CODES = "noise", "image", "codes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedText:
+    """What the stages that see only the prompt gave: tensors by name, one row per prompt."""
+
+    prompts: tuple[str, ...]
+    notes: tuple[PromptNote, ...]
+    tensors: Mapping[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns)."""
+
+    images: npt.NDArray[np.uint8]
+    codes: npt.NDArray[np.int64]
+
+
+class TextToImage:
+    """A loaded bundle, ready to draw. `TextToImage.load(path)("a dog", seed=7)` is a picture."""
+
+    def __init__(self, bundle: Bundle, *, precision: str, backend: str, threads: int | None) -> None:
+        """Load every stage; `load` is the usual way here, with its defaults."""
+        self.bundle, self.precision, self.backend = bundle, precision, backend
+        manifest = bundle.manifest
+        self._prompt_stages, self._picture_stages = _split(manifest)
+        self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
+        self._sessions: dict[str, Session] = {}
+        for stage in manifest.stages:
+            file = manifest.precisions[precision].files[stage.name]
+            options = SessionOptions(backend=backend, name=file, threads=threads)
+            self._sessions[stage.name] = open_session(bundle.read(file), options)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        precision: str | None = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> TextToImage:
+        """Open the bundle at `path`.
+
+        `precision` None is the bundle's default; `backend` None is the first installed of ONNX Runtime and
+        OpenVINO; `threads` None is the backend's choice. Warns with BundleWarning of what the bundle's maker
+        found wrong. Raises UsageError (no such folder, precision or backend), BackendMissingError and
+        IntegrityError (a damaged bundle).
+        """
+        chosen_backend = default_backend() if backend is None else backend
+        backend_by_name(chosen_backend)
+        bundle = Bundle(path)
+        manifest = bundle.manifest
+        chosen = manifest.default_precision if precision is None else precision
+        if chosen not in manifest.precisions:
+            hint = choice_hint(chosen, list(manifest.precisions))
+            raise UsageError(f"the bundle has no precision {chosen!r}", hint)
+        if manifest.noise.recipe != RECIPE:
+            problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
+            raise IntegrityError(problem, "install a newer textual-vision")
+        _warn(manifest, chosen)
+        return cls(bundle, precision=chosen, backend=chosen_backend, threads=threads)
+
+    def __call__(self, prompt: str, seed: int = 0) -> npt.NDArray[np.uint8]:
+        """One picture, uint8 (height, width, 3) in RGB; the same prompt and seed give the same picture."""
+        image: npt.NDArray[np.uint8] = self.draw([prompt], [seed]).images[0]
+        return image
+
+    def encode_text(self, prompts: Sequence[str]) -> EncodedText:
+        """Run the prompt's stages; `draw` takes the result many times. Raises UsageError for an empty prompt."""
+        if isinstance(prompts, str):
+            raise UsageError("one string where a list of prompts is expected", "write [prompt]")
+        tokens = self._tokenizer.encode(prompts)
+        tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (tokens.ids, tokens.mask), strict=True))
+        for stage in self._prompt_stages:
+            tensors.update(self._run(stage, tensors))
+        return EncodedText(prompts=tuple(prompts), notes=tokens.notes, tensors=tensors)
+
+    def draw(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> Pictures:
+        """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
+
+        Raises UsageError when the numbers of prompts and seeds do not fit, or a seed is not of 64 bits.
+        """
+        text = prompts if isinstance(prompts, EncodedText) else self.encode_text(prompts)
+        count = max(len(text.prompts), len(seeds))
+        if not seeds or not {len(text.prompts), len(seeds)} <= {1, count}:
+            problem = f"{len(text.prompts)} prompts and {len(seeds)} seeds"
+            raise UsageError(problem, "give as many of one as of the other, or one of one")
+        rows = np.resize(np.arange(len(text.prompts)), count)
+        dim = self.bundle.manifest.noise.dim
+        noise = np.concatenate([noise_from_seed(seed, 1, dim) for seed in seeds])
+        noise = noise[np.resize(np.arange(len(seeds)), count)]
+        size = self.bundle.manifest.batch.max
+        starts = range(0, count, size)
+        parts = [self._draw_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
+        return Pictures(
+            images=np.concatenate([part.images for part in parts]),
+            codes=np.concatenate([part.codes for part in parts]),
+        )
+
+    def _draw_batch(self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]) -> Pictures:
+        tensors: dict[str, Array] = {name: tensor[rows] for name, tensor in text.tensors.items()}
+        tensors[NOISE] = noise
+        for stage in self._picture_stages:
+            tensors.update(self._run(stage, tensors))
+        size = self.bundle.manifest.image
+        image, codes = tensors[IMAGE], tensors[CODES]
+        if image.dtype != np.uint8 or image.shape != (len(noise), size.height, size.width, 3):
+            found = f"{image.dtype} {image.shape}"
+            problem = f"the pictures are {found}, not uint8 of {size.height}×{size.width}"
+            raise IntegrityError(problem, "export the bundle again")
+        return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
+
+    def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})
+        if missing := {spec.name for spec in stage.outputs} - set(outputs):
+            problem = f"stage {stage.name!r} does not give {min(missing)!r}"
+            raise IntegrityError(problem, "export the bundle again")
+        return outputs
+
+
+def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
+    """The stages that depend on the prompt alone, and those that also need noise; checks that all fit."""
+    by_prompt, by_picture = set(PROMPT_TENSORS), {NOISE}
+    prompt_stages: list[StageSpec] = []
+    picture_stages: list[StageSpec] = []
+    for stage in manifest.stages:
+        needs, gives = {spec.name for spec in stage.inputs}, {spec.name for spec in stage.outputs}
+        if missing := needs - by_prompt - by_picture:
+            problem = (
+                f"manifest.stages: {stage.name!r} needs {min(missing)!r}, which no stage before it gives"
+            )
+            raise IntegrityError(problem, "export the bundle again")
+        alone = needs <= by_prompt
+        (prompt_stages if alone else picture_stages).append(stage)
+        (by_prompt if alone else by_picture).update(gives)
+    if missing := {IMAGE, CODES} - by_picture:
+        problem = f"manifest.stages: no stage gives {min(missing)!r} from prompt and noise"
+        raise IntegrityError(problem, "export the bundle again")
+    return prompt_stages, picture_stages
+
+
+def _warn(manifest: Manifest, precision: str) -> None:
+    texts = list(manifest.warnings)
+    verdict = manifest.precisions[precision].verdict
+    if verdict == "fail":
+        texts.append(f"precision {precision!r} failed its comparison with the trained model")
+    elif verdict == "unchecked":
+        texts.append(f"precision {precision!r} was never compared with the trained model")
+    for text in texts:
+        warnings.warn(f"bundle {manifest.name!r}: {text}", BundleWarning, stacklevel=3)

@@ -1,0 +1,119 @@
+"""Prompts into token ids, saying what was not understood and what was cut."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from textual_vision.runtime.errors import IntegrityError, PromptWarning, UsageError
+from textual_vision.runtime.manifest import TextSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+EMPTY_HINT = 'say what to draw, for example "dog wearing sunglasses"'
+PROMPT_LIMIT_CHARACTERS = 1_000_000
+SHOWN_PIECES = 5
+SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptNote:
+    """What became of one prompt: the pieces that the vocabulary lacks, and how many words did not fit."""
+
+    unknown: tuple[str, ...]
+    words_cut: int
+    nothing_known: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """`ids` and `mask` int64 (batch, tokens), padded to the longest prompt; mask is 0 on padding, else 1."""
+
+    ids: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.int64]
+    notes: tuple[PromptNote, ...]
+
+
+class Tokenizer:
+    """A tokenizer.json; its own post-processor adds the special tokens."""
+
+    def __init__(self, data: bytes, spec: TextSpec) -> None:
+        """`data` is the text of tokenizer.json; raises IntegrityError when it is not a tokenizer."""
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(max_length=spec.max_tokens)
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more particular
+            problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise IntegrityError(f"{spec.tokenizer}: {problem}", "export the bundle again") from None
+        self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
+        self._spec = spec
+
+    def encode(self, prompts: Sequence[str]) -> Tokens:
+        """Token ids of the prompts; warns with PromptWarning of words unknown or cut.
+
+        Raises UsageError when there is no prompt or one has no text.
+        """
+        if not prompts:
+            raise UsageError("no prompt", EMPTY_HINT)
+        encodings = [self._encode_one(prompt) for prompt in prompts]
+        notes = tuple(self._note(p, encoding) for p, encoding in zip(prompts, encodings, strict=True))
+        for prompt, note in zip(prompts, notes, strict=True):
+            _warn(prompt, note, self._spec.max_tokens)
+        length = max(len(encoding.ids) for encoding in encodings)
+        ids = np.full((len(prompts), length), self._spec.pad_id, np.int64)
+        mask = np.zeros((len(prompts), length), np.int64)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
+        return Tokens(ids=ids, mask=mask, notes=notes)
+
+    def _encode_one(self, prompt: str) -> Encoding:
+        if len(prompt) > PROMPT_LIMIT_CHARACTERS:
+            problem = f"a prompt of {len(prompt)} characters; at most {PROMPT_LIMIT_CHARACTERS} are read"
+            raise UsageError(problem, "shorten it: the model reads a few dozen words")
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError(f"the prompt {_short(prompt)} is not valid text", "pass it as UTF-8") from None
+        encoding = self._tokenizer.encode(prompt)
+        if not prompt.strip() or all(encoding.special_tokens_mask):
+            raise UsageError(f"the prompt {_short(prompt)} is empty", EMPTY_HINT)
+        return encoding
+
+    def _note(self, prompt: str, encoding: Encoding) -> PromptNote:
+        own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+        unknown = [place for place in own if encoding.ids[place] == self._spec.unknown_id]
+        end = max(encoding.offsets[place][1] for place in own)
+        cut = len(prompt[end:].split()) if encoding.overflowing else 0
+        pieces = dict.fromkeys(prompt[slice(*encoding.offsets[place])] for place in unknown)
+        return PromptNote(unknown=tuple(pieces), words_cut=cut, nothing_known=len(unknown) == len(own))
+
+
+def _warn(prompt: str, note: PromptNote, max_tokens: int) -> None:
+    if note.unknown:
+        shown = ", ".join(_short(piece) for piece in note.unknown[:SHOWN_PIECES])
+        more = len(note.unknown) - SHOWN_PIECES
+        text = f"prompt {_short(prompt)}: not in the vocabulary: {shown}" + (
+            f" and {more} more" if more > 0 else ""
+        )
+        if note.nothing_known:
+            text += "; nothing in it is known, so expect an arbitrary picture"
+        warnings.warn(text, PromptWarning, stacklevel=3)
+    if note.words_cut:
+        words = "1 word was" if note.words_cut == 1 else f"{note.words_cut} words were"
+        text = f"prompt {_short(prompt)}: longer than {max_tokens} tokens, the last {words} cut"
+        warnings.warn(text, PromptWarning, stacklevel=3)
+
+
+def _short(text: str) -> str:
+    """`text` in quotes on one line, shortened, with what a terminal could trip over escaped."""
+    quoted = repr(text[:SHOWN_CHARACTERS])
+    return quoted if len(text) <= SHOWN_CHARACTERS else quoted[:-1] + "…" + quoted[-1]
