@@ -21,9 +21,7 @@ COUNT_LIMIT = 10_000
 @click.command(name="tv-generate", no_args_is_help=True)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the first picture of each prompt."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of each prompt's first picture.")
 @click.option(
     "--count",
     type=click.IntRange(1, COUNT_LIMIT),
@@ -42,13 +40,9 @@ COUNT_LIMIT = 10_000
 )
 @click.option("--precision", help="fp32, fp16, int8: what the bundle has. [default: the bundle's own]")
 @click.option("--backend", help="onnxruntime, openvino, … [default: the first that is installed]")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads to compute with. [default: the backend's choice]"
-)
+@click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: the backend's choice]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-@click.option(
-    "--verify", is_flag=True, help="Check every file and redraw the bundle's golden pictures instead."
-)
+@click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
 @click.version_option(package_name="textual-vision")
 def command(
     bundle: Path,
@@ -124,8 +118,9 @@ def _write(images: npt.NDArray[np.uint8], output: Path, columns: int | None) -> 
 def _sheet(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
     """(rows · columns, height, width, 3) → (rows · height, columns · width, 3)."""
     _, height, width, channels = images.shape
-    tiled = images.reshape(-1, columns, height, width, channels).swapaxes(1, 2)
-    return tiled.reshape(-1, columns * width, channels)
+    tiled: npt.NDArray[np.uint8] = images.reshape(-1, columns, height, width, channels).swapaxes(1, 2)
+    sheet: npt.NDArray[np.uint8] = tiled.reshape(-1, columns * width, channels)
+    return sheet
 
 
 def _report(model: TextToImage, pairs: list[tuple[str, int]], files: list[Path], as_json: bool) -> None:

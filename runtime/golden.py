@@ -1,7 +1,8 @@
 """Golden pictures: what a bundle must draw, kept inside it, so that it can test itself on any device.
 
-`golden/golden.json` holds prompts and seeds, the first values of their noise (the float32 bits in hexadecimal),
-the codes, and the name of the picture's PNG. The budgets say how far each precision may be from them.
+`golden/golden.json` holds prompts and seeds, the first values of their noise (the float32 bits in
+hexadecimal), the codes, and the name of the picture's PNG.
+The budgets say how far each precision may be from them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class GoldenResult:
 def golden_files(
     prompts: Sequence[str], seeds: Sequence[int], images: Image, codes: npt.NDArray[np.int64], dim: int
 ) -> tuple[tuple[GoldenPicture, ...], dict[str, bytes]]:
-    """The golden pictures of a reference's `images` (N, H, W, 3) and `codes` (N, h, w), and their PNG files."""
+    """The golden pictures of a reference's `images` (N, H, W, 3) and `codes` (N, h, w); their PNG files."""
     pictures = []
     files: dict[str, bytes] = {}
     for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
@@ -88,9 +89,8 @@ def golden_files(
 
 def bytes_from_golden(golden: Golden) -> bytes:
     """golden.json as UTF-8 text."""
-    return (json.dumps(json_from_dataclass(golden), ensure_ascii=False, allow_nan=False) + "\n").encode(
-        "utf-8"
-    )
+    text = json.dumps(json_from_dataclass(golden), ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def golden_from_bytes(data: bytes, name: str = GOLDEN_NAME) -> Golden:

@@ -17,6 +17,7 @@ The recipe, `philox4x32-10-as241` (written out in C in docs/noise.md):
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -91,6 +92,7 @@ def noise_from_seed(seed: int, count: int, dim: int) -> npt.NDArray[np.float32]:
 
     Raises UsageError when the seed is not in 0 … 2⁶⁴−1, or count or dim is negative or too large.
     """
+    seed = operator.index(seed)
     if not 0 <= seed < SEED_LIMIT:
         raise UsageError(f"seed {seed} is not between 0 and {SEED_LIMIT - 1}", "choose another --seed")
     if not 0 <= count <= COUNT_LIMIT or dim < 0:

@@ -100,7 +100,7 @@ class TextToImage:
         return image
 
     def encode_text(self, prompts: Sequence[str]) -> EncodedText:
-        """Run the prompt's stages; `draw` takes the result many times. Raises UsageError for an empty prompt."""
+        """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
         tokens = self._tokenizer.encode(prompts)

@@ -1,0 +1,135 @@
+"""TextToImage: from prompt and seed to the same picture every time, by every backend."""
+
+import numpy as np
+import pytest
+from textual_vision.runtime import TextToImage
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    BundleWarning,
+    IntegrityError,
+    PromptWarning,
+    UsageError,
+)
+
+BACKENDS = ["onnxruntime", "openvino"]
+
+
+@pytest.fixture
+def model(tiny_bundle):
+    return TextToImage.load(tiny_bundle, backend="onnxruntime", threads=1)
+
+
+def test_a_call_gives_an_rgb_picture(model):
+    image = model("a dog", seed=7)
+    assert image.dtype == np.uint8
+    assert image.shape == (8, 8, 3)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(model, tiny_bundle):
+    again = TextToImage.load(tiny_bundle, backend="onnxruntime")
+    assert np.array_equal(model("a dog", seed=7), again("a dog", seed=7))
+    assert not np.array_equal(model("a dog", seed=7), model("a dog", seed=8))
+
+
+def test_another_prompt_gives_another_picture(model):
+    assert not np.array_equal(model("a dog"), model("green forest"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_gives_the_same_codes_and_pictures(model, tiny_bundle, backend):
+    other = TextToImage.load(tiny_bundle, backend=backend)
+    prompts = ["dog", "green forest with river", "a cat wearing sunglasses"]
+    expected, found = model.draw(prompts, [1, 2, 3]), other.draw(prompts, [1, 2, 3])
+    assert np.array_equal(expected.codes, found.codes)
+    assert np.abs(expected.images.astype(int) - found.images).max() <= 1
+
+
+def test_text_is_encoded_once_and_drawn_with_many_seeds(model):
+    text = model.encode_text(["green forest"])
+    seeds = [3, 2**64 - 1, 0, 5, 6]  # more than the batch profile's largest batch
+    drawn = model.draw(text, seeds)
+    assert drawn.images.shape == (5, 8, 8, 3)
+    assert drawn.codes.shape == (5, 4, 4)
+    assert drawn.codes.dtype == np.int64
+    for image, seed in zip(drawn.images, seeds, strict=True):
+        assert np.array_equal(image, model("green forest", seed=seed))
+
+
+def test_many_prompts_can_share_one_seed(model):
+    drawn = model.draw(["dog", "green forest with river"], [4])
+    assert np.array_equal(drawn.images[1], model("green forest with river", seed=4))
+    assert np.array_equal(drawn.images[0], model("dog", seed=4))  # padding changes nothing
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(["dog", "cat"], [1, 2, 3]), (["dog"], []), ([], [1])])
+def test_numbers_of_prompts_and_seeds_that_do_not_fit_are_refused(model, prompts, seeds):
+    with pytest.raises(UsageError):
+        model.draw(prompts, seeds)
+
+
+def test_a_bare_string_is_not_taken_for_a_list_of_letters(model):
+    with pytest.raises(UsageError, match="one string"):
+        model.draw("dog", [1])
+
+
+def test_an_unknown_precision_is_refused_with_the_list(tiny_bundle):
+    with pytest.raises(UsageError, match="fp23") as caught:
+        TextToImage.load(tiny_bundle, precision="fp23")
+    assert "did you mean 'fp32'" in caught.value.hint
+
+
+def test_an_unknown_backend_is_refused_with_the_nearest_name(tiny_bundle):
+    with pytest.raises(UsageError) as caught:
+        TextToImage.load(tiny_bundle, backend="openvimo")
+    assert "did you mean 'openvino'" in caught.value.hint
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpu_provider_that_does_not_work_is_an_error_and_never_the_cpu(tiny_bundle, backend):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has GPU providers")
+    with pytest.raises(BackendMissingError) as caught:
+        TextToImage.load(tiny_bundle, backend=backend)
+    assert "textual-vision[gpu]" in caught.value.hint
+
+
+def test_an_unknown_noise_recipe_is_refused(edit_manifest):
+    root = edit_manifest(lambda manifest: manifest["noise"].update(recipe="mt19937"))
+    with pytest.raises(IntegrityError, match="mt19937"):
+        TextToImage.load(root)
+
+
+def test_a_stage_that_needs_what_no_stage_gives_is_refused(edit_manifest):
+    root = edit_manifest(lambda manifest: manifest["stages"].reverse())
+    with pytest.raises(IntegrityError, match="'generator' needs 'codes'"):
+        TextToImage.load(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: manifest.update(warnings=["int8 failed its budget"]), "int8 failed its budget"),
+        (lambda manifest: manifest["precisions"]["fp32"].update(verdict="fail"), "failed its comparison"),
+        (lambda manifest: manifest["precisions"]["fp32"].update(verdict="unchecked"), "never compared"),
+    ],
+)
+def test_a_bundle_that_is_not_as_good_as_it_should_be_warns(edit_manifest, change, words):
+    with pytest.warns(BundleWarning, match=words):
+        TextToImage.load(edit_manifest(change))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_graph_that_the_backend_cannot_load_is_an_integrity_error(replace_file, tiny_files, backend):
+    graph = tiny_files["onnx/fp32/latent.onnx"].replace(b"ArgMin", b"ArgMxx")
+    root = replace_file("onnx/fp32/latent.onnx", graph)
+    with pytest.raises(IntegrityError, match=r"latent\.onnx") as caught:
+        TextToImage.load(root, backend=backend)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("prompt", ["🐶 dog", "森林", "xyzzy"])
+def test_unknown_words_still_give_a_picture_and_a_warning(model, prompt):
+    with pytest.warns(PromptWarning, match="not in the vocabulary"):
+        assert model(prompt).shape == (8, 8, 3)
