@@ -1,0 +1,167 @@
+"""Batches as a pure function of (seed, step): resuming is asking for the next step.
+
+Everything random in a step is drawn for the whole batch and then sliced by process, so one process
+and several see the same pictures, captions and noise, and no sample twice in an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from textual_vision.training.text_encoder import TextEncoder
+
+
+class PictureSource(Protocol):
+    """Captioned pictures by number; `weight` says how often one is seen in an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """(S, S, 3) uint8."""
+
+    def captions(self, index: int) -> Sequence[str]:
+        """At least one."""
+
+    def style(self, index: int) -> str:
+        """The words that name the art style; empty when there are none."""
+
+    def weight(self, index: int) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One process's share of a step."""
+
+    pictures: Tensor  # float32 (B, 3, S, S) in [-1, 1]
+    text_codes: Tensor  # int64 (B, T, G)
+    attention_mask: Tensor  # int64 (B, T)
+    style_told: Tensor  # bool (B,): the caption names the art style
+    captions: list[str]
+    indices: list[int]
+
+
+class StepRandom:
+    """The random numbers of one step, the same however many processes share it."""
+
+    def __init__(self, seed: int, phase: str, step: int, rank: int = 0, world: int = 1) -> None:
+        digest = hashlib.sha256(f"{seed}/{phase}/{step}".encode()).digest()
+        self.generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        self.rank, self.world = rank, world
+
+    def normal(self, count: int, *shape: int) -> Tensor:
+        """Standard normals (count, *shape) for this process's `count` samples."""
+        return self._share(torch.randn((count * self.world, *shape), generator=self.generator))
+
+    def uniform(self, count: int, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (count, *shape), for this process's `count` samples."""
+        return self._share(torch.rand((count * self.world, *shape), generator=self.generator))
+
+    def _share(self, whole: Tensor) -> Tensor:
+        count = len(whole) // self.world
+        return whole[self.rank * count : (self.rank + 1) * count]
+
+
+class Batches:
+    """Batches of a source; text codes are computed once per caption and kept."""
+
+    def __init__(
+        self,
+        source: PictureSource,
+        tokenizer: Tokenizer,
+        text_encoder: TextEncoder,
+        *,
+        seed: int,
+        style_in_caption: float,
+    ) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.seed = seed
+        self.style_in_caption = style_in_caption
+        counts = [source.weight(index) for index in range(len(source))]
+        self.pool = np.repeat(np.arange(len(source)), counts)
+        self.codes_from_caption: dict[str, Tensor] = {}
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def batch(self, phase: str, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+        """The share of `rank` in step `step` of `phase`: `size` samples of the `size * world`."""
+        whole = self._indices(phase, step * size * world, size * world)
+        chance = StepRandom(self.seed, phase + "/captions", step, rank, world).uniform(size, 2)
+        indices = whole[rank * size : (rank + 1) * size]
+        captions, told = [], []
+        for index, (pick, style_chance) in zip(indices, chance.tolist(), strict=True):
+            choices = self.source.captions(index)
+            style = self.source.style(index) if style_chance < self.style_in_caption else ""
+            captions.append(caption_with_style(choices[int(pick * len(choices))], style))
+            told.append(bool(style))
+        codes, mask = self.encode(captions)
+        return Batch(
+            pictures=signed_from_pixels(np.stack([self.source.picture(i) for i in indices])),
+            text_codes=codes,
+            attention_mask=mask,
+            style_told=torch.tensor(told),
+            captions=captions,
+            indices=indices,
+        )
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions -> text_codes int64 (B, T, G), attention_mask int64 (B, T), padded to the longest."""
+        fresh = sorted({c for c in captions if c not in self.codes_from_caption})
+        if fresh:
+            self._remember(fresh)
+        found = [self.codes_from_caption[c].long() for c in captions]
+        codes = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+        lengths = torch.tensor([len(c) for c in found])
+        return codes, (torch.arange(codes.shape[1]) < lengths[:, None]).long()
+
+    @torch.no_grad()
+    def _remember(self, captions: list[str]) -> None:
+        ids, mask = ids_from_captions(self.tokenizer, captions)
+        device = self.text_encoder.quantiser.centroids.device
+        codes = self.text_encoder.codes(ids.to(device), mask.to(device)).to("cpu", torch.int16)
+        for caption, row, length in zip(captions, codes, mask.sum(1).tolist(), strict=True):
+            self.codes_from_caption[caption] = row[:length].clone()
+
+    def _indices(self, phase: str, start: int, count: int) -> list[int]:
+        """Positions start … start + count of the endless sequence of shuffled epochs."""
+        places = np.arange(start, start + count)
+        epochs, offsets = places // len(self.pool), places % len(self.pool)
+        orders = {int(epoch): self._order(phase, int(epoch)) for epoch in np.unique(epochs)}
+        return [int(orders[int(e)][o]) for e, o in zip(epochs, offsets, strict=True)]
+
+    def _order(self, phase: str, epoch: int) -> NDArray[np.int64]:
+        digest = hashlib.sha256(f"{self.seed}/{phase}/order/{epoch}".encode()).digest()
+        key = int.from_bytes(digest[:8], "little")
+        if key not in self._orders:
+            if len(self._orders) > 2:
+                self._orders.clear()
+            self._orders[key] = np.random.Generator(np.random.Philox(key)).permutation(self.pool)
+        return self._orders[key]
+
+
+def caption_with_style(caption: str, style: str) -> str:
+    """'dog face', 'noto' -> 'dog face, noto style'."""
+    return f"{caption}, {style} style" if style else caption
+
+
+def ids_from_captions(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Captions -> input_ids, attention_mask int64 (B, T), padded to the longest with 0."""
+    rows = [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch(list(captions))]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+
+
+def signed_from_pixels(pictures: NDArray[np.uint8]) -> Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [-1, 1]."""
+    signed = torch.from_numpy(pictures).to(torch.float32) / 127.5 - 1.0
+    return signed.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,114 @@
+"""The image codebook: unit rows, nearest by cosine, learned by moving averages.
+
+van den Oord et al. 2017 (VQ-VAE, appendix A.1 for the moving averages); cosine similarity as in
+Yu et al. 2022 (ViT-VQGAN). A book kept fully used is not a good book: rows that mean the same are
+noise to whoever predicts them, so dead rows are revived gently and predictability is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textual_vision.training.config import CodebookConfig
+
+
+class Codebook(nn.Module):
+    """`codes` unit rows of `width` numbers."""
+
+    rows: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows = F.normalize(torch.randn(config.codes, config.width), dim=1)
+        self.register_buffer("rows", rows)
+        self.register_buffer("counts", torch.ones(config.codes))
+        self.register_buffer("sums", rows.clone())
+
+    def similarity(self, latents: Tensor) -> Tensor:
+        """Latents (..., D), any length -> (..., K): the greatest is the nearest row, rows being unit."""
+        return latents @ self.rows.T
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Latents (..., D) -> codes int64 (...)."""
+        return self.similarity(latents).argmax(-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes int64 (B, h, w) -> rows (B, D, h, w)."""
+        return F.embedding(codes, self.rows).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, codes: Tensor) -> None:
+        """Moves rows towards the mean of the unit latents (N, D) that chose them (N,)."""
+        one_hot = F.one_hot(codes, self.config.codes).to(latents.dtype)
+        counts, sums = one_hot.sum(0), one_hot.T @ latents
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+            torch.distributed.all_reduce(sums)
+        self.counts.lerp_(counts, 1 - self.config.decay)
+        self.sums.lerp_(sums, 1 - self.config.decay)
+        self.rows.copy_(F.normalize(self.sums, dim=1))
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Rows from randomly chosen unit latents (N, D), so that no row starts out of reach."""
+        chosen = torch.randperm(len(latents), generator=generator)[: self.config.codes]
+        self._place(torch.arange(len(chosen)), latents[chosen])
+
+    @torch.no_grad()
+    def revive(self, latents: Tensor, generator: torch.Generator) -> int:
+        """Puts rows that nobody chooses where latents (N, D) are worst served; returns how many."""
+        dead = torch.nonzero(self.counts < self.config.revive_below * self.counts.mean()).squeeze(1)
+        if len(dead) == 0:
+            return 0
+        badness = 1 - self.similarity(latents).amax(1)
+        # Drawn, not the very worst: those are one odd picture's pixels.
+        chosen = torch.multinomial(badness.clamp_min(1e-6), len(dead), generator=generator)
+        self._place(dead, latents[chosen])
+        return len(dead)
+
+    def _place(self, index: Tensor, latents: Tensor) -> None:
+        self.rows[index] = latents
+        self.counts[index] = self.counts.mean().clamp_min(1e-3)
+        self.sums[index] = latents * self.counts[index, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookUsage:
+    """How a corpus uses a book; entropies in bits."""
+
+    used: int  # rows chosen at least once
+    perplexity: float  # 2 ** entropy of the rows
+    entropy: float
+    entropy_by_position: float  # mean over grid cells: what remains to be predicted
+    white_codes: int  # distinct codes of a plain white picture; 1 is best
+    neighbour_cosine: float  # mean over rows of the cosine to their nearest other row
+
+
+def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsage:
+    """From the codes int64 (N, h, w) of many pictures and those of a white one, (h, w)."""
+    rows = book.config.codes
+    flat = codes.flatten(1)
+    counts = torch.bincount(flat.flatten(), minlength=rows).double()
+    by_position = torch.stack([torch.bincount(cell, minlength=rows).double() for cell in flat.T])
+    cosine = (book.rows @ book.rows.T).fill_diagonal_(-1).amax(1)
+    entropy = float(_entropy(counts))
+    return CodebookUsage(
+        used=int((counts > 0).sum()),
+        perplexity=2**entropy,
+        entropy=entropy,
+        entropy_by_position=float(_entropy(by_position).mean()),
+        white_codes=len(white.unique()),
+        neighbour_cosine=float(cosine.mean()),
+    )
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    share = counts / counts.sum(-1, keepdim=True)
+    return -(share * share.clamp_min(1e-30).log2()).sum(-1)

@@ -1,0 +1,266 @@
+"""What a model and its training are made of: every dimension, every switch, as JSON on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from textual_vision.runtime.errors import UsageError
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder: the first layers of MiniLM, product-quantised."""
+
+    vocabulary: int = 8192  # word pieces kept of MiniLM's 30,522
+    max_tokens: int = 32
+    hidden: int = 384
+    layers: int = 3  # states of layer 3 are still word-like; deeper ones forget the word
+    heads: int = 12
+    intermediate: int = 1536
+    groups: int = 8  # sub-spaces, each with its own codes
+    codes: int = 1024  # per sub-space
+    width: int = 256  # of the quantised token states that the other stages see
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookConfig:
+    """The image codebook and the encoder that learns it (the encoder is not shipped to a device)."""
+
+    codes: int = 512
+    width: int = 32
+    channels: tuple[int, ...] = (48, 96)  # one stride-2 convolution each
+    decay: float = 0.99  # of the exponential moving average of the rows
+    revive_below: float = 0.02  # a row used less than this share of the mean is dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig:
+    """Text and noise to a grid of latents: attention on a coarse grid, then up to the full one."""
+
+    grid: int = 16  # rows and columns of image codes
+    coarse: int = 8  # rows and columns of the attention grid
+    width: int = 192
+    blocks: int = 4
+    heads: int = 6
+    fine_width: int = 128
+    fine_blocks: int = 1
+    fine_heads: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Codes to pixels: one transposed convolution between two entries of `channels`."""
+
+    channels: tuple[int, ...] = (128, 64, 32)
+    residual_blocks: int = 1  # at the resolution of the codes
+    condition: int = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Convolutions from the picture to 4x4, joined with the text."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 128)
+    norm: str = "none"  # none | batch | spectral: batch norm works against the gradient penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """All stages of one model."""
+
+    image_size: int = 64  # pixels, square
+    noise: int = 32  # standard normals per picture
+    text: TextConfig = field(default_factory=TextConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """One phase of the schedule."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 50  # steps of linear warm-up; cosine decay to a tenth follows
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss terms; zero switches a term (and its cost) off."""
+
+    l1: float = 1.0
+    l2: float = 1.0
+    perceptual: float = 0.3  # ignores brightness, hence never without l1
+    commitment: float = 0.25
+    code_cross_entropy: float = 1.0
+    logit_scale: float = 14.0  # of the cosine between latent and code
+    code_smoothing: float = 0.3  # share of the target spread over codes that mean nearly the same
+    kl: float = 0.008
+    reconstruction: float = 0.5  # of the joint phase's teacher-forced half
+    adversarial: float = 0.1
+    feature_matching: float = 1.0
+    mismatch: float = 1.0  # weight of real pictures with another caption; 0 is the paper to the letter
+    gradient_penalty: float = 2.0  # R1 gamma
+    gradient_penalty_every: int = 8
+    diff_augment: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A model, its data and its schedule."""
+
+    name: str
+    schema_version: int = SCHEMA_VERSION
+    seed: int = 0
+    corpus: str = "emoji"  # emoji | coco | folder | shards
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text_phase: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(steps=30, batch=4096, learning_rate=0.0)
+    )
+    codebook_phase: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(steps=1500, batch=64, learning_rate=2e-3)
+    )
+    latent_phase: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(steps=3000, batch=64, learning_rate=1e-3)
+    )
+    joint_phase: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(steps=800, batch=32, learning_rate=3e-4)
+    )
+    losses: LossConfig = field(default_factory=LossConfig)
+    refresh_every: int = 4  # steps of the joint phase between two of the codebook's
+    ema: float = 0.998  # of the weights that are kept
+    style_in_caption: float = 0.6  # share of captions that name the art style
+    checkpoint_minutes: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_consistent(self)
+
+
+def check_consistent(config: TrainConfig) -> None:
+    """Raises UsageError when two fields contradict each other."""
+    model = config.model
+    upscale = 2 ** (len(model.generator.channels) - 1)
+    rules = [
+        (
+            model.latent.grid * upscale == model.image_size,
+            f"model.latent.grid {model.latent.grid} x {upscale} (len(model.generator.channels) - 1 "
+            f"doublings) is not model.image_size {model.image_size}",
+        ),
+        (
+            model.latent.grid * 2 ** len(model.codebook.channels) == model.image_size,
+            f"model.codebook.channels has {len(model.codebook.channels)} halvings: {model.image_size} "
+            f"pixels do not become model.latent.grid {model.latent.grid}",
+        ),
+        (
+            model.text.hidden % model.text.groups == 0,
+            f"model.text.hidden {model.text.hidden} is not a multiple of "
+            f"model.text.groups {model.text.groups}",
+        ),
+        (
+            model.latent.grid in (model.latent.coarse, 2 * model.latent.coarse),
+            f"model.latent.grid {model.latent.grid} is neither model.latent.coarse "
+            f"{model.latent.coarse} nor twice it",
+        ),
+        (
+            model.latent.width % model.latent.heads == 0
+            and model.latent.fine_width % model.latent.fine_heads == 0,
+            "model.latent: a width is not a multiple of its heads",
+        ),
+        (
+            model.image_size // 2 ** len(model.discriminator.channels) == 4,
+            f"model.discriminator.channels has {len(model.discriminator.channels)} halvings: "
+            f"{model.image_size} pixels do not become 4",
+        ),
+        (
+            model.discriminator.norm in ("none", "batch", "spectral"),
+            f"model.discriminator.norm is {model.discriminator.norm!r}, not none, batch or spectral",
+        ),
+        (
+            not (model.discriminator.norm == "batch" and config.losses.gradient_penalty > 0),
+            "model.discriminator.norm 'batch' contradicts losses.gradient_penalty > 0: the penalty is "
+            "defined per picture, batch norm mixes pictures",
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise UsageError(f"config {config.name!r}: {message}", "change one of the two fields")
+
+
+Config = TypeVar("Config")
+
+
+def config_from_dict(kind: type[Config], values: Any, where: str = "") -> Config:
+    """A dataclass from parsed JSON; raises UsageError naming the field and the nearest valid name."""
+    if not isinstance(values, dict):
+        raise UsageError(f"config {where or 'root'}: expected an object, found {type(values).__name__}")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"config: unknown field {where + name!r}",
+                f"did you mean {where + near[0]!r}?" if near else f"known here: {', '.join(known)}",
+            )
+    fields = {name: _value(hints[name], value, where + name) for name, value in values.items()}
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in fields
+    ]
+    if missing:
+        raise UsageError(f"config: missing field {where + missing[0]!r}", "add it")
+    return kind(**fields)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return config_from_dict(kind, value, where + ".")
+    if isinstance(kind, types.GenericAlias) and kind.__origin__ is tuple:
+        if isinstance(value, list) and all(type(v) is kind.__args__[0] for v in value):
+            return tuple(value)
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise UsageError(f"config: {where!r} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+
+
+def load_config(name_or_path: str) -> TrainConfig:
+    """A shipped config by its name, or a JSON file by its path."""
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = CONFIG_FOLDER / f"{name_or_path}.json"
+    if not path.is_file():
+        shipped = sorted(p.stem for p in CONFIG_FOLDER.glob("*.json"))
+        near = difflib.get_close_matches(name_or_path, shipped, n=1)
+        raise UsageError(
+            f"no config {name_or_path!r}",
+            f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(shipped)}; or a .json file",
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} is not JSON: {error}") from error
+    return config_from_dict(TrainConfig, values)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """What `config_from_dict` reads back."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values

@@ -1,0 +1,81 @@
+"""The emoji art corpus on disk: pictures as one memory-mapped array, records beside it.
+
+    FOLDER/pictures.npy     uint8 (N, S, S, 3)
+    FOLDER/records.jsonl    one record a line, in the order of the pictures
+    FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.training.records import Record
+from textual_vision.training.svg import Pixels
+
+SCHEMA = 1
+PICTURES, RECORDS, SUMMARY = "pictures.npy", "records.jsonl", "corpus.json"
+_AGAIN = "make the corpus again with `tv-train data`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """`pictures` uint8 (N, S, S, 3), memory-mapped, read-only; `records[i]` tells of `pictures[i]`."""
+
+    pictures: Pixels
+    records: Sequence[Record]
+    summary: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Pixels along a side."""
+        return int(self.pictures.shape[1])
+
+    def indices(self, split: str) -> list[int]:
+        """Where the pictures of a split lie."""
+        return [index for index, record in enumerate(self.records) if record.split == split]
+
+
+def load_corpus(folder: Path | str) -> Corpus:
+    """Opens a corpus without reading its pictures.
+
+    UsageError when there is none at `folder`; IntegrityError when its parts do not fit each other.
+    """
+    folder = Path(folder)
+    if not (folder / SUMMARY).is_file():
+        raise UsageError(f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --out {folder}`")
+    try:
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+        lines = (folder / RECORDS).read_text("utf-8").splitlines()
+        records = [_record_from_json(line) for line in lines]
+        pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"the corpus at {folder} is damaged: {error}", _AGAIN) from error
+    if summary.get("schema") != SCHEMA:
+        raise IntegrityError(
+            f"the corpus at {folder} has schema {summary.get('schema')}, expected {SCHEMA}", _AGAIN
+        )
+    size = summary.get("size")
+    if pictures.dtype != np.uint8 or pictures.shape != (len(records), size, size, 3):
+        raise IntegrityError(
+            f"{folder / PICTURES} holds {pictures.dtype} {pictures.shape}, "
+            f"expected uint8 {(len(records), size, size, 3)}",
+            _AGAIN,
+        )
+    return Corpus(pictures=pictures, records=records, summary=summary)
+
+
+def _record_from_json(line: str) -> Record:
+    fields = json.loads(line)
+    return Record(**{**fields, "captions": tuple(fields["captions"])})
+
+
+def json_from_record(record: Record) -> str:
+    """One line of records.jsonl."""
+    return json.dumps(asdict(record), ensure_ascii=False)

@@ -1,0 +1,190 @@
+"""From fetched packages to a corpus on disk: collect drawings, render them, write all or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
+from textual_vision.training.compositions import wearing_drawings
+from textual_vision.training.concepts import IconNames, emoji_from_text
+from textual_vision.training.corpus import PICTURES, RECORDS, SCHEMA, SUMMARY, json_from_record
+from textual_vision.training.notice import CORPUS_CREDITS
+from textual_vision.training.packages import (
+    ART_PACKAGES,
+    TEXT_PACKAGE,
+    ArtPackage,
+    IconSet,
+    Package,
+    read_emoji_text,
+    read_icon_set,
+)
+from textual_vision.training.records import Drawing, Record, with_splits
+from textual_vision.training.scenes import scene_drawings
+from textual_vision.training.svg import Art, Pixels, picture_from_svg, svg_from_art
+
+RENDER_CHUNK = 32
+Shown = dict[str, dict[str, list[Art]]]  # style -> hexcode -> drawings of it
+Progress = Callable[[int, int], None]
+
+
+def build_corpus(
+    folder: Path,
+    packages: Path,
+    *,
+    size: int = 128,
+    tones: bool = False,
+    scenes_per_combination: int = 10,
+    workers: int = 1,
+    art: Sequence[ArtPackage] = ART_PACKAGES,
+    text: Package = TEXT_PACKAGE,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Writes the corpus of the packages in `packages` to `folder` and returns its summary.
+
+    `folder` appears whole or not at all. UsageError when it exists and is no corpus; IntegrityError
+    on damaged packages.
+    """
+    if folder.exists() and not (folder / SUMMARY).exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and holds no corpus", "name another folder, or empty this one")
+    drawings = collect_drawings(packages, art, text, tones=tones, scenes=scenes_per_combination)
+    if not drawings:
+        raise IntegrityError(f"the packages in {packages} hold no icon that is known", "fetch them again")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        summary = _write(scratch, drawings, size, workers, (*art, text), progress)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return summary
+
+
+def collect_drawings(
+    packages: Path, art: Sequence[ArtPackage], text: Package, *, tones: bool = False, scenes: int = 10
+) -> list[Drawing]:
+    """Every drawing of the corpus with its record and split, in a fixed order."""
+    emoji_text = read_emoji_text(packages, text)
+    icon_sets = [_completed(icon_set) for icon_set in _read_all(packages, art)]
+    names = IconNames(emoji_text, emoji_from_text(emoji_text, tones=tones), icon_sets)
+    shown: Shown = {}
+    drawings: list[Drawing] = []
+    for icon_set in icon_sets:
+        drawings += _icon_drawings(icon_set, names, shown.setdefault(icon_set.style, {}))
+    licence_from_style = {package.style: package.licence for package in art}
+    drawings += wearing_drawings(shown, licence_from_style)
+    drawings += scene_drawings(shown, licence_from_style, per_combination=scenes)
+    records = with_splits(drawing.record for drawing in drawings)
+    return [replace(drawing, record=record) for drawing, record in zip(drawings, records, strict=True)]
+
+
+def _read_all(packages: Path, art: Sequence[ArtPackage]) -> list[IconSet]:
+    icon_sets = [read_icon_set(package, packages) for package in art]
+    tables = {icon_set.style: icon_set.name_from_hexcode for icon_set in icon_sets}
+    # The two Fluent sets name their icons alike, but only the flat one says which code points they are.
+    flat = tables.get("fluent flat", {})
+    return [
+        replace(icon_set, name_from_hexcode=flat) if icon_set.style == "fluent" else icon_set
+        for icon_set in icon_sets
+    ]
+
+
+def _completed(icon_set: IconSet) -> IconSet:
+    present = {code: name for code, name in icon_set.name_from_hexcode.items() if name in icon_set.icons}
+    return replace(icon_set, name_from_hexcode=present)
+
+
+def _icon_drawings(icon_set: IconSet, names: IconNames, shown: dict[str, list[Art]]) -> list[Drawing]:
+    drawings = []
+    for name, emoji in names.emoji_from_icon(icon_set).items():
+        art = icon_set.icons[name]
+        known = shown.setdefault(emoji.hexcode, [])
+        if art in known:  # an alias of an icon that is already there
+            continue
+        known.append(art)
+        record = Record(
+            key=f"{emoji.hexcode}/{icon_set.style}/{len(known)}",
+            concept=emoji.concept,
+            kind="emoji",
+            label=emoji.label,
+            captions=emoji.captions,
+            style=icon_set.style,
+            group=emoji.group,
+            subgroup=emoji.subgroup,
+            licence=icon_set.licence,
+            tone=emoji.tone,
+        )
+        drawings.append(Drawing(record=record, svg=svg_from_art(art)))
+    return drawings
+
+
+def _write(
+    folder: Path,
+    drawings: Sequence[Drawing],
+    size: int,
+    workers: int,
+    packages: Iterable[Package],
+    progress: Progress,
+) -> dict[str, Any]:
+    shape = (len(drawings), size, size, 3)
+    pictures = np.lib.format.open_memmap(folder / PICTURES, mode="w+", dtype=np.uint8, shape=shape)
+    _render_into(pictures, drawings, size, workers, progress)
+    pictures.flush()
+    del pictures
+    records = [drawing.record for drawing in drawings]
+    lines = "".join(f"{json_from_record(record)}\n" for record in records)
+    (folder / RECORDS).write_text(lines, "utf-8")
+    summary = {
+        "schema": SCHEMA,
+        "size": size,
+        "pictures": len(records),
+        "splits": dict(Counter(record.split for record in records)),
+        "kinds": dict(Counter(record.kind for record in records)),
+        "styles": dict(Counter(record.style for record in records)),
+        "packages": {package.spec: package.sha256 for package in packages},
+        "credits": CORPUS_CREDITS,
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return summary
+
+
+def _render_into(
+    pictures: Pixels, drawings: Sequence[Drawing], size: int, workers: int, progress: Progress
+) -> None:
+    starts = range(0, len(drawings), RENDER_CHUNK)
+    jobs = [([drawing.svg for drawing in drawings[start : start + RENDER_CHUNK]], size) for start in starts]
+    if workers <= 1:
+        results: Iterable[Pixels] = map(_render, jobs)
+        _fill(pictures, starts, results, drawings, progress)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        _fill(pictures, starts, pool.map(_render, jobs), drawings, progress)
+
+
+def _fill(
+    pictures: Pixels,
+    starts: range,
+    results: Iterable[Pixels],
+    drawings: Sequence[Drawing],
+    progress: Progress,
+) -> None:
+    for start, rendered in zip(starts, results, strict=True):
+        pictures[start : start + len(rendered)] = rendered
+        progress(start + len(rendered), len(drawings))
+
+
+def _render(job: tuple[list[str], int]) -> Pixels:
+    svgs, size = job
+    return np.stack([picture_from_svg(svg, size) for svg in svgs])

@@ -1,0 +1,37 @@
+"""A moving average of the weights: what is kept, drawn with and evaluated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+WARMUP = 10  # the average of n steps looks back over about n / WARMUP of them at first
+
+
+class Ema:
+    """Averages every floating tensor of a module's state, copies the others."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: w.detach().clone() for name, w in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """One step; the decay grows to its full value so that early weights are forgotten."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + WARMUP))
+        for name, weight in module.state_dict().items():
+            if weight.is_floating_point():
+                self.weights[name].lerp_(weight, 1 - decay)
+            else:
+                self.weights[name].copy_(weight)
+
+    def state(self) -> dict[str, Tensor | int]:
+        """What `load` reads back."""
+        return {"updates": self.updates, **self.weights}
+
+    def load(self, state: dict[str, Tensor | int]) -> None:
+        """Goes on from a saved average."""
+        self.updates = int(state["updates"])
+        self.weights = {name: w for name, w in state.items() if isinstance(w, Tensor)}

@@ -1,0 +1,54 @@
+"""The emoji corpus as a source of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.corpus import Corpus
+
+# How often a picture is seen in an epoch: compositions are few and carry what "wearing" means.
+WEIGHT_FROM_KIND: Mapping[str, int] = {"emoji": 1, "wearing": 2, "scene": 1}
+
+
+class EmojiSource:
+    """Pictures of some splits of a corpus at `size` pixels; see `batches.PictureSource`."""
+
+    def __init__(self, corpus: Corpus, splits: Sequence[str], size: int) -> None:
+        if corpus.size % size:
+            raise UsageError(
+                f"the corpus has {corpus.size} pixels a side, which is no multiple of model.image_size {size}",
+                f"make it again with `tv-train data --size {size}`, or a multiple",
+            )
+        self.records = [
+            (index, record) for index, record in enumerate(corpus.records) if record.split in splits
+        ]
+        self.pictures = corpus.pictures
+        self.factor = corpus.size // size
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8: each pixel the mean of the corpus's pixels that it covers."""
+        whole = self.pictures[self.records[index][0]]
+        side, f = whole.shape[0] // self.factor, self.factor
+        if f == 1:
+            return np.asarray(whole)
+        mean = whole.reshape(side, f, side, f, 3).mean((1, 3))
+        return np.rint(mean).astype(np.uint8)
+
+    def captions(self, index: int) -> Sequence[str]:
+        """The record's, the plainest first."""
+        return self.records[index][1].captions
+
+    def style(self, index: int) -> str:
+        """The art style's words."""
+        return self.records[index][1].style
+
+    def weight(self, index: int) -> int:
+        """By the kind of picture."""
+        return WEIGHT_FROM_KIND[self.records[index][1].kind]

@@ -1,0 +1,215 @@
+"""What each phase minimises: modules whose forward takes a batch and gives a loss and its terms.
+
+They are modules so that one wrapper (accelerate's) spreads any of them over processes. They hold the
+model's parts, not copies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textual_vision.training.batches import Batch, StepRandom
+from textual_vision.training.config import LossConfig
+from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.image_encoder import sample
+from textual_vision.training.losses import (
+    Perceptual,
+    code_cross_entropy,
+    diff_augment,
+    discriminator_loss,
+    feature_distance,
+    generator_loss,
+    kl_divergence,
+    r1_penalty,
+)
+from textual_vision.training.model import TextToImageModel
+from textual_vision.training.text_encoder import sentence_from_text
+
+Terms = dict[str, Tensor]
+PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
+
+
+class PictureDistance(nn.Module):
+    """L1 + L2 + perceptual distance, as the weights say."""
+
+    def __init__(self, losses: LossConfig) -> None:
+        super().__init__()
+        self.losses = losses
+        self.perceptual = Perceptual() if losses.perceptual > 0 else None
+
+    def forward(self, drawn: Tensor, real: Tensor) -> Tensor:
+        """Two (B, 3, H, W) in [-1, 1] -> scalar."""
+        loss = self.losses.l1 * F.l1_loss(drawn, real) + self.losses.l2 * F.mse_loss(drawn, real)
+        if self.perceptual is not None:
+            loss = loss + self.losses.perceptual * self.perceptual(drawn, real)
+        return loss
+
+
+class CodebookObjective(nn.Module):
+    """Phase 1: picture -> codes -> picture. The codebook itself moves by averages, not by gradients."""
+
+    def __init__(self, model: TextToImageModel, losses: LossConfig, distance: PictureDistance) -> None:
+        super().__init__()
+        self.image_encoder = model.image_encoder
+        self.codebook = model.codebook
+        self.words = model.text_encoder.words
+        self.generator = model.generator
+        self.distance = distance
+        self.losses = losses
+        self.noise_width = model.config.noise
+
+    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+        """Loss and terms; moves the codebook when training."""
+        real = batch.pictures
+        latents = self.image_encoder(real)
+        codes = self.codebook.nearest(latents)
+        rows = self.codebook.lookup(codes)
+        flat = latents.permute(0, 3, 1, 2)
+        if self.training:
+            self.codebook.update(latents.detach().flatten(0, 2), codes.flatten())
+        commitment = F.mse_loss(flat, rows) * flat.shape[1]
+        text, _ = self.words(batch.text_codes, batch.attention_mask)
+        noise = random.normal(len(real), self.noise_width).to(real.device)
+        drawn = self.generator(flat + (rows - flat).detach(), text, batch.attention_mask, noise)
+        picture = self.distance(drawn, real)
+        terms = {"picture": picture, "commitment": commitment, "psnr": psnr(drawn, real)}
+        return picture + self.losses.commitment * commitment, terms
+
+
+class LatentObjective(nn.Module):
+    """Phase 2: words and noise -> codes of the picture, the noise from a posterior over it."""
+
+    def __init__(self, model: TextToImageModel, losses: LossConfig) -> None:
+        super().__init__()
+        self.words = model.text_encoder.words
+        self.latent = model.latent
+        self.posterior = model.posterior
+        self.losses = losses
+        self._fixed = (model.image_encoder, model.codebook)  # a tuple: not trained here, not ours
+
+    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+        """Loss and terms."""
+        loss, terms, _ = self.predict(batch, random)
+        return loss, terms
+
+    def predict(
+        self, batch: Batch, random: StepRandom
+    ) -> tuple[Tensor, Terms, tuple[Tensor, Tensor, Tensor]]:
+        """Also the unit latents (B, h, w, D), the text (B, T, C) and the noise (B, Z) they came from."""
+        encoder, book = self._fixed
+        with torch.no_grad():
+            codes = book.nearest(encoder(batch.pictures))
+        text, _ = self.words(batch.text_codes, batch.attention_mask)
+        noise, kl = self._noise(batch, random)
+        latents = F.normalize(self.latent(text, batch.attention_mask, noise), dim=3)
+        similarity = book.similarity(latents).flatten(0, 2)
+        entropy = code_cross_entropy(
+            similarity, codes.flatten(), book.rows, self.losses.logit_scale, self.losses.code_smoothing
+        )
+        agreement = (similarity.argmax(1) == codes.flatten()).float().mean()
+        terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": agreement}
+        return self.losses.code_cross_entropy * entropy + self.losses.kl * kl, terms, (latents, text, noise)
+
+    def _noise(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Tensor]:
+        """The posterior's, or the prior's for a share of the captions that tell everything."""
+        device = batch.pictures.device
+        mean, log_variance = self.posterior(batch.pictures)
+        normal = random.normal(*mean.shape).to(device)
+        blind = random.uniform(len(mean)).to(device) < PRIOR_SHARE
+        blind = (blind & batch.style_told.to(device))[:, None]
+        noise = torch.where(blind, normal, sample(mean, log_variance, normal))
+        return noise, kl_divergence(mean, log_variance)
+
+
+class JointObjective(nn.Module):
+    """Phase 3, the generator's side: own codes -> picture, judged by distance and by the discriminator."""
+
+    def __init__(
+        self,
+        model: TextToImageModel,
+        losses: LossConfig,
+        distance: PictureDistance,
+        discriminator: Discriminator,
+    ) -> None:
+        super().__init__()
+        self.codes = LatentObjective(model, losses)
+        self.generator = model.generator
+        self.distance = distance
+        self.losses = losses
+        self._fixed = (model.codebook, discriminator)
+
+    def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
+        """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
+        book, discriminator = self._fixed
+        loss, terms, (latents, text, noise) = self.codes.predict(batch, random)
+        flat = latents.permute(0, 3, 1, 2)
+        rows = book.lookup(book.nearest(latents))
+        drawn = self.generator(flat + (rows - flat).detach(), text, batch.attention_mask, noise)
+        picture = self.distance(drawn, batch.pictures)
+        loss = loss + picture
+        terms = {**terms, "picture": picture}
+        if adversarial > 0:
+            sentence = sentence_from_text(text, batch.attention_mask).detach()
+            shown, real = drawn, batch.pictures
+            if self.losses.diff_augment:
+                chance = random.uniform(len(drawn), 4)
+                shown, real = diff_augment(drawn, chance), diff_augment(real, chance)
+            logits, features = discriminator(shown, sentence)
+            fooled = generator_loss(logits)
+            terms["fooled"] = fooled
+            loss = loss + adversarial * fooled
+            if self.losses.feature_matching > 0:
+                with torch.no_grad():
+                    _, real_features = discriminator(real, sentence)
+                matching = feature_distance(features, real_features)
+                terms["feature_matching"] = matching
+                loss = loss + adversarial * self.losses.feature_matching * matching
+        return loss, terms, drawn.detach()
+
+
+class DiscriminatorObjective(nn.Module):
+    """Phase 3, the other side: real with its words, real with others' words, drawn."""
+
+    def __init__(self, model: TextToImageModel, losses: LossConfig, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.losses = losses
+        self._fixed = (model.text_encoder.words,)
+
+    def forward(
+        self, batch: Batch, drawn: Tensor, random: StepRandom, penalise: bool
+    ) -> tuple[Tensor, Terms]:
+        """Loss and terms; `penalise` adds R1, weighted for being lazy (Karras et al. 2020)."""
+        with torch.no_grad():
+            text, _ = self._fixed[0](batch.text_codes, batch.attention_mask)
+            sentence = sentence_from_text(text, batch.attention_mask)
+        real = batch.pictures
+        if self.losses.diff_augment:
+            real = diff_augment(real, random.uniform(len(real), 4))
+            drawn = diff_augment(drawn, random.uniform(len(drawn), 4))
+        if penalise:
+            real = real.detach().requires_grad_(True)
+        real_logits, _ = self.discriminator(real, sentence)
+        fake_logits, _ = self.discriminator(drawn, sentence)
+        mismatched = None
+        if self.losses.mismatch > 0:
+            mismatched, _ = self.discriminator(real.detach(), sentence.roll(1, 0))
+        loss = discriminator_loss(real_logits, fake_logits, mismatched, self.losses.mismatch)
+        terms = {
+            "discriminator": loss,
+            "real": real_logits.sigmoid().mean(),
+            "fake": fake_logits.sigmoid().mean(),
+        }
+        if penalise:
+            penalty = r1_penalty(real_logits, real)
+            terms["r1"] = penalty
+            loss = loss + self.losses.gradient_penalty * self.losses.gradient_penalty_every * penalty
+        return loss, terms
+
+
+def psnr(drawn: Tensor, real: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, the peak being the whole range [-1, 1]; mean over pictures."""
+    error = (drawn.detach() - real).square().flatten(1).mean(1).clamp_min(1e-10)
+    return (10 * torch.log10(4.0 / error)).mean()

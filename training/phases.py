@@ -1,0 +1,261 @@
+"""The phases of the schedule, each a step function over one objective."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from textual_vision.training.batches import Batch, Batches, StepRandom
+from textual_vision.training.config import PhaseConfig, TrainConfig
+from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.model import TextToImageModel
+from textual_vision.training.objectives import (
+    CodebookObjective,
+    DiscriminatorObjective,
+    JointObjective,
+    LatentObjective,
+    PictureDistance,
+    Terms,
+)
+
+WEIGHT_DECAY = 0.01
+GRADIENT_NORM = 1.0
+BETAS = (0.9, 0.99)
+ADVERSARIAL_BETAS = (0.5, 0.99)
+ADVERSARIAL_RAMP = 0.25  # of the joint phase, until the term has its full weight
+REVIVE_EVERY = 50  # steps, in the first half of the codebook phase
+FINAL_RATE = 0.05  # of the learning rate, where the cosine ends
+DECODER_RATE = 0.5  # of the joint phase's rate: the generator can draw already
+
+
+class DivergedError(Exception):
+    """A loss is no number; says which of its terms."""
+
+
+class Phase(Protocol):
+    """One phase; `step` draws its batch, moves the weights and returns its terms."""
+
+    name: str
+    config: PhaseConfig
+
+    def step(self, step: int) -> Terms: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+def rate_at(config: PhaseConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to FINAL_RATE of `learning_rate`."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    share = (step - config.warmup) / max(1, config.steps - config.warmup)
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
+
+
+class _Optimised:
+    """An objective with its optimiser, spread by accelerate."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        objective: nn.Module,
+        betas: tuple[float, float],
+        slow: Iterable[Tensor] = (),
+    ) -> None:
+        self.accelerator = accelerator
+        slow_ids = {id(p) for p in slow}
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) not in slow_ids], "share": 1.0},
+            {"params": [p for p in trained if id(p) in slow_ids], "share": DECODER_RATE},
+        ]
+        optimiser = torch.optim.AdamW(
+            [g for g in groups if g["params"]], betas=betas, weight_decay=WEIGHT_DECAY
+        )
+        self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
+
+    def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
+        """One step down the gradient; raises DivergedError, and moves nothing, when there is none."""
+        if not torch.isfinite(loss):
+            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+            raise DivergedError(", ".join(bad) or "the loss")
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        self.accelerator.clip_grad_norm_(
+            itertools.chain(*(g["params"] for g in self.optimiser.param_groups)), GRADIENT_NORM
+        )
+        self.optimiser.step()
+
+
+class _SingleObjective:
+    """A phase with one objective and one optimiser."""
+
+    name = ""
+
+    def __init__(
+        self, accelerator: Accelerator, batches: Batches, config: PhaseConfig, objective: nn.Module, seed: int
+    ) -> None:
+        self.accelerator, self.batches, self.config, self.seed = accelerator, batches, config, seed
+        self.part = _Optimised(accelerator, objective, BETAS)
+
+    def step(self, step: int) -> Terms:
+        """One batch, one move."""
+        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
+        loss, terms = self.part.objective(batch, step_random(self.accelerator, self.seed, self.name, step))
+        self.part.move(loss, rate_at(self.config, step), terms)
+        return detached({"loss": loss, **terms})
+
+    def state(self) -> dict[str, Any]:
+        """The optimiser's state."""
+        return {"optimiser": self.part.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on with a saved optimiser."""
+        self.part.optimiser.load_state_dict(state["optimiser"])
+
+
+class CodebookPhase(_SingleObjective):
+    """Phase 1: the image codebook, its encoder and a first generator."""
+
+    name = "codebook"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        batches: Batches,
+        config: TrainConfig,
+        model: TextToImageModel,
+        distance: PictureDistance,
+    ) -> None:
+        objective = CodebookObjective(model, config.losses, distance)
+        super().__init__(accelerator, batches, config.codebook_phase, objective, config.seed)
+        self.model = model
+
+    def step(self, step: int) -> Terms:
+        """Also starts the book from the first pictures, and revives dead rows while there is time."""
+        revive = step % REVIVE_EVERY == 0 and 0 < step < self.config.steps // 2
+        if step == 0 or revive:
+            self._place_rows(step)
+        return super().step(step)
+
+    @torch.no_grad()
+    def _place_rows(self, step: int) -> None:
+        # Every process looks at the same whole batch, so that all books stay equal.
+        size = self.config.batch * self.accelerator.num_processes
+        batch = self.batches.batch(self.name, step, size)
+        latents = self.model.image_encoder(batch.pictures.to(self.accelerator.device)).flatten(0, 2)
+        generator = StepRandom(self.seed, self.name + "/rows", step).generator
+        if step == 0:
+            self.model.codebook.start(latents, generator)
+        else:
+            self.model.codebook.revive(latents, generator)
+
+
+class LatentPhase(_SingleObjective):
+    """Phase 2: words and noise to codes; codebook and generator stay as they are."""
+
+    name = "latent"
+
+    def __init__(
+        self, accelerator: Accelerator, batches: Batches, config: TrainConfig, model: TextToImageModel
+    ) -> None:
+        objective = LatentObjective(model, config.losses)
+        super().__init__(accelerator, batches, config.latent_phase, objective, config.seed)
+
+
+class JointPhase:
+    """Phase 3: generator and discriminator in turns, with now and then a step of phase 1."""
+
+    name = "joint"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        batches: Batches,
+        config: TrainConfig,
+        model: TextToImageModel,
+        distance: PictureDistance,
+    ) -> None:
+        self.accelerator, self.batches, self.whole = accelerator, batches, config
+        self.config, self.seed = config.joint_phase, config.seed
+        self.discriminator = Discriminator(config.model)
+        joint = JointObjective(model, config.losses, distance, self.discriminator)
+        refresh = CodebookObjective(model, config.losses, distance)
+        judge = DiscriminatorObjective(model, config.losses, self.discriminator)
+        self.drawing = _Optimised(accelerator, joint, ADVERSARIAL_BETAS, slow=model.generator.parameters())
+        self.refresh = _Optimised(accelerator, refresh, BETAS)
+        self.judging = _Optimised(accelerator, judge, ADVERSARIAL_BETAS)
+
+    def step(self, step: int) -> Terms:
+        """The generator's move, the discriminator's, and every `refresh_every` steps the codebook's."""
+        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
+        rate = rate_at(self.config, step)
+        weight = self.whole.losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
+        random = step_random(self.accelerator, self.seed, self.name, step)
+        loss, terms, drawn = self.drawing.objective(batch, random, weight)
+        self.drawing.move(loss, rate, terms)
+        terms = {"loss": loss, **terms}
+        if self.whole.losses.adversarial > 0:
+            terms |= self._judge(batch, drawn, step, rate)
+        if step % self.whole.refresh_every == 0:
+            loss, refreshed = self.refresh.objective(batch, random)
+            self.refresh.move(loss, rate * DECODER_RATE, refreshed)
+            terms["psnr"] = refreshed["psnr"]
+        return detached(terms)
+
+    def _judge(self, batch: Batch, drawn: Tensor, step: int, rate: float) -> Terms:
+        losses = self.whole.losses
+        penalise = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
+        random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
+        loss, terms = self.judging.objective(batch, drawn, random, penalise)
+        self.judging.move(loss, rate, terms)
+        return detached(terms)
+
+    def _parts(self) -> dict[str, _Optimised]:
+        return {"drawing": self.drawing, "refresh": self.refresh, "judging": self.judging}
+
+    def state(self) -> dict[str, Any]:
+        """All optimisers and the discriminator."""
+        state: dict[str, Any] = {name: part.optimiser.state_dict() for name, part in self._parts().items()}
+        return {**state, "discriminator": self.discriminator.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        for name, part in self._parts().items():
+            part.optimiser.load_state_dict(state[name])
+        self.discriminator.load_state_dict(state["discriminator"])
+
+
+def share_of_step(accelerator: Accelerator, batches: Batches, phase: str, step: int, size: int) -> Batch:
+    """This process's samples of a step of `size` samples, on its device."""
+    world = accelerator.num_processes
+    batch = batches.batch(phase, step, size // world, accelerator.process_index, world)
+    device = accelerator.device
+    return Batch(
+        pictures=batch.pictures.to(device),
+        text_codes=batch.text_codes.to(device),
+        attention_mask=batch.attention_mask.to(device),
+        style_told=batch.style_told.to(device),
+        captions=batch.captions,
+        indices=batch.indices,
+    )
+
+
+def step_random(accelerator: Accelerator, seed: int, phase: str, step: int) -> StepRandom:
+    """The random numbers of this process's share."""
+    return StepRandom(seed, phase, step, accelerator.process_index, accelerator.num_processes)
+
+
+def detached(terms: Terms) -> Terms:
+    """The numbers without their history."""
+    return {name: term.detach() for name, term in terms.items()}

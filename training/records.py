@@ -1,0 +1,60 @@
+"""What is known about one picture of the corpus, and the split that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from textual_vision.training import splits
+
+KINDS = ("emoji", "wearing", "scene")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One picture: `captions[0]` is its plainest caption; `style` a word that a prompt may add."""
+
+    key: str
+    concept: str
+    kind: str
+    label: str
+    captions: tuple[str, ...]
+    style: str
+    group: str
+    subgroup: str
+    licence: str
+    tone: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A record and the SVG that shows it."""
+
+    record: Record
+    svg: str
+
+
+def with_splits(records: Iterable[Record]) -> list[Record]:
+    """Every record with its split; see `splits` for the rule.
+
+    A pair (concept, style) is held out only where the concept stays in training in another style.
+    """
+    records = list(records)
+    concept_split = {record.concept: splits.concept_split(record.concept) for record in records}
+    trained_styles: dict[str, set[str]] = {}
+    for record in records:
+        if not splits.is_heldout_pair(record.concept, record.style):
+            trained_styles.setdefault(record.concept, set()).add(record.style)
+    return [
+        replace(record, split=_split(record, concept_split[record.concept], trained_styles))
+        for record in records
+    ]
+
+
+def _split(record: Record, split: str, trained_styles: dict[str, set[str]]) -> str:
+    if splits.is_heldout_composition(record.captions):
+        return splits.HELDOUT_COMPOSITION
+    if split != splits.TRAIN or not splits.is_heldout_pair(record.concept, record.style):
+        return split
+    return splits.HELDOUT_PAIR if record.concept in trained_styles else splits.TRAIN

@@ -1,0 +1,126 @@
+"""Phase 0: the text codes, by k-means over the token states of the captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.batches import Batches, ids_from_captions
+from textual_vision.training.text_encoder import TextEncoder
+
+CHUNK = 512  # captions encoded at once
+COLLAPSED = 0.5  # distinct sequences per distinct caption below which training stops
+
+
+@torch.no_grad()
+def token_states(encoder: TextEncoder, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
+    """The states of every token of the captions, one after another: (N, hidden)."""
+    found = []
+    ordered = sorted(captions, key=len)
+    for start in range(0, len(ordered), CHUNK):
+        ids, mask = ids_from_captions(tokenizer, ordered[start : start + CHUNK])
+        found.append(encoder.encoder(ids, mask)[mask.bool()])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, seed: int) -> float:
+    """k-means in each sub-space of `states` (N, hidden); returns the mean squared error left.
+
+    Fills the quantiser's centroids and starts the rows that the other stages see from them. A centroid
+    that lost its points is put on the worst-served state.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    quantiser = encoder.quantiser
+    parts = states.unflatten(1, (quantiser.groups, -1)).transpose(0, 1).contiguous()  # (G, N, hidden / G)
+    codes = quantiser.centroids.shape[1]
+    if parts.shape[1] < codes:
+        raise UsageError(
+            f"{parts.shape[1]} words in all captions can't fill {codes} text codes",
+            "use more captions, or a config with fewer model.text.codes",
+        )
+    error = 0.0
+    for group, points in enumerate(parts):
+        centres = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
+        for _ in range(iterations):
+            error_here, nearest = _assign(points, centres)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+            counts = torch.bincount(nearest, minlength=codes)
+            alive = counts > 0
+            centres[alive] = sums[alive] / counts[alive, None]
+            empty = int((~alive).sum())
+            if empty:
+                centres[~alive] = points[error_here.topk(empty).indices]
+        quantiser.centroids[group] = centres
+        error += float(_assign(points, centres)[0].mean()) / len(parts)
+    encoder.words.rows.copy_(quantiser.centroids)
+    return error
+
+
+def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance to the nearest centre, and which it is, both (N,)."""
+    distance, nearest = [], []
+    for part in points.split(16384):
+        squares = centres.square().sum(1) - 2 * part @ centres.T
+        best = squares.min(1)
+        distance.append(best.values + part.square().sum(1))
+        nearest.append(best.indices)
+    return torch.cat(distance), torch.cat(nearest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCodeUsage:
+    """Whether the codes still tell captions apart."""
+
+    captions: int  # distinct ones looked at
+    distinct: float  # distinct code sequences per distinct caption
+    used: float  # share of all codes that occur
+    recall_at_1: float  # share of captions whose own codes' rows are nearest to their states
+
+
+@torch.no_grad()
+def text_code_usage(batches: Batches, captions: Sequence[str]) -> TextCodeUsage:
+    """Measures `captions`; raises UsageError when the codes have collapsed."""
+    captions = sorted(set(captions))
+    codes, mask = batches.encode(captions)
+    sequences = {tuple(row[m.bool()].flatten().tolist()) for row, m in zip(codes, mask, strict=True)}
+    quantiser = batches.text_encoder.quantiser
+    groups = torch.arange(quantiser.groups)
+    used = len({(int(g), int(c)) for g in groups for c in codes[mask.bool()][:, g].unique()})
+    usage = TextCodeUsage(
+        captions=len(captions),
+        distinct=len(sequences) / len(captions),
+        used=used / (quantiser.groups * quantiser.centroids.shape[1]),
+        recall_at_1=_recall_at_1(batches, captions, codes, mask),
+    )
+    if usage.distinct < COLLAPSED:
+        raise UsageError(
+            f"the text codes have collapsed: {len(sequences)} distinct code sequences "
+            f"for {len(captions)} captions",
+            "give the config more model.text.codes or groups",
+        )
+    return usage
+
+
+def _recall_at_1(batches: Batches, captions: Sequence[str], codes: Tensor, mask: Tensor) -> float:
+    """Mean token state of each caption against the mean of its codes' rows, by cosine."""
+    encoder = batches.text_encoder
+    states = []
+    for start in range(0, len(captions), CHUNK):
+        ids, m = ids_from_captions(batches.tokenizer, captions[start : start + CHUNK])
+        states.append(_mean(encoder.encoder(ids, m), m))
+    queries = torch.nn.functional.normalize(torch.cat(states), dim=1)
+    groups = torch.arange(encoder.quantiser.groups)
+    rows = _mean(encoder.quantiser.centroids[groups, codes].flatten(2), mask)
+    keys = torch.nn.functional.normalize(rows, dim=1)
+    found = [(part @ keys.T).argmax(1) for part in queries.split(2048)]
+    return float((torch.cat(found) == torch.arange(len(keys))).float().mean())
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
