@@ -204,7 +204,9 @@ def _worn_art(style: str, accessory: Accessory, art_from_hexcode: Mapping[str, l
     return _tight(_without_shadow(drawn[0])) if drawn else None
 
 
-def _dressed(hexcode: str, animal: Art, worn: Art, accessory: Accessory, eyes: float, style: str) -> list[Layer | str]:
+def _dressed(
+    hexcode: str, animal: Art, worn: Art, accessory: Accessory, eyes: float, style: str
+) -> list[Layer | str]:
     tilt = (hashed_share(f"tilt|{hexcode}|{accessory.name}") - 0.5) * 6
     if not accessory.width:
         width = _NARROW.get(hexcode, _GLASSES_WIDTH) * _LARGER.get(style, 1.0)

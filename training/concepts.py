@@ -112,7 +112,7 @@ def _captions(
 
 
 def with_article(words: str) -> str:
-    """"a dog face", "an owl"; words that look plural or are no plain noun stay alone."""
+    """ "a dog face", "an owl"; words that look plural or are no plain noun stay alone."""
     first, last = words.split()[0], words.split()[-1]
     if not first.isalpha() or (last.endswith("s") and not last.endswith("ss")):
         return words

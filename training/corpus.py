@@ -1,8 +1,8 @@
 """The emoji art corpus on disk: pictures as one memory-mapped array, records beside it.
 
-    FOLDER/pictures.npy     uint8 (N, S, S, 3)
-    FOLDER/records.jsonl    one record a line, in the order of the pictures
-    FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
+FOLDER/pictures.npy     uint8 (N, S, S, 3)
+FOLDER/records.jsonl    one record a line, in the order of the pictures
+FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def load_corpus(folder: Path | str) -> Corpus:
     """
     folder = Path(folder)
     if not (folder / SUMMARY).is_file():
-        raise UsageError(f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --out {folder}`")
+        raise UsageError(
+            f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --out {folder}`"
+        )
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         lines = (folder / RECORDS).read_text("utf-8").splitlines()

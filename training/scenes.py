@@ -63,6 +63,8 @@ _MOUNTAIN_COLOURS = {
     "sunset": ("#7a5a8c", "#654a78"),
     "night": ("#3b4672", "#2e385f"),
 }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """What is in the picture: the keys of the tables above."""
@@ -179,7 +181,8 @@ def _dusky(colour: str, sky: str) -> str:
     tint, share = _DUSK[sky]
     channels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     mixed = (
-        round(channel * (1 - share) + 255 * part * share) for channel, part in zip(channels, tint, strict=True)
+        round(channel * (1 - share) + 255 * part * share)
+        for channel, part in zip(channels, tint, strict=True)
     )
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
@@ -225,7 +228,9 @@ def _sun(
     if sky == "sunset":
         radius = chance.uniform(10, 14)
         y = horizon - chance.uniform(0.3, 0.7) * radius
-        glow = f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="{radius * 1.5:.1f}" fill="#ffd98a" opacity="0.35"/>'
+        glow = (
+            f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="{radius * 1.5:.1f}" fill="#ffd98a" opacity="0.35"/>'
+        )
         return glow + f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="#ffdf6e"/>'
     size = chance.uniform(20, 26)
     return _placed(art, SUN, middle - size / 2, chance.uniform(3, 9), size)
