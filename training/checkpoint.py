@@ -70,7 +70,7 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
     _load_weights(model, folder / "model.safetensors")
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises nothing narrower
+    except Exception as error:
         raise IntegrityError(f"{folder}: tokenizer.json can't be read: {error}") from error
     if tokenizer.get_vocab_size() != config.model.text.vocabulary:
         raise IntegrityError(
