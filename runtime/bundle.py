@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -103,7 +104,15 @@ def _sizes(root: Path) -> dict[str, int]:
 
 def _read_exactly(root: Path, name: str, spec: FileSpec) -> bytes:
     # The folder was checked on opening; the flag covers a link put in place of the file since then.
-    descriptor = os.open(root / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(root / name, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOENT):
+            raise IntegrityError(
+                f"{name}: changed while it was in use ({error.strerror})", AGAIN_HINT
+            ) from None
+        raise
     with os.fdopen(descriptor, "rb") as file:
         data = file.read(spec.bytes + 1)
     if len(data) != spec.bytes:

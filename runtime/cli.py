@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from textual_vision.runtime import console
 from textual_vision.runtime.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
     from textual_vision.runtime.pipeline import TextToImage
 
 COUNT_LIMIT = 10_000
@@ -83,10 +85,10 @@ def command(
 
 def _check_output(output: Path) -> None:
     """Say before the work, not after it, that its result has no place."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"{output}: not a .png name", "pictures are written as PNG: -o picture.png")
     if output.is_dir():
         raise UsageError(f"{output} is a folder", f"give a file's name: -o {output / 'out.png'}")
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: not a .png name", "pictures are written as PNG: -o picture.png")
     if not output.parent.is_dir():
         raise UsageError(f"{output.parent} is not a folder", f"make it first: mkdir -p {output.parent}")
 

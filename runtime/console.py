@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
 import click
+
 from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
 
 EXIT_USAGE = 2

@@ -15,7 +15,15 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises OSError as the system gives it (a folder that is not writable, a full disk).
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary name
+        raise
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from textual_vision.runtime.errors import UsageError
 
 Float64: TypeAlias = npt.NDArray[np.float64]

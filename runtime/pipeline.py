@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from textual_vision.runtime.backends.session import (
     Array,
     Session,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
 from textual_vision.runtime.errors import IntegrityError, PromptWarning, UsageError
 from textual_vision.runtime.manifest import TextSpec
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
+
 from textual_vision.runtime.golden import GOLDEN_NAME, Golden, GoldenBudget, bytes_from_golden, golden_files
 from textual_vision.runtime.manifest import (
     BatchProfile,
@@ -27,6 +29,10 @@ from textual_vision.runtime.manifest import (
 )
 from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.pipeline import TextToImage
+
+# A machine that is busy with something else must not fail a test; nothing is left in the tree.
+settings.register_profile("textual-vision", deadline=None, database=None)
+settings.load_profile("textual-vision")
 
 WORDS = ["dog", "cat", "wearing", "sunglasses", "green", "forest", "with", "river", "a", "##s", ",", "."]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]

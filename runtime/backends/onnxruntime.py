@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
 from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 

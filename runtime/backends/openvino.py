@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import openvino
+
 from textual_vision.runtime.backends.session import Array, SessionOptions
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 from textual_vision.runtime.graph_check import refuse_external_data
 

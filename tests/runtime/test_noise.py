@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.noise import noise_from_seed, normals_from_words, philox
 

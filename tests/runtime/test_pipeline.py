@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from textual_vision.runtime import TextToImage
 from textual_vision.runtime.errors import (
     BackendMissingError,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from textual_vision.runtime.errors import IntegrityError, PromptWarning, UsageError
 from textual_vision.runtime.manifest import manifest_from_bytes
 from textual_vision.runtime.tokenizer import Tokenizer

@@ -1,0 +1,110 @@
+"""A bundle's folder: read only when it is exactly what its manifest says."""
+
+import os
+
+import pytest
+
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.pipeline import TextToImage
+
+
+def flip_byte(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_whole_bundle_verifies_and_reads(tiny_bundle, tiny_files):
+    bundle = Bundle(tiny_bundle)
+    bundle.verify()
+    assert bundle.read("tokenizer.json") == tiny_files["tokenizer.json"]
+
+
+def test_one_bit_changed_in_any_file_is_found(tiny_bundle, tiny_files):
+    bundle = Bundle(tiny_bundle)
+    for name in bundle.manifest.files:
+        flip_byte(tiny_bundle / name, len(tiny_files[name]) // 2)
+        with pytest.raises(IntegrityError, match=name):
+            Bundle(tiny_bundle).verify()
+        (tiny_bundle / name).write_bytes(tiny_files[name])
+    bundle.verify()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "onnx/fp32/latent.onnx"])
+def test_nothing_is_drawn_with_a_changed_file(tiny_bundle, name):
+    flip_byte(tiny_bundle / name, 20)
+    with pytest.raises(IntegrityError, match=name):
+        TextToImage.load(tiny_bundle)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_truncated_file_is_found_on_opening(tiny_bundle, size):
+    path = tiny_bundle / "onnx/fp32/latent.onnx"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(IntegrityError, match=rf"latent\.onnx: {size} bytes"):
+        Bundle(tiny_bundle)
+
+
+def test_a_missing_file_is_named(tiny_bundle):
+    (tiny_bundle / "MODEL_CARD.md").unlink()
+    with pytest.raises(IntegrityError, match=r"MODEL_CARD\.md: missing"):
+        Bundle(tiny_bundle)
+
+
+@pytest.mark.parametrize("name", ["extra.bin", "onnx/fp32/weights.data", "onnx/int8/latent.onnx"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(tiny_bundle, name):
+    (tiny_bundle / name).parent.mkdir(exist_ok=True)
+    (tiny_bundle / name).write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="not in the manifest"):
+        Bundle(tiny_bundle)
+
+
+def test_a_link_in_place_of_a_file_is_refused_even_when_it_leads_to_the_same_bytes(tiny_bundle, tmp_path):
+    path = tiny_bundle / "MODEL_CARD.md"
+    path.rename(tmp_path / "elsewhere.md")
+    path.symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(IntegrityError, match="a link"):
+        Bundle(tiny_bundle)
+
+
+def test_a_link_put_there_after_opening_is_not_followed(tiny_bundle, tmp_path):
+    bundle = Bundle(tiny_bundle)
+    path = tiny_bundle / "MODEL_CARD.md"
+    path.rename(tmp_path / "elsewhere.md")
+    path.symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(IntegrityError, match=r"MODEL_CARD\.md"):
+        bundle.read("MODEL_CARD.md")
+
+
+def test_a_linked_folder_is_refused(tiny_bundle, tmp_path):
+    (tiny_bundle / "golden").rename(tmp_path / "golden")
+    (tiny_bundle / "golden").symlink_to(tmp_path / "golden")
+    with pytest.raises(IntegrityError, match="a link"):
+        Bundle(tiny_bundle)
+
+
+def test_a_linked_manifest_is_refused(tiny_bundle, tmp_path):
+    (tiny_bundle / "manifest.json").rename(tmp_path / "m.json")
+    (tiny_bundle / "manifest.json").symlink_to(tmp_path / "m.json")
+    with pytest.raises(IntegrityError, match="a link"):
+        Bundle(tiny_bundle)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_refused_and_not_waited_for(tiny_bundle):
+    (tiny_bundle / "MODEL_CARD.md").unlink()
+    os.mkfifo(tiny_bundle / "MODEL_CARD.md")
+    with pytest.raises(IntegrityError, match="not a plain file"):
+        Bundle(tiny_bundle)
+
+
+def test_the_bundle_itself_may_be_reached_by_a_link(tiny_bundle, tmp_path):
+    (tmp_path / "link.tv").symlink_to(tiny_bundle)
+    Bundle(tmp_path / "link.tv").verify()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "tiny.tv/MODEL_CARD.md", "tiny.tv/golden"])
+def test_what_is_no_bundle_is_a_usage_error(tiny_bundle, name):
+    with pytest.raises(UsageError):
+        Bundle(tiny_bundle.parent / name)

@@ -1,0 +1,165 @@
+"""tv-generate: pictures for good input; for bad input one line of error, a hint, an exit code and no file."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from textual_vision.runtime.cli import command
+from textual_vision.runtime.console import run
+from textual_vision.runtime.pipeline import TextToImage
+
+
+@pytest.fixture
+def generate(tiny_bundle, tmp_path, monkeypatch, capsys):
+    """Call it with arguments (BUNDLE stands for the tiny bundle); gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as left:
+            run(command, [str(tiny_bundle) if argument == "BUNDLE" else argument for argument in arguments])
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return call
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_prompt_becomes_the_picture_that_the_library_draws(generate, tiny_bundle, tmp_path):
+    assert generate("BUNDLE", "a dog", "--seed", "7") == (0, "wrote out.png\n", "")
+    assert np.array_equal(pixels(tmp_path / "out.png"), TextToImage.load(tiny_bundle)("a dog", seed=7))
+
+
+def test_several_pictures_are_numbered_and_take_the_seeds_that_follow(generate, tiny_bundle, tmp_path):
+    code, out, _ = generate("BUNDLE", "dog", "cat", "--count", "2", "--seed", "5", "-o", "x.png")
+    assert code == 0
+    assert out.split() == ["wrote", "x-1.png", "wrote", "x-2.png", "wrote", "x-3.png", "wrote", "x-4.png"]
+    model = TextToImage.load(tiny_bundle)
+    assert np.array_equal(pixels(tmp_path / "x-2.png"), model("dog", seed=6))
+    assert np.array_equal(pixels(tmp_path / "x-3.png"), model("cat", seed=5))
+
+
+def test_a_grid_has_a_row_per_prompt_and_a_column_per_seed(generate, tiny_bundle, tmp_path):
+    assert generate("BUNDLE", "dog", "cat", "--count", "3", "--grid")[0] == 0
+    sheet = pixels(tmp_path / "out.png")
+    assert sheet.shape == (16, 24, 3)
+    assert np.array_equal(sheet[8:, 16:], TextToImage.load(tiny_bundle)("cat", seed=2))
+
+
+def test_json_tells_machines_what_was_drawn(generate):
+    code, out, _ = generate("BUNDLE", "dog", "--count", "2", "--json", "--backend", "openvino")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["bundle"], told["precision"], told["backend"]) == ("tiny", "fp32", "openvino")
+    assert told["pictures"][1] == {"prompt": "dog", "seed": 1, "file": "out-2.png"}
+
+
+@pytest.mark.parametrize("prompt", ["🐶", "森林 dog", "dog " * 2500])
+def test_an_odd_prompt_gives_a_picture_and_a_warning_of_one_line(generate, tmp_path, prompt):
+    code, _, err = generate("BUNDLE", prompt)
+    assert code == 0
+    assert err.startswith("warning: prompt ")
+    assert err.count("\n") == 1
+    assert (tmp_path / "out.png").exists()
+
+
+def test_verify_redraws_the_golden_pictures(generate):
+    code, out, err = generate("BUNDLE", "--verify")
+    assert (code, err) == (0, "")
+    assert out.count("[✓]") == 2
+    told = json.loads(generate("BUNDLE", "--verify", "--json")[1])
+    assert [picture["passed"] for picture in told["pictures"]] == [True, True]
+
+
+def test_verify_fails_with_3_when_a_golden_picture_differs(generate, replace_file, tiny_files):
+    replace_file("golden/00.png", tiny_files["golden/01.png"])
+    code, out, err = generate("BUNDLE", "--verify")
+    assert code == 3
+    assert "[✗] 'dog wearing sunglasses'" in out
+    assert err.startswith("error: 1 of 2 golden pictures")
+
+
+def test_verify_finds_a_byte_changed_in_a_file_that_drawing_does_not_read(generate, tiny_bundle):
+    path = tiny_bundle / "MODEL_CARD.md"
+    path.write_bytes(path.read_bytes().replace(b"T", b"t"))
+    assert generate("BUNDLE", "--verify")[0] == 7
+
+
+BAD_USAGE = {
+    "no prompt": ["BUNDLE"],
+    "an empty prompt": ["BUNDLE", " "],
+    "a prompt beside --verify": ["BUNDLE", "dog", "--verify"],
+    "no bundle": ["nowhere.tv", "dog"],
+    "an unknown option": ["BUNDLE", "dog", "--sed", "1"],
+    "a seed that is no number": ["BUNDLE", "dog", "--seed", "x"],
+    "a negative seed": ["BUNDLE", "dog", "--seed=-1"],
+    "a seed too large": ["BUNDLE", "dog", "--seed", str(2**64)],
+    "no picture": ["BUNDLE", "dog", "--count", "0"],
+    "no thread": ["BUNDLE", "dog", "--threads", "0"],
+    "an unknown precision": ["BUNDLE", "dog", "--precision", "int4"],
+    "an unknown backend": ["BUNDLE", "dog", "--backend", "onnx"],
+    "an output that is a folder": ["BUNDLE", "dog", "-o", "."],
+    "an output in no folder": ["BUNDLE", "dog", "-o", "nowhere/out.png"],
+    "an output that is no PNG": ["BUNDLE", "dog", "-o", "out.jpg"],
+    "an output with too long a name": ["BUNDLE", "dog", "-o", "x" * 300 + ".png"],
+}
+
+
+@pytest.mark.parametrize("case", BAD_USAGE)
+def test_bad_usage_is_two_lines_and_exit_code_2_for(generate, tmp_path, case):
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = generate(*BAD_USAGE[case])
+    assert (code, out) == (2, "")
+    error, hint = err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_changed_byte_in_a_graph_is_exit_code_7(generate, tiny_bundle, tmp_path):
+    path = tiny_bundle / "onnx/fp32/generator.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, _, err = generate("BUNDLE", "dog")
+    assert code == 7
+    assert err.startswith("error: onnx/fp32/generator.onnx: ")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_any_byte_changed_in_the_manifest_never_gives_a_traceback(generate, tiny_bundle, tiny_files):
+    text = tiny_files["manifest.json"]
+    for place in range(0, len(text), 97):
+        (tiny_bundle / "manifest.json").write_bytes(text[:place] + b"\x00" + text[place + 1 :])
+        assert generate("BUNDLE", "dog")[0] == 7
+
+
+def test_a_gpu_that_is_not_there_is_exit_code_6(generate):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has GPU providers")
+    code, _, err = generate("BUNDLE", "dog", "--backend", "onnxruntime-cuda")
+    assert code == 6
+    assert "hint: pip uninstall onnxruntime" in err
+
+
+def test_an_earlier_picture_survives_when_there_is_no_room_for_the_new_one(tiny_bundle, tmp_path):
+    script = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
+        "from textual_vision.runtime.cli import main\nmain()"
+    )
+    (tmp_path / "out.png").write_bytes(b"an earlier picture")
+    arguments = [sys.executable, "-B", "-c", script, str(tiny_bundle), "dog"]
+    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: File too large: out.png\nhint: ")
+    assert (tmp_path / "out.png").read_bytes() == b"an earlier picture"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "tiny.tv"]

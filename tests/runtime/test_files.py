@@ -1,0 +1,32 @@
+"""Files are written whole or not at all."""
+
+import pytest
+
+from textual_vision.runtime.files import sha256_of_file, write_whole
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    write_whole(tmp_path / "a.bin", b"old")
+    write_whole(tmp_path / "a.bin", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+
+
+def test_it_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "usual").write_bytes(b"")
+    write_whole(tmp_path / "ours", b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_failure_leaves_nothing_and_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "inside").write_bytes(b"")
+    with pytest.raises(OSError, match="directory") as caught:
+        write_whole(tmp_path / "a", b"data")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_digest_is_sha_256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
