@@ -236,7 +236,7 @@ def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list
 
 @cache
 def _opacity(art: Art) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    return rgba_from_svg(svg_from_art(art), MEASURED_PIXELS)[..., 3]  # type: ignore[return-value]
+    return rgba_from_svg(svg_from_art(art), MEASURED_PIXELS)[..., 3]
 
 
 def _top_of_head(art: Art) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.compositions import wearing_drawings
 from textual_vision.training.concepts import IconNames, emoji_from_text
 from textual_vision.training.corpus import PICTURES, RECORDS, SCHEMA, SUMMARY, json_from_record

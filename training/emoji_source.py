@@ -51,4 +51,4 @@ class EmojiSource:
 
     def weight(self, index: int) -> int:
         """By the kind of picture."""
-        return WEIGHT_FROM_KIND[self.records[index][1].kind]
+        return WEIGHT_FROM_KIND.get(self.records[index][1].kind, 1)
