@@ -68,4 +68,5 @@ class Residual(nn.Module):
 
 def pixels_from_signed(x: Tensor) -> Tensor:
     """[-1, 1] float (B, 3, H, W) -> uint8 (B, H, W, 3), rounded half to even, clipped."""
-    return ((x * 127.5 + 127.5).round().clamp(0, 255)).to(torch.uint8).permute(0, 2, 3, 1)
+    pixels = (x * 127.5 + 127.5).round().clamp(0, 255)
+    return pixels.permute(0, 2, 3, 1).to(torch.uint8)  # cast last: TensorRT has no uint8 inside a graph
