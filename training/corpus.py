@@ -8,6 +8,9 @@ FOLDER/corpus.json      schema, size, counts, packages with their digests, licen
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,3 +84,25 @@ def _record_from_json(line: str) -> Record:
 def json_from_record(record: Record) -> str:
     """One line of records.jsonl."""
     return json.dumps(asdict(record), ensure_ascii=False)
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """UsageError when `folder` holds anything but a corpus: writing one would delete it."""
+    if (
+        folder.exists()
+        and not (folder / SUMMARY).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise UsageError(f"{folder} exists and holds no corpus", "name another folder, or empty this one")
+
+
+def replace_folder(folder: Path, written: Path) -> None:
+    """Puts the finished folder `written` where `folder` is; an older corpus there makes way at the end."""
+    written.chmod(0o755)  # temporary folders are made for their owner alone
+    if not folder.exists():
+        written.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
+    os.replace(folder, old)
+    written.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -14,10 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.errors import IntegrityError
 from textual_vision.training.compositions import wearing_drawings
 from textual_vision.training.concepts import IconNames, emoji_from_text
-from textual_vision.training.corpus import PICTURES, RECORDS, SCHEMA, SUMMARY, json_from_record
+from textual_vision.training.corpus import (
+    PICTURES,
+    RECORDS,
+    SCHEMA,
+    SUMMARY,
+    json_from_record,
+    refuse_foreign_folder,
+    replace_folder,
+)
 from textual_vision.training.notice import CORPUS_CREDITS
 from textual_vision.training.packages import (
     ART_PACKAGES,
@@ -33,6 +41,7 @@ from textual_vision.training.scenes import scene_drawings
 from textual_vision.training.svg import Art, Pixels, picture_from_svg, svg_from_art
 
 RENDER_CHUNK = 32
+SCENE_LAYOUTS = 16  # 120 scenes in this many layouts each: 1,920 pictures
 Shown = dict[str, dict[str, list[Art]]]  # style -> hexcode -> drawings of it
 Progress = Callable[[int, int], None]
 
@@ -43,7 +52,7 @@ def build_corpus(
     *,
     size: int = 128,
     tones: bool = False,
-    scenes_per_combination: int = 10,
+    scenes_per_combination: int = SCENE_LAYOUTS,
     workers: int = 1,
     art: Sequence[ArtPackage] = ART_PACKAGES,
     text: Package = TEXT_PACKAGE,
@@ -54,8 +63,7 @@ def build_corpus(
     `folder` appears whole or not at all. UsageError when it exists and is no corpus; IntegrityError
     on damaged packages.
     """
-    if folder.exists() and not (folder / SUMMARY).exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and holds no corpus", "name another folder, or empty this one")
+    refuse_foreign_folder(folder)
     drawings = collect_drawings(packages, art, text, tones=tones, scenes=scenes_per_combination)
     if not drawings:
         raise IntegrityError(f"the packages in {packages} hold no icon that is known", "fetch them again")
@@ -63,17 +71,19 @@ def build_corpus(
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         summary = _write(scratch, drawings, size, workers, (*art, text), progress)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.chmod(0o755)
-        scratch.rename(folder)
+        replace_folder(folder, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return summary
 
 
 def collect_drawings(
-    packages: Path, art: Sequence[ArtPackage], text: Package, *, tones: bool = False, scenes: int = 10
+    packages: Path,
+    art: Sequence[ArtPackage],
+    text: Package,
+    *,
+    tones: bool = False,
+    scenes: int = SCENE_LAYOUTS,
 ) -> list[Drawing]:
     """Every drawing of the corpus with its record and split, in a fixed order."""
     emoji_text = read_emoji_text(packages, text)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,12 @@ ART_PACKAGES = (
 ALL_PACKAGES: tuple[Package, ...] = (*ART_PACKAGES, TEXT_PACKAGE)
 
 
-def fetch_packages(folder: Path, packages: tuple[Package, ...] = ALL_PACKAGES) -> None:
+def fetch_packages(
+    folder: Path,
+    packages: tuple[Package, ...] = ALL_PACKAGES,
+    *,
+    progress: Callable[[str], None] = lambda text: None,
+) -> None:
     """Puts every tarball into `folder`, by `npm pack` where it is not there yet, and checks each.
 
     BackendMissingError without npm or when a package cannot be had; IntegrityError on another digest.
@@ -148,6 +153,7 @@ def fetch_packages(folder: Path, packages: tuple[Package, ...] = ALL_PACKAGES) -
     folder.mkdir(parents=True, exist_ok=True)
     for package in packages:
         if not (folder / package.file_name).exists():
+            progress(f"fetching {package.spec}")
             _npm_pack(package, folder)
         _check(package, folder / package.file_name)
 

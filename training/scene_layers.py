@@ -13,7 +13,7 @@ PLANTS = {
     "forest": ("1F332", "1F333"),
     "snow": ("1F332",),
     "desert": ("1F335",),
-    "meadow": ("1F33B", "1F337", "1F33C", "1F339", "1F33A"),
+    "meadow": ("1F33B", "1F337", "1F33C", "1F33A"),
 }
 SUN, MOON, CLOUD = "2600", "1F319", "2601"
 # What dusk and night do to everything on the ground: a colour and how much of it.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from textual_vision.training.concepts import with_article
+from textual_vision.training.concepts import concept_from_hexcode, with_article
 from textual_vision.training.records import Drawing, Record
 from textual_vision.training.scene_layers import Scene, layers_from_scene, plants_for
+from textual_vision.training.splits import is_trained
 from textual_vision.training.svg import Art, svg_from_layers
 
 # Part -> the words for it; the first is the plainest.
@@ -66,12 +67,17 @@ def scene_drawings(
     per_combination: int,
 ) -> Iterator[Drawing]:
     """`per_combination` layouts of every scene, the styles in turn; the same on every machine."""
+    # What is held out may not come back as a flower or a cloud of a scene.
+    trained = {
+        style: {code: drawn for code, drawn in art.items() if is_trained(concept_from_hexcode(code), style)}
+        for style, art in shown.items()
+    }
     for number, scene in enumerate(all_scenes()):
-        styles = [style for style in shown if plants_for(scene.ground, shown[style])]
+        styles = [style for style in trained if plants_for(scene.ground, trained[style])]
         for layout in range(per_combination if styles else 0):
             style = styles[(layout + number) % len(styles)]
             record = _record(scene, style, layout, licence_from_style[style])
-            layers = layers_from_scene(scene, shown[style], random.Random(record.key))
+            layers = layers_from_scene(scene, trained[style], random.Random(record.key))
             yield Drawing(record=record, svg=svg_from_layers(layers))
 
 

@@ -28,9 +28,9 @@ PINNED_CONCEPTS = frozenset({
     "1F431", "1F408", "1F42D", "1F439", "1F430", "1F98A", "1F43B", "1F43C", "1F43B-200D-2744",
     "1F428", "1F42F", "1F981", "1F42E", "1F437", "1F438", "1F435", "1F43A", "1F99D", "1F417",
     "1F434", "1F984", "1F427", "1F414", "1F989", "1F432",  # animals that wear something
-    "1F60E", "1F576", "1F453", "1F913", "1F451", "1F3A9", "1F9E2", "1F452",  # sunglasses, glasses, hats
+    "1F60E", "1F576", "1F453", "1F913", "1F451", "1F3A9", "1F393", "1F9E2", "1F452",  # sunglasses, glasses, hats
     "1F332", "1F333", "1F334", "1F335", "1F384",  # trees and cacti
-    "1F3DE", "1F3D4", "26F0", "1F5FB", "1F3DC", "1F3D6", "1F305", "1F304", "2600", "1F31E", "1F319",
+    "1F3DE", "1F3D4", "26F0", "1F5FB", "1F3DC", "1F3D6", "1F305", "1F304", "2600", "1F31E", "1F319", "2601",
 })  # fmt: skip
 # The scene that the documentation draws: every drawing of it is trained on.
 PINNED_PREFIXES = ("scene:forest|river|",)
@@ -42,6 +42,11 @@ SUNGLASSES_WORDS = frozenset({"sunglasses", "shades"})
 def is_pinned(concept: str) -> bool:
     """Whether a concept is trained on whatever its hash says."""
     return concept in PINNED_CONCEPTS or concept.startswith(PINNED_PREFIXES)
+
+
+def is_trained(concept: str, style: str) -> bool:
+    """Whether pictures of this concept in this style may be seen in training, whole or as a part."""
+    return concept_split(concept) == TRAIN and not is_heldout_pair(concept, style)
 
 
 def is_heldout_composition(captions: Iterable[str]) -> bool:

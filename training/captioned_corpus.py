@@ -1,0 +1,117 @@
+"""From captioned pictures of any reader to a corpus on disk, the format that training reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textual_vision.runtime.errors import IntegrityError
+from textual_vision.training.captioned import Damage, Entry, samples
+from textual_vision.training.corpus import (
+    PICTURES,
+    RECORDS,
+    SCHEMA,
+    SUMMARY,
+    json_from_record,
+    refuse_foreign_folder,
+    replace_folder,
+)
+from textual_vision.training.records import Record
+from textual_vision.training.splits import TRAIN
+
+KIND = "photo"
+
+
+def build_captioned_corpus(
+    folder: Path,
+    entries: Iterable[Entry],
+    *,
+    size: int,
+    source: str,
+    threads: int = 1,
+    damage: Damage | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Decodes every entry and writes the corpus to `folder`, whole or not at all; returns its summary.
+
+    Pictures go to disk as they come: memory is flat in their number. IntegrityError when too many are
+    damaged, or none is left; UsageError when `folder` holds something else.
+    """
+    refuse_foreign_folder(folder)
+    damage = damage or Damage()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        splits = _write_pictures(scratch, entries, size, threads, damage, progress)
+        damage.check()
+        if not splits:
+            raise IntegrityError(f"{source} holds no undamaged captioned picture", "check its layout")
+        summary = {
+            "schema": SCHEMA,
+            "size": size,
+            "pictures": sum(splits.values()),
+            "splits": dict(splits),
+            "source": source,
+            "damaged": damage.damaged,
+            "damaged_names": dict(damage.names),
+            "credits": [],
+        }
+        (scratch / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        replace_folder(folder, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return summary
+
+
+def _write_pictures(
+    scratch: Path,
+    entries: Iterable[Entry],
+    size: int,
+    threads: int,
+    damage: Damage,
+    progress: Callable[[int], None],
+) -> Counter[str]:
+    splits: Counter[str] = Counter()
+    with (
+        (scratch / PICTURES).open("wb") as pictures,
+        (scratch / RECORDS).open("w", encoding="utf-8") as lines,
+    ):
+        pictures.write(npy_header(0, size))
+        for entry, picture in samples(entries, size, damage, threads=threads):
+            pictures.write(np.ascontiguousarray(picture).data)
+            record = _record(entry)
+            lines.write(json_from_record(record) + "\n")
+            splits[record.split] += 1
+            progress(damage.seen)
+        # How many pictures are sound is known only now; the header's length does not depend on it.
+        pictures.seek(0)
+        pictures.write(npy_header(sum(splits.values()), size))
+    return splits
+
+
+def npy_header(count: int, size: int) -> bytes:
+    """The first 128 bytes of an .npy file, version 1.0, that holds uint8 (count, size, size, 3)."""
+    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {size}, {size}, 3), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"
+
+
+def _record(entry: Entry) -> Record:
+    return Record(
+        key=entry.key,
+        concept=entry.key,
+        kind=KIND,
+        label=entry.captions[0],
+        captions=entry.captions,
+        style="",
+        group="",
+        subgroup="",
+        licence=entry.licence,
+        split=entry.split or TRAIN,
+    )

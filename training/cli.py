@@ -1,0 +1,26 @@
+"""tv-train: data, training and evaluation from the command line."""
+
+from __future__ import annotations
+
+import click
+
+from textual_vision.runtime import console
+from textual_vision.training.data_command import data_command
+
+
+@click.group(name="tv-train", no_args_is_help=True)
+@click.version_option(package_name="textual-vision")
+def command() -> None:
+    """Train a text-to-image model: make a corpus, train on it, evaluate."""
+
+
+command.add_command(data_command)
+
+
+def main() -> None:
+    """The entry point of `tv-train`."""
+    console.run(command)
+
+
+if __name__ == "__main__":
+    main()

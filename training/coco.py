@@ -1,0 +1,79 @@
+"""MS-COCO captions in COCO's own layout.
+
+ROOT/annotations/captions_<name>.json    images, annotations (five captions an image), licenses
+ROOT/<name>/*.jpg                        the pictures; ROOT/images/<name> is found too
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.training.captioned import Entry, caption_from_text, require_folder
+from textual_vision.training.splits import TRAIN, VALIDATION
+
+_LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"
+
+
+def coco_entries(root: Path) -> Iterator[Entry]:
+    """Every image of every captions file: `val…` files are `validation`, the others `train`.
+
+    UsageError when the layout is another; IntegrityError when an annotation file is damaged. Images
+    without a readable caption come as damaged entries.
+    """
+    require_folder(root, "COCO")
+    files = sorted((root / "annotations").glob("captions_*.json"))
+    if not files:
+        raise UsageError(f"{root} has no annotations/captions_*.json", _LAYOUT)
+    for file in files:
+        yield from _entries_of(root, file)
+
+
+def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
+    name = file.stem.removeprefix("captions_")
+    pictures = next((place for place in (root / name, root / "images" / name) if place.is_dir()), None)
+    if pictures is None:
+        raise UsageError(f"{root} has {file.name} but no folder {name} of pictures", _LAYOUT)
+    split = VALIDATION if name.startswith("val") else TRAIN
+    try:
+        table = json.loads(file.read_text("utf-8"))
+        captions = _captions_by_image(table["annotations"])
+        licences = {row["id"]: row["name"] for row in table.get("licenses", ())}
+        images = list(table["images"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{file} is damaged: {error!r}", "fetch COCO's annotations again") from error
+    for image in images:
+        yield _entry(image, pictures, captions, licences, split)
+
+
+def _captions_by_image(annotations: list[dict[str, Any]]) -> dict[object, tuple[str, ...]]:
+    found: dict[object, tuple[str, ...]] = {}
+    for annotation in annotations:
+        caption = caption_from_text(annotation.get("caption"))
+        if caption:
+            image = annotation["image_id"]
+            found[image] = (*found.get(image, ()), caption)
+    return found
+
+
+def _entry(
+    image: Any,
+    pictures: Path,
+    captions: dict[object, tuple[str, ...]],
+    licences: dict[object, str],
+    split: str,
+) -> Entry:
+    file_name = image.get("file_name") if isinstance(image, dict) else None
+    # A bare name only: an annotation file must not be able to point out of its own folder.
+    if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        return Entry(key=str(file_name), captions=(), damage="the image has no plain file name")
+    return Entry(
+        key=f"{pictures.name}/{file_name}",
+        captions=captions.get(image.get("id"), ()),
+        path=pictures / file_name,
+        split=split,
+        licence=str(licences.get(image.get("license"), "")),
+    )
