@@ -131,6 +131,7 @@ def save_checkpoint(
         fresh.chmod(0o755)
         (fresh / "config.json").write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
         save_file({n: _stored(n, w) for n, w in weights.items()}, fresh / "model.safetensors")
+        (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
         tokenizer.save(str(fresh / "tokenizer.json"))
         (fresh / "NOTICE").write_text(notice, encoding="utf-8")
         if folder.exists():

@@ -1,0 +1,75 @@
+"""How large a model is and what a drawing costs, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from textual_vision.training.config import ModelConfig, TrainConfig
+from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.model import TextToImageModel, stages_from_model
+
+FLOPS_PER_MAC = 2  # as torch counts them
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSize:
+    """`weights` counts parameters and learned tables (codebook rows, text codes); None: not drawn with."""
+
+    stage: str
+    weights: int
+    multiply_accumulates: int | None  # for one picture; matrix products and convolutions
+
+
+def describe(config: TrainConfig) -> list[StageSize]:
+    """The three stages in drawing order, then what only training uses; for prompts of full length."""
+    with torch.device("meta"):
+        model = TextToImageModel(config.model).eval()
+        discriminator = Discriminator(config.model)
+    costs = _costs(model, config.model)
+    book = model.codebook.rows.numel()
+    sizes = {
+        "text_encoder": _weights(model.text_encoder) + model.text_encoder.quantiser.centroids.numel(),
+        "latent": _weights(model.latent) + book,
+        "generator": _weights(model.generator),
+    }
+    drawn = [StageSize(stage=n, weights=w, multiply_accumulates=costs[n]) for n, w in sizes.items()]
+    trained_only = {
+        "image encoder": model.image_encoder,
+        "posterior": model.posterior,
+        "discriminator": discriminator,
+    }
+    return drawn + [
+        StageSize(stage=f"{name} (training only)", weights=_weights(part), multiply_accumulates=None)
+        for name, part in trained_only.items()
+    ]
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _costs(model: TextToImageModel, config: ModelConfig) -> dict[str, int]:
+    """Multiply-accumulates of one picture, counted on the meta device: nothing is computed."""
+    stages = stages_from_model(model)
+    tokens = config.text.max_tokens
+    whole: dict[str, Any] = {"dtype": torch.int64, "device": "meta"}
+    real: dict[str, Any] = {"device": "meta"}
+    ids, mask = torch.ones(1, tokens, **whole), torch.ones(1, tokens, **whole)
+    text, noise = torch.zeros(1, tokens, config.text.width, **real), torch.zeros(1, config.noise, **real)
+    codes = torch.zeros(1, config.latent.grid, config.latent.grid, **whole)
+    inputs = {
+        "text_encoder": (ids, mask),
+        "latent": (text, mask, noise),
+        "generator": (codes, text, mask, noise),
+    }
+    found = {}
+    for name, given in inputs.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            getattr(stages, name)(*given)
+        found[name] = counter.get_total_flops() // FLOPS_PER_MAC
+    return found

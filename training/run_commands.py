@@ -1,0 +1,104 @@
+"""tv-train run, snapshot and describe: one training run, and what it would train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from textual_vision.training.describe import StageSize
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("config")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the run; the result is OUT/checkpoint.")
+@click.option("--corpus", type=FOLDER, default=Path("out/corpus"), show_default=True, help="The pictures.")
+@click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
+def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None) -> None:
+    """Train CONFIG (a shipped name such as emoji-64, or a .json file) through every phase.
+
+    \b
+    tv-train data --out out/corpus
+    tv-train run emoji-64 --corpus out/corpus --out out/run
+    tv-train run emoji-64 --corpus out/corpus --out out/run --resume
+    """
+    from textual_vision.training.config import load_config
+
+    parsed = load_config(config)
+    import torch
+
+    from textual_vision.training.run import run as train
+    from textual_vision.training.sources import open_source
+    from textual_vision.training.splits import TRAIN
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    opened = open_source(parsed, corpus, (TRAIN,))
+    folder = train(parsed, opened.source, opened.notice, out, resume=resume, say=click.echo)
+    click.echo(f"wrote {folder}")
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, help="Folder to write. [default: RUN/snapshot]")
+def snapshot(run: Path, output: Path | None) -> None:
+    """Write a checkpoint out of RUN as it is now, without stopping it."""
+    from textual_vision.training.snapshot import snapshot as take
+
+    taken = take(run, output or run / "snapshot")
+    click.echo(f"wrote {taken.folder} (phase {taken.phase}, step {taken.step})")
+
+
+@click.command()
+@click.argument("config")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def describe(config: str, as_json: bool) -> None:
+    """Count the weights and multiply-accumulates of CONFIG, stage by stage."""
+    from dataclasses import asdict
+
+    from textual_vision.training.config import load_config
+
+    parsed = load_config(config)
+    from textual_vision.training.describe import describe as measure
+
+    sizes = measure(parsed)
+    if as_json:
+        click.echo(json.dumps({"config": parsed.name, "stages": [asdict(size) for size in sizes]}))
+    else:
+        _print_table(parsed.name, sizes)
+
+
+def _print_table(name: str, sizes: list[StageSize]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=name)
+    table.add_column("stage")
+    table.add_column("weights", justify="right")
+    table.add_column("multiply-accumulates", justify="right")
+    drawn = [size for size in sizes if size.multiply_accumulates is not None]
+    for size in sizes:
+        if size.multiply_accumulates is None and size is sizes[len(drawn)]:
+            _add_total(table, drawn)
+        macs = "" if size.multiply_accumulates is None else f"{size.multiply_accumulates / 1e6:,.1f} M"
+        table.add_row(size.stage, f"{size.weights / 1e6:,.2f} M", macs)
+    Console().print(table)
+
+
+def _add_total(table: object, drawn: list[StageSize]) -> None:
+    from rich.table import Table
+
+    assert isinstance(table, Table)
+    table.add_section()
+    macs = sum(size.multiply_accumulates or 0 for size in drawn)
+    table.add_row("a drawing", f"{sum(size.weights for size in drawn) / 1e6:,.2f} M", f"{macs / 1e6:,.1f} M")
+    table.add_section()
+
+
+COMMANDS = (run, snapshot, describe)
