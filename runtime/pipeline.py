@@ -59,12 +59,14 @@ class TextToImage:
         self.bundle, self.precision, self.backend = bundle, precision, backend
         manifest = bundle.manifest
         self._prompt_stages, self._picture_stages = _split(manifest)
+        self._text_length = _text_length(manifest)
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions: dict[str, Session] = {}
         for stage in manifest.stages:
             file = manifest.precisions[precision].files[stage.name]
             options = SessionOptions(backend=backend, name=file, threads=threads)
             self._sessions[stage.name] = open_session(bundle.read(file), options)
+            _check_names(stage, self._sessions[stage.name], file)
 
     @classmethod
     def load(
@@ -104,7 +106,7 @@ class TextToImage:
         """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
-        tokens = self._tokenizer.encode(prompts)
+        tokens = self._tokenizer.encode(prompts, self._text_length)
         tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (tokens.ids, tokens.mask), strict=True))
         for stage in self._prompt_stages:
             tensors.update(self._run(stage, tensors))
@@ -146,11 +148,7 @@ class TextToImage:
         return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
 
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})
-        if missing := {spec.name for spec in stage.outputs} - set(outputs):
-            problem = f"stage {stage.name!r} does not give {min(missing)!r}"
-            raise IntegrityError(problem, "export the bundle again")
-        return outputs
+        return self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})
 
 
 def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
@@ -172,6 +170,32 @@ def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
         problem = f"manifest.stages: no stage gives {min(missing)!r} from prompt and noise"
         raise IntegrityError(problem, "export the bundle again")
     return prompt_stages, picture_stages
+
+
+def _text_length(manifest: Manifest) -> int | None:
+    """The number of tokens that the graphs were exported for, or None when it may vary."""
+    inputs = [spec for stage in manifest.stages for spec in stage.inputs if spec.name in PROMPT_TENSORS]
+    fixed = {spec.shape[1] for spec in inputs if len(spec.shape) == 2 and isinstance(spec.shape[1], int)}
+    if not fixed:
+        return None
+    (length, *others) = sorted(size for size in fixed if isinstance(size, int))
+    if others or length < manifest.text.max_tokens:
+        problem = (
+            f"manifest.stages: text lengths {sorted(map(str, fixed))} with {manifest.text.max_tokens} tokens"
+        )
+        raise IntegrityError(problem, "export the bundle again")
+    return length
+
+
+def _check_names(stage: StageSpec, session: Session, file: str) -> None:
+    """A backend may fill an input that it is not given with zeros, so the names are compared beforehand."""
+    for side, specs, found in (
+        ("inputs", stage.inputs, session.inputs),
+        ("outputs", stage.outputs, session.outputs),
+    ):
+        if (declared := {spec.name for spec in specs}) != found:
+            problem = f"{file}: {side} {sorted(found)}, the manifest says {sorted(declared)}"
+            raise IntegrityError(problem, "export the bundle again")
 
 
 def _warn(manifest: Manifest, precision: str) -> None:

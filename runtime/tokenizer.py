@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EMPTY_HINT = 'say what to draw, for example "dog wearing sunglasses"'
 PROMPT_LIMIT_CHARACTERS = 1_000_000
+PROBE = "a 𒐫"  # a letter that hardly any vocabulary has: without an unknown token the library fails here
 SHOWN_PIECES = 5
 SHOWN_CHARACTERS = 40
 
@@ -51,14 +52,20 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(max_length=spec.max_tokens)
+            self._tokenizer.encode(PROBE)
         except Exception as error:  # noqa: BLE001 - the library raises nothing more particular
             problem = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise IntegrityError(f"{spec.tokenizer}: {problem}", "export the bundle again") from None
+        if None in (self._tokenizer.id_to_token(number) for number in (spec.pad_id, spec.unknown_id)):
+            problem = f"{spec.tokenizer}: it has no token {spec.pad_id} or {spec.unknown_id}"
+            raise IntegrityError(problem, "export the bundle again")
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
-    def encode(self, prompts: Sequence[str]) -> Tokens:
+    def encode(self, prompts: Sequence[str], length: int | None = None) -> Tokens:
         """Token ids of the prompts; warns with PromptWarning of words unknown or cut.
+
+        `length` None pads to the longest prompt, a number (at least the manifest's max_tokens) to that.
 
         Raises UsageError when there is no prompt or one has no text.
         """
@@ -68,7 +75,8 @@ class Tokenizer:
         notes = tuple(self._note(p, encoding) for p, encoding in zip(prompts, encodings, strict=True))
         for prompt, note in zip(prompts, notes, strict=True):
             _warn(prompt, note, self._spec.max_tokens)
-        length = max(len(encoding.ids) for encoding in encodings)
+        if length is None:
+            length = max(len(encoding.ids) for encoding in encodings)
         ids = np.full((len(prompts), length), self._spec.pad_id, np.int64)
         mask = np.zeros((len(prompts), length), np.int64)
         for row, encoding in enumerate(encodings):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name
+from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name, lines_of
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 
 PROVIDERS = {
@@ -15,20 +15,23 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
 }
-LOG_ERRORS_ONLY = 3
-ORT_ERRORS = tuple(
-    getattr(ort_errors, name)
-    for name in (
-        "EPFail",
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoModel",
-        "NoSuchFile",
-        "NotImplemented",
-        "RuntimeException",
-    )
+LOG_ERRORS, LOG_FATAL = 3, 4
+ORT_ERRORS = (
+    UnicodeDecodeError,
+    *(
+        getattr(ort_errors, name)
+        for name in (
+            "EPFail",
+            "Fail",
+            "InvalidArgument",
+            "InvalidGraph",
+            "InvalidProtobuf",
+            "NoModel",
+            "NoSuchFile",
+            "NotImplemented",
+            "RuntimeException",
+        )
+    ),
 )
 
 
@@ -39,13 +42,15 @@ class OnnxRuntimeSession:
         self._session = session
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
+        self.inputs = frozenset(entry.name for entry in session.get_inputs())
+        self.outputs = frozenset(self._outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; TextualVisionError when ONNX Runtime cannot compute them."""
         try:
             values = self._session.run(self._outputs, dict(inputs))
         except ORT_ERRORS as error:
-            raise TextualVisionError(f"{self._name}: ONNX Runtime failed: {first_line(error)}") from None
+            raise TextualVisionError(f"{self._name}: ONNX Runtime failed: {lines_of(error)[0]}") from None
         return dict(zip(self._outputs, values, strict=True))
 
 
@@ -56,10 +61,14 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
     if provider not in onnxruntime.get_available_providers():
         raise BackendMissingError(f"this ONNX Runtime was built without {provider}", hint)
     try:
-        session = onnxruntime.InferenceSession(graph, _settings(options), providers=[provider])
+        session = onnxruntime.InferenceSession(
+            graph, _settings(options), providers=[provider], enable_fallback=0
+        )
     except ORT_ERRORS as error:
-        problem = f"{options.name}: ONNX Runtime cannot load it: {first_line(error)}"
+        problem = f"{options.name}: ONNX Runtime cannot load it: {lines_of(error)[0]}"
         raise IntegrityError(problem, "export it again, or for an older opset") from None
+    except RuntimeError as error:  # a provider whose libraries are missing
+        raise BackendMissingError(f"{provider} does not work here: {lines_of(error)[0]}", hint) from None
     # Asking for a GPU on a machine without one does not raise: the session quietly runs on the CPU.
     if (used := session.get_providers()[0]) != provider:
         raise BackendMissingError(f"{provider} does not work here: ONNX Runtime would use {used}", hint)
@@ -68,14 +77,9 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
 
 def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = LOG_ERRORS_ONLY
+    # What goes wrong on the CPU is raised; why a GPU's provider cannot start is told in the log alone.
+    settings.log_severity_level = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
     settings.inter_op_num_threads = 1
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     return settings
-
-
-def first_line(error: BaseException) -> str:
-    """A library's error message without its stack."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import openvino
 
-from textual_vision.runtime.backends.session import Array, SessionOptions
+from textual_vision.runtime.backends.session import Array, SessionOptions, lines_of
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
 
 DEVICE = "CPU"
+OPENVINO_ERRORS = (RuntimeError, UnicodeDecodeError)
 
 
 class OpenVinoSession:
@@ -18,14 +19,16 @@ class OpenVinoSession:
     def __init__(self, compiled: openvino.CompiledModel, name: str) -> None:
         self._request = compiled.create_infer_request()
         self._outputs = [(output, output.get_any_name()) for output in compiled.outputs]
+        self.inputs = frozenset(entry.get_any_name() for entry in compiled.inputs)
+        self.outputs = frozenset(name for _, name in self._outputs)
         self._name = name
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; TextualVisionError when OpenVINO cannot compute them."""
         try:
             results = self._request.infer(dict(inputs))
-        except RuntimeError as error:
-            raise TextualVisionError(f"{self._name}: OpenVINO failed: {last_line(error)}") from None
+        except OPENVINO_ERRORS as error:
+            raise TextualVisionError(f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}") from None
         return {name: results[output].copy() for output, name in self._outputs}
 
 
@@ -38,13 +41,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
     try:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(graph, b""), DEVICE, settings)
-    except RuntimeError as error:
-        problem = f"{options.name}: OpenVINO cannot load it: {last_line(error)}"
+    except OPENVINO_ERRORS as error:
+        problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"
         raise IntegrityError(problem, "export it again, or use another --backend") from None
     return OpenVinoSession(compiled, options.name)
-
-
-def last_line(error: BaseException) -> str:
-    """A library's error message without the places in its source that come before it."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -19,7 +19,13 @@ Array = npt.NDArray[np.generic]
 
 
 class Session(Protocol):
-    """One stage, loaded and ready to run."""
+    """One stage, loaded and ready to run; `inputs` and `outputs` are the names in the graph."""
+
+    @property
+    def inputs(self) -> frozenset[str]: ...
+
+    @property
+    def outputs(self) -> frozenset[str]: ...
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; `inputs` holds exactly the graph's inputs, in their dtypes."""
@@ -96,6 +102,14 @@ def default_backend() -> str:
         if by_default and importlib.util.find_spec(backend.library) is not None:
             return name
     raise BackendMissingError("no backend is installed", BACKENDS["onnxruntime"][0].install)
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """A library's error message, as lines, at least one; its binding may fail to decode a damaged name."""
+    text = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        text = bytes(error.object).decode("utf-8", "backslashreplace")
+    return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
 
 
 def choice_hint(name: str, choices: list[str]) -> str:

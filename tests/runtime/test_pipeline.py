@@ -122,15 +122,60 @@ def test_a_bundle_that_is_not_as_good_as_it_should_be_warns(edit_manifest, chang
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_graph_that_the_backend_cannot_load_is_an_integrity_error(replace_file, tiny_files, backend):
+def test_a_graph_that_the_backend_cannot_load_is_an_integrity_error_and_nothing_is_printed(
+    replace_file, tiny_files, backend, capfd
+):
     graph = tiny_files["onnx/fp32/latent.onnx"].replace(b"ArgMin", b"ArgMxx")
     root = replace_file("onnx/fp32/latent.onnx", graph)
     with pytest.raises(IntegrityError, match=r"latent\.onnx") as caught:
         TextToImage.load(root, backend=backend)
     assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_damaged_name_that_the_backend_cannot_even_print_is_an_integrity_error(
+    replace_file, tiny_files, backend
+):
+    graph = tiny_files["onnx/fp32/latent.onnx"].replace(b"ArgMin", b"Arg\xffin")
+    with pytest.raises(IntegrityError, match=r"latent\.onnx"):
+        TextToImage.load(replace_file("onnx/fp32/latent.onnx", graph), backend=backend)
 
 
 @pytest.mark.parametrize("prompt", ["🐶 dog", "森林", "xyzzy"])
 def test_unknown_words_still_give_a_picture_and_a_warning(model, prompt):
     with pytest.warns(PromptWarning, match="not in the vocabulary"):
         assert model(prompt).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("stage", "side"), [("generator", "inputs"), ("text_encoder", "outputs")])
+def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifest, backend, stage, side):
+    def forget_one(manifest):
+        (found,) = [entry for entry in manifest["stages"] if entry["name"] == stage]
+        del found[side][-1 if side == "inputs" else 0]
+
+    root = edit_manifest(forget_one)
+    with pytest.raises(IntegrityError, match=rf"{stage}\.onnx: {side} .* the manifest says"):
+        TextToImage.load(root, backend=backend)
+
+
+def fix_the_text_length(length):
+    def change(manifest):
+        for stage in manifest["stages"]:
+            for tensor in stage["inputs"]:
+                tensor["shape"] = [length if size == "tokens" else size for size in tensor["shape"]]
+
+    return change
+
+
+def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest):
+    fixed = TextToImage.load(edit_manifest(fix_the_text_length(16)), backend="onnxruntime")
+    text = fixed.encode_text(["a dog"])
+    assert text.tensors["input_ids"].shape == (1, 16)
+    assert np.array_equal(fixed.draw(text, [7]).images[0], model("a dog", seed=7))
+
+
+def test_a_fixed_text_length_shorter_than_the_prompts_may_be_is_refused(edit_manifest):
+    with pytest.raises(IntegrityError, match="text lengths"):
+        TextToImage.load(edit_manifest(fix_the_text_length(8)))

@@ -1,5 +1,6 @@
 """Prompts to tokens: what is read, what is cut, what is unknown, and what is refused."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_text_that_is_not_unicode_is_refused(tokenizer):
 def test_a_file_that_is_no_tokenizer_is_an_integrity_error(spec):
     with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
         Tokenizer(b'{"version": "9"}', spec)
+
+
+def test_a_tokenizer_without_an_unknown_token_is_refused_before_a_prompt_needs_it(tiny_files, spec):
+    data = tiny_files["tokenizer.json"].replace(b'"unk_token":"[UNK]"', b'"unk_token":"[NIX]"')
+    assert data != tiny_files["tokenizer.json"]
+    with pytest.raises(IntegrityError, match="Missing"):
+        Tokenizer(data, spec)
+
+
+def test_an_unknown_id_that_the_tokenizer_lacks_is_refused(tiny_files, spec):
+    with pytest.raises(IntegrityError, match="no token"):
+        Tokenizer(tiny_files["tokenizer.json"], dataclasses.replace(spec, unknown_id=999))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
