@@ -8,7 +8,6 @@ FOLDER/corpus.json      schema, size, counts, packages with their digests, licen
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -87,13 +86,12 @@ def json_from_record(record: Record) -> str:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """UsageError when `folder` holds anything but a corpus: writing one would delete it."""
-    if (
-        folder.exists()
-        and not (folder / SUMMARY).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise UsageError(f"{folder} exists and holds no corpus", "name another folder, or empty this one")
+    """UsageError when `folder` holds anything but a corpus: writing one there would delete it."""
+    if not folder.exists():
+        return
+    foreign = not folder.is_dir() or {item.name for item in folder.iterdir()} - {PICTURES, RECORDS, SUMMARY}
+    if foreign:
+        raise UsageError(f"{folder} exists and is no corpus alone", "name another folder, or empty this one")
 
 
 def replace_folder(folder: Path, written: Path) -> None:
@@ -103,6 +101,6 @@ def replace_folder(folder: Path, written: Path) -> None:
         written.rename(folder)
         return
     old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-    os.replace(folder, old)
+    folder.replace(old)
     written.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
