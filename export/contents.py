@@ -1,0 +1,148 @@
+"""What a bundle holds: graphs, tokenizer, golden pictures, card, notice and the manifest about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from textual_vision.export.model_card import model_card
+from textual_vision.export.parity import BUDGETS
+from textual_vision.export.results import FAIL, FREE_RUNNING, BuildResult, PrecisionResult
+from textual_vision.export.samples import Batch
+from textual_vision.export.stages import StagedModel
+from textual_vision.runtime.golden import (
+    GOLDEN_NAME,
+    GOLDEN_SCHEMA_VERSION,
+    Golden,
+    GoldenBudget,
+    bytes_from_golden,
+    golden_files,
+)
+from textual_vision.runtime.manifest import (
+    SCHEMA_VERSION,
+    BatchProfile,
+    Manifest,
+    NoiseSpec,
+    PrecisionSpec,
+)
+from textual_vision.runtime.noise import RECIPE
+
+GOLDEN_PICTURES = 4
+# Another processor rounds differently: a golden picture may be this much worse there than it was here.
+GOLDEN_CODES_SLACK, GOLDEN_SLACK_DB = 0.03, 10.0
+GOLDEN_LEAST_DB = 20.0
+
+
+def bundle_contents(
+    model: StagedModel,
+    result: BuildResult,
+    graphs: Mapping[str, Mapping[str, bytes]],
+    batches: Sequence[Batch],
+    batch: BatchProfile,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest (without its list of files) and every other file; `graphs` by precision and stage."""
+    provenance = provenance_of(model, result)
+    files = {
+        f"onnx/{precision}/{stage}.onnx": graph
+        for precision, stages in graphs.items()
+        for stage, graph in stages.items()
+    }
+    files[model.text.tokenizer] = model.tokenizer
+    files["MODEL_CARD.md"] = model_card(model, result.precisions, provenance).encode()
+    files["NOTICE"] = model.notice.encode()
+    files.update(_golden(model, result, batches))
+    return _manifest(model, result, graphs, batch, provenance), files
+
+
+def provenance_of(model: StagedModel, result: BuildResult) -> dict[str, str]:
+    """With what the bundle was made."""
+    from importlib.metadata import version
+
+    return {
+        "textual-vision": version("textual-vision"),
+        "checkpoint": model.digest,
+        "opset": str(result.opset),
+        "samples": str(result.samples),
+        "seed": str(result.seed),
+        **result.versions,
+    }
+
+
+def _manifest(
+    model: StagedModel,
+    result: BuildResult,
+    graphs: Mapping[str, Mapping[str, bytes]],
+    batch: BatchProfile,
+    provenance: dict[str, str],
+) -> Manifest:
+    failing = [one.precision for one in result.precisions if one.verdict == FAIL]
+    warnings = (f"exported with --allow-failing: {', '.join(failing)} failed",) if failing else ()
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=model.name,
+        image=model.image,
+        noise=NoiseSpec(dim=model.noise_dim, recipe=RECIPE),
+        text=model.text,
+        stages=tuple(stage.spec for stage in model.stages),
+        precisions={
+            one.precision: PrecisionSpec(
+                files={stage: f"onnx/{one.precision}/{stage}.onnx" for stage in graphs[one.precision]},
+                verdict=one.verdict,
+                parity=parity_json(one),
+            )
+            for one in result.precisions
+        },
+        default_precision=_default_precision(result),
+        batch=batch,
+        files={},
+        licence=model.licence,
+        provenance=provenance,
+        golden=GOLDEN_NAME,
+        warnings=warnings,
+    )
+
+
+def parity_json(result: PrecisionResult) -> dict[str, object]:
+    """A precision's comparisons as plain JSON: backend → mode → stage → figures."""
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    for one in result.parity:
+        plain = json.loads(json.dumps(dataclasses.asdict(one)))
+        kept = {key: plain[key] for key in ("verdict", "reason", "tensors")}
+        found.setdefault(one.backend, {}).setdefault(one.mode, {})[one.stage] = kept
+    return dict(found)
+
+
+def _default_precision(result: BuildResult) -> str:
+    """The first that passed, in the order that was asked for; the first when none did."""
+    passed = [one.precision for one in result.precisions if one.verdict != FAIL]
+    return (passed or [one.precision for one in result.precisions])[0]
+
+
+def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Batch]) -> dict[str, bytes]:
+    """The first samples, as PyTorch drew them."""
+    prompts = [prompt for batch in batches for prompt in batch.prompts][:GOLDEN_PICTURES]
+    seeds = [seed for batch in batches for seed in batch.seeds][:GOLDEN_PICTURES]
+    images = np.concatenate([batch.tensors["image"] for batch in batches])[:GOLDEN_PICTURES]
+    codes = np.concatenate([batch.tensors["codes"] for batch in batches])[:GOLDEN_PICTURES]
+    pictures, files = golden_files(
+        prompts, seeds, images.astype(np.uint8), codes.astype(np.int64), model.noise_dim
+    )
+    budgets = {one.precision: _golden_budget(one) for one in result.precisions}
+    golden = Golden(schema_version=GOLDEN_SCHEMA_VERSION, pictures=pictures, budgets=budgets)
+    return {**files, GOLDEN_NAME: bytes_from_golden(golden)}
+
+
+def _golden_budget(result: PrecisionResult) -> GoldenBudget:
+    """As good as drawn here by the worst backend, less some slack for other processors."""
+    free = [one for one in result.parity if one.mode == FREE_RUNNING]
+    budget = BUDGETS[result.precision]
+    agreement = [one.codes.agreement for one in free if one.codes is not None]
+    decibels = [one.image.worst_psnr_db for one in free if one.image and one.image.worst_psnr_db is not None]
+    worst = min([budget.picture_db, *decibels]) - GOLDEN_SLACK_DB
+    return GoldenBudget(
+        code_agreement=max(0.0, min([budget.codes, *agreement]) - GOLDEN_CODES_SLACK),
+        psnr_db=max(GOLDEN_LEAST_DB, worst),
+    )

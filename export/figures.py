@@ -1,0 +1,120 @@
+"""Figures of one tensor against its reference: codes, floats or pictures, by dtype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from textual_vision.export.results import CodeFigures, Figures, FloatFigures, ImageFigures
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.manifest import TensorSpec
+
+Float64 = npt.NDArray[np.float64]
+
+PEAK = 255.0
+SSIM_SIGMA, SSIM_WINDOW = 1.5, 11
+SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """One tensor of many samples: as the reference gave it, as it was found, and the codes' margins."""
+
+    dtype: str
+    expected: Array
+    found: Array
+    margins: npt.NDArray[np.float32] | None = None
+
+
+def joined(
+    tensor: TensorSpec,
+    batches: Sequence[Batch],
+    outputs: Sequence[Mapping[str, Array]],
+    chosen: Sequence[npt.NDArray[np.bool_]],
+) -> Joined:
+    """The `chosen` samples of all batches; of tensors with a tokens axis only the words, not the padding."""
+    expected, found, margins = [], [], []
+    for batch, output, rows in zip(batches, outputs, chosen, strict=True):
+        keep: npt.NDArray[np.bool_] = rows
+        if len(tensor.shape) > 1 and tensor.shape[1] == "tokens":
+            keep = (batch.tensors["attention_mask"] == 1) & rows[:, None]
+        expected.append(batch.tensors[tensor.name][keep])
+        found.append(output[tensor.name][keep])
+        if tensor.name in batch.margins:
+            margins.append(batch.margins[tensor.name][keep])
+    return Joined(
+        dtype=tensor.dtype,
+        expected=np.concatenate(expected),
+        found=np.concatenate(found),
+        margins=np.concatenate(margins) if margins else None,
+    )
+
+
+def figures_of(pair: Joined, near_tie_margin: float) -> Figures:
+    """Pictures for uint8, floats for float32, codes for anything else."""
+    if pair.dtype == "uint8":
+        return image_figures(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
+    if pair.dtype.startswith("float"):
+        return float_figures(pair.expected, pair.found)
+    differs = pair.expected != pair.found
+    ties = 0 if pair.margins is None else int((differs & (pair.margins < near_tie_margin)).sum())
+    return CodeFigures(compared=differs.size, equal=int((~differs).sum()), near_ties=ties)
+
+
+def float_figures(expected: Array, found: Array) -> FloatFigures:
+    """Both of one shape, any float dtype; a NaN makes every figure NaN and so fails any budget."""
+    a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    error = np.abs(a - b)
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return FloatFigures(
+        max_abs=float(error.max(initial=0.0)),
+        mean_abs=float(error.mean()) if error.size else 0.0,
+        cosine=float(a @ b) / norm if norm != 0.0 else float(np.array_equal(a, b)),
+    )
+
+
+def image_figures(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> ImageFigures:
+    """Pictures uint8 (N, H, W, 3)."""
+    error = expected.astype(np.float64) - found.astype(np.float64)
+    squares = (error**2).mean(axis=(1, 2, 3))
+    return ImageFigures(
+        compared=len(expected),
+        psnr_db=_decibels(float(squares.mean())),
+        worst_psnr_db=_decibels(float(squares.max(initial=0.0))),
+        ssim=float(np.mean([ssim(a, b) for a, b in zip(expected, found, strict=True)])),
+        max_abs=int(np.abs(error).max(initial=0.0)),
+    )
+
+
+def _decibels(mean_square: float) -> float | None:
+    return None if mean_square == 0.0 else 10.0 * math.log10(PEAK**2 / mean_square)
+
+
+def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
+    """Structural similarity of two pictures (H, W, 3), mean over windows and channels; 1 when equal.
+
+    Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a smaller window when the picture is
+    smaller).
+    """
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    mean_a, mean_b = _blur(a), _blur(b)
+    variance_a, variance_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variance_a + variance_b + SSIM_C2)
+    return float((luminance * structure).mean())
+
+
+def _blur(x: Float64) -> Float64:
+    """(H, W, C) by a separable Gaussian, only where the whole window fits."""
+    for axis in (0, 1):
+        size = min(SSIM_WINDOW, x.shape[axis])
+        offsets = np.arange(size) - (size - 1) / 2
+        window = np.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+        windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=axis)
+        x = windows @ (window / window.sum())
+    return x

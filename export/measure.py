@@ -1,0 +1,58 @@
+"""Quick figures of a graph for the table of a build; `tv-export bench` measures thoroughly."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+
+import onnx
+
+from textual_vision.export.samples import Array, Batch
+from textual_vision.export.stages import TOKENS
+from textual_vision.runtime.backends.session import BACKENDS, Session
+from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.runtime.manifest import StageSpec
+
+WARM_UP, ITERATIONS = 2, 7
+
+
+def usable_backends() -> tuple[str, ...]:
+    """The backends that work without a GPU and are installed; BackendMissingError when there is none."""
+    found = tuple(
+        name
+        for name, (backend, by_default) in BACKENDS.items()
+        if by_default and importlib.util.find_spec(backend.library) is not None
+    )
+    if not found:
+        raise BackendMissingError(
+            "no backend is installed to compare with", BACKENDS["onnxruntime"][0].install
+        )
+    return found
+
+
+def median_milliseconds(session: Session, stage: StageSpec, batch: Batch) -> float:
+    """The median time of one drawing by the stage, on the first sample of `batch`."""
+    inputs = first_sample(stage, batch)
+    times = []
+    for _ in range(WARM_UP + ITERATIONS):
+        start = time.perf_counter()
+        session.run(inputs)
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[WARM_UP:])
+
+
+def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
+    """The stage's inputs for the batch's first sample, without its padding."""
+    words = int((batch.tensors["attention_mask"][0] == 1).sum())
+    return {
+        tensor.name: batch.tensors[tensor.name][:1, :words]
+        if TOKENS in tensor.shape
+        else batch.tensors[tensor.name][:1]
+        for tensor in stage.inputs
+    }
+
+
+def node_count(graph: bytes) -> int:
+    """Nodes of a serialised graph."""
+    return len(onnx.load_from_string(graph).graph.node)

@@ -1,0 +1,171 @@
+"""Whether graphs draw what PyTorch draws, in the words of a quantised latent space.
+
+An argmin turns a drift of 1e-6 into another code, so codes are counted, and of those that differ how many were
+near ties. Each stage is compared teacher-forced (fed the reference's inputs: is this stage right?) and
+free-running (fed what the stages before it gave: is the whole right?).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from textual_vision.export.figures import figures_of, joined
+from textual_vision.export.results import (
+    FAIL,
+    FREE_RUNNING,
+    PASS,
+    TEACHER_FORCED,
+    CodeFigures,
+    Figures,
+    FloatFigures,
+    ImageFigures,
+    StageParity,
+)
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+NEAR_TIE_MARGIN = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How far a precision may be from the reference.
+
+    `codes` is the least share of equal codes; where `near_ties_excused`, codes that lost by less than
+    NEAR_TIE_MARGIN count as equal and what follows from them is not held against later stages. `picture_db` is
+    the least PSNR of pictures, `cosine` the least of float tensors. `free_running` tells whether the whole is
+    judged too, or only each stage by itself.
+    """
+
+    codes: float
+    near_ties_excused: bool
+    picture_db: float
+    cosine: float
+    free_running: bool
+
+
+BUDGETS = {
+    "fp32": Budget(codes=1.0, near_ties_excused=True, picture_db=50.0, cosine=0.99999, free_running=True),
+    "fp16": Budget(codes=0.99, near_ties_excused=False, picture_db=40.0, cosine=0.999, free_running=True),
+    "int8": Budget(codes=0.97, near_ties_excused=False, picture_db=32.0, cosine=0.99, free_running=False),
+}
+
+
+def open_sessions(graphs: Mapping[str, bytes], backend: str) -> dict[str, Session]:
+    """Every graph, by its stage's name, loaded into `backend`."""
+    return {
+        stage: open_session(graph, SessionOptions(backend=backend, name=f"{stage}.onnx"))
+        for stage, graph in graphs.items()
+    }
+
+
+def parity_of(
+    stages: Sequence[StageSpec],
+    sessions: Mapping[str, Session],
+    batches: Sequence[Batch],
+    *,
+    budget: Budget,
+    backend: str,
+) -> tuple[StageParity, ...]:
+    """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
+    forced = [_forced(stages, sessions, batch) for batch in batches]
+    free = [_free(stages, sessions, batch) for batch in batches]
+    clean = [np.ones(len(batch.prompts), bool) for batch in batches]
+    found = []
+    for stage in stages:
+        found.append(_judged(stage, batches, forced, clean, budget, (TEACHER_FORCED, backend)))
+    for stage in stages:
+        found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
+        if budget.near_ties_excused:
+            clean = [
+                c & _same_codes(stage, batch, tensors)
+                for c, batch, tensors in zip(clean, batches, free, strict=True)
+            ]
+    return tuple(found)
+
+
+def verdict_of(parity: Sequence[StageParity]) -> str:
+    """Pass when every comparison does."""
+    return FAIL if any(p.verdict == FAIL for p in parity) else PASS
+
+
+def _forced(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for stage in stages:
+        tensors.update(sessions[stage.name].run({t.name: batch.tensors[t.name] for t in stage.inputs}))
+    return tensors
+
+
+def _free(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
+    given = {t.name for stage in stages for t in stage.outputs}
+    tensors = {name: value for name, value in batch.tensors.items() if name not in given}
+    for stage in stages:
+        tensors.update(sessions[stage.name].run({t.name: tensors[t.name] for t in stage.inputs}))
+    return tensors
+
+
+def _same_codes(stage: StageSpec, batch: Batch, tensors: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+    """Which samples of the batch have all of the stage's codes as the reference has them."""
+    same = np.ones(len(batch.prompts), bool)
+    for tensor in stage.outputs:
+        if tensor.dtype == "int64":
+            equal = batch.tensors[tensor.name] == tensors[tensor.name]
+            if tensor.shape[1] == "tokens":
+                equal |= (batch.tensors["attention_mask"] == 0).reshape(
+                    *equal.shape[:2], *[1] * (equal.ndim - 2)
+                )
+            same &= equal.reshape(len(same), -1).all(1)
+    return same
+
+
+def _judged(
+    stage: StageSpec,
+    batches: Sequence[Batch],
+    outputs: Sequence[Mapping[str, Array]],
+    clean: Sequence[npt.NDArray[np.bool_]],
+    budget: Budget,
+    how: tuple[str, str],
+) -> StageParity:
+    """The stage's figures over all samples; the verdict over the samples that are still `clean`."""
+    mode, backend = how
+    everything = [np.ones_like(c) for c in clean]
+    tensors: dict[str, Figures] = {}
+    reasons = []
+    for tensor in stage.outputs:
+        tensors[tensor.name] = figures_of(joined(tensor, batches, outputs, everything), NEAR_TIE_MARGIN)
+        if mode == FREE_RUNNING and not budget.free_running:
+            continue
+        if any(c.any() for c in clean):
+            judged = figures_of(joined(tensor, batches, outputs, clean), NEAR_TIE_MARGIN)
+            reasons += _shortfalls(tensor.name, judged, budget)
+    return StageParity(
+        stage=stage.name,
+        mode=mode,
+        backend=backend,
+        tensors=tensors,
+        verdict=FAIL if reasons else PASS,
+        reason="; ".join(reasons),
+    )
+
+
+def _shortfalls(name: str, figures: Figures, budget: Budget) -> list[str]:
+    """Where the figures are outside the budget, in words."""
+    if isinstance(figures, CodeFigures):
+        excused = figures.near_ties if budget.near_ties_excused else 0
+        share = (figures.equal + excused) / figures.compared
+        if share < budget.codes:
+            wrong = figures.compared - figures.equal - excused
+            return [
+                f"{name}: {wrong} of {figures.compared} codes differ, {100 * budget.codes:g} % must agree"
+            ]
+    elif isinstance(figures, ImageFigures):
+        if figures.psnr_db is not None and figures.psnr_db < budget.picture_db:
+            return [f"{name}: {figures.psnr_db:.1f} dB, the budget is {budget.picture_db:g} dB"]
+    elif isinstance(figures, FloatFigures) and not figures.cosine >= budget.cosine:
+        return [f"{name}: cosine {figures.cosine:.6f}, the budget is {budget.cosine:g}"]
+    return []

@@ -1,0 +1,71 @@
+"""Which precisions there are, and how each is made of the float32 graphs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from textual_vision.export.samples import Batch
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.manifest import StageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatGraphs:
+    """What a precision starts from.
+
+    `stages` in running order; `fp32` and `fp16` hold a serialised graph per stage name; `batches` are real
+    drawings with every stage's inputs, to calibrate on and to look for overflow; `target` is what the graphs
+    are for: "cpu" or "tensorrt".
+    """
+
+    stages: tuple[StageSpec, ...]
+    fp32: Mapping[str, bytes]
+    fp16: Mapping[str, bytes]
+    batches: Sequence[Batch]
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionGraphs:
+    """A graph per stage name, and what making them found out, as plain JSON."""
+
+    graphs: dict[str, bytes]
+    notes: dict[str, object] = field(default_factory=dict)
+
+
+Convert = Callable[[FloatGraphs], PrecisionGraphs]
+
+
+def fp32_from_float(source: FloatGraphs) -> PrecisionGraphs:
+    """The float32 graphs themselves."""
+    return PrecisionGraphs(graphs=dict(source.fp32))
+
+
+# name → "module:function" of a `Convert`; a module is imported only when its precision is asked for
+PRECISIONS = {
+    "fp32": "textual_vision.export.precision:fp32_from_float",
+    "fp16": "textual_vision.export.half:fp16_from_float",
+    "int8": "textual_vision.export.quantise:int8_from_float",
+}
+
+
+def check_precision(name: str) -> None:
+    """UsageError unless `name` is one of PRECISIONS and what makes it is there."""
+    if name not in PRECISIONS:
+        near = difflib.get_close_matches(name, PRECISIONS, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown precision {name!r}", f"{meant}there are: {', '.join(PRECISIONS)}")
+    module = PRECISIONS[name].partition(":")[0]
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"precision {name!r} is not part of this installation: no {module}", "use another")
+
+
+def convert(name: str, source: FloatGraphs) -> PrecisionGraphs:
+    """The graphs of precision `name`."""
+    module, _, function = PRECISIONS[name].partition(":")
+    make: Convert = getattr(importlib.import_module(module), function)
+    return make(source)

@@ -1,0 +1,131 @@
+"""Steps of a build that are not done twice: results are kept by the digest of what they depend on.
+
+A kept result is a file named by a SHA-256 over the step's name, its inputs, our own source and the versions of
+the libraries involved. An interrupted build goes on where it stopped, and changing one option redoes only what
+depends on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from textual_vision.export.results import StepTiming
+from textual_vision.runtime.files import write_whole
+
+CACHE_LIMIT_BYTES = 2 << 30
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
+
+Tell = Callable[[StepTiming], None]
+
+
+class Steps:
+    """Runs steps, keeps what they give in `folder` (None: keep nothing), and times them."""
+
+    def __init__(self, folder: Path | None, tell: Tell | None = None) -> None:
+        self.folder = folder
+        self.timings: list[StepTiming] = []
+        self._tell = tell
+
+    def run(self, name: str, depends_on: object, work: Callable[[], bytes]) -> bytes:
+        """`work()`, or what it gave for the same `depends_on` (anything that JSON can hold) before."""
+        start = time.perf_counter()
+        place = None if self.folder is None else self.folder / digest_of([name, depends_on, base_digest()])
+        if place is not None and place.is_file():
+            data = place.read_bytes()
+            place.touch()  # the least recently used go first
+            self._note(name, start, cached=True)
+            return data
+        data = work()
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, data)
+        self._note(name, start, cached=False)
+        return data
+
+    def timed(self, name: str, work: Callable[[], object]) -> None:
+        """`work()`, never kept, but timed."""
+        start = time.perf_counter()
+        work()
+        self._note(name, start, cached=False)
+
+    def prune(self) -> None:
+        """Drops the least recently used results above CACHE_LIMIT_BYTES."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        files = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        total = 0
+        for file in files:
+            total += file.stat().st_size
+            if total > CACHE_LIMIT_BYTES:
+                file.unlink(missing_ok=True)
+
+    def _note(self, name: str, start: float, *, cached: bool) -> None:
+        timing = StepTiming(name=name, seconds=time.perf_counter() - start, cached=cached)
+        self.timings.append(timing)
+        if self._tell is not None:
+            self._tell(timing)
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """Several results as one: an uncompressed zip."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def unpacked(data: bytes) -> dict[str, bytes]:
+    """What `packed` was given."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def default_cache() -> Path:
+    """Where the operating system's conventions put such things."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "textual-vision" / "export"
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of a value as JSON; bytes count by their own digest."""
+
+    def plain(item: object) -> object:
+        if isinstance(item, bytes):
+            return hashlib.sha256(item).hexdigest()
+        raise TypeError(f"{type(item).__name__} is not part of a digest")
+
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=plain).encode()).hexdigest()
+
+
+@functools.cache
+def base_digest() -> str:
+    """Of our own source and the libraries' versions: whatever is computed may depend on them."""
+    packages = Path(__file__).parent.parent
+    sources = sorted(
+        path
+        for name in ("export", "training", "runtime", "calibration")
+        for path in (packages / name).glob("**/*.py")
+    )
+    return digest_of([versions(), [path.read_bytes() for path in sources]])
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that a build uses."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

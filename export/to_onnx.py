@@ -1,0 +1,112 @@
+"""A stage as an ONNX graph, by torch's dynamo exporter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+import torch
+
+from textual_vision.export.samples import Array
+from textual_vision.export.stages import BATCH, TOKENS, Stage
+from textual_vision.runtime.errors import UsageError
+
+OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
+OPSET_NEWEST_OF_TENSORRT_10 = 20
+BATCH_LIMIT = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """`tokens` None leaves the number of tokens open, up to `max_tokens`; else it is fixed."""
+
+    opset: int = OPSET_NEWEST_OF_TENSORRT_10
+    tokens: int | None = None
+    max_tokens: int = 32
+
+
+def opset_newest() -> int:
+    """The newest opset that the installed ONNX library and torch's exporter both know."""
+    from torch.onnx._constants import ONNX_MAX_OPSET
+
+    return min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
+
+
+def check_opset(opset: int) -> None:
+    """UsageError unless this machine's tools can write `opset`."""
+    newest = opset_newest()
+    if not OPSET_LOWEST <= opset <= newest:
+        hint = (
+            f"{OPSET_NEWEST_OF_TENSORRT_10} is the newest that TensorRT 10 reads, 17 that TensorRT 8.6 does"
+        )
+        raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
+
+
+def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportOptions) -> onnx.ModelProto:
+    """The stage's graph, checked; `example` holds its inputs for at least two prompts of several tokens.
+
+    Raises UsageError naming the module and its line when an operator cannot be exported.
+    """
+    check_opset(options.opset)
+    program = _program_from_stage(stage, example, options)
+    model: onnx.ModelProto = program.model_proto
+    check(model)
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """ONNX's own checker, types and shapes included; a failure is our bug."""
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _program_from_stage(
+    stage: Stage, example: Mapping[str, Array], options: ExportOptions
+) -> torch.onnx.ONNXProgram:
+    inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                stage.module.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=options.opset,
+                external_data=False,
+                optimize=False,
+                verbose=False,
+                input_names=[spec.name for spec in stage.spec.inputs],
+                output_names=[spec.name for spec in stage.spec.outputs],
+                dynamic_shapes=_dynamic_shapes(stage, options),
+            )
+        except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
+            raise UsageError(f"stage {stage.name!r} cannot be exported: {error}") from error
+    assert program is not None
+    return program
+
+
+def _dynamic_shapes(stage: Stage, options: ExportOptions) -> tuple[dict[int, torch.export.Dim], ...]:
+    sizes = {BATCH: torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)}
+    if options.tokens is None:
+        sizes[TOKENS] = torch.export.Dim(TOKENS, min=1, max=options.max_tokens)
+    return tuple(
+        {axis: sizes[size] for axis, size in enumerate(spec.shape) if isinstance(size, str) and size in sizes}
+        for spec in stage.spec.inputs
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks of things that are no concern of the user's: torchvision, its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
