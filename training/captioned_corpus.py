@@ -20,6 +20,7 @@ from textual_vision.training.corpus import (
     SCHEMA,
     SUMMARY,
     json_from_record,
+    npy_header,
     refuse_foreign_folder,
     replace_folder,
 )
@@ -94,12 +95,6 @@ def _write_pictures(
         pictures.seek(0)
         pictures.write(npy_header(sum(splits.values()), size))
     return splits
-
-
-def npy_header(count: int, size: int) -> bytes:
-    """The first 128 bytes of an .npy file, version 1.0, that holds uint8 (count, size, size, 3)."""
-    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {size}, {size}, 3), }}"
-    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"
 
 
 def _record(entry: Entry) -> Record:

@@ -85,6 +85,12 @@ def json_from_record(record: Record) -> str:
     return json.dumps(asdict(record), ensure_ascii=False)
 
 
+def npy_header(count: int, size: int) -> bytes:
+    """The first 128 bytes of an .npy file, version 1.0, that holds uint8 (count, size, size, 3)."""
+    fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {size}, {size}, 3), }}"
+    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"
+
+
 def refuse_foreign_folder(folder: Path) -> None:
     """UsageError when `folder` holds anything but a corpus: writing one there would delete it."""
     if not folder.exists():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from textual_vision.training.corpus import (
     SCHEMA,
     SUMMARY,
     json_from_record,
+    npy_header,
     refuse_foreign_folder,
     replace_folder,
 )
@@ -148,11 +149,9 @@ def _write(
     packages: Iterable[Package],
     progress: Progress,
 ) -> dict[str, Any]:
-    shape = (len(drawings), size, size, 3)
-    pictures = np.lib.format.open_memmap(folder / PICTURES, mode="w+", dtype=np.uint8, shape=shape)
-    _render_into(pictures, drawings, size, workers, progress)
-    pictures.flush()
-    del pictures
+    with (folder / PICTURES).open("wb") as pictures:
+        pictures.write(npy_header(len(drawings), size))
+        _render_into(pictures, drawings, size, workers, progress)
     records = [drawing.record for drawing in drawings]
     lines = "".join(f"{json_from_record(record)}\n" for record in records)
     (folder / RECORDS).write_text(lines, "utf-8")
@@ -171,28 +170,28 @@ def _write(
 
 
 def _render_into(
-    pictures: Pixels, drawings: Sequence[Drawing], size: int, workers: int, progress: Progress
+    pictures: BinaryIO, drawings: Sequence[Drawing], size: int, workers: int, progress: Progress
 ) -> None:
-    starts = range(0, len(drawings), RENDER_CHUNK)
-    jobs = [([drawing.svg for drawing in drawings[start : start + RENDER_CHUNK]], size) for start in starts]
+    """Writes, never maps: a full disk is an error when written to, and a dead process when mapped."""
+    svgs = [drawing.svg for drawing in drawings]
+    jobs = [(svgs[start : start + RENDER_CHUNK], size) for start in range(0, len(svgs), RENDER_CHUNK)]
     if workers <= 1:
-        results: Iterable[Pixels] = map(_render, jobs)
-        _fill(pictures, starts, results, drawings, progress)
+        _write_rendered(pictures, map(_render, jobs), len(svgs), progress)
         return
     with ProcessPoolExecutor(workers) as pool:
-        _fill(pictures, starts, pool.map(_render, jobs), drawings, progress)
+        try:
+            _write_rendered(pictures, pool.map(_render, jobs), len(svgs), progress)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else leaving would first draw all the rest
+            raise
 
 
-def _fill(
-    pictures: Pixels,
-    starts: range,
-    results: Iterable[Pixels],
-    drawings: Sequence[Drawing],
-    progress: Progress,
-) -> None:
-    for start, rendered in zip(starts, results, strict=True):
-        pictures[start : start + len(rendered)] = rendered
-        progress(start + len(rendered), len(drawings))
+def _write_rendered(pictures: BinaryIO, results: Iterable[Pixels], total: int, progress: Progress) -> None:
+    done = 0
+    for rendered in results:
+        pictures.write(rendered.data)
+        done += len(rendered)
+        progress(done, total)
 
 
 def _render(job: tuple[list[str], int]) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
 from textual_vision.training.captioned import Damage, Entry, caption_from_text, picture_from_bytes, samples
-from textual_vision.training.captioned_corpus import build_captioned_corpus, npy_header
+from textual_vision.training.captioned_corpus import build_captioned_corpus
 from textual_vision.training.cli import command
 from textual_vision.training.coco import coco_entries
-from textual_vision.training.corpus import load_corpus
+from textual_vision.training.corpus import load_corpus, npy_header
 from textual_vision.training.folder import folder_entries
 
 
@@ -258,6 +259,18 @@ def test_the_command_writes_a_corpus_and_names_what_it_skipped(pictures: Path, t
     assert json.loads(result.stdout)["pictures"] == 1
     assert "skipped more/c.png" in result.stderr
     assert len(load_corpus(tmp_path / "out").records) == 1
+
+
+def test_a_disk_that_fills_up_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+    write_csv(pictures)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # bytes a file may have
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            corpus_of(tmp_path, folder_entries(pictures))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -141,6 +142,20 @@ def test_an_interrupted_build_leaves_nothing_and_keeps_the_old_corpus(
         build(progress=fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "packages"]
     assert list(load_corpus(tmp_path / "corpus").records) == list(before.records)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_leaves_nothing(
+    build: Callable[..., Path], tmp_path: Path, workers: int
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # bytes a file may have
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            build(workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 
 
 def test_a_folder_that_is_no_corpus_is_never_replaced(build: Callable[..., Path], tmp_path: Path) -> None:
