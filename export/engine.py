@@ -1,0 +1,251 @@
+"""One builder of engines for TensorRT 8.6, 10, 11 and TensorRT-RTX: the library's module is an argument.
+
+Precision lies in the graph (Cast, Q/DQ), which every version reads. Where networks can be strongly typed they
+are; 8.6 cannot, so there the builder is allowed the types that the graph uses. Letting the library choose
+types itself, with the entropy calibrator for INT8, is possible up to 10 and only when asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from textual_vision.export.engine_progress import Report, watched
+from textual_vision.runtime.backends.tensorrt_api import errors_in, last_error, new_logger, offers
+from textual_vision.runtime.engines import ShapeRange
+from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
+
+TABLE_START = "Layers:"
+PRECISIONS_OF_GRAPH = ("fp32", "fp16", "int8")
+
+# What the parser says → what to do about it
+REFUSALS = (
+    (r"DQ_bias|has type Int32 but must have type", "quantise without biases (they stay float32)"),
+    (r"zero.?point", "quantise symmetrically: every zero point 0"),
+    (r"UINT8", "the Cast to uint8 must be the graph's very last node"),
+    (
+        r"QLinear|DynamicQuantizeLinear|ConvInteger|MatMulInteger",
+        "quantise with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
+    ),
+    (r"unsupported|No importer|not found|support", "this operator is not in TensorRT: export without it"),
+)
+OTHER_HINT = "export the bundle again, or build with another version of the library"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How to build; `precision` is the graphs'.
+
+    `workspace_bytes` None leaves all free memory to the library. `compute` names the GPUs of TensorRT-RTX
+    ("8.6"); () is the one that is here. `hardware` is one of engines.COMPATIBILITIES. `dla_core` puts what it
+    can on a Jetson's DLA, the rest on the GPU. `weak` lets the library choose types (≤ 10).
+    """
+
+    precision: str
+    workspace_bytes: int | None = None
+    compute: tuple[str, ...] = ()
+    hardware: str = "none"
+    version_compatible: bool = False
+    dla_core: int | None = None
+    optimization_level: int | None = None
+    weak: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A built engine: its bytes, the types of its inputs and outputs, its layer table when the log had it."""
+
+    plan: bytes
+    dtypes: dict[str, str]
+    table: str | None
+    timing_cache: bytes | None
+
+
+def build_plan(
+    trt: Any,
+    graph: bytes,
+    name: str,
+    profile: dict[str, ShapeRange],
+    settings: EngineSettings,
+    *,
+    report: Report,
+    timing_cache: bytes = b"",
+    calibrator: Any = None,
+) -> Plan:
+    """Build the ONNX `graph` (called `name` in errors) for the shapes of `profile`.
+
+    With `tensorrt` a driver must be there: probe it before. Raises UsageError for what this version cannot
+    do or a profile that does not fit, IntegrityError for a graph it cannot read, TextualVisionError when the
+    build fails.
+    """
+    logger = new_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(network_flags(trt, settings))
+    parser = trt.OnnxParser(network, logger)
+    _parse(parser, graph, name)
+    config = builder.create_builder_config()
+    configure(trt, builder, config, settings, calibrator)
+    _add_profile(builder, config, network, profile, name)
+    cache = _use_timing_cache(trt, config, timing_cache, settings)
+    plan = watched(trt, config, lambda: builder.build_serialized_network(network, config), report)
+    if plan is None:
+        raise TextualVisionError(
+            f"{name}: TensorRT cannot build it: {last_error(logger)}", _build_hint(logger)
+        )
+    return Plan(
+        plan=bytes(plan),
+        dtypes=_dtypes(network),
+        table=next((text for _, text in logger.messages if text.startswith(TABLE_START)), None),
+        timing_cache=bytes(cache.serialize()) if cache is not None else None,
+    )
+
+
+def network_flags(trt: Any, settings: EngineSettings) -> int:
+    """The bits for `create_network`: strongly typed where possible, explicit batch where that is a choice."""
+    if settings.weak and not offers(trt, "BuilderFlag.INT8"):
+        version = trt.__version__
+        raise UsageError(
+            f"TensorRT {version} knows strongly typed networks only",
+            "leave out --weak: the precision is in the bundle's graphs",
+        )
+    if offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weak:
+        return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    if offers(trt, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
+        return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    return 0
+
+
+def configure(trt: Any, builder: Any, config: Any, settings: EngineSettings, calibrator: Any = None) -> None:
+    """Everything in the configuration but the profile; UsageError for what this version cannot do."""
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+    _allow_types(trt, config, settings, calibrator)
+    _choose_gpus(trt, config, settings)
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.dla_core is not None:
+        _use_dla(trt, builder, config, settings.dla_core)
+
+
+def _allow_types(trt: Any, config: Any, settings: EngineSettings, calibrator: Any) -> None:
+    """Flags of a weakly typed network: always so in 8.6, later only when asked for."""
+    weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+    if not weak or not offers(trt, "BuilderFlag.INT8"):
+        return
+    if settings.precision in ("fp16", "int8"):
+        config.set_flag(trt.BuilderFlag.FP16)
+    if settings.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+        if calibrator is not None:
+            config.int8_calibrator = calibrator
+
+
+def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
+    if settings.hardware == "ampere+":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    elif settings.hardware == "same-compute-capability":
+        if not offers(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
+            hint = "use a newer TensorRT, or --hardware ampere+"
+            raise UsageError(f"TensorRT {trt.__version__} has no same-compute-capability mode", hint)
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+    if settings.compute:
+        _choose_compute(trt, config, settings.compute)
+
+
+def _choose_compute(trt: Any, config: Any, compute: tuple[str, ...]) -> None:
+    if not offers(trt, "ComputeCapability.SM86"):
+        raise UsageError(
+            "only TensorRT-RTX builds for other GPUs than the one that is here",
+            "leave out --compute-capability and build on the device, or use --target tensorrt-rtx",
+        )
+    members = {name: member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
+    config.num_compute_capabilities = len(compute)
+    for index, version in enumerate(compute):
+        wanted = f"SM{version.replace('.', '')}"
+        if wanted not in members:
+            known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members)
+            raise UsageError(
+                f"TensorRT-RTX {trt.__version__} does not build for compute capability {version}",
+                f"it builds for {known}; for a Jetson use --target tensorrt on the device",
+            )
+        config.set_compute_capability(members[wanted], index)
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    if not 0 <= core < builder.num_DLA_cores:
+        problem = f"DLA core {core} asked for, {builder.num_DLA_cores} are here"
+        raise UsageError(problem, "leave out --dla: only Jetson Xavier and Orin have DLA cores")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _parse(parser: Any, graph: bytes, name: str) -> None:
+    if not graph:  # the parser takes nothing at all for a fine, empty network
+        raise IntegrityError(f"{name}: an empty graph", "export the bundle again")
+    if parser.parse(graph):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    shown = " | ".join(" ".join(error.desc().split())[:200] for error in errors[:3]) or "no reason given"
+    text = " ".join(f"{error.desc()} {error.file()}" for error in errors)
+    hint = next((hint for pattern, hint in REFUSALS if re.search(pattern, text, re.IGNORECASE)), OTHER_HINT)
+    raise IntegrityError(f"{name}: TensorRT cannot read the graph: {shown}", hint)
+
+
+def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, ShapeRange], name: str) -> None:
+    inputs = [network.get_input(index).name for index in range(network.num_inputs)]
+    if set(inputs) != set(profile):
+        problem = f"{name}: the graph takes {sorted(inputs)}, the profile has {sorted(profile)}"
+        raise UsageError(problem, "export the bundle again: manifest and graph do not fit")
+    shapes = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        given = profile[tensor.name]
+        _check_shapes(tuple(tensor.shape), given, f"{name}: {tensor.name}")
+        shapes.set_shape(tensor.name, given.min, given.opt, given.max)
+    if config.add_optimization_profile(shapes) < 0:
+        raise UsageError(f"{name}: TensorRT refuses the profile", "give --batch as MIN,OPT,MAX, rising")
+
+
+def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> None:
+    """UsageError, with the numbers, for what the library would refuse with less to say."""
+    for shape in (given.min, given.opt, given.max):
+        if len(shape) != len(declared) or any(
+            size not in (-1, n) for size, n in zip(declared, shape, strict=True)
+        ):
+            raise UsageError(f"{where}: the graph has shape {declared}, the profile {shape}")
+    if not all(a <= b <= c for a, b, c in zip(given.min, given.opt, given.max, strict=True)):
+        raise UsageError(
+            f"{where}: {given.min} to {given.opt} to {given.max} does not rise", "give --batch as MIN,OPT,MAX"
+        )
+
+
+def _use_timing_cache(trt: Any, config: Any, data: bytes, settings: EngineSettings) -> Any:
+    """Measurements of earlier builds on this device; TensorRT-RTX measures nothing and has none."""
+    if offers(trt, "ComputeCapability"):
+        return None
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")  # of another version: it starts anew
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _dtypes(network: Any) -> dict[str, str]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    return {tensor.name: tensor.dtype.name for tensor in (*inputs, *outputs)}
+
+
+def _build_hint(logger: Any) -> str:
+    text = " ".join(errors_in(logger)).lower()
+    if "memory" in text:
+        return "close other programs, add swap, or give --workspace a smaller size"
+    if "cuda" in text and "35" in text:
+        return "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
+    return "try another precision or version of the library; --verbose shows its whole log"

@@ -1,0 +1,64 @@
+"""What differs between TensorRT 8.6, 10, 11 and TensorRT-RTX is asked for, never assumed from the version.
+
+The library's module is passed around as `trt`. Whatever not every version has is used only where `offers`
+said that this one does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from textual_vision.runtime.engines import check_kind
+from textual_vision.runtime.errors import BackendMissingError
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+INSTALL = {
+    "tensorrt": "pip install 'textual-vision[tensorrt]' (on a Jetson: JetPack's own, apt install tensorrt)",
+    "tensorrt-rtx": "pip install 'textual-vision[rtx]'",
+}
+
+
+def load_library(kind: str) -> ModuleType:
+    """The Python module of `kind`; importing it touches no GPU. Raises BackendMissingError."""
+    check_kind(kind)
+    try:
+        return importlib.import_module(MODULES[kind])
+    except (ImportError, OSError) as error:  # OSError: the bindings are there, their library is not
+        raise BackendMissingError(f"{kind} cannot be loaded: {error}", INSTALL[kind]) from None
+
+
+def offers(trt: Any, path: str) -> bool:
+    """Whether this version has `path`, as in "BuilderFlag.FP16"."""
+    found = trt
+    for name in path.split("."):
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
+
+
+def new_logger(trt: Any) -> Any:
+    """A logger of the library's own kind that keeps what it is told: `messages` [(severity, text), …]."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            self.messages.append((severity.name, text))
+
+    return Log()
+
+
+def errors_in(logger: Any) -> list[str]:
+    """What the library reported as errors, in order."""
+    return [text for severity, text in logger.messages if severity in ("ERROR", "INTERNAL_ERROR")]
+
+
+def last_error(logger: Any) -> str:
+    """The last error in one line, for our own message."""
+    errors = errors_in(logger)
+    return " ".join(errors[-1].split())[:300] if errors else "the library does not say why"
