@@ -101,6 +101,20 @@ def build_plan(
     )
 
 
+def table_from_plan(trt: Any, plan: bytes) -> str:
+    """The layer table of a plan by the library's inspector, which needs the GPU that the plan is for.
+
+    Raises IntegrityError when the plan cannot be loaded.
+    """
+    logger = new_logger(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise IntegrityError(f"TensorRT cannot read its own plan: {last_error(logger)}", OTHER_HINT)
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))
+
+
 def network_flags(trt: Any, settings: EngineSettings) -> int:
     """The bits for `create_network`: strongly typed where possible, explicit batch where that is a choice."""
     if settings.weak and not offers(trt, "BuilderFlag.INT8"):

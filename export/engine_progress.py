@@ -48,7 +48,9 @@ class Progress:
 
 
 def new_monitor(trt: Any, progress: Progress) -> Any:
-    """The library's own kind of monitor, telling `progress`."""
+    """The library's own kind of monitor, telling `progress`; None where it has none."""
+    if not offers(trt, "IProgressMonitor"):
+        return None
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -71,9 +73,9 @@ def watched(
 ) -> T:
     """What `build` returns; meanwhile `report` hears every few seconds how long it takes and where it is."""
     progress = Progress()
-    monitor = None
+    monitor = new_monitor(trt, progress)
     if offers(trt, "IBuilderConfig.progress_monitor"):
-        monitor = config.progress_monitor = new_monitor(trt, progress)
+        config.progress_monitor = monitor
     outcome: list[T] = []
     failure: list[BaseException] = []
 

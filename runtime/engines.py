@@ -203,11 +203,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def check_graphs(bundle: Bundle, spec: EngineSpec, record: EngineRecord) -> None:
     """IntegrityError unless every plan came from the graph that the bundle has now."""
-    graphs = bundle.manifest.precisions[spec.precision].files
+    files = bundle.manifest.files
     command = rebuild_command(bundle, spec.precision, record.fingerprint)
     for stage in spec.files:
         built = record.stages.get(stage)
-        now = bundle.manifest.files[graphs[stage]].sha256 if stage in graphs else None
+        now = files[built.graph].sha256 if built is not None and built.graph in files else None
         if built is None or built.graph_sha256 != now:
             was = built.graph_sha256[:12] if built is not None else "nothing"
             problem = f"{spec.files[stage]}: built from a graph {was}…, the bundle's is {str(now)[:12]}…"

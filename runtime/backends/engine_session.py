@@ -18,7 +18,7 @@ from textual_vision.runtime.backends.cuda_buffers import Buffer, DeviceMemory
 from textual_vision.runtime.backends.cudart import CAPTURE_THREAD_LOCAL
 from textual_vision.runtime.backends.session import Array
 from textual_vision.runtime.backends.tensorrt_api import last_error, offers
-from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import StageSpec
 
 NUMPY_TYPES = {
@@ -232,7 +232,9 @@ def scratch_bytes(trt: Any, engine: Any) -> int:
     """How much memory `engine` computes in, beside its tensors and weights."""
     if offers(trt, "ICudaEngine.device_memory_size_v2"):
         return int(engine.device_memory_size_v2)
-    return int(engine.device_memory_size)
+    if offers(trt, "ICudaEngine.device_memory_size"):
+        return int(engine.device_memory_size)
+    raise BackendMissingError(f"TensorRT {trt.__version__} is not known here", "install TensorRT 8.6 to 11")
 
 
 def _in_engine_type(value: Array, tensor: EngineTensor, where: str) -> Array:

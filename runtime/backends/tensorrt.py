@@ -6,6 +6,7 @@ of what is here is compared with each engine's; nothing is built and nothing els
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from textual_vision.runtime.backends.cuda_buffers import DeviceMemory
@@ -14,30 +15,53 @@ from textual_vision.runtime.backends.engine_session import EngineSession, scratc
 from textual_vision.runtime.backends.tensorrt_api import last_error, load_library, new_logger, offers
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import EngineRecord, Fingerprint, find_engines, jetpack_release
-from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError
+from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import EngineSpec
 
+DLA_CORE = "dla_core"  # among the settings in engine.json
 REBUILD_HINT = "build the engines again: tv-export engine BUNDLE --rebuild"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How to run: `cuda_graph` records an engine's launches for each set of shapes and replays them.
+
+    Engines that run with later versions of the library carry code for the computer itself, so they are
+    loaded only with `trust_host_code`: not from a bundle of unknown origin.
+    """
+
+    cuda_graph: bool = False
+    trust_host_code: bool = False
+
+
+DEFAULTS = EngineOptions()
 
 
 class EngineSet:
     """The sessions of all stages, with the memory that they share."""
 
     def __init__(
-        self, trt: Any, bundle: Bundle, spec: EngineSpec, memory: DeviceMemory, *, cuda_graph: bool = False
+        self,
+        trt: Any,
+        bundle: Bundle,
+        spec: EngineSpec,
+        record: EngineRecord,
+        memory: DeviceMemory,
+        options: EngineOptions,
     ) -> None:
         """Load every plan of `spec`; on an error everything taken so far is given back."""
         self._memory, self._logger = memory, new_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
         self.sessions: dict[str, EngineSession] = {}
+        self._runtime: Any = None
         try:
+            self._runtime = _new_runtime(trt, self._logger, record, options)
             engines = {
                 name: engine_from_plan(trt, self._runtime, bundle.read(file), file, self._logger)
                 for name, file in spec.files.items()
             }
             for stage in bundle.manifest.stages:
                 self.sessions[stage.name] = EngineSession(
-                    trt, engines[stage.name], stage, memory, self._logger, cuda_graph=cuda_graph
+                    trt, engines[stage.name], stage, memory, self._logger, cuda_graph=options.cuda_graph
                 )
             self._share_scratch(max(scratch_bytes(trt, engines[name]) for name in self.sessions))
         except BaseException:
@@ -59,26 +83,40 @@ class EngineSet:
 
 
 def open_engines(
-    bundle: Bundle, precision: str, kind: str, *, cuda_graph: bool = False, cuda: CudaRuntime | None = None
+    bundle: Bundle,
+    precision: str,
+    kind: str,
+    options: EngineOptions = DEFAULTS,
+    *,
+    cuda: CudaRuntime | None = None,
+    trt: Any = None,
 ) -> EngineSet:
     """The engines of `precision` that fit this device, ready to run; `kind` is tensorrt or tensorrt-rtx.
 
-    Raises BackendMissingError (no library, driver or GPU), DeviceMismatchError (no engine for this device),
-    IntegrityError (a damaged plan, or one that came from other graphs) and TextualVisionError (no memory).
+    `cuda` and `trt` None are the installed libraries. Raises BackendMissingError (no library, driver or GPU),
+    DeviceMismatchError (no engine for this device), IntegrityError (a damaged plan, or one that came from
+    other graphs), UsageError (an engine with host code) and TextualVisionError (no memory).
     """
     cuda = cuda if cuda is not None else load_cudart()
     device = probe(cuda)
-    trt = load_library(kind)
-    spec, _ = fitting_engines(trt, bundle, precision, kind, device)
+    trt = trt if trt is not None else load_library(kind)
+    spec, record = find_engines(bundle, precision, fingerprint_here(trt, kind, device))
     memory = DeviceMemory(cuda, integrated=device.integrated)
-    return EngineSet(trt, bundle, spec, memory, cuda_graph=cuda_graph)
+    return EngineSet(trt, bundle, spec, record, memory, options)
 
 
-def fitting_engines(
-    trt: Any, bundle: Bundle, precision: str, kind: str, device: Device
-) -> tuple[EngineSpec, EngineRecord]:
-    """The bundle's engines for `device` and the loaded library; see `engines.find_engines`."""
-    return find_engines(bundle, precision, fingerprint_here(trt, kind, device))
+def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineOptions) -> Any:
+    runtime = trt.Runtime(logger)
+    if record.fingerprint.version_compatible:
+        if not options.trust_host_code:
+            raise UsageError(
+                f"{record.fingerprint.name} engines carry code for the computer itself",
+                "build them here without --version-compatible, or load them with trust_host_code=True",
+            )
+        runtime.engine_host_code_allowed = True
+    if DLA_CORE in record.settings:
+        runtime.DLA_core = int(record.settings[DLA_CORE])
+    return runtime
 
 
 def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
@@ -94,8 +132,7 @@ def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
 
 def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any) -> Any:
     """The engine in the plan's bytes; IntegrityError or DeviceMismatchError when the library refuses it."""
-    if offers(trt, "Runtime.get_engine_validity"):
-        refuse_invalid_plan(trt, runtime, plan, name)
+    refuse_invalid_plan(trt, runtime, plan, name)
     if not plan:
         raise IntegrityError(f"{name}: an empty plan", REBUILD_HINT)
     engine = runtime.deserialize_cuda_engine(plan)
@@ -114,15 +151,11 @@ def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str) -> None:
     validity, bits = runtime.get_engine_validity(plan)
     if validity != trt.EngineValidity.INVALID:
         return
-    found = _diagnostics(trt, int(bits))
+    known = trt.EngineInvalidityDiagnostics.__members__.items()
+    found = [problem for problem, member in known if int(bits) & int(member)]
     message = f"{name}: TensorRT-RTX refuses the plan: {', '.join(found) or 'unreadable'}"
     if not found or "MALFORMED_ENGINE" in found:
         raise IntegrityError(message, REBUILD_HINT)
     if "INSUFFICIENT_GPU_MEMORY" in found:
         raise TextualVisionError(message, "close other programs that use the GPU")
     raise DeviceMismatchError(message, REBUILD_HINT)
-
-
-def _diagnostics(trt: Any, bits: int) -> list[str]:
-    members = trt.EngineInvalidityDiagnostics.__members__.items()
-    return [name for name, member in members if bits & int(member)]
