@@ -1,0 +1,167 @@
+"""Which parts of a graph can be integers, and which tensors must then share a scale.
+
+A *layer* is a node with constant weights: a convolution, a matrix product, or a table that rows are looked up
+in. Each can be in one of three modes:
+
+int8      weights and what the node reads are int8; the product is computed in integers
+weights   weights are stored in int8 and computed with in float: a quarter of the size, nothing else changes
+float     as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+INT8, WEIGHTS, FLOAT = "int8", "weights", "float"
+MODES = (INT8, WEIGHTS, FLOAT)
+CONV, LINEAR, TABLE = "conv", "linear", "table"
+KINDS = {"Conv": CONV, "MatMul": LINEAR, "Gemm": LINEAR, "Gather": TABLE, "GatherND": TABLE}
+# Ops that only move values: what is exact in int8 before them is exact after them, with the same scale.
+MOVING = frozenset(
+    {"DepthToSpace", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"}
+)
+SMALLEST_WEIGHT = 256  # values: below it a scale and a node cost more than they save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A node with constant weights. `axis` is that of the weights' output channels (None: one scale for all).
+
+    `activation` is the tensor that the node reads, None for tables; `output` is what it gives, and also
+    identifies the node.
+    """
+
+    name: str
+    kind: str
+    weight: str
+    parameters: int
+    axis: int | None
+    activation: str | None
+    output: str
+
+
+def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
+    """Every node that could hold int8 weights, in the graph's order; names are unique."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = readers_of(model)
+    found: dict[str, Layer] = {}
+    for node in model.graph.node:
+        weight = _weight_of(node, constants)
+        if weight is None:
+            continue
+        name = _name_of(node, weight, readers, constants)
+        if name in found:
+            name = f"{name}@{node.output[0]}"
+        found[name] = Layer(
+            name=name,
+            kind=KINDS[node.op_type],
+            weight=weight,
+            parameters=int(np.prod(constants[weight].dims)),
+            axis=_channel_axis(node, len(constants[weight].dims)),
+            activation=None if KINDS[node.op_type] == TABLE else node.input[0],
+            output=node.output[0],
+        )
+    return tuple(found.values())
+
+
+def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Tensor → the nodes that read it."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, str]:
+    """Every activation that gets Q/DQ, with the tensor whose scale it takes (often its own).
+
+    Those are: what an int8 layer reads; what an int8 convolution gives (else ONNX Runtime cannot run it in
+    integers); and whatever moving ops make of that. Convolutions' outputs that are moved, and what is looked
+    up in an int8 table and then only moved, share the scale of where they come from: no backend has to
+    requantise. Residual additions stay in float: sharing one scale among their operands cost ONNX Runtime
+    three of seven integer convolutions, and gained OpenVINO nothing.
+    """
+    layers = {layer.output: layer for layer in layers_of(model)}
+    chosen = {layer.output: layer for layer in layers.values() if modes.get(layer.name, FLOAT) == INT8}
+    groups = {layer.activation: layer.activation for layer in chosen.values() if layer.activation is not None}
+    moved_from: dict[str, str] = {}
+    for node in model.graph.node:
+        source = node.input[0] if node.input else ""
+        layer = layers.get(node.output[0])
+        if layer is not None and modes.get(layer.name, FLOAT) != FLOAT and layer.kind == TABLE:
+            moved_from[layer.output] = layer.weight
+        elif layer is not None and layer.output in chosen and layer.kind == CONV:
+            groups[layer.output] = moved_from[layer.output] = layer.output
+        elif node.op_type in MOVING and source in moved_from:
+            for output in node.output:
+                moved_from[output] = moved_from[source]
+                if moved_from[source] in groups or output in groups:
+                    groups[output] = moved_from[source]
+    return groups
+
+
+def activations_of(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Every activation whose range any choice of modes could need: own scales only."""
+    layers = layers_of(model)
+    groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
+    return tuple(dict.fromkeys(root for root in groups.values()))
+
+
+def default_modes(layers: tuple[Layer, ...], lowest: str) -> dict[str, str]:
+    """`lowest` mode for all layers that are worth it; tables are stored, never computed with."""
+    worth = [layer for layer in layers if layer.parameters >= SMALLEST_WEIGHT]
+    return {layer.name: WEIGHTS if layer.kind == TABLE and lowest == INT8 else lowest for layer in worth}
+
+
+def _weight_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> str | None:
+    if node.op_type not in KINDS or len(node.input) < 2:
+        return None
+    place = 0 if KINDS[node.op_type] == TABLE else 1
+    weight, other = node.input[place], node.input[1 - place]
+    if weight not in constants or other in constants or constants[weight].data_type != onnx.TensorProto.FLOAT:
+        return None
+    return weight if len(constants[weight].dims) >= 2 else None
+
+
+def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
+    """Output channels: rows of a convolution, columns of a matrix; batches and tables have one scale."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+    return 1 if node.op_type == "MatMul" and rank == 2 else None
+
+
+def _name_of(
+    node: onnx.NodeProto,
+    weight: str,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    constants: Mapping[str, onnx.TensorProto],
+) -> str:
+    """What the layer is called in the model: by its weight, else by the bias that is added next."""
+    for name in (weight, *_bias_names(node, readers, constants)):
+        if "." in name:
+            return name.removesuffix(".weight").removesuffix(".bias")
+    return node.name or node.output[0]
+
+
+def _bias_names(
+    node: onnx.NodeProto,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    constants: Mapping[str, onnx.TensorProto],
+) -> Iterator[str]:
+    for reader in readers.get(node.output[0], []):
+        if reader.op_type == "Add":
+            yield from (name for name in reader.input if name in constants)
+
+
+def array_of(model: onnx.ModelProto, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """A constant's values."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return np.asarray(numpy_helper.to_array(tensor))

@@ -1,0 +1,258 @@
+"""A graph with explicit Q/DQ, as ONNX Runtime, OpenVINO, TensorRT 8.6 to 11 and TensorRT-RTX read it.
+
+Symmetric int8 with zero points 0 and float32 scales; one scale a channel for weights, one a tensor for
+activations; biases stay in float (an int32 bias behind Q/DQ is what TensorRT refuses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from textual_vision.calibration.ranges import LEVELS
+from textual_vision.export.quantise_plan import FLOAT, INT8, TABLE, Layer, layers_of, scale_groups
+from textual_vision.runtime.errors import UsageError
+
+Float32 = npt.NDArray[np.float32]
+
+SMALLEST_SCALE = 1e-12  # of a channel that is all zeros
+SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the channel's limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedWeight:
+    """`values` int8 in the weight's shape; `scales` float32 (channels,) or () for one scale."""
+
+    values: npt.NDArray[np.int8]
+    scales: Float32
+    axis: int | None
+
+    def dequantised(self) -> Float32:
+        """What the backends compute with."""
+        return self.values.astype(np.float32) * _broadcast(self.scales, self.values.ndim, self.axis)
+
+
+def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantisedWeight:
+    """Round `weight` to int8, a scale for each index of `axis` (None: one scale).
+
+    With `search`, each channel's limit is the one of a few below its largest weight with the least squared
+    error; without, the largest weight itself.
+    """
+    axes = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
+    largest = np.abs(weight).max(axis=axes)
+    best_scales = _scales(largest)
+    best_error = _squared_error(weight, best_scales, axis, axes)
+    for shrink in SHRINKS[1:] if search else ():
+        scales = _scales(largest * shrink)
+        error = _squared_error(weight, scales, axis, axes)
+        better = error < best_error
+        best_scales = np.where(better, scales, best_scales).astype(np.float32)
+        best_error = np.where(better, error, best_error)
+    return QuantisedWeight(values=_rounded(weight, best_scales, axis), scales=best_scales, axis=axis)
+
+
+def quantised_graph(
+    model: onnx.ModelProto, modes: Mapping[str, str], thresholds: Mapping[str, float]
+) -> onnx.ModelProto:
+    """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
+
+    `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
+    that becomes 127. Raises UsageError for a layer that the graph does not have, or an activation without a
+    range.
+    """
+    layers = {layer.name: layer for layer in layers_of(model)}
+    if unknown := sorted(set(modes) - set(layers)):
+        raise UsageError(
+            f"no layer {unknown[0]!r} in graph {model.graph.name!r}", "see `tv-export sensitivity`"
+        )
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    weights = {
+        layer.weight: quantised_weight(_constant(graph, layer.weight), layer.axis)
+        for layer in layers.values()
+        if modes.get(layer.name, FLOAT) != FLOAT
+    }
+    scales = _activation_scales(model, modes, thresholds, weights)
+    _write(graph, layers, modes, weights, scales)
+    return graph
+
+
+def _activation_scales(
+    model: onnx.ModelProto,
+    modes: Mapping[str, str],
+    thresholds: Mapping[str, float],
+    weights: Mapping[str, QuantisedWeight],
+) -> dict[str, float]:
+    """Every tensor that gets Q/DQ with its scale; rows of an int8 table keep the table's."""
+    scales = {}
+    for tensor, root in scale_groups(model, modes).items():
+        if root in weights:
+            scales[tensor] = float(weights[root].scales)
+        elif root in thresholds:
+            scales[tensor] = float(np.float32(thresholds[root] / LEVELS))
+        else:
+            raise UsageError(
+                f"no range for the activation {root!r}", "calibrate again: the cache is of another graph"
+            )
+    return scales
+
+
+def _write(
+    graph: onnx.ModelProto,
+    layers: Mapping[str, Layer],
+    modes: Mapping[str, str],
+    weights: Mapping[str, QuantisedWeight],
+    scales: Mapping[str, float],
+) -> None:
+    by_output = {layer.output: layer for layer in layers.values()}
+    int8_layers = {layer.output for layer in layers.values() if modes.get(layer.name) == INT8}
+    from_conv = {
+        tensor for tensor, root in scale_groups(graph, modes).items() if root != tensor or root in int8_layers
+    }
+    rows = _row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name, FLOAT) != FLOAT])
+    nodes: list[onnx.NodeProto] = []
+    written: set[str] = set()
+    for node in graph.graph.node:
+        layer = by_output.get(node.output[0])
+        if layer is not None and modes.get(layer.name, FLOAT) != FLOAT:
+            if layer.weight not in written:
+                nodes.append(_weight_node(graph, layer.weight, weights[layer.weight]))
+                written.add(layer.weight)
+            _replace(node, layer.weight, f"{layer.weight}.dequantised")
+        for tensor in set(node.input) & set(scales):
+            # Only int8 layers read what others also read in float: the residual additions beside them.
+            if node.output[0] in int8_layers or tensor in from_conv:
+                nodes += _reading_nodes(graph, tensor, node, scales[tensor])
+        for tensor in set(node.input) & set(rows):
+            _replace(node, tensor, f"{tensor}.dequantised")
+        nodes.append(node)
+        if node.output[0] in rows:
+            nodes += _row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
+    _put_nodes(graph, nodes)
+
+
+def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantisedWeight) -> onnx.NodeProto:
+    zeros = np.zeros(weight.scales.shape, np.int8)
+    names = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
+    for constant, value in zip(names, (weight.values, weight.scales, zeros), strict=True):
+        graph.graph.initializer.append(numpy_helper.from_array(value, constant))
+    axis = {} if weight.axis is None else {"axis": weight.axis}
+    return helper.make_node(
+        "DequantizeLinear", names, [f"{name}.dequantised"], name=f"{name}.dequantise", **axis
+    )
+
+
+def _row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, list[int]]:
+    """Rows that are looked up in int8 tables, each with the Reshape that leaves it as it is."""
+    tables = {layer.output: layer for layer in layers if layer.kind == TABLE}
+    gathers = {node.output[0] for node in graph.graph.node if node.op_type == "Gather"} & set(tables)
+    if not gathers:
+        return {}
+    known = onnx.shape_inference.infer_shapes(graph).graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*known.value_info, *known.input, *known.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    return {
+        name: [0] * (ranks[name] - 1) + [int(_constant(graph, tables[name].weight).shape[-1])]
+        for name in gathers
+        if name in ranks
+    }
+
+
+def _row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:
+    """Rows of an int8 table as int8 and back, with the table's own scale: nothing changes.
+
+    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole table
+    at every run, unless it finds the rows quantised again; and it must not find a plain pair of Q and DQ
+    there, which it turns to uint8 before it looks. Hence a Reshape between them that reshapes nothing.
+    """
+    constants = [f"{table.weight}.scale", f"{table.weight}.zero_point"]
+    row, name = table.output, f"{table.output}.rows"
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape"))
+    return [
+        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node("Reshape", [f"{name}.int8", f"{name}.shape"], [f"{name}.same"], name=f"{name}.same"),
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}.same", *constants],
+            [f"{row}.dequantised"],
+            name=f"{name}.dequantise",
+        ),
+    ]
+
+
+def _reading_nodes(
+    graph: onnx.ModelProto, tensor: str, reader: onnx.NodeProto, scale: float
+) -> list[onnx.NodeProto]:
+    """Q/DQ for one reader alone: a product that shares them with others stays in float in ONNX Runtime."""
+    constants = [f"{tensor}.scale", f"{tensor}.zero_point"]
+    if not any(known.name == constants[0] for known in graph.graph.initializer):
+        graph.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), constants[0]))
+        graph.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), constants[1]))
+    name = f"{tensor}.for.{reader.output[0]}"
+    _replace(reader, tensor, f"{name}.dequantised")
+    return [
+        helper.make_node("QuantizeLinear", [tensor, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}.int8", *constants],
+            [f"{name}.dequantised"],
+            name=f"{name}.dequantise",
+        ),
+    ]
+
+
+def _put_nodes(graph: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """Replace the graph's nodes; drop constants that nothing reads any more, and notes about the tracing."""
+    kept_nodes = list(nodes)
+    del graph.graph.node[:]
+    graph.graph.node.extend(kept_nodes)
+    used = {name for node in kept_nodes for name in node.input} | {out.name for out in graph.graph.output}
+    kept = [tensor for tensor in graph.graph.initializer if tensor.name in used]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.graph.value_info[:]
+
+
+def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
+    for place, name in enumerate(node.input):
+        if name == old:
+            node.input[place] = new
+
+
+def _constant(graph: onnx.ModelProto, name: str) -> Float32:
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+    return np.asarray(numpy_helper.to_array(tensor), np.float32)
+
+
+def _scales(largest: npt.NDArray[np.floating]) -> Float32:
+    return np.maximum(np.asarray(largest, np.float64) / LEVELS, SMALLEST_SCALE).astype(np.float32)
+
+
+def _rounded(weight: Float32, scales: Float32, axis: int | None) -> npt.NDArray[np.int8]:
+    steps = weight / _broadcast(scales, weight.ndim, axis)
+    return np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
+
+
+def _squared_error(
+    weight: Float32, scales: Float32, axis: int | None, axes: tuple[int, ...] | None
+) -> Float32:
+    back = _rounded(weight, scales, axis) * _broadcast(scales, weight.ndim, axis)
+    error: Float32 = ((weight - back) ** 2).sum(axis=axes)
+    return error
+
+
+def _broadcast(scales: Float32, rank: int, axis: int | None) -> Float32:
+    if axis is None:
+        return scales
+    return scales.reshape([-1 if i == axis else 1 for i in range(rank)])
