@@ -98,6 +98,7 @@ class EngineRecord:
     precision: str
     settings: dict[str, str]
     stages: dict[str, StageEngine]
+    dla_core: int | None = None
 
 
 def engine_folder(fingerprint: Fingerprint, precision: str) -> str:

@@ -18,7 +18,6 @@ from textual_vision.runtime.engines import EngineRecord, Fingerprint, find_engin
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import EngineSpec
 
-DLA_CORE = "dla_core"  # among the settings in engine.json
 REBUILD_HINT = "build the engines again: tv-export engine BUNDLE --rebuild"
 
 
@@ -114,8 +113,8 @@ def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineOpt
                 "build them here without --version-compatible, or load them with trust_host_code=True",
             )
         runtime.engine_host_code_allowed = True
-    if DLA_CORE in record.settings:
-        runtime.DLA_core = int(record.settings[DLA_CORE])
+    if record.dla_core is not None:
+        runtime.DLA_core = record.dla_core
     return runtime
 
 

@@ -1,0 +1,358 @@
+"""Engines into a bundle: build every stage, check what the engine says of itself, write all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textual_vision.export.bundle import write_bundle
+from textual_vision.export.engine import EngineSettings, Plan, build_plan, table_from_plan
+from textual_vision.export.engine_check import (
+    check_int8,
+    count_types,
+    layers_from_table,
+    node_types,
+    product_nodes,
+)
+from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
+from textual_vision.runtime.backends.cudart import Device, load_cudart, probe
+from textual_vision.runtime.backends.session import choice_hint
+from textual_vision.runtime.backends.tensorrt_api import load_library
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.engines import (
+    ENGINE_JSON,
+    ENGINE_SCHEMA_VERSION,
+    EngineRecord,
+    Fingerprint,
+    LayerCount,
+    ShapeRange,
+    StageEngine,
+    bytes_from_record,
+    check_graphs,
+    check_kind,
+    engine_folder,
+    jetpack_release,
+    read_record,
+)
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.manifest import BatchProfile, EngineSpec, Manifest, StageSpec
+
+MINIMUM_TOKENS = 2  # the two special tokens of an empty prompt
+RTX_DEFAULT_COMPUTE = ("8.0",)
+IN_FINGERPRINT = ("precision", "compute", "hardware", "version_compatible", "dla_core")
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What `tv-export engine` can be told; `batch` None is the manifest's, `settings` go to the builder.
+
+    `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
+    """
+
+    kind: str
+    settings: EngineSettings
+    batch: BatchProfile | None = None
+    rebuild: bool = False
+    ignore_memory: bool = False
+    calibration_cache: bytes | None = None
+    timing_folder: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """One stage's engine: its size, how long it took, and what it computes in (None: it does not tell)."""
+
+    stage: str
+    file: str
+    bytes: int
+    seconds: float
+    count: LayerCount | None
+    int8_meant: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """What was added; `kept` when fitting engines were there already and nothing was built."""
+
+    fingerprint: str
+    precision: str
+    kept: bool
+    stages: tuple[StageResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A build under way."""
+
+    trt: Any
+    bundle: Bundle
+    options: EngineOptions
+    fingerprint: Fingerprint
+    tell: Tell
+
+
+def add_engines(
+    path: Path, options: EngineOptions, *, tell: Tell, trt: Any = None, device: Device | None = None
+) -> EngineResult:
+    """Build the engines of every stage into the bundle at `path`; the bundle is replaced when all are done.
+
+    `trt` and `device` None are the installed library and the GPU that is here. Raises UsageError (no such
+    precision or option in this version), BackendMissingError (no library, driver or GPU), BudgetError
+    (layers that should run in INT8 do not), DeviceMismatchError (too little memory), IntegrityError (a graph
+    that the library cannot read, engines of an older graph without `rebuild`), TextualVisionError.
+    """
+    check_kind(options.kind)
+    bundle = Bundle(path)
+    precision = options.settings.precision
+    if precision not in bundle.manifest.precisions:
+        hint = choice_hint(precision, list(bundle.manifest.precisions))
+        raise UsageError(f"the bundle has no precision {precision!r}", hint)
+    if device is None and options.kind == "tensorrt":
+        device = probe(load_cudart())  # before the library is loaded: it crashes without a driver
+    trt = load_library(options.kind) if trt is None else trt
+    fingerprint = fingerprint_to_build(trt, options, device)
+    job = _Job(trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, tell=tell)
+    if (kept := _kept(job)) is not None:
+        return kept
+    return _write(job, *_build_stages(job))
+
+
+def fingerprint_to_build(trt: Any, options: EngineOptions, device: Device | None) -> Fingerprint:
+    """What the engines will be for: the GPU that is here, or those that were named.
+
+    TensorRT-RTX builds, when no GPU is named, one engine for every GPU from compute capability 8.0 on.
+    """
+    settings, compatibility = options.settings, options.settings.hardware
+    compute = settings.compute
+    if not compute and options.kind == "tensorrt-rtx":
+        compute, compatibility = RTX_DEFAULT_COMPUTE, "ampere+"
+    elif not compute:
+        assert device is not None
+        compute = (device.compute,)
+    return Fingerprint(
+        kind=options.kind,
+        library=trt.__version__,
+        compute=compute,
+        compatibility=compatibility,
+        version_compatible=settings.version_compatible,
+        driver=device.driver if device is not None else None,
+        jetpack=jetpack_release(),
+    )
+
+
+def profile_of(stage: StageSpec, batch: BatchProfile, max_tokens: int) -> dict[str, ShapeRange]:
+    """The smallest, usual and largest shape of each of a stage's inputs, from the manifest."""
+    tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
+    sizes = {
+        which: {"batch": getattr(batch, which), "tokens": min(tokens[which], max_tokens)} for which in tokens
+    }
+    return {
+        spec.name: ShapeRange(
+            **{
+                which: tuple(_size(stage, spec.name, dimension, known) for dimension in spec.shape)
+                for which, known in sizes.items()
+            }
+        )
+        for spec in stage.inputs
+    }
+
+
+def _size(stage: StageSpec, name: str, dimension: int | str, known: dict[str, int]) -> int:
+    if isinstance(dimension, int):
+        return dimension
+    if dimension not in known:
+        problem = f"stage {stage.name!r}: {name!r} varies in {dimension!r}"
+        raise UsageError(problem, f"an engine can vary in {' and '.join(known)} only")
+    return known[dimension]
+
+
+def _kept(job: _Job) -> EngineResult | None:
+    """The engines that are there already, unless they shall be built again."""
+    name, precision = job.fingerprint.name, job.options.settings.precision
+    for spec in job.bundle.manifest.engines:
+        if (spec.fingerprint, spec.precision) == (name, precision) and not job.options.rebuild:
+            check_graphs(job.bundle, spec, read_record(job.bundle, spec))
+            return EngineResult(fingerprint=name, precision=precision, kept=True, stages=())
+    return None
+
+
+def _build_stages(job: _Job) -> tuple[dict[str, bytes], dict[str, StageEngine], tuple[StageResult, ...]]:
+    folder = engine_folder(job.fingerprint, job.options.settings.precision)
+    plans: dict[str, bytes] = {}
+    engines: dict[str, StageEngine] = {}
+    results: list[StageResult] = []
+    for stage in job.bundle.manifest.stages:
+        file = f"{folder}/{stage.name}.plan"
+        started = time.monotonic()
+        plan, engines[stage.name], meant = _build_stage(job, stage)
+        plans[file] = plan.plan
+        result = StageResult(
+            stage=stage.name,
+            file=file,
+            bytes=len(plan.plan),
+            seconds=round(time.monotonic() - started, 2),
+            count=engines[stage.name].count,
+            int8_meant=meant,
+        )
+        results.append(result)
+        job.tell(f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}")
+    return plans, engines, tuple(results)
+
+
+def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
+    manifest, options = job.bundle.manifest, job.options
+    weak_int8 = options.settings.weak and options.settings.precision == "int8"
+    file = manifest.precisions[_float_precision(manifest) if weak_int8 else options.settings.precision].files
+    graph_file = file[stage.name]
+    graph = job.bundle.read(graph_file)
+    if not options.ignore_memory:
+        needed = build_bytes(options.kind, len(graph), options.settings.workspace_bytes)
+        check_memory(needed, available_bytes(), graph_file)
+    profile = profile_of(stage, options.batch or manifest.batch, manifest.text.max_tokens)
+    plan = build_plan(
+        job.trt,
+        graph,
+        graph_file,
+        profile,
+        options.settings,
+        report=lambda text: job.tell(f"{stage.name}: {text}"),
+        timing_cache=_timings(job),
+        calibrator=_calibrator(job) if weak_int8 else None,
+    )
+    _keep_timings(job, plan.timing_cache)
+    types, meant = _verified(job, graph, graph_file, plan)
+    engine = StageEngine(
+        graph=graph_file,
+        graph_sha256=manifest.files[graph_file].sha256,
+        profile=profile,
+        dtypes=plan.dtypes,
+        count=count_types(types) if types else None,
+        layers=types,
+    )
+    return plan, engine, meant
+
+
+def _verified(job: _Job, graph: bytes, name: str, plan: Plan) -> tuple[dict[str, str], int]:
+    """Each product's type by the engine's own account; BudgetError when INT8 was asked for and not done."""
+    table = plan.table if plan.table is not None else table_from_plan(job.trt, plan.plan)
+    operators, meant = product_nodes(graph)
+    if not operators:
+        return {}, 0
+    types = node_types(layers_from_table(table), operators)
+    check_int8(types, operators, meant, name)
+    return types, len(meant)
+
+
+def _float_precision(manifest: Manifest) -> str:
+    if "fp32" not in manifest.precisions:
+        raise UsageError("--weak int8 starts from the fp32 graphs, which the bundle lacks", "export them too")
+    return "fp32"
+
+
+def _calibrator(job: _Job) -> Any:
+    from textual_vision.calibration.tensorrt_cache import calibrator_from_cache
+
+    if job.options.calibration_cache is None:
+        raise UsageError(
+            "--weak with int8 needs scales", "give --calibration-cache FILE, or leave out --weak"
+        )
+    return calibrator_from_cache(job.trt, job.options.calibration_cache)
+
+
+def _timing_file(job: _Job) -> Path | None:
+    folder = job.options.timing_folder
+    return None if folder is None else folder / f"{job.fingerprint.name}.timing"
+
+
+def _timings(job: _Job) -> bytes:
+    file = _timing_file(job)
+    return file.read_bytes() if file is not None and file.is_file() else b""
+
+
+def _keep_timings(job: _Job, data: bytes | None) -> None:
+    file = _timing_file(job)
+    if file is not None and data:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, data)
+
+
+def _write(
+    job: _Job, plans: dict[str, bytes], engines: dict[str, StageEngine], results: tuple[StageResult, ...]
+) -> EngineResult:
+    manifest, settings = job.bundle.manifest, job.options.settings
+    record = EngineRecord(
+        schema_version=ENGINE_SCHEMA_VERSION,
+        fingerprint=job.fingerprint,
+        precision=settings.precision,
+        settings=_settings_as_text(settings),
+        stages=engines,
+        dla_core=settings.dla_core,
+    )
+    spec = EngineSpec(
+        fingerprint=job.fingerprint.name,
+        precision=settings.precision,
+        files={result.stage: result.file for result in results},
+    )
+    replaced = [old for old in manifest.engines if _is_replaced(job, old)]
+    folder = engine_folder(job.fingerprint, settings.precision)
+    gone = tuple(f"{engine_folder_of(old)}/" for old in replaced)
+    files = {name: job.bundle.read(name) for name in manifest.files if not name.startswith(gone)}
+    files |= plans
+    files[f"{folder}/{ENGINE_JSON}"] = bytes_from_record(record)
+    kept = tuple(old for old in manifest.engines if old not in replaced)
+    write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
+    return EngineResult(fingerprint=spec.fingerprint, precision=spec.precision, kept=False, stages=results)
+
+
+def engine_folder_of(spec: EngineSpec) -> str:
+    """The folder in the bundle where the plans of `spec` lie."""
+    return next(iter(spec.files.values())).rpartition("/")[0]
+
+
+def _is_replaced(job: _Job, old: EngineSpec) -> bool:
+    """The same precision for the same GPUs: an engine of another version of the library is of no more use."""
+    if old.precision != job.options.settings.precision:
+        return False
+    if old.fingerprint == job.fingerprint.name:
+        return True
+    was = read_record(job.bundle, old).fingerprint
+    same = (was.kind, was.compute, was.compatibility) == (
+        job.fingerprint.kind,
+        job.fingerprint.compute,
+        job.fingerprint.compatibility,
+    )
+    return same and job.options.rebuild
+
+
+def _settings_as_text(settings: EngineSettings) -> dict[str, str]:
+    given = {
+        name: value for name, value in dataclasses.asdict(settings).items() if value not in (None, False)
+    }
+    return {
+        name: ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in given.items()
+        if name not in IN_FINGERPRINT and value != ()
+    }
+
+
+def _shown(result: StageResult) -> str:
+    count = result.count
+    if count is None:
+        return "no convolution or matrix product"
+    parts = [
+        f"{number} in {name}"
+        for name, number in (
+            ("INT8", count.int8),
+            ("FP16", count.fp16),
+            ("float32", count.float32),
+            ("other types", count.other),
+        )
+        if number
+    ]
+    return f"products: {', '.join(parts)}"
