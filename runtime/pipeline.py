@@ -18,12 +18,11 @@ import numpy.typing as npt
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
-    SessionOptions,
     backend_by_name,
     choice_hint,
     default_backend,
-    open_session,
 )
+from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError
 from textual_vision.runtime.manifest import Manifest, StageSpec
@@ -61,12 +60,9 @@ class TextToImage:
         self._prompt_stages, self._picture_stages = _split(manifest)
         self._text_length = _text_length(manifest)
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
-        self._sessions: dict[str, Session] = {}
+        self._sessions = open_stages(bundle, precision, backend, threads)
         for stage in manifest.stages:
-            file = manifest.precisions[precision].files[stage.name]
-            options = SessionOptions(backend=backend, name=file, threads=threads)
-            self._sessions[stage.name] = open_session(bundle.read(file), options)
-            _check_names(stage, self._sessions[stage.name], file)
+            _check_names(stage, self._sessions[stage.name], manifest.precisions[precision].files[stage.name])
 
     @classmethod
     def load(

@@ -42,14 +42,19 @@ class SessionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """Where a backend lives: our `module` with `open_session(graph, options)`, and the library it needs."""
+    """Where a backend lives: our `module` with `open_session(graph, options)`, and the library it needs.
+
+    With `engines` the module has `open_engines(bundle, precision, backend)` instead: it runs no graph.
+    """
 
     module: str
     library: str
     install: str
+    engines: bool = False
 
 
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
+_TENSORRT = "textual_vision.runtime.backends.tensorrt"
 _GPU = "pip uninstall onnxruntime && pip install 'textual-vision[gpu]'"
 
 # In the order of preference when none is asked for; those with False are used only when asked for by name.
@@ -68,6 +73,24 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
     ),
     "onnxruntime-cuda": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
     "onnxruntime-tensorrt": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
+    "tensorrt": (
+        Backend(
+            module=_TENSORRT,
+            library="tensorrt",
+            install="pip install 'textual-vision[tensorrt]'; a Jetson has it with JetPack",
+            engines=True,
+        ),
+        False,
+    ),
+    "tensorrt-rtx": (
+        Backend(
+            module=_TENSORRT,
+            library="tensorrt_rtx",
+            install="pip install 'textual-vision[rtx]'",
+            engines=True,
+        ),
+        False,
+    ),
 }
 
 
@@ -80,6 +103,8 @@ def open_session(graph: bytes, options: SessionOptions) -> Session:
     backend = backend_by_name(options.backend)
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{options.threads} threads", "give 1 or more, or leave it to the backend")
+    if backend.engines:
+        raise UsageError(f"{options.backend} runs a bundle's engines, not a graph", "load the bundle with it")
     refuse_external_data(graph, options.name)
     try:
         importlib.import_module(backend.library)

@@ -6,6 +6,7 @@ of what is here is compared with each engine's; nothing is built and nothing els
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,8 @@ class EngineOptions:
 DEFAULTS = EngineOptions()
 
 
-class EngineSet:
-    """The sessions of all stages, with the memory that they share."""
+class EngineSet(Mapping[str, EngineSession]):
+    """The session of each stage by its name, with the memory that they share."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class EngineSet:
     ) -> None:
         """Load every plan of `spec`; on an error everything taken so far is given back."""
         self._memory, self._logger = memory, new_logger(trt)
-        self.sessions: dict[str, EngineSession] = {}
+        self._sessions: dict[str, EngineSession] = {}
         self._runtime: Any = None
         try:
             self._runtime = _new_runtime(trt, self._logger, record, options)
@@ -59,23 +60,32 @@ class EngineSet:
                 for name, file in spec.files.items()
             }
             for stage in bundle.manifest.stages:
-                self.sessions[stage.name] = EngineSession(
+                self._sessions[stage.name] = EngineSession(
                     trt, engines[stage.name], stage, memory, self._logger, cuda_graph=options.cuda_graph
                 )
-            self._share_scratch(max(scratch_bytes(trt, engines[name]) for name in self.sessions))
+            self._share_scratch(max(scratch_bytes(trt, engines[name]) for name in self._sessions))
         except BaseException:
             self.close()
             raise
 
+    def __getitem__(self, stage: str) -> EngineSession:
+        return self._sessions[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sessions)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
     def _share_scratch(self, size: int) -> None:
         if size:
             address = self._memory.block(size)
-            for session in self.sessions.values():
+            for session in self._sessions.values():
                 session.use_scratch(address, size)
 
     def close(self) -> None:
         """Give back contexts and engines, then the library's runtime, then memory and stream."""
-        for session in self.sessions.values():
+        for session in self._sessions.values():
             session.close()
         self._runtime = None
         self._memory.close()

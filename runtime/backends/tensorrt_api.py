@@ -10,23 +10,19 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.engines import check_kind
 from textual_vision.runtime.errors import BackendMissingError
-
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL = {
-    "tensorrt": "pip install 'textual-vision[tensorrt]' (on a Jetson: JetPack's own, apt install tensorrt)",
-    "tensorrt-rtx": "pip install 'textual-vision[rtx]'",
-}
 
 
 def load_library(kind: str) -> ModuleType:
     """The Python module of `kind`; importing it touches no GPU. Raises BackendMissingError."""
     check_kind(kind)
+    backend = backend_by_name(kind)
     try:
-        return importlib.import_module(MODULES[kind])
+        return importlib.import_module(backend.library)
     except (ImportError, OSError) as error:  # OSError: the bindings are there, their library is not
-        raise BackendMissingError(f"{kind} cannot be loaded: {error}", INSTALL[kind]) from None
+        raise BackendMissingError(f"{kind} cannot be loaded: {error}", backend.install) from None
 
 
 def offers(trt: Any, path: str) -> bool:
