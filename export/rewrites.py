@@ -1,12 +1,211 @@
-"""Rewrites of a graph."""
+"""The rewrites of a graph in their order: what each changed, what it bought, and whether it stays.
+
+Rewrites that are less work on any machine always stay. Where it depends on the machine, variants are timed side
+by side on this one (target "cpu"), or taken from what is known (target "tensorrt"); a variant that is not faster
+is not taken.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 import onnx
-import onnxscript.optimizer
+import onnx_ir as ir
+from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
+from textual_vision.export.measure import best_milliseconds, node_count
+from textual_vision.export.results import RewriteResult
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.manifest import StageSpec
+
+Change = Callable[[ir.Model], None]
+
+WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
+UPSAMPLE = "upsample"
+KEEP, CROP, WIDE = "keep", "crop", "wide"
+TARGETS = ("cpu", "tensorrt")
+
+# Exact and less work everywhere, in this order.
+REWRITES: Mapping[str, Change] = {
+    "fold-constants": rewrites_fold.fold_constants,
+    "fold-batch-norm": rewrites_fold.fold_batch_norm,
+    "simplify": rewrites_fold.simplify,
+    "turn-keys": rewrites_shape.turn_keys,
+    "fix-shapes": rewrites_shape.fix_shapes,
+    "look-up-groups": rewrites_shape.look_up_groups,
+    "fold-scales": rewrites_fold.fold_scales,
+    "fold-distance": rewrites_fold.fold_distance,
+    "fold-film": rewrites_fold.fold_film,
+}
+# Exact; whether they pay depends on the machine: alternatives under the name that switches them off.
+CHOICES: Mapping[str, Mapping[str, Change]] = {
+    "merge-conditions": {"merge-conditions": rewrites_merge.merge_conditions},
+    "merge-linears": {"merge-linears": rewrites_merge.merge_linears},
+    UPSAMPLE: {
+        f"{UPSAMPLE}-{CROP}": rewrites_upsample.upsample_by_crop,
+        f"{UPSAMPLE}-{WIDE}": rewrites_upsample.upsample_wide,
+    },
+}
+# TensorRT has fast transposed convolutions in float; INT8 graphs get `crop` whatever is chosen here.
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "tensorrt": {"merge-conditions": "merge-conditions", "merge-linears": KEEP, UPSAMPLE: KEEP}
+}
+REWRITE_NAMES = (*REWRITES, *CHOICES)
 
 
-def rewritten(graph: bytes) -> bytes:
-    model = onnx.load_from_string(graph)
-    model = onnxscript.optimizer.optimize(model)
-    return model.SerializeToString()
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """`graph` for float precisions; `lowered` has no transposed convolution, for int8."""
+
+    graph: bytes
+    lowered: bytes
+    results: tuple[RewriteResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What rewrites are compared on: a stage with real inputs, the backends to time, what it is for."""
+
+    stage: StageSpec
+    batch: Batch
+    backends: Sequence[str]
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    rewrite: str
+    before: bytes
+    after: bytes
+
+
+def check_rewrites(names: Sequence[str], target: str) -> None:
+    """UsageError unless every name is that of a rewrite and `target` one of TARGETS."""
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}", f"there are: {', '.join(TARGETS)}")
+    for name in names:
+        if name not in REWRITE_NAMES:
+            raise UsageError(f"unknown rewrite {name!r}", f"there are: {', '.join(REWRITE_NAMES)}")
+
+
+def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
+    """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
+    changes = []
+    for name, change in REWRITES.items():
+        after = graph if name in without else changed(graph, change)
+        if after is not graph:
+            changes.append(_Change(rewrite=name, before=graph, after=after))
+            graph = after
+    results = _measured(changes, ground, ground.backends[:1])
+    for name, variants in CHOICES.items():
+        if name not in without:
+            graph, found = _chosen(graph, name, variants, ground)
+            results += found
+    lowered = changed(graph, rewrites_upsample.upsample_by_crop)
+    return Rewritten(graph=_named(graph), lowered=_named(lowered), results=tuple(results))
+
+
+def changed(graph: bytes, change: Change) -> bytes:
+    """The serialised graph after `change`, tidied; the very same object when nothing matched."""
+    model = ir.from_proto(onnx.load_from_string(graph))
+    before = _summary(model)
+    change(model)
+    rewrites_fold.tidy(model)
+    if _summary(model) == before:
+        return graph
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def _summary(model: ir.Model) -> list[tuple[str, int]]:
+    return [(node.op_type, len(node.inputs)) for node in model.graph] + [("", len(model.graph.initializers))]
+
+
+def _chosen(
+    graph: bytes, name: str, variants: Mapping[str, Change], ground: Ground
+) -> tuple[bytes, list[RewriteResult]]:
+    """`graph` or the best of its variants on the target, and what each would have bought."""
+    made = {variant: changed(graph, change) for variant, change in variants.items()}
+    if all(one is graph for one in made.values()):
+        return graph, []
+    changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
+    results = _measured(changes, ground, ground.backends)
+    if ground.target == "cpu":
+        best, reason = _fastest(results), "not the fastest here"
+    else:
+        best, reason = KNOWN[ground.target][name], f"known not to pay on {ground.target}"
+    decided = [
+        replace(one, applied=one.rewrite == best, reason="" if one.rewrite == best else reason)
+        for one in results
+    ]
+    return made.get(best, graph), decided
+
+
+def _fastest(results: Sequence[RewriteResult]) -> str:
+    """The variant that takes the least time, or KEEP when none is worthwhile."""
+    share = {
+        one.rewrite: one.milliseconds_after / one.milliseconds_before
+        for one in results
+        if one.milliseconds_before and one.milliseconds_after
+    }
+    best = min(share, key=lambda name: share[name], default=KEEP)
+    return best if share.get(best, 1.0) < WORTHWHILE else KEEP
+
+
+def _measured(changes: Sequence[_Change], ground: Ground, backends: Sequence[str]) -> list[RewriteResult]:
+    """What each change does to outputs, nodes and time (over the backends, the geometric mean)."""
+    graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
+    if not graphs:
+        return []
+    by_backend = [best_milliseconds(graphs, ground.stage, ground.batch, backend) for backend in backends]
+    times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
+    outputs = [_outputs(graph, ground) for graph in graphs]
+    place = {id(graph): index for index, graph in enumerate(graphs)}
+    return [
+        _result(
+            change,
+            ground,
+            [(times[i], outputs[i]) for i in (place[id(change.before)], place[id(change.after)])],
+        )
+        for change in changes
+    ]
+
+
+def _result(
+    change: _Change, ground: Ground, found: Sequence[tuple[float, Mapping[str, Array]]]
+) -> RewriteResult:
+    (before, old), (after, new) = found
+    codes = [spec.name for spec in ground.stage.outputs if spec.dtype == "int64"]
+    return RewriteResult(
+        rewrite=change.rewrite,
+        stage=ground.stage.name,
+        applied=True,
+        reason="",
+        nodes_before=node_count(change.before),
+        nodes_after=node_count(change.after),
+        milliseconds_before=before,
+        milliseconds_after=after,
+        max_abs=max((_distance(old[name], new[name]) for name in old if name not in codes), default=0.0),
+        codes_changed=sum(int((old[name] != new[name]).sum()) for name in codes),
+    )
+
+
+def _distance(a: Array, b: Array) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+
+
+def _outputs(graph: bytes, ground: Ground) -> dict[str, Array]:
+    options = SessionOptions(backend=ground.backends[0], name=f"{ground.stage.name}.onnx")
+    inputs = {tensor.name: ground.batch.tensors[tensor.name] for tensor in ground.stage.inputs}
+    return open_session(graph, options).run(inputs)
+
+
+def _named(graph: bytes) -> bytes:
+    model = ir.from_proto(onnx.load_from_string(graph))
+    naming.name_all(model)
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data

@@ -1,0 +1,137 @@
+"""float16 graphs: weights and activations in half, float32 where half would hurt.
+
+Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
+(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, the modules
+whose return to float32 helps most are returned one by one. Inputs and outputs keep their types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from textual_vision.export.half_cast import half_from_float, is_float
+from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
+from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
+from textual_vision.export.results import FAIL, TEACHER_FORCED, StageParity
+from textual_vision.export.samples import Batch
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+LARGEST_HALF = 65504.0
+HEADROOM = 4.0  # other prompts may give larger values than those looked at
+DECIDING = ("ArgMin", "ArgMax", "TopK")
+BACKEND = "onnxruntime"
+BATCHES = 4  # looked at for overflow and accuracy
+# From what decides, back through what only moves or combines, to the product that it compares.
+BETWEEN = ("Add", "Sub", "Mul", "Neg", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+
+
+def fp16_from_float(source: FloatGraphs) -> PrecisionGraphs:
+    """A half graph for every stage, and which nodes stayed in float32 and why, per stage."""
+    graphs: dict[str, bytes] = {}
+    notes: dict[str, object] = {}
+    for stage in source.stages:
+        graph, islands = _half_stage(stage, source.fp32[stage.name], source.batches[:BATCHES])
+        graphs[stage.name] = graph
+        notes[stage.name] = {"float32": islands}
+    return PrecisionGraphs(graphs=graphs, notes=notes)
+
+
+def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tuple[bytes, dict[str, str]]:
+    """The half graph, and the nodes that stay in float32 with the reason."""
+    model = onnx.load_from_string(graph)
+    islands = _deciding(model)
+    for node, largest in _overflowing(stage, model, batches).items():
+        islands.setdefault(node, f"values up to {largest:.3g}")
+    made = half_from_float(graph, set(islands))
+    parity = _parity(stage, made, batches)
+    for scope in _scopes(model) if parity.verdict == FAIL else ():
+        trial = {**{n.name: "accuracy" for n in model.graph.node if _scope(n.name) == scope}, **islands}
+        graph_with = half_from_float(graph, set(trial))
+        better = _parity(stage, graph_with, batches)
+        if _loss(better) < _loss(parity):
+            islands, made, parity = trial, graph_with, better
+        if parity.verdict != FAIL:
+            break
+    return made, islands
+
+
+def _deciding(model: onnx.ModelProto) -> dict[str, str]:
+    """What chooses codes, and everything back to the product that it compares."""
+    producer = {output: node for node in model.graph.node for output in node.output}
+    found: dict[str, str] = {}
+    waiting = [node for node in model.graph.node if node.op_type in DECIDING]
+    while waiting:
+        node = waiting.pop()
+        if node.name in found:
+            continue
+        found[node.name] = "decides a code"
+        for name in node.input:
+            before = producer.get(name)
+            if before is not None and (before.op_type in BETWEEN or before.op_type in ("MatMul", "Gemm")):
+                if node.op_type in ("MatMul", "Gemm"):
+                    continue
+                waiting.append(before)
+    return found
+
+
+def _overflowing(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[Batch]) -> dict[str, float]:
+    """Nodes that read or give values near half's largest on real prompts: the largest of each."""
+    largest = largest_values(stage, model, batches)
+    found = {}
+    for node in model.graph.node:
+        value = max((largest.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
+        if not value * HEADROOM <= LARGEST_HALF:
+            found[node.name] = value
+    return found
+
+
+def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[Batch]) -> dict[str, float]:
+    """The largest absolute value of every float tensor on its way through the graph, constants included."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    shown = ir.from_proto(model)
+    names = [o.name for n in shown.graph for o in n.outputs if o.name and is_float(o)]
+    given = {output.name for output in watched.graph.output}
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names
+        if name not in given
+    )
+    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx")
+    session = open_session(watched.SerializeToString(), options)
+    largest = {
+        tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
+    for batch in batches:
+        outputs = session.run({tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs})
+        for name in names:
+            largest[name] = max(largest.get(name, 0.0), float(np.abs(outputs[name]).max(initial=0.0)))
+    return largest
+
+
+def _parity(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
+    sessions = open_sessions({stage.name: graph}, BACKEND)
+    found = parity_of([stage], sessions, batches, budget=BUDGETS["fp16"], backend=BACKEND)
+    return next(one for one in found if one.mode == TEACHER_FORCED)
+
+
+def _loss(parity: StageParity) -> float:
+    """What to lower: differing codes first, then the pictures' error."""
+    codes = 1.0 - parity.codes.agreement if parity.codes is not None else 0.0
+    image = parity.image
+    return codes + (10.0 ** (-image.psnr_db / 10) if image is not None and image.psnr_db is not None else 0.0)
+
+
+def _scopes(model: onnx.ModelProto) -> list[str]:
+    """The modules of the graph, the last first: the nearer to the output, the cheaper to keep."""
+    return list(dict.fromkeys(_scope(node.name) for node in reversed(model.graph.node)))
+
+
+def _scope(name: str) -> str:
+    return name.rpartition("/")[0]

@@ -1,0 +1,155 @@
+"""Rewrites that compute at export what does not change from picture to picture.
+
+Each takes a graph and changes it in place. Exact means: the same numbers but for the order in which float32
+products are rounded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import rewriter
+from onnxscript.optimizer import _constant_folding
+from onnxscript.rewriter import pattern
+from onnxscript.rewriter.rules import common as rules
+
+NO_LIMIT = 1 << 40
+
+
+def tidy(model: ir.Model) -> None:
+    """Constants as initialisers, none twice; nothing that no output needs; no node twice."""
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+    ):
+        step(model)
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same."""
+    folding = _constant_folding.FoldConstantsPass(
+        shape_inference=True, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT
+    )
+    for _ in range(2):
+        folding(model)
+        passes.RemoveUnusedNodesPass()(model)
+
+
+def fold_batch_norm(model: ir.Model) -> None:
+    """Batch norm into the convolution before it: y = (Wx - mean) / std * gamma + beta is a convolution too."""
+    found = rewriter.RewriteRuleSet(
+        [
+            # A bias of zeros that convolutions share would keep batch norm out.
+            rules.remove_optional_bias_from_conv_rule,
+            rules.remove_optional_bias_from_conv_transpose_rule,
+            rules.fuse_batchnorm_into_conv_rule,
+            rules.fuse_batchnorm_into_conv_transpose_rule,
+            rules.fuse_batchnorm_into_gemm_rule,
+        ]
+    )
+    while found.apply_to_model(model):  # one application leaves some behind
+        tidy(model)
+
+
+def simplify(model: ir.Model) -> None:
+    """onnxscript's own list: operators that do nothing, or that one other does as well."""
+    rewriter.RewritePass(rewriter._DEFAULT_REWRITE_RULES)(model)
+
+
+class _ScaledLinear(pattern.RewriteRuleClassBase):
+    """(x W + b), reshaped and transposed, times a number: the number goes into W and b."""
+
+    def pattern(self, op, x, weight, bias, shape, scale):  # type: ignore[no-untyped-def]
+        linear = op.Add(op.MatMul(x, weight), bias)
+        heads = op.Transpose(op.Reshape(linear, shape), _outputs=["heads"])
+        return op.Mul(heads, scale)
+
+    def check(self, context, weight, bias, scale, **_):  # type: ignore[no-untyped-def]
+        constant = all(value.const_value is not None for value in (weight, bias, scale))
+        return constant and scale.const_value.size == 1
+
+    def rewrite(self, op, x, weight, bias, shape, scale, heads, **_):  # type: ignore[no-untyped-def]
+        factor = scale.const_value.numpy().reshape(())
+        transpose = heads.producer()
+        reshape = transpose.inputs[0].producer()
+        linear = op.Add(
+            op.MatMul(x, _initializer(op, weight.const_value.numpy() * factor, f"{weight.name}_scaled")),
+            _initializer(op, bias.const_value.numpy() * factor, f"{bias.name}_scaled"),
+        )
+        reshaped = op.Reshape(linear, shape, **_plain(reshape))
+        return op.Transpose(reshaped, **_plain(transpose))
+
+
+class _OnePlusChunk(pattern.RewriteRuleClassBase):
+    """1 + the first half of (x W + b), FiLM's scale: the one goes into the first half of b."""
+
+    def pattern(self, op, x, weight, bias, axes, one):  # type: ignore[no-untyped-def]
+        film = op.Gemm(x, weight, bias, _outputs=["film"])
+        scale, shift = op.Split(op.Unsqueeze(film, axes), _outputs=["scale", "shift"])
+        return op.Add(scale, one), shift
+
+    def check(self, context, bias, one, film, scale, shift, **_):  # type: ignore[no-untyped-def]
+        constant = bias.const_value is not None and one.const_value is not None
+        return (
+            constant
+            and one.const_value.size == 1
+            and len(film.uses()) == 1
+            and len(scale.uses()) == 1
+            and film.producer().attributes.get_float("beta", 1.0) == 1.0
+        )
+
+    def rewrite(self, op, x, weight, bias, axes, one, film, scale, **_):  # type: ignore[no-untyped-def]
+        added = bias.const_value.numpy().copy()
+        added[: len(added) // 2] += one.const_value.numpy().reshape(())
+        fresh = _initializer(op, added, f"{bias.name}_plus_one")
+        split = scale.producer()
+        film_again = op.Gemm(x, weight, fresh, **_plain(film.producer()))
+        return op.Split(op.Unsqueeze(film_again, axes), **_plain(split), _outputs=2)
+
+
+class _SubtractScaledProduct(pattern.RewriteRuleClassBase):
+    """c - k (x W) with constant W and k is c + x (-k W): a distance to codes is one product and one sum."""
+
+    def pattern(self, op, offset, x, weight, scale):  # type: ignore[no-untyped-def]
+        return op.Sub(offset, op.Mul(op.MatMul(x, weight), scale))
+
+    def check(self, context, weight, scale, **_):  # type: ignore[no-untyped-def]
+        return (
+            weight.const_value is not None and scale.const_value is not None and scale.const_value.size == 1
+        )
+
+    def rewrite(self, op, offset, x, weight, scale):  # type: ignore[no-untyped-def]
+        factor = -scale.const_value.numpy().reshape(())
+        fresh = _initializer(op, weight.const_value.numpy() * factor, f"{weight.name}_scaled")
+        return op.Add(offset, op.MatMul(x, fresh))
+
+
+def fold_scales(model: ir.Model) -> None:
+    """Numbers that multiply a product of constant weights go into the weights: attention's 1 / sqrt(width)."""
+    rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model)
+
+
+def fold_distance(model: ir.Model) -> None:
+    """|c|^2 - 2 x c as one product with constants; powers of two, so bit for bit the same."""
+    rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model)
+
+
+def fold_film(model: ir.Model) -> None:
+    """FiLM's 1 + scale into the bias of what gives the scale."""
+    rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model)
+
+
+def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def,type-arg]
+    fresh: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(value)), name=name)
+    return fresh
+
+
+def _plain(node: ir.Node) -> dict[str, object]:
+    """A node's attributes as keyword arguments for a new one."""
+    return dict(node.attributes)

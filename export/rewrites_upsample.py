@@ -1,0 +1,114 @@
+"""Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is woven together.
+
+Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 + r and i + r alone. So each of
+the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
+DepthToSpace. With a padding of 1 the four come out one row and column too large on opposite sides; `crop` cuts
+that off again (nearly the same work), `wide` embeds the 2x2 kernels into 3x3 ones instead (2.25 times the
+work, no crop). Exact but for rounding: the same products, summed in another order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnxscript import rewriter
+from onnxscript.rewriter import pattern
+
+Float32 = npt.NDArray[np.float32]
+KERNEL, STRIDE, PADDING = 4, 2, 1
+
+
+def crop_weights(weight: Float32) -> Float32:
+    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv weights (4·C_out, C_in, 2, 2), DepthToSpace's DCR order.
+
+    The convolution with padding 1 gives (h + 1)² places; after DepthToSpace the first row and column and the
+    last are cut off.
+    """
+    # Place p of the padded result, output row 2p + r - 1, reads input rows p - 1 and p by kernel rows 2 + r, r.
+    phases = [weight[:, :, row::2, column::2][:, :, ::-1, ::-1] for row in (0, 1) for column in (0, 1)]
+    return _joined(phases)
+
+
+def wide_weights(weight: Float32) -> Float32:
+    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv weights (4·C_out, C_in, 3, 3), DepthToSpace's DCR order."""
+    phases = []
+    for row in (0, 1):
+        for column in (0, 1):
+            # Output row 2i + r reads input rows i - 1 + r and i + r by kernel rows 3 - r and 1 - r.
+            kernel = np.zeros((*weight.shape[:2], 3, 3), weight.dtype)
+            part = weight[:, :, 1 - row :: 2, 1 - column :: 2][:, :, ::-1, ::-1]
+            kernel[:, :, row : row + 2, column : column + 2] = part
+            phases.append(kernel)
+    return _joined(phases)
+
+
+def _joined(phases: list[Float32]) -> Float32:
+    """Four kernels (C_in, C_out, k, k) as one (4·C_out, C_in, k, k), the phase varying slowest."""
+    stacked = np.stack(phases)  # (4, C_in, C_out, k, k)
+    turned = stacked.transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(turned.reshape(-1, *turned.shape[2:]))
+
+
+class _Lowered(pattern.RewriteRuleClassBase):
+    def pattern(self, op, x, weight):  # type: ignore[no-untyped-def]
+        return op.ConvTranspose(x, weight, _allow_other_inputs=True, _outputs=["result"])
+
+    def check(self, context, weight, result, **_):  # type: ignore[no-untyped-def]
+        node = result.producer()
+        attributes = node.attributes
+        usual = {
+            "kernel_shape": [KERNEL] * 2,
+            "strides": [STRIDE] * 2,
+            "pads": [PADDING] * 4,
+            "dilations": [1, 1],
+            "output_padding": [0, 0],
+        }
+        given = all(list(attributes.get_ints(key, value)) == value for key, value in usual.items())
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        constant = weight.const_value is not None and (bias is None or bias.const_value is not None)
+        return (
+            given
+            and constant
+            and attributes.get_int("group", 1) == 1
+            and list(weight.const_value.shape)[2:] == [KERNEL] * 2
+            and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+            and "output_shape" not in attributes
+        )
+
+    def _convolved(self, op, x, weight, result, kernel):  # type: ignore[no-untyped-def]
+        """Conv and DepthToSpace with `kernel`, and the bias four times."""
+        node = result.producer()
+        name = weight.name
+        inputs = [x, op.initializer(ir.tensor(kernel), name=f"{name}_lowered")]
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            bias = np.tile(node.inputs[2].const_value.numpy(), 4)
+            inputs.append(op.initializer(ir.tensor(bias), name=f"{node.inputs[2].name}_lowered"))
+        size = kernel.shape[2]
+        convolved = op.Conv(*inputs, kernel_shape=[size, size], pads=[1, 1, 1, 1], strides=[1, 1])
+        return op.DepthToSpace(convolved, blocksize=2, mode="DCR")
+
+
+class _Cropped(_Lowered):
+    def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
+        woven = self._convolved(op, x, weight, result, crop_weights(weight.const_value.numpy()))
+        bounds = [
+            op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{result.name}_{name}")
+            for name, value in (("starts", [1, 1]), ("ends", [-1, -1]), ("axes", [2, 3]))
+        ]
+        return op.Slice(woven, *bounds)
+
+
+class _Wide(_Lowered):
+    def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
+        return self._convolved(op, x, weight, result, wide_weights(weight.const_value.numpy()))
+
+
+def upsample_by_crop(model: ir.Model) -> None:
+    """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
+    rewriter.RewriteRuleSet([_Cropped.rule()]).apply_to_model(model)
+
+
+def upsample_wide(model: ir.Model) -> None:
+    """ConvTranspose(4, 2, 1) → Conv 3x3 to four times the channels, DepthToSpace."""
+    rewriter.RewriteRuleSet([_Wide.rule()]).apply_to_model(model)
