@@ -1,4 +1,4 @@
-"""Histograms of magnitudes that widen with what they see: memory is the same for ten samples and for thousands."""
+"""Histograms of magnitudes that widen with what they see, in the same memory however much that is."""
 
 from __future__ import annotations
 

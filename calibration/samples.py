@@ -1,8 +1,8 @@
 """What every stage sees when real prompts are drawn: the inputs that ranges are read from.
 
 Prompts × seeds go through the float graphs by one of the runtime's backends, exactly as they would on a
-device. Only the inputs of the stages are kept, about 11 kB a drawing for the shipped model; activations inside the
-stages are looked at one batch at a time and forgotten.
+device. Only the inputs of the stages are kept, about 11 kB a drawing for the shipped model; activations
+inside the stages are looked at one batch at a time and forgotten.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class FloatPipeline:
-    """The float stages in running order, their sessions; `tables`: rows a group, by the codes' tensor name."""
+    """The float stages in running order and their sessions; `tables`: rows a group, by the codes' tensor."""
 
     stages: Sequence[StageSpec]
     sessions: Mapping[str, Session]

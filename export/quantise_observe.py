@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.quantise_plan import activations_of, layers_of
+from textual_vision.export.quantise_plan import Layer, activations_of, layers_of
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
@@ -24,6 +25,7 @@ from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
 
+SMALLEST_SQUARE = 1e-300
 TRIED_BATCHES = 2  # on which `auto` compares the methods
 
 
@@ -37,7 +39,7 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
         raise UsageError("nothing to calibrate with", "give at least one prompt")
     tensors = activations_of(model)
     histograms = {name: MagnitudeHistogram(name) for name in tensors}
-    for values in _observed(model, tensors, inputs):
+    for values in observed(model, tensors, inputs):
         for name, histogram in histograms.items():
             histogram.add(values[name].astype(np.float32, copy=False))
     chosen = dict.fromkeys(tensors, method)
@@ -71,7 +73,7 @@ def session_of(graph: bytes, name: str) -> Session:
     return open_session(graph, SessionOptions(backend=default_backend(), name=name))
 
 
-def _observed(
+def observed(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Sequence[Inputs]
 ) -> Iterator[Mapping[str, Array]]:
     """The tensors' values, one batch at a time, the graph's inputs among them."""
@@ -89,31 +91,38 @@ def _best_methods(
     """
     readers = _readers(model)
     errors = {name: dict.fromkeys(METHODS, 0.0) for name in histograms}
-    for values in _observed(model, tuple(histograms), inputs):
-        for name, histogram in histograms.items():
+    thresholds = {
+        name: {method: threshold_from_histogram(histogram, method) for method in METHODS}
+        for name, histogram in histograms.items()
+    }
+    for values in observed(model, tuple(histograms), inputs):
+        for name in histograms:
             tensor = values[name].astype(np.float32, copy=False)
             expected = [layer.run({name: tensor}) for layer in readers.get(name, [])]
             for method in METHODS:
-                threshold = threshold_from_histogram(histogram, method)
-                errors[name][method] += _error(tensor, threshold, name, readers.get(name, []), expected)
+                rounded = fake_quantised(tensor, thresholds[name][method])
+                errors[name][method] += _error(tensor, rounded, name, readers.get(name, []), expected)
     return {name: min(METHODS, key=lambda method: tried[method]) for name, tried in errors.items()}
 
 
 def _readers(model: onnx.ModelProto) -> dict[str, list[Session]]:
-    """Activation → a session for each layer that reads it, the layer's node alone with its weights."""
-    nodes = {node.output[0]: node for node in model.graph.node}
+    """Activation → a session for each layer that reads it."""
     found: dict[str, list[Session]] = {}
     for layer in layers_of(model):
         if layer.activation is not None:
-            graph = _alone(model, nodes[layer.output], layer.activation)
-            found.setdefault(layer.activation, []).append(session_of(graph, layer.name))
+            found.setdefault(layer.activation, []).append(session_of(layer_alone(model, layer), layer.name))
     return found
 
 
-def _alone(model: onnx.ModelProto, node: onnx.NodeProto, activation: str) -> bytes:
+def layer_alone(model: onnx.ModelProto, layer: Layer, weight: Float32 | None = None) -> bytes:
+    """The layer's node as a graph from its activation to its output, with `weight` in place of its own."""
+    node = next(node for node in model.graph.node if node.output[0] == layer.output)
     constants = [tensor for tensor in model.graph.initializer if tensor.name in node.input]
-    value = onnx.helper.make_tensor_value_info(activation, onnx.TensorProto.FLOAT, None)
-    output = onnx.ValueInfoProto(name=node.output[0])
+    if weight is not None:
+        constants = [tensor for tensor in constants if tensor.name != layer.weight]
+        constants.append(numpy_helper.from_array(weight, layer.weight))
+    value = onnx.helper.make_tensor_value_info(layer.activation, onnx.TensorProto.FLOAT, None)
+    output = onnx.ValueInfoProto(name=layer.output)
     graph = onnx.helper.make_graph([node], "layer", [value], [output], constants)
     alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     data: bytes = alone.SerializeToString()
@@ -122,13 +131,12 @@ def _alone(model: onnx.ModelProto, node: onnx.NodeProto, activation: str) -> byt
 
 def _error(
     tensor: Float32,
-    threshold: float,
+    rounded: Float32,
     name: str,
     readers: Sequence[Session],
     expected: Sequence[Mapping[str, Array]],
 ) -> float:
-    """Relative squared error, summed over the readers."""
-    rounded = fake_quantised(tensor, threshold)
+    """Relative squared error of what the readers give, summed over them."""
     if not readers:
         return _relative(tensor, rounded)
     total = 0.0
@@ -146,5 +154,6 @@ def fake_quantised(tensor: Float32, threshold: float) -> Float32:
 
 
 def _relative(expected: Array, found: Array) -> float:
-    size = float(np.square(expected, dtype=np.float64).sum())
-    return float(np.square(expected - found, dtype=np.float64).sum()) / max(size, np.finfo(np.float64).tiny)
+    wanted, got = expected.astype(np.float64), found.astype(np.float64)
+    error, size = float(np.square(wanted - got).sum()), float(np.square(wanted).sum())
+    return error / max(size, SMALLEST_SQUARE)

@@ -148,7 +148,7 @@ def _name_of(
     for name in (weight, *_bias_names(node, readers, constants)):
         if "." in name:
             return name.removesuffix(".weight").removesuffix(".bias")
-    return node.name or node.output[0]
+    return str(node.name or node.output[0])
 
 
 def _bias_names(

@@ -19,6 +19,7 @@ from textual_vision.export.quantise_plan import FLOAT, INT8, TABLE, Layer, layer
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
 
 SMALLEST_SCALE = 1e-12  # of a channel that is all zeros
 SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the channel's limit
@@ -28,7 +29,7 @@ SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the chann
 class QuantisedWeight:
     """`values` int8 in the weight's shape; `scales` float32 (channels,) or () for one scale."""
 
-    values: npt.NDArray[np.int8]
+    values: Int8
     scales: Float32
     axis: int | None
 
@@ -57,13 +58,16 @@ def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) 
 
 
 def quantised_graph(
-    model: onnx.ModelProto, modes: Mapping[str, str], thresholds: Mapping[str, float]
+    model: onnx.ModelProto,
+    modes: Mapping[str, str],
+    thresholds: Mapping[str, float],
+    biases: Mapping[str, Float32] | None = None,
 ) -> onnx.ModelProto:
     """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
 
     `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
-    that becomes 127. Raises UsageError for a layer that the graph does not have, or an activation without a
-    range.
+    that becomes 127; `biases` replaces constants by corrected ones (see `quantise_correct`). Raises
+    UsageError for a layer that the graph does not have, or an activation without a range.
     """
     layers = {layer.name: layer for layer in layers_of(model)}
     if unknown := sorted(set(modes) - set(layers)):
@@ -72,6 +76,8 @@ def quantised_graph(
         )
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
+    for name, value in (biases or {}).items():
+        _constant_proto(graph, name).CopyFrom(numpy_helper.from_array(value, name))
     weights = {
         layer.weight: quantised_weight(_constant(graph, layer.weight), layer.axis)
         for layer in layers.values()
@@ -169,8 +175,8 @@ def _row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, li
 def _row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:
     """Rows of an int8 table as int8 and back, with the table's own scale: nothing changes.
 
-    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole table
-    at every run, unless it finds the rows quantised again; and it must not find a plain pair of Q and DQ
+    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole
+    table at every run, unless it finds the rows quantised again; and it must not find a plain Q and DQ
     there, which it turns to uint8 before it looks. Hence a Reshape between them that reshapes nothing.
     """
     constants = [f"{table.weight}.scale", f"{table.weight}.zero_point"]
@@ -231,17 +237,21 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 def _constant(graph: onnx.ModelProto, name: str) -> Float32:
-    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
-    return np.asarray(numpy_helper.to_array(tensor), np.float32)
+    return np.asarray(numpy_helper.to_array(_constant_proto(graph, name)), np.float32)
+
+
+def _constant_proto(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
 
 
 def _scales(largest: npt.NDArray[np.floating]) -> Float32:
     return np.maximum(np.asarray(largest, np.float64) / LEVELS, SMALLEST_SCALE).astype(np.float32)
 
 
-def _rounded(weight: Float32, scales: Float32, axis: int | None) -> npt.NDArray[np.int8]:
+def _rounded(weight: Float32, scales: Float32, axis: int | None) -> Int8:
     steps = weight / _broadcast(scales, weight.ndim, axis)
-    return np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
+    rounded: Int8 = np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
+    return rounded
 
 
 def _squared_error(

@@ -1,0 +1,66 @@
+"""The int8 graphs of a model: ranges from real drawings, Q/DQ where it pays, corrections where they help.
+
+`int8_from_float` is what `tv-export build --precision int8` calls. The float graphs come with drawings that
+hold every stage's inputs; what comes back are graphs for the same stages and what was found out, as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from textual_vision.export.budget import DEFAULT_BUDGET, Search, parse_budget, search
+from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
+from textual_vision.export.quantise_measure import Measure
+from textual_vision.export.quantise_plan import FLOAT
+from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, quantised_stage
+from textual_vision.runtime.backends.session import default_backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantiseOptions:
+    """How ranges are found, and the accuracy `budget` (see `budget.parse_budget`)."""
+
+    ranges: RangeOptions = field(default_factory=RangeOptions)
+    budget: str = DEFAULT_BUDGET
+
+
+def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None) -> PrecisionGraphs:
+    """int8 graphs within the budget, as small and fast as a search finds them; see `budget.search`.
+
+    Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
+    choice of layers meets the budget.
+    """
+    options = options or QuantiseOptions()
+    budget = parse_budget(options.budget)
+    measure = Measure(source.stages, source.fp32, source.batches, default_backend())
+    stages = [
+        quantised_stage(stage, source.fp32[stage.name], measure, options.ranges) for stage in source.stages
+    ]
+    found = search(stages, measure, budget)
+    return PrecisionGraphs(graphs=dict(found.graphs), notes=_notes(stages, found, options))
+
+
+def _notes(stages: Sequence[QuantisedStage], found: Search, options: QuantiseOptions) -> dict[str, object]:
+    """What a manifest and a report tell of it."""
+    return {
+        "method": options.ranges.method,
+        "budget": options.budget,
+        "score": found.score_json(),
+        "table": found.table_json(),
+        "stages": {
+            one.stage.name: {
+                "correction": one.correction,
+                "errors": dict(one.errors),
+                "layers": {name: found.modes[one.stage.name].get(name, FLOAT) for name in _names(one)},
+                "ranges": {
+                    name: {"threshold": r.threshold, "method": r.method} for name, r in one.ranges.items()
+                },
+            }
+            for one in stages
+        },
+    }
+
+
+def _names(stage: QuantisedStage) -> list[str]:
+    return [layer.name for layer in stage.layers]

@@ -1,0 +1,143 @@
+"""What a choice of int8 costs and buys, against the model that was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from textual_vision.export.figures import figures_of, joined
+from textual_vision.export.measure import best_milliseconds
+from textual_vision.export.parity import NEAR_TIE_MARGIN
+from textual_vision.export.results import CodeFigures, ImageFigures
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+TEXT_CODES, CODES = "text_codes", "codes"
+BYTES_PER_MEGABYTE = 1_000_000
+
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How a set of graphs does; agreements are shares 0 … 1, PSNR is infinite for identical pictures.
+
+    `text_code_agreement`, `code_agreement` and `psnr` are free-running, `generator_psnr` teacher-forced;
+    `megabytes` of all stages' graphs; `milliseconds` of one drawing, None where it was not timed.
+    """
+
+    text_code_agreement: float
+    code_agreement: float
+    generator_psnr: float
+    psnr: float
+    megabytes: float
+    milliseconds: float | None = None
+
+
+class Measure:
+    """Scores graphs on `batches`, drawings whose every tensor the reference gave.
+
+    Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageSpec],
+        floats: Mapping[str, bytes],
+        batches: Sequence[Batch],
+        backend: str,
+    ) -> None:
+        self.stages, self.floats, self.batches, self.backend = tuple(stages), dict(floats), batches, backend
+        self._sessions: dict[str, tuple[bytes, Session]] = {}
+        self._times: dict[str, float] = {}
+
+    def score(self, changed: Mapping[str, bytes], *, timed: bool = False) -> Score:
+        """The score with the `changed` stages' graphs in place of the float ones."""
+        free = [self._free(batch, changed) for batch in self.batches]
+        picture = self._picture_stage()
+        forced = [self._forced(batch, picture, changed) for batch in self.batches]
+        graphs = {**self.floats, **changed}
+        return Score(
+            text_code_agreement=self._agreement(TEXT_CODES, free),
+            code_agreement=self._agreement(CODES, free),
+            generator_psnr=self._psnr(picture, forced),
+            psnr=self._psnr(picture, free),
+            megabytes=sum(len(graph) for graph in graphs.values()) / BYTES_PER_MEGABYTE,
+            milliseconds=sum(self._time(s, graphs[s.name]) for s in self.stages) if timed else None,
+        )
+
+    def stage_error(self, stage: StageSpec, graph: bytes) -> float:
+        """How far the stage is from the reference, teacher-forced: wrong codes' share plus relative error."""
+        session = self._session(graph, stage.name)
+        outputs = [session.run(_inputs(stage, batch.tensors)) for batch in self.batches]
+        everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
+        total = 0.0
+        for tensor in stage.outputs:
+            pair = joined(tensor, self.batches, outputs, everything)
+            if tensor.dtype == "int64" and len(tensor.shape) > 2:
+                total += float(np.mean(pair.expected != pair.found))
+                continue
+            expected, found = pair.expected.astype(np.float64), pair.found.astype(np.float64)
+            total += float(np.mean((expected - found) ** 2) / max(np.mean(expected**2), 1e-12))
+        return total
+
+    def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
+        """Milliseconds of one drawing by each graph of the stage, measured in turns."""
+        return best_milliseconds(graphs, stage, self.batches[0], self.backend)
+
+    def _picture_stage(self) -> StageSpec:
+        return self.stages[-1]
+
+    def _free(self, batch: Batch, changed: Mapping[str, bytes]) -> Tensors:
+        tensors = dict(batch.tensors)
+        dirty = False
+        for stage in self.stages:
+            dirty = dirty or stage.name in changed
+            if dirty:
+                graph = changed.get(stage.name, self.floats[stage.name])
+                tensors.update(self._session(graph, stage.name).run(_inputs(stage, tensors)))
+        return tensors
+
+    def _forced(self, batch: Batch, stage: StageSpec, changed: Mapping[str, bytes]) -> Tensors:
+        if stage.name not in changed:
+            return batch.tensors
+        return self._session(changed[stage.name], stage.name).run(_inputs(stage, batch.tensors))
+
+    def _agreement(self, name: str, outputs: Sequence[Tensors]) -> float:
+        tensor = next((t for stage in self.stages for t in stage.outputs if t.name == name), None)
+        if tensor is None:
+            return 1.0
+        everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
+        figures = figures_of(joined(tensor, self.batches, outputs, everything), NEAR_TIE_MARGIN)
+        assert isinstance(figures, CodeFigures)
+        return figures.agreement
+
+    def _psnr(self, stage: StageSpec, outputs: Sequence[Tensors]) -> float:
+        everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
+        image = next(tensor for tensor in stage.outputs if tensor.name == "image")
+        figures = figures_of(joined(image, self.batches, outputs, everything), NEAR_TIE_MARGIN)
+        assert isinstance(figures, ImageFigures)
+        return math.inf if figures.psnr_db is None else figures.psnr_db
+
+    def _session(self, graph: bytes, stage: str) -> Session:
+        """The graph's session; of every stage the float one and the last changed one are kept open."""
+        place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
+        if place not in self._sessions or self._sessions[place][0] != graph:
+            options = SessionOptions(backend=self.backend, name=place)
+            self._sessions[place] = (graph, open_session(graph, options))
+        return self._sessions[place][1]
+
+    def _time(self, stage: StageSpec, graph: bytes) -> float:
+        digest = hashlib.sha256(graph).hexdigest()
+        if digest not in self._times:
+            (self._times[digest],) = self.time(stage, [graph])
+        return self._times[digest]
+
+
+def _inputs(stage: StageSpec, tensors: Tensors) -> Tensors:
+    return {tensor.name: tensors[tensor.name] for tensor in stage.inputs}

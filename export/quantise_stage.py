@@ -1,0 +1,124 @@
+"""One stage made ready for int8: ranges from real drawings, and the corrections that help it most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+import onnx_ir as ir
+
+from textual_vision.calibration.cache import TensorRange
+from textual_vision.calibration.ranges import AUTO
+from textual_vision.calibration.samples import Inputs
+from textual_vision.export import rewrites_merge, rewrites_upsample
+from textual_vision.export.quantise_correct import corrected_biases, equalised
+from textual_vision.export.quantise_measure import Measure
+from textual_vision.export.quantise_observe import ranges_of
+from textual_vision.export.quantise_plan import INT8, Layer, default_modes, layers_of
+from textual_vision.export.quantise_write import Float32, quantised_graph
+from textual_vision.export.samples import Batch
+from textual_vision.runtime.manifest import StageSpec
+
+PLAIN, CORRECTED, EQUALISED, BOTH = "plain", "corrected", "equalised", "both"
+CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions:
+    """`method` of ranges (see `calibration.ranges`) and the `corrections` that are tried.
+
+    `ranges`, stage → tensor → range, spares reading them off the drawings; corrections that move ranges are
+    then not tried.
+    """
+
+    method: str = AUTO
+    corrections: tuple[str, ...] = CORRECTIONS
+    ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedStage:
+    """A stage ready to be written with any modes: `model` in float (equalised, or not), and what int8 needs."""
+
+    stage: StageSpec
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    ranges: Mapping[str, TensorRange]
+    biases: Mapping[str, Float32]
+    correction: str
+    errors: Mapping[str, float]  # by correction: what was compared
+
+    def graph(self, modes: Mapping[str, str]) -> bytes:
+        """The stage's graph with each layer in its mode, serialised."""
+        chosen = {layer.name for layer in self.layers if modes.get(layer.name) is not None}
+        thresholds = {name: found.threshold for name, found in self.ranges.items()}
+        graph = quantised_graph(self.model, {n: modes[n] for n in chosen}, thresholds, self.biases)
+        data: bytes = graph.SerializeToString()
+        return data
+
+
+def quantised_stage(
+    stage: StageSpec, graph: bytes, measure: Measure, options: RangeOptions
+) -> QuantisedStage:
+    """Ranges and the best of the corrections: the one with the least error when every layer is int8."""
+    inputs = inputs_of(stage, measure.batches)
+    model = prepared(graph)
+    given = options.ranges.get(stage.name)
+    wanted = [name for name in options.corrections if given is None or name in (PLAIN, CORRECTED)]
+    best: QuantisedStage | None = None
+    errors: dict[str, float] = {}
+    bases: dict[bool, tuple[onnx.ModelProto, Mapping[str, TensorRange]]] = {}
+    for correction in wanted or [PLAIN]:
+        equal = correction in (EQUALISED, BOTH)
+        if equal not in bases:
+            base = equalised(model, inputs) if equal else model
+            bases[equal] = (base, given or ranges_of(base, inputs, options.method))
+        tried = _tried(stage, correction, *bases[equal], inputs)
+        errors[correction] = measure.stage_error(stage, tried.graph(default_modes(tried.layers, INT8)))
+        if best is None or errors[correction] < errors[best.correction]:
+            best = tried
+    assert best is not None
+    return replace(best, errors=errors)
+
+
+def _tried(
+    stage: StageSpec,
+    correction: str,
+    model: onnx.ModelProto,
+    ranges: Mapping[str, TensorRange],
+    inputs: Sequence[Inputs],
+) -> QuantisedStage:
+    layers = layers_of(model)
+    biases: Mapping[str, Float32] = {}
+    if correction in (CORRECTED, BOTH):
+        thresholds = {name: found.threshold for name, found in ranges.items()}
+        biases = corrected_biases(model, default_modes(layers, INT8), thresholds, inputs)
+    return QuantisedStage(
+        stage=stage,
+        model=model,
+        layers=layers,
+        ranges=ranges,
+        biases=biases,
+        correction=correction,
+        errors={},
+    )
+
+
+def prepared(graph: bytes) -> onnx.ModelProto:
+    """The float graph in the form that int8 needs, whether or not that is the fastest in float.
+
+    Products that read one tensor become one product (ONNX Runtime leaves products in float that share one
+    quantised tensor), and transposed convolutions become convolutions (no backend runs the former in int8).
+    """
+    model = ir.from_proto(onnx.load_from_string(graph))
+    rewrites_upsample.upsample_by_crop(model)
+    rewrites_merge.merge_conditions(model)
+    rewrites_merge.merge_linears(model)
+    merged: onnx.ModelProto = ir.to_proto(model)
+    return merged
+
+
+def inputs_of(stage: StageSpec, batches: Sequence[Batch]) -> list[Inputs]:
+    """The stage's inputs in every drawing."""
+    return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in batches]
