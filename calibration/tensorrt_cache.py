@@ -65,7 +65,7 @@ def scales_from_cache(data: bytes) -> dict[str, float]:
     error too: an engine built from them would be wrong without a word.
     """
     try:
-        lines = data.decode("utf-8").splitlines()
+        lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise IntegrityError(f"calibration cache: not UTF-8 text: {error}", "calibrate again") from None
     header = _HEADER.fullmatch(lines[0]) if lines else None
