@@ -6,6 +6,7 @@ import click
 
 from textual_vision.runtime import console
 from textual_vision.training.data_command import data_command
+from textual_vision.training.evaluation_commands import COMMANDS as EVALUATION_COMMANDS
 from textual_vision.training.run_commands import COMMANDS as RUN_COMMANDS
 
 
@@ -16,8 +17,8 @@ def command() -> None:
 
 
 command.add_command(data_command)
-for run_command in RUN_COMMANDS:
-    command.add_command(run_command)
+for other_command in (*RUN_COMMANDS, *EVALUATION_COMMANDS):
+    command.add_command(other_command)
 
 
 def main() -> None:

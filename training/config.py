@@ -15,6 +15,8 @@ from textual_vision.runtime.errors import UsageError
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 SCHEMA_VERSION = 1
+CORPORA = ("emoji", "coco", "folder", "shards")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ class TrainConfig:
     ema: float = 0.998  # of the weights that are kept
     style_in_caption: float = 0.6  # share of captions that name the art style
     checkpoint_minutes: float = 4.0
+    precision: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 where the device is fast at it
 
     def __post_init__(self) -> None:
         check_consistent(self)
@@ -154,6 +157,14 @@ def check_consistent(config: TrainConfig) -> None:
     model = config.model
     upscale = 2 ** (len(model.generator.channels) - 1)
     rules = [
+        (
+            config.corpus in CORPORA,
+            f"corpus is {config.corpus!r}, not one of {', '.join(CORPORA)}",
+        ),
+        (
+            config.precision in PRECISIONS,
+            f"precision is {config.precision!r}, not one of {', '.join(PRECISIONS)}",
+        ),
         (
             model.latent.grid * upscale == model.image_size,
             f"model.latent.grid {model.latent.grid} x {upscale} (len(model.generator.channels) - 1 "
@@ -196,7 +207,7 @@ def check_consistent(config: TrainConfig) -> None:
     ]
     for holds, message in rules:
         if not holds:
-            raise UsageError(f"config {config.name!r}: {message}", "change one of the two fields")
+            raise UsageError(f"config {config.name!r}: {message}", "change what is named here")
 
 
 Config = TypeVar("Config")

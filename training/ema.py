@@ -31,7 +31,10 @@ class Ema:
         """What `load` reads back."""
         return {"updates": self.updates, **self.weights}
 
+    @torch.no_grad()
     def load(self, state: dict[str, Tensor | int]) -> None:
         """Goes on from a saved average."""
         self.updates = int(state["updates"])
-        self.weights = {name: w for name, w in state.items() if isinstance(w, Tensor)}
+        for name, weight in state.items():
+            if isinstance(weight, Tensor):
+                self.weights[name].copy_(weight)

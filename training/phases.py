@@ -84,16 +84,18 @@ class _Optimised:
 
     def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
         """One step down the gradient; raises DivergedError, and moves nothing, when there is none."""
-        if not torch.isfinite(loss):
+        if on_any_process(self.accelerator, not bool(torch.isfinite(loss))):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
             raise DivergedError(", ".join(bad) or "the loss")
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        self.accelerator.clip_grad_norm_(
-            itertools.chain(*(g["params"] for g in self.optimiser.param_groups)), GRADIENT_NORM
-        )
+        parameters = itertools.chain(*(g["params"] for g in self.optimiser.param_groups))
+        norm = self.accelerator.clip_grad_norm_(parameters, GRADIENT_NORM)
+        # Gradients are the same on all processes.
+        if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
+            raise DivergedError("the gradient")
         self.optimiser.step()
 
 
@@ -234,6 +236,13 @@ class JointPhase:
         for name, part in self._parts().items():
             part.optimiser.load_state_dict(state[name])
         self.discriminator.load_state_dict(state["discriminator"])
+
+
+def on_any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` is set on any process, the same answer on all of them."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
 
 
 def share_of_step(accelerator: Accelerator, batches: Batches, phase: str, step: int, size: int) -> Batch:

@@ -9,6 +9,8 @@ from pathlib import Path
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import PictureSource
 from textual_vision.training.config import TrainConfig
+from textual_vision.training.corpus import load_corpus
+from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.notice import WEIGHT_CREDITS, notice_text
 
 DEFAULT_CORPUS = Path("out/corpus")
@@ -24,14 +26,8 @@ class SourceWithNotice:
 
 def open_source(config: TrainConfig, folder: Path, splits: Sequence[str]) -> SourceWithNotice:
     """The pictures in `folder` that belong to one of `splits`; UsageError when there are none."""
-    size = config.model.image_size
-    if config.corpus == "emoji":
-        from textual_vision.training.corpus import load_corpus
-        from textual_vision.training.emoji_source import EmojiSource
-
-        source = EmojiSource(load_corpus(folder), splits, size)
-    else:
-        raise UsageError(f"config: 'corpus' is {config.corpus!r}", "known: emoji")
+    # `tv-train data` makes the same memory-mapped corpus of all kinds of sources.
+    source = EmojiSource(load_corpus(folder), splits, config.model.image_size)
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
     return SourceWithNotice(source=source, notice=notice_of(config))

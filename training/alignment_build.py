@@ -1,0 +1,72 @@
+"""The alignment model made from a corpus: real pairs in, towers and their ceiling out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textual_vision.training.alignment import Pairs, Sentences, recall_at_1, save_towers, train_towers
+from textual_vision.training.corpus import Corpus
+from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.features import DETAIL, Lite2
+from textual_vision.training.splits import SPLITS, TRAIN
+
+PHRASINGS = 4  # of each picture; more of the same hardly help
+CHUNK = 256  # pictures at once
+
+
+def build_alignment(corpus: Corpus, out: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Trains on the training split, measures on the others, writes to `out`; returns what is known."""
+    source = EmojiSource(corpus, SPLITS, min(DETAIL, corpus.size))
+    say(f"looking at {len(source):,} pictures")
+    features = _features(source)
+    row_from_caption: dict[str, int] = {}
+    rows = [
+        [row_from_caption.setdefault(caption, len(row_from_caption)) for caption in _phrasings(source, index)]
+        for index in range(len(source))
+    ]
+    say(f"reading {len(row_from_caption):,} captions")
+    sentences = Sentences().vectors(list(row_from_caption))
+    train = [index for index, (_, record) in enumerate(source.records) if record.split == TRAIN]
+    say(f"training the towers on {len(train):,} pairs")
+    towers = train_towers(
+        Pairs(
+            features=features[train],
+            sentences=sentences,
+            rows=[rows[index] for index in train],
+            concepts=[source.records[index][1].concept for index in train],
+        )
+    )
+    about: dict[str, Any] = {
+        "features": "EfficientNet-Lite2",
+        "sentences": "all-MiniLM-L6-v2",
+        "pairs": len(train),
+    }
+    held = [index for index in range(len(source)) if source.records[index][1].split != TRAIN]
+    if held:
+        shown = sorted({rows[index][0] for index in held})
+        own = [shown.index(rows[index][0]) for index in held]
+        about["real_held_out"] = {
+            "pictures": len(held),
+            "labels": len(shown),
+            "recall_at_1": round(recall_at_1(towers, features[held], sentences[shown], own), 4),
+        }
+    save_towers(towers, about, out)
+    return about
+
+
+def _features(source: EmojiSource) -> NDArray[np.float32]:
+    lite2, found = Lite2(), []
+    for start in range(0, len(source), CHUNK):
+        part = range(start, min(start + CHUNK, len(source)))
+        found.append(lite2.look(np.stack([source.picture(index) for index in part])).pooled)
+    return np.concatenate(found)
+
+
+def _phrasings(source: EmojiSource, index: int) -> Sequence[str]:
+    """The plainest caption first."""
+    return source.captions(index)[:PHRASINGS]

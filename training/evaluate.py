@@ -1,0 +1,239 @@
+"""What a checkpoint is worth, measured on pictures and captions that it was not trained on.
+
+Every score stands beside what real pictures reach under the same judge. `evaluate` returns plain JSON
+values and a contact sheet; docs/training.md defines each number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textual_vision.runtime.files import write_whole
+from textual_vision.training import measures
+from textual_vision.training.alignment import Sentences, Towers, load_towers, recall_at_1
+from textual_vision.training.batches import caption_with_style
+from textual_vision.training.checkpoint import Checkpoint
+from textual_vision.training.corpus import Corpus
+from textual_vision.training.drawings import Pictures, draw, psnr_of_pictures, reconstruct
+from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.features import DETAIL, Lite2, Looks, kid
+from textual_vision.training.recognition import Judge, answers_of, judge_from_corpus
+from textual_vision.training.sheet import contact_sheet
+from textual_vision.training.splits import SPLITS, TRAIN
+
+SEEDS = 32  # of each named prompt
+DIVERSE_PROMPTS, DIVERSE_SEEDS = 24, 8
+SHEET_COLUMNS, SHEET_PICTURES = 8, 64
+USAGE_CAPTIONS = 4000
+# Prompts and what must be seen. No picture of the first three is trained on; the words of the others are
+# put together differently, or not known at all, in the emoji corpus's captions.
+DOG = {"animal": "dog", "sunglasses": "with"}
+FOREST = {"ground": "forest", "water": "river"}
+ASKED: Mapping[str, Mapping[str, str]] = {
+    "dog wearing sunglasses": DOG,
+    "puppy with shades": DOG,
+    "a doggy in dark glasses": DOG,
+    "green forest with river": FOREST,
+    "woods with a stream": FOREST,
+}
+
+Say = Callable[[str], None]
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Real pictures that were not trained on, and what was drawn for the same words."""
+
+    source: EmojiSource
+    labels: list[str]  # the plainest caption, without the art style
+    prompts: list[str]  # with it
+    splits: list[str]
+    real: Pictures
+    drawn: Pictures
+    real_looks: Looks
+    drawn_looks: Looks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """`scores` are JSON values; `sheet` is a PNG of held-out prompts."""
+
+    scores: dict[str, Any]
+    sheet: bytes
+
+    def save(self, folder: Path) -> None:
+        """evaluation.json and contact_sheet.png in `folder`."""
+        write_whole(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
+        write_whole(folder / "contact_sheet.png", self.sheet)
+
+
+def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: Say) -> Evaluation:
+    """Measures everything; `limit` takes that many held-out pictures, spread evenly, instead of all."""
+    lite2 = Lite2()
+    say("drawing the held-out captions")
+    held = _held_out(checkpoint, corpus, lite2, limit)
+    say(f"{len(held.labels)} held-out pictures; reconstructing them")
+    again = reconstruct(checkpoint.model, checkpoint.tokenizer, held.real, held.prompts)
+    psnr = psnr_of_pictures(held.real, again.pictures)
+    say("alignment and compositions")
+    scores = {
+        "checkpoint": checkpoint.config.name,
+        "held_out_pictures": len(held.labels),
+        "features": f"EfficientNet-Lite2, pictures at {DETAIL} px or less",
+        "reconstruction": {
+            "psnr_db": _round(psnr.mean()),
+            "psnr_db_worst_tenth": _round(np.quantile(psnr, 0.1)),
+        },
+        "kid_x1000": _kid(held),
+        "alignment": _alignment(held, *load_towers()),
+        "recognition": _recognition(checkpoint, corpus, held, lite2),
+        "image_codes": measures.image_codes(checkpoint, again.codes),
+        "text_codes": _text_codes(checkpoint, held.source, corpus),
+        "diversity": _diversity(checkpoint, held, lite2),
+    }
+    say("nearest training pictures")
+    train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
+    scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.drawn, held.real)
+    return Evaluation(scores=scores, sheet=_sheet(held))
+
+
+def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int | None) -> HeldOut:
+    splits = tuple(split for split in SPLITS if split != TRAIN)
+    source = EmojiSource(corpus, splits, checkpoint.config.model.image_size)
+    chosen = list(range(len(source)))
+    if limit is not None and limit < len(chosen):
+        chosen = [int(index) for index in np.linspace(0, len(chosen) - 1, limit)]
+    labels = [source.captions(index)[0] for index in chosen]
+    prompts = [caption_with_style(label, source.style(i)) for label, i in zip(labels, chosen, strict=True)]
+    real = np.stack([source.picture(index) for index in chosen])
+    drawn = draw(checkpoint.model, checkpoint.tokenizer, prompts, chosen).pictures
+    return HeldOut(
+        source=source,
+        labels=labels,
+        prompts=prompts,
+        splits=[source.records[index][1].split for index in chosen],
+        real=real,
+        drawn=drawn,
+        real_looks=lite2.look(real),
+        drawn_looks=lite2.look(drawn),
+    )
+
+
+def _kid(held: HeldOut) -> dict[str, float]:
+    """Drawn against real, and as a floor one half of the real ones against the other."""
+    half = np.arange(len(held.labels)) % 2 == 0
+    floor = kid(held.real_looks.pooled[half], held.real_looks.pooled[~half])
+    return {
+        "drawn": _round(1e3 * kid(held.drawn_looks.pooled, held.real_looks.pooled)),
+        "two_halves_of_real": _round(1e3 * floor),
+    }
+
+
+def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[str, Any]:
+    """R@1 of real and drawn pictures among all distinct held-out labels, whole and by split."""
+    distinct = sorted(set(held.labels))
+    sentences = Sentences().vectors(distinct)
+    own = np.array([distinct.index(label) for label in held.labels])
+    splits = np.array(held.splits)
+    found: dict[str, Any] = {"labels": len(distinct), "model": about}
+    for name in ("all", *sorted(set(held.splits))):
+        chosen = np.ones(len(own), bool) if name == "all" else splits == name
+        real = recall_at_1(towers, held.real_looks.pooled[chosen], sentences, own[chosen].tolist())
+        drawn = recall_at_1(towers, held.drawn_looks.pooled[chosen], sentences, own[chosen].tolist())
+        share = _round(drawn / real, 3) if real else None
+        found[name] = {
+            "pictures": int(chosen.sum()), "real": _round(real, 3), "drawn": _round(drawn, 3), "share": share
+        }  # fmt: skip
+    return found
+
+
+def _recognition(
+    checkpoint: Checkpoint, corpus: Corpus, held: HeldOut, lite2: Lite2
+) -> dict[str, Any] | None:
+    """Named prompts over many seeds and every held-out composition; None when the corpus has none."""
+    judge = judge_from_corpus(corpus, checkpoint.config.model.image_size, lite2)
+    if judge is None:
+        return None
+    found: dict[str, Any] = {
+        "probe_accuracy_on_unseen_pictures": {n: _round(judge.accuracy(n), 3) for n in judge.probes}
+    }
+    prompts = {}
+    for prompt, wanted in ASKED.items():
+        if not wanted.keys() <= judge.probes.keys():
+            continue
+        drawn = draw(checkpoint.model, checkpoint.tokenizer, [prompt] * SEEDS, range(SEEDS)).pictures
+        prompts[prompt] = _asked(judge, lite2.look(drawn).whole, wanted)
+    return {**found, "seeds": SEEDS, "prompts": prompts, "held_out": _held_compositions(judge, held)}
+
+
+def _asked(judge: Judge, features: Features, wanted: Mapping[str, str]) -> dict[str, Any]:
+    parts = {n: _round(judge.shows(features, {n: answer}).mean(), 3) for n, answer in wanted.items()}
+    ceiling = judge.ceiling(wanted)
+    return {
+        "wanted": dict(wanted),
+        "recognised": _round(judge.shows(features, wanted).mean(), 3),
+        **parts,
+        "real": None if ceiling is None else _round(ceiling, 3),
+    }
+
+
+def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
+    """Each probe over held-out compositions and scenes: what the caption says, seen in real and drawn."""
+    by_label = {record.captions[0]: answers_of(record) for _, record in held.source.records}
+    found: dict[str, Any] = {}
+    for name in judge.probes:
+        rows = [i for i, label in enumerate(held.labels) if name in by_label[label]]
+        if not rows:
+            continue
+        told = np.array([by_label[held.labels[i]][name] for i in rows])
+        right = {
+            kind: float((np.array(judge.probes[name].answer(features[rows])) == told).mean())
+            for kind, features in (("real", held.real_looks.whole), ("drawn", held.drawn_looks.whole))
+        }
+        found[name] = {"pictures": len(rows), **{kind: _round(share, 3) for kind, share in right.items()}}
+    return found
+
+
+def _text_codes(checkpoint: Checkpoint, source: EmojiSource, corpus: Corpus) -> dict[str, Any]:
+    captions = sorted({caption for record in corpus.records for caption in record.captions})
+    random = np.random.default_rng(0)
+    chosen = random.choice(len(captions), min(USAGE_CAPTIONS, len(captions)), replace=False)
+    return measures.text_codes(checkpoint, source, [captions[int(index)] for index in chosen])
+
+
+def _diversity(checkpoint: Checkpoint, held: HeldOut, lite2: Lite2) -> dict[str, float]:
+    """Mean cosine distance of Lite2 features between seeds of a prompt without style, and between prompts."""
+    labels = _spread(sorted(set(held.labels)), DIVERSE_PROMPTS)
+    prompts = [label for label in labels for _ in range(DIVERSE_SEEDS)]
+    seeds = list(range(DIVERSE_SEEDS)) * len(labels)
+    features = lite2.look(draw(checkpoint.model, checkpoint.tokenizer, prompts, seeds).pictures).pooled
+    each = features.reshape(len(labels), DIVERSE_SEEDS, -1)
+    return {
+        "between_seeds": _round(np.mean([measures.spread(one) for one in each]), 4),
+        "between_prompts": _round(measures.spread(each[:, 0]), 4),
+        "between_real_pictures": _round(measures.spread(held.real_looks.pooled), 4),
+    }
+
+
+def _sheet(held: HeldOut) -> bytes:
+    """Held-out prompts, spread evenly; the compositions first."""
+    first = [i for i, split in enumerate(held.splits) if split == "heldout_composition"]
+    others = [i for i in range(len(held.labels)) if i not in set(first)]
+    chosen = first[:SHEET_COLUMNS] + _spread(others, SHEET_PICTURES - len(first[:SHEET_COLUMNS]))
+    return contact_sheet(held.drawn[chosen], [held.prompts[i] for i in chosen], SHEET_COLUMNS)
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(count, len(items)))]
+
+
+def _round(value: float, digits: int = 2) -> float:
+    return round(float(value), digits)

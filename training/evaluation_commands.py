@@ -1,0 +1,62 @@
+"""tv-train evaluate and alignment: what a checkpoint is worth, and the model that judges it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+CORPUS = Path("out/corpus")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="What it was trained on.")
+@click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the checkpoint's own]")
+@click.option("--limit", type=click.IntRange(64), help="Use this many held-out pictures. [default: all]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
+def evaluate(
+    checkpoint: str, corpus: Path, output: Path | None, limit: int | None, threads: int | None
+) -> None:
+    """Measure CHECKPOINT (a folder or a shipped name) on what it was not trained on.
+
+    Writes evaluation.json and contact_sheet.png, and prints the scores.
+    """
+    from textual_vision.training.checkpoint import find_checkpoint, load_checkpoint
+    from textual_vision.training.corpus import load_corpus
+
+    folder = find_checkpoint(checkpoint)
+    opened = load_corpus(corpus)
+    import torch
+
+    from textual_vision.training.evaluate import evaluate as measure
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = measure(
+        load_checkpoint(str(folder)), opened, limit=limit, say=lambda line: click.echo(line, err=True)
+    )
+    target = output or folder
+    target.mkdir(parents=True, exist_ok=True)
+    found.save(target)
+    click.echo(json.dumps(found.scores, indent=2))
+
+
+@click.command()
+@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Real captioned pictures.")
+@click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
+def alignment(corpus: Path, output: Path | None) -> None:
+    """Train the small model that tells whether picture and words belong together."""
+    from textual_vision.training.corpus import load_corpus
+
+    opened = load_corpus(corpus)
+    from textual_vision.training.alignment import SHIPPED_FOLDER
+    from textual_vision.training.alignment_build import build_alignment
+
+    about = build_alignment(opened, output or SHIPPED_FOLDER, say=lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(about, indent=2))
+
+
+COMMANDS = (evaluate, alignment)

@@ -1,0 +1,82 @@
+"""EfficientNet-Lite2 features of pictures: what scores are measured on (losses use Lite0).
+
+A score on these features can only be compared with a score on these features: never with a published
+FID, KID or CLIP score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from textual_vision.training.losses import pretrained_efficientnet
+
+DETAIL = 64  # pixels a side that larger pictures are shrunk to: scores of all models can be compared
+VIEW = 128  # pixels a side that the network sees
+FEATURES = 1280
+LAYOUT_BLOCK = 15  # its output still knows where things are
+LAYOUT_CELLS = 4  # rows and columns that it is averaged to
+CHUNK = 32  # pictures at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """What the network sees in N pictures: `pooled` float32 (N, 1280), `layout` float32 (N, 16 * 208)."""
+
+    pooled: NDArray[np.float32]
+    layout: NDArray[np.float32]
+
+    @property
+    def whole(self) -> NDArray[np.float32]:
+        """Both, side by side."""
+        return np.hstack([self.pooled, self.layout])
+
+
+class Lite2:
+    """ImageNet's EfficientNet-Lite2; BackendMissingError when it isn't installed."""
+
+    def __init__(self) -> None:
+        self.net = pretrained_efficientnet("lite2").eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def look(self, pictures: NDArray[np.uint8]) -> Looks:
+        """At least one picture, uint8 (N, S, S, 3)."""
+        pooled, layout = [], []
+        for start in range(0, len(pictures), CHUNK):
+            part = torch.from_numpy(np.array(pictures[start : start + CHUNK]))
+            x = _resized(part.permute(0, 3, 1, 2).float())
+            x = ((x - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+            x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
+            for number, block in enumerate(self.net._blocks):
+                x = block(x)
+                if number == LAYOUT_BLOCK:
+                    layout.append(F.adaptive_avg_pool2d(x, LAYOUT_CELLS).flatten(1).numpy())
+            pooled.append(F.relu6(self.net._bn1(self.net._conv_head(x))).mean((2, 3)).numpy())
+        return Looks(pooled=np.concatenate(pooled), layout=np.concatenate(layout))
+
+
+def _resized(x: Tensor) -> Tensor:
+    """(N, 3, S, S) -> (N, 3, VIEW, VIEW), by way of DETAIL when larger than that."""
+    for side in (DETAIL, VIEW):
+        if x.shape[2] > side or side == VIEW:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return x
+
+
+def kid(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """The unbiased kernel distance of two sets of features, cubic kernel (Bińkowski et al. 2018, eq. 4)."""
+
+    def kernel(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+        product: NDArray[np.float64] = x.astype(np.float64) @ y.astype(np.float64).T
+        return (product / x.shape[1] + 1) ** 3
+
+    def within(x: NDArray[np.float32]) -> float:
+        k = kernel(x, x)
+        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())

@@ -1,0 +1,107 @@
+"""Does a drawing show what its prompt asks for? Judged by probes that learned it from real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textual_vision.training.compositions import ANIMALS
+from textual_vision.training.corpus import Corpus
+from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.features import Lite2
+from textual_vision.training.probes import Probe, answers_unseen, probe_from_pictures
+from textual_vision.training.records import Record
+from textual_vision.training.splits import SPLITS, hashed_share
+
+BARE = "nothing"  # what an animal wears that wears nothing
+SUNGLASSES = "sunglasses"
+FOLDS = 10
+SCENE_PARTS = ("ground", "water", "backdrop", "sky")
+
+Features = NDArray[np.float32]
+
+
+def wearing_of(record: Record) -> tuple[str, str] | None:
+    """(animal, what it wears) of a composition or of a bare animal's face; None of anything else."""
+    if record.kind == "wearing":
+        _, accessory, animal = record.concept.split(":")
+        return ANIMALS[animal], accessory
+    return (ANIMALS[record.concept], BARE) if record.concept in ANIMALS else None
+
+
+def scene_of(record: Record) -> tuple[str, ...] | None:
+    """Ground, water, backdrop and sky of a scene; None of anything else."""
+    if record.kind != "scene":
+        return None
+    return tuple(part or "none" for part in record.concept.removeprefix("scene:").split("|"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Probes by the name of what they tell.
+
+    `real` are real pictures as (what they show, what probes that have not seen them say).
+    """
+
+    probes: Mapping[str, Probe]
+    real: Sequence[tuple[Mapping[str, str], Mapping[str, str]]]
+
+    def ceiling(self, wanted: Mapping[str, str]) -> float | None:
+        """Share of the real pictures that show all that is wanted, and are told to; None without any."""
+        told = [said for shown, said in self.real if wanted.items() <= shown.items()]
+        return float(np.mean([wanted.items() <= said.items() for said in told])) if told else None
+
+    def accuracy(self, name: str) -> float:
+        """Share of all real pictures that one probe is right about."""
+        told = [shown[name] == said[name] for shown, said in self.real if name in shown]
+        return float(np.mean(told))
+
+    def shows(self, features: Features, wanted: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Which of the pictures (N, pooled and layout) give every wanted answer: bool (N,)."""
+        right = np.ones(len(features), bool)
+        for name, answer in wanted.items():
+            right &= np.array(self.probes[name].answer(features)) == answer
+        return right
+
+
+def judge_from_corpus(corpus: Corpus, size: int, lite2: Lite2) -> Judge | None:
+    """Probes learned from all real compositions and scenes at `size` pixels; None when there are none.
+
+    All splits: the judge must know dogs with sunglasses that the generator has never seen. Its ceiling
+    is measured by leaving out each tenth of the pictures in turn.
+    """
+    source = EmojiSource(corpus, SPLITS, size)
+    shown = {index: answers_of(record) for index, (_, record) in enumerate(source.records)}
+    shown = {index: answers for index, answers in shown.items() if answers}
+    if not shown:
+        return None
+    features = lite2.look(np.stack([source.picture(index) for index in shown])).whole
+    row = {index: number for number, index in enumerate(shown)}
+    said: dict[int, dict[str, str]] = {index: {} for index in shown}
+    probes = {}
+    for name in sorted({name for answers in shown.values() for name in answers}):
+        chosen = [index for index, answers in shown.items() if name in answers]
+        seen = features[[row[index] for index in chosen]]
+        told = [shown[index][name] for index in chosen]
+        probes[name] = probe_from_pictures(seen, told)
+        folds = [int(FOLDS * hashed_share(source.records[index][1].key)) for index in chosen]
+        for index, answer in zip(chosen, answers_unseen(seen, told, folds), strict=True):
+            said[index][name] = answer
+    return Judge(probes=probes, real=[(shown[index], said[index]) for index in shown])
+
+
+def answers_of(record: Record) -> dict[str, str]:
+    """What every probe should say of this record's picture."""
+    if (worn := wearing_of(record)) is not None:
+        animal, accessory = worn
+        return {
+            "animal": animal,
+            "wears": accessory,
+            "sunglasses": "with" if accessory == SUNGLASSES else "without",
+        }
+    if (parts := scene_of(record)) is not None:
+        return dict(zip(SCENE_PARTS, parts, strict=True))
+    return {}

@@ -1,0 +1,76 @@
+"""What a run keeps on disk to go on after kill -9: written whole or not at all, read strictly."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textual_vision.runtime.errors import IntegrityError, TextualVisionError
+from textual_vision.runtime.files import write_whole
+from textual_vision.training.config import TrainConfig, config_from_dict, config_to_dict
+
+PHASES = ("codebook", "latent", "joint")
+STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "log.jsonl"
+
+
+def write_state(run: Path, state: dict[str, Any]) -> None:
+    """Replaces RUN/state.pt; TextualVisionError when it can't, and the one before it stays."""
+    fresh = run / f"{STATE}.tmp"
+    try:
+        torch.save(state, fresh)
+        fresh.replace(run / STATE)
+    except (OSError, RuntimeError) as error:
+        fresh.unlink(missing_ok=True)
+        # torch wraps the system's error in one of its own, whose last line is its source's place.
+        reason = str(error).splitlines()[0]
+        raise TextualVisionError(
+            f"{run / STATE} can't be written: {reason}",
+            "is the disk full? Free some space, then go on with --resume from what was saved before",
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a run saved, on the CPU; IntegrityError when the file is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise IntegrityError(f"{path} can't be read: {reason}", "start a new run") from error
+    return state
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """RUN/config.json, what was asked for."""
+    write_whole(run / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+
+
+def read_config(run: Path) -> TrainConfig:
+    """RUN/config.json; IntegrityError when it is missing or no JSON."""
+    path = run / CONFIG
+    try:
+        return config_from_dict(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} can't be read: {error}", "start a new run") from error
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Every line of RUN/log.jsonl that is whole."""
+    path = run / LOG
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    # A kill may have cut the last one.
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_log(run: Path, phase_index: int, next_step: int) -> None:
+    """Drops the lines of steps that a resumed run will do again."""
+    kept = [line for line in read_log(run) if _place(line) < (phase_index, next_step)]
+    write_whole(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _place(line: dict[str, Any]) -> tuple[int, int]:
+    phase = line.get("phase")
+    return (PHASES.index(phase) if phase in PHASES else -1, int(line.get("step", -1)))

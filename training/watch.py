@@ -1,0 +1,162 @@
+"""What a run shows while it goes: progress, the log, TensorBoard, samples, and curves at the end.
+
+RUN/log.jsonl       terms of the losses, every LOG_EVERY steps
+RUN/tensorboard/    the same as scalars, and the samples
+RUN/samples/        real pictures, their reconstructions, and drawings of their captions
+RUN/curves.png      all terms over all phases
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.runtime.files import write_whole
+from textual_vision.training.batches import PictureSource
+from textual_vision.training.drawings import draw, reconstruct
+from textual_vision.training.model import TextToImageModel
+from textual_vision.training.run_state import LOG, PHASES, read_log
+from textual_vision.training.sheet import contact_sheet
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+LOG_EVERY = 10  # steps
+SAMPLE_EVERY = 200  # steps
+SAMPLES = 8  # pictures on a sheet, each three times
+
+Say = Callable[[str], None]
+
+
+class Watch:
+    """The main process's reports; other processes have none."""
+
+    def __init__(self, out: Path, say: Say) -> None:
+        self.out, self.say = out, say
+        self.writer: Any = None
+        self.progress: Progress | None = None
+        self.task: Any = None
+        self.started, self.first = time.monotonic(), 0
+
+    def open(self, first_global_step: int) -> None:
+        """Begins to write; TensorBoard forgets what lies after `first_global_step`."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise BackendMissingError(
+                "tensorboard is not installed", "pip install 'textual-vision[train]'"
+            ) from error
+        self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(self.out / "tensorboard"), purge_step=first_global_step
+        )
+
+    def start_phase(self, name: str, first: int, steps: int) -> None:
+        """A progress bar on a terminal; the clock for the time left."""
+        self.started, self.first = time.monotonic(), first
+        if not sys.stdout.isatty():
+            return
+        from rich import progress
+
+        if self.progress is None:
+            columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[terms]}"))
+            self.progress = progress.Progress(*columns)
+            self.progress.start()
+        self.task = self.progress.add_task(name, total=steps, completed=first, terms="")
+
+    def step(self, phase: str, step: int, steps: int, terms: dict[str, float], global_step: int) -> None:
+        """One logged step."""
+        self.log({"phase": phase, "step": step, **terms})
+        for name, value in terms.items():
+            self.writer.add_scalar(f"{phase}/{name}", value, global_step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step + 1, terms=shown)
+            return
+        left = (time.monotonic() - self.started) / (step + 1 - self.first) * (steps - step - 1)
+        self.say(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """One line of log.jsonl."""
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def sample(self, name: str, sheet: bytes, global_step: int) -> None:
+        """A sheet of drawings, as a file and in TensorBoard."""
+        folder = self.out / "samples"
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"{name}.png", sheet)
+        self.writer.add_image("samples", _array_from_png(sheet), global_step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Ends the bar and the writer; what was written stays."""
+        if self.progress is not None:
+            self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def curves(self) -> None:
+        """RUN/curves.png from the log."""
+        write_whole(self.out / "curves.png", curves_from_log(read_log(self.out)))
+
+
+def sample_sheet(
+    model: TextToImageModel,
+    weights: dict[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    source: PictureSource,
+) -> bytes:
+    """Real pictures, below them their reconstructions, below them drawings of their captions."""
+    shown = copy.deepcopy(model).eval()
+    shown.load_state_dict(weights)
+    chosen = [int(index) for index in np.linspace(0, len(source) - 1, SAMPLES)]
+    captions = [source.captions(index)[0] for index in chosen]
+    real = np.stack([source.picture(index) for index in chosen])
+    again = reconstruct(shown, tokenizer, real, captions).pictures
+    drawn = draw(shown, tokenizer, captions, range(SAMPLES)).pictures
+    below = ["real"] * SAMPLES + ["reconstructed"] * SAMPLES + captions
+    return contact_sheet(np.concatenate([real, again, drawn]), below, SAMPLES)
+
+
+def curves_from_log(log: list[dict[str, Any]]) -> bytes:
+    """A PNG with one panel per term, phases one after another, from lines of log.jsonl."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    lines = [line for line in log if line.get("phase") in PHASES]
+    names = [n for n in dict.fromkeys(n for line in lines for n in line) if n not in ("phase", "step")]
+    columns = 3
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(4 * columns, 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, name in zip(panels, names, strict=False):
+        for phase in PHASES:
+            points = [(x["step"], x[name]) for x in lines if x["phase"] == phase and name in x]
+            if points:
+                panel.plot(*zip(*points, strict=True), label=phase, linewidth=1)
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("step of its phase", fontsize=7)
+        panel.legend(fontsize=7)
+    for panel in panels[len(names) :]:
+        panel.set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def _array_from_png(data: bytes) -> Any:
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data)))
