@@ -83,7 +83,7 @@ def build_plan(
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, graph, name)
+    _parse(trt, parser, network, graph, name)
     config = builder.create_builder_config()
     configure(trt, builder, config, settings, calibrator)
     _add_profile(builder, config, network, profile, name)
@@ -199,16 +199,26 @@ def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def _parse(parser: Any, graph: bytes, name: str) -> None:
-    if not graph:  # the parser takes nothing at all for a fine, empty network
-        raise IntegrityError(f"{name}: an empty graph", "export the bundle again")
-    if parser.parse(graph):
+def _parse(trt: Any, parser: Any, network: Any, graph: bytes, name: str) -> None:
+    read = bool(graph) and parser.parse(graph)
+    # Bytes that are no graph at all can be "read": what comes of them gives nothing.
+    if read and network.num_outputs:
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    shown = " | ".join(" ".join(error.desc().split())[:200] for error in errors[:3]) or "no reason given"
-    text = " ".join(f"{error.desc()} {error.file()}" for error in errors)
+    shown = " | ".join(_reason(trt, error) for error in errors[:3]) or "it is empty or damaged"
+    text = " ".join(_reason(trt, error) for error in errors)
     hint = next((hint for pattern, hint in REFUSALS if re.search(pattern, text, re.IGNORECASE)), OTHER_HINT)
     raise IntegrityError(f"{name}: TensorRT cannot read the graph: {shown}", hint)
+
+
+def _reason(trt: Any, error: Any) -> str:
+    """The parser's words, shortened, and the node they are about (8.6 has its number only)."""
+    words = " ".join(error.desc().split())[:200]
+    if words == "false":  # all that is said of an operator without an importer
+        words = "unsupported operator"
+    if offers(trt, "ParserError.node_operator"):
+        return f"{error.node_operator()} {error.node_name()!r}: {words}"
+    return f"node {error.node()}: {words}"
 
 
 def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, ShapeRange], name: str) -> None:

@@ -182,15 +182,15 @@ def test_what_is_dropped_without_being_closed_is_given_back_too(engines_in, cuda
 
 
 def test_running_out_of_memory_at_any_allocation_loses_nothing(engines_in, cuda, counters):
-    bundle, before = engines_in(), counters.live
+    bundle, before, library = engines_in(), counters.live, fake_library("10.3.0")
     counters.allocations = 0
-    open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=fake_library("10.3.0")).close()
+    open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=library).close()
     total = counters.allocations
     assert total > 10
     for which in range(1, total + 1):
         counters.allocations, counters.fail_at = 0, which
         with pytest.raises(TextualVisionError) as caught:
-            open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=fake_library("10.3.0"))
+            open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=library)
         caught = caught.value.message
         assert ("out of GPU memory" in caught and "3 of 8 MB free" in caught) or "Stream" in caught
         gc.collect()
