@@ -1,39 +1,38 @@
-"""From a checkpoint to a bundle: export, rewrite, convert, compare, write."""
+"""From a checkpoint to a bundle: export, rewrite, convert, merge, compare, write."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from textual_vision.export.bundle import check_place, write_bundle
+from textual_vision.export.compare import compared
 from textual_vision.export.contents import bundle_contents
-from textual_vision.export.measure import median_milliseconds, node_count, usable_backends
-from textual_vision.export.parity import BUDGETS, open_sessions, parity_of, verdict_of
+from textual_vision.export.measure import usable_backends
+from textual_vision.export.merge import merged_from_stages
+from textual_vision.export.parity import failure_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs, check_precision, convert
-from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, StageGraph
-from textual_vision.export.rewrites import rewritten
-from textual_vision.export.samples import (
-    PROMPTS,
-    Batch,
-    batches_from_bytes,
-    bytes_from_batches,
-    reference_batches,
-)
-from textual_vision.export.stages import StagedModel, load_model
+from textual_vision.export.prompts import CALIBRATED, COMPARED
+from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
+from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
+from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
+from textual_vision.export.samples import Batch, batches_from_bytes, bytes_from_batches, reference_batches
+from textual_vision.export.stages import MERGED, StagedModel, load_model
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
-from textual_vision.runtime.errors import ParityError, UsageError
+from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 
-NOTES_FILE = "notes.json"
-TARGETS = ("cpu", "tensorrt")
+NOTES_FILE, GRAPH_FILE, LOWERED_FILE = "notes.json", "graph.onnx", "lowered.onnx"
+CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What `tv-export build` can be told; see its help."""
+    """What `tv-export build` can be told; see its help. `tokens` None leaves the prompt's length open."""
 
     precisions: tuple[str, ...] = ("fp32",)
     opset: int = 20
@@ -41,12 +40,13 @@ class BuildOptions:
     tokens: int | None = None
     samples: int = 32
     seed: int = 0
-    prompts: tuple[str, ...] = PROMPTS
+    prompts: tuple[str, ...] = COMPARED
+    calibration_prompts: tuple[str, ...] = CALIBRATED
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
+    merged: bool = True
     force: bool = False
     allow_failing: bool = False
-    command: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +70,40 @@ def build(
     check_options(options)
     check_place(folder, force=options.force)
     at = _Build(model=load_model(source), options=options, steps=Steps(cache, tell))
-    batches = _reference(at)
-    floats = _float_graphs(at, batches)
+    check_tokens(options, at.model)
+    batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed)
+    floats, rewrites = _float_graphs(at, batches)
     made = {name: _precision(at, name, floats) for name in options.precisions}
-    precisions = tuple(_compared(at, name, graphs, batches) for name, graphs in made.items())
-    result = _result(at, folder, precisions)
+    precisions = tuple(compared(at.model, name, graphs, batches, at.steps) for name, graphs in made.items())
+    result = _result(at, folder, precisions, rewrites)
     if result.verdict == FAIL and not options.allow_failing:
-        raise _failure(precisions)
+        raise failure_of(precisions)
     graphs = {name: one.graphs for name, one in made.items()}
     manifest, files = bundle_contents(at.model, result, graphs, batches, options.batch)
     at.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files))
     at.steps.prune()
-    return _result(at, folder, precisions)
+    return _result(at, folder, precisions, rewrites)
+
+
+def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
+    """The steps that `build` would take, in words."""
+    steps = [f"draw {options.samples} pictures with PyTorch"]
+    for stage in stages:
+        steps += [f"export {stage}, opset {options.opset}", f"rewrite {stage} for {options.target}"]
+    for precision in options.precisions:
+        merged = " and merge its stages" if options.merged else ""
+        steps += [f"make {precision}{merged}", f"compare {precision} by {', '.join(usable_backends())}"]
+    return [*steps, "write the bundle"]
 
 
 def check_options(options: BuildOptions) -> None:
     """UsageError when the options make no sense, before any work is done."""
     check_opset(options.opset)
-    for name in options.precisions:
-        check_precision(name)
+    check_rewrites(options.no_rewrite, options.target)
     if not options.precisions:
         raise UsageError("no precision", "give at least one: --precision fp32")
-    if options.target not in TARGETS:
-        raise UsageError(f"unknown target {options.target!r}", f"there are: {', '.join(TARGETS)}")
+    for name in options.precisions:
+        check_precision(name)
     batch = options.batch
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
@@ -101,114 +112,119 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
 
 
-def _reference(at: _Build) -> tuple[Batch, ...]:
-    options = at.options
+def check_tokens(options: BuildOptions, model: StagedModel) -> None:
+    """UsageError when a fixed number of tokens is not one that the model can take."""
+    longest = model.text.max_tokens
+    if options.tokens is not None and not 3 <= options.tokens <= longest:
+        raise UsageError(f"{options.tokens} tokens", f"{model.name} takes 3 to {longest}: --tokens {longest}")
 
+
+def _drawn(at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: int) -> tuple[Batch, ...]:
     def work() -> bytes:
-        return bytes_from_batches(
-            reference_batches(at.model, options.prompts, samples=options.samples, seed=options.seed)
-        )
+        tokens = at.options.tokens
+        batches = reference_batches(at.model, texts, samples=samples, seed=seed, tokens=tokens)
+        return bytes_from_batches(batches)
 
-    depends = [at.model.digest, options.prompts, options.samples, options.seed]
-    return batches_from_bytes(at.steps.run("draw the reference", depends, work))
+    depends = [at.model.digest, texts, samples, seed, at.options.tokens]
+    return batches_from_bytes(at.steps.run(name, depends, work))
 
 
-def _float_graphs(at: _Build, batches: Sequence[Batch]) -> FloatGraphs:
-    fp32 = {}
+def _float_graphs(
+    at: _Build, batches: Sequence[Batch]
+) -> tuple[dict[str, dict[str, bytes]], tuple[RewriteResult, ...]]:
+    """By file name (GRAPH_FILE, LOWERED_FILE) and stage the rewritten graphs; what the rewrites bought."""
+    graphs: dict[str, dict[str, bytes]] = {GRAPH_FILE: {}, LOWERED_FILE: {}}
+    results: list[RewriteResult] = []
     for stage in at.model.stages:
-        options = ExportOptions(
-            opset=at.options.opset, tokens=at.options.tokens, max_tokens=at.model.text.max_tokens
-        )
-        depends = [at.model.digest, stage.name, options.opset, options.tokens]
-        graph = at.steps.run(
+        raw = at.steps.run(
             f"export {stage.name}",
-            depends,
-            lambda stage=stage, options=options: onnx_from_stage(  # type: ignore[misc]
-                stage, batches[0].tensors, options
-            ).SerializeToString(),
+            [at.model.digest, stage.name, at.options.opset, at.options.tokens],
+            partial(_exported, at, stage.name, batches),
         )
-        fp32[stage.name] = at.steps.run(
-            f"rewrite {stage.name}",
-            [graph],
-            lambda graph=graph: rewritten(graph),  # type: ignore[misc]
+        depends = [raw, at.options.no_rewrite, at.options.target, usable_backends()]
+        files = unpacked(
+            at.steps.run(
+                f"rewrite {stage.name}", depends, partial(_rewritten, at, stage.name, raw, batches[0])
+            )
         )
-    specs = tuple(stage.spec for stage in at.model.stages)
-    return FloatGraphs(stages=specs, fp32=fp32, fp16={}, batches=batches, target=at.options.target)
+        results += rewrites_from_bytes(files[NOTES_FILE])
+        for name, by_stage in graphs.items():
+            by_stage[stage.name] = files[name]
+    return graphs, tuple(results)
 
 
-def _precision(at: _Build, name: str, source: FloatGraphs) -> PrecisionGraphs:
-    def work() -> bytes:
-        made = convert(name, source)
-        return packed({**made.graphs, NOTES_FILE: json.dumps(made.notes).encode()})
+def _exported(at: _Build, stage: str, batches: Sequence[Batch]) -> bytes:
+    longest = at.model.text.max_tokens
+    options = ExportOptions(opset=at.options.opset, tokens=at.options.tokens, max_tokens=longest)
+    data: bytes = onnx_from_stage(at.model.stage(stage), batches[0].tensors, options).SerializeToString()
+    return data
 
-    depends = [name, source.fp32, source.fp16, source.target, bytes_from_batches(source.batches)]
-    files = unpacked(at.steps.run(f"make {name}", depends, work))
+
+def _rewritten(at: _Build, stage: str, graph: bytes, batch: Batch) -> bytes:
+    ground = Ground(
+        stage=at.model.stage(stage).spec, batch=batch, backends=usable_backends(), target=at.options.target
+    )
+    made = rewritten(graph, ground, without=at.options.no_rewrite)
+    results = bytes_from_results(made.results)
+    return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: results})
+
+
+def _precision(at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]]) -> PrecisionGraphs:
+    """The precision's graphs, the merged one among them."""
+    options = at.options
+    calibration: tuple[Batch, ...] = ()
+    if name != "fp32":
+        texts = options.calibration_prompts
+        calibration = _drawn(at, "draw to calibrate", texts, len(texts), options.seed + CALIBRATION_SEED)
+    source = FloatGraphs(
+        stages=tuple(stage.spec for stage in at.model.stages),
+        fp32=floats[LOWERED_FILE if name == "int8" else GRAPH_FILE],
+        batches=calibration,
+        target=options.target,
+    )
+    depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
+    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source)))
     return PrecisionGraphs(notes=json.loads(files.pop(NOTES_FILE)), graphs=files)
 
 
-def _compared(at: _Build, name: str, made: PrecisionGraphs, batches: Sequence[Batch]) -> PrecisionResult:
-    specs = [stage.spec for stage in at.model.stages]
-    parity = []
-    for backend in usable_backends():
-        sessions = open_sessions(made.graphs, backend)
-        at.steps.timed(
-            f"compare {name} by {backend}",
-            lambda sessions=sessions, backend=backend: parity.extend(  # type: ignore[misc]
-                parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
-            ),
-        )
-    return PrecisionResult(
-        precision=name,
-        graphs=_stage_graphs(name, made.graphs, batches, at.model),
-        parity=tuple(parity),
-        verdict=verdict_of(parity),
-        notes=made.notes,
-    )
+def _converted(at: _Build, name: str, source: FloatGraphs) -> bytes:
+    made = convert(name, source)
+    graphs = {stage: described(graph, at.model, stage, name) for stage, graph in made.graphs.items()}
+    if at.options.merged:
+        merged = merged_from_stages(source.stages, made.graphs)
+        graphs[MERGED] = described(merged, at.model, MERGED, name)
+    return packed({**graphs, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
-def _stage_graphs(
-    name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch], model: StagedModel
-) -> tuple[StageGraph, ...]:
-    backend = usable_backends()[0]
-    sessions = open_sessions(graphs, backend)
-    return tuple(
-        StageGraph(
-            stage=stage.name,
-            file=f"onnx/{name}/{stage.name}.onnx",
-            bytes=len(graphs[stage.name]),
-            nodes=node_count(graphs[stage.name]),
-            milliseconds=median_milliseconds(sessions[stage.name], stage.spec, batches[0]),
-            backend=backend,
-        )
-        for stage in model.stages
-    )
+def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:
+    """The graph with its producer and metadata: model, stage, precision, checkpoint."""
+    import onnx
+
+    from textual_vision.export.to_onnx import check
+
+    proto = onnx.load_from_string(graph)
+    proto.producer_name, proto.producer_version = "textual-vision", versions()["textual-vision"]
+    proto.graph.name = stage
+    about = {"model": model.name, "stage": stage, "precision": precision, "checkpoint": model.digest}
+    onnx.helper.set_model_props(proto, about)
+    check(proto)
+    data: bytes = proto.SerializeToString()
+    return data
 
 
-def _result(at: _Build, folder: Path, precisions: tuple[PrecisionResult, ...]) -> BuildResult:
+def _result(
+    at: _Build, folder: Path, precisions: tuple[PrecisionResult, ...], rewrites: tuple[RewriteResult, ...]
+) -> BuildResult:
     return BuildResult(
         bundle=str(folder),
         name=at.model.name,
         verdict=FAIL if any(p.verdict == FAIL for p in precisions) else PASS,
         precisions=precisions,
-        rewrites=(),
+        rewrites=rewrites,
         steps=tuple(at.steps.timings),
         samples=at.options.samples,
         seed=at.options.seed,
         opset=at.options.opset,
         backends=usable_backends(),
         versions=versions(),
-    )
-
-
-def _failure(precisions: Sequence[PrecisionResult]) -> ParityError:
-    reasons = [
-        f"{result.precision} {one.stage} ({one.mode}, {one.backend}): {one.reason}"
-        for result in precisions
-        for one in result.parity
-        if one.verdict == FAIL
-    ]
-    problem = f"the graphs do not draw what the trained model draws: {reasons[0]}"
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return ParityError(
-        problem + more, "nothing was written; --allow-failing writes the bundle marked as failing"
     )

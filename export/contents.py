@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from textual_vision.export.merge import merged_spec
 from textual_vision.export.model_card import model_card
 from textual_vision.export.parity import BUDGETS
 from textual_vision.export.results import FAIL, FREE_RUNNING, BuildResult, PrecisionResult
 from textual_vision.export.samples import Batch
-from textual_vision.export.stages import StagedModel
+from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,
     GOLDEN_SCHEMA_VERSION,
@@ -59,10 +60,7 @@ def bundle_contents(
 
 def provenance_of(model: StagedModel, result: BuildResult) -> dict[str, str]:
     """With what the bundle was made."""
-    from importlib.metadata import version
-
     return {
-        "textual-vision": version("textual-vision"),
         "checkpoint": model.digest,
         "opset": str(result.opset),
         "samples": str(result.samples),
@@ -79,6 +77,7 @@ def _manifest(
     provenance: dict[str, str],
 ) -> Manifest:
     failing = [one.precision for one in result.precisions if one.verdict == FAIL]
+    merged = all(MERGED in stages for stages in graphs.values())
     warnings = (f"exported with --allow-failing: {', '.join(failing)} failed",) if failing else ()
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -100,6 +99,7 @@ def _manifest(
         files={},
         licence=model.licence,
         provenance=provenance,
+        merged=merged_spec([stage.spec for stage in model.stages]) if merged else None,
         golden=GOLDEN_NAME,
         warnings=warnings,
     )

@@ -7,11 +7,12 @@ whose return to float32 helps most are returned one by one. Inputs and outputs k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from textual_vision.export.half_cast import half_from_float, is_float
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs

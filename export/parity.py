@@ -23,10 +23,12 @@ from textual_vision.export.results import (
     Figures,
     FloatFigures,
     ImageFigures,
+    PrecisionResult,
     StageParity,
 )
 from textual_vision.export.samples import Array, Batch
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec
 
 NEAR_TIE_MARGIN = 1e-4
@@ -55,6 +57,11 @@ BUDGETS = {
     "int8": Budget(codes=0.97, near_ties_excused=False, picture_db=32.0, cosine=0.99, free_running=False),
 }
 
+# A merged graph against its own stages one by one: only what a backend fuses across their borders may differ.
+MERGED_BUDGET = Budget(
+    codes=0.998, near_ties_excused=True, picture_db=45.0, cosine=0.99999, free_running=True
+)
+
 
 def open_sessions(graphs: Mapping[str, bytes], backend: str) -> dict[str, Session]:
     """Every graph, by its stage's name, loaded into `backend`."""
@@ -74,11 +81,9 @@ def parity_of(
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
     forced = [_forced(stages, sessions, batch) for batch in batches]
-    free = [_free(stages, sessions, batch) for batch in batches]
+    free = [free_running(stages, sessions, batch) for batch in batches]
     clean = [np.ones(len(batch.prompts), bool) for batch in batches]
-    found = []
-    for stage in stages:
-        found.append(_judged(stage, batches, forced, clean, budget, (TEACHER_FORCED, backend)))
+    found = [_judged(stage, batches, forced, clean, budget, (TEACHER_FORCED, backend)) for stage in stages]
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
         if budget.near_ties_excused:
@@ -101,7 +106,10 @@ def _forced(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch:
     return tensors
 
 
-def _free(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
+def free_running(
+    stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch
+) -> dict[str, Array]:
+    """Every tensor of the way by name, each stage fed what those before it gave."""
     given = {t.name for stage in stages for t in stage.outputs}
     tensors = {name: value for name, value in batch.tensors.items() if name not in given}
     for stage in stages:
@@ -169,3 +177,16 @@ def _shortfalls(name: str, figures: Figures, budget: Budget) -> list[str]:
     elif isinstance(figures, FloatFigures) and not figures.cosine >= budget.cosine:
         return [f"{name}: cosine {figures.cosine:.6f}, the budget is {budget.cosine:g}"]
     return []
+
+
+def failure_of(precisions: Sequence[PrecisionResult]) -> ParityError:
+    """The error that names the first comparison that failed."""
+    reasons = [
+        f"{result.precision} {one.stage} ({one.mode}, {one.backend}): {one.reason}"
+        for result in precisions
+        for one in result.parity
+        if one.verdict == FAIL
+    ]
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    problem = f"the graphs do not draw what the trained model draws: {reasons[0]}{more}"
+    return ParityError(problem, "nothing was written; --allow-failing writes the bundle, marked as failing")

@@ -17,14 +17,14 @@ from textual_vision.runtime.manifest import StageSpec
 class FloatGraphs:
     """What a precision starts from.
 
-    `stages` in running order; `fp32` and `fp16` hold a serialised graph per stage name; `batches` are real
-    drawings with every stage's inputs, to calibrate on and to look for overflow; `target` is what the graphs
-    are for: "cpu" or "tensorrt".
+    `stages` in running order; `fp32` holds a serialised graph per stage name (for int8 without transposed
+    convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
+    overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
+    "tensorrt".
     """
 
     stages: tuple[StageSpec, ...]
     fp32: Mapping[str, bytes]
-    fp16: Mapping[str, bytes]
     batches: Sequence[Batch]
     target: str
 

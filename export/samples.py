@@ -20,41 +20,6 @@ from textual_vision.runtime.tokenizer import Tokenizer
 Array = npt.NDArray[np.generic]
 
 BATCH_SIZE = 4  # of the comparison: several prompts of different length, so that padding is tested too
-GOLDEN_PICTURES = 4
-PROMPTS = (
-    "dog wearing sunglasses",
-    "green forest with river",
-    "red apple",
-    "a cat",
-    "smiling face with heart eyes",
-    "blue car",
-    "house with garden",
-    "snowy mountain",
-    "two dogs",
-    "yellow flower",
-    "pizza",
-    "woman with red hair",
-    "man riding a bicycle, flat",
-    "rocket",
-    "evergreen tree",
-    "clock at two-thirty",
-    "cat wearing sunglasses",
-    "beach with umbrella",
-    "thumbs up",
-    "flag of France",
-    "penguin",
-    "night sky with stars",
-    "birthday cake",
-    "crying face",
-    "green frog",
-    "orange cat wearing a hat, cartoon",
-    "sailboat on the sea at sunset",
-    "purple heart",
-    "fire engine",
-    "books",
-    "palm tree on an island with a blue sky and a yellow sun",
-    "x",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +36,27 @@ class Batch:
 
 
 def reference_batches(
-    model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int
+    model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int, tokens: int | None = None
 ) -> tuple[Batch, ...]:
-    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on."""
+    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on.
+
+    Prompts are padded to the longest of their batch, or to `tokens`.
+    """
     tokenizer = Tokenizer(model.tokenizer, model.text)
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
-    return tuple(_reference_batch(model, tokenizer, part) for part in parts)
+    return tuple(_reference_batch(model, tokenizer, part, tokens) for part in parts)
 
 
 @torch.no_grad()
-def _reference_batch(model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]]) -> Batch:
+def _reference_batch(
+    model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]], length: int | None
+) -> Batch:
     tokens = tokenizer.encode([prompt for prompt, _ in chosen])
     noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for _, seed in chosen])
     tensors = {
-        "input_ids": torch.from_numpy(tokens.ids),
-        "attention_mask": torch.from_numpy(tokens.mask),
+        "input_ids": torch.from_numpy(_padded(tokens.ids, length, model.text.pad_id)),
+        "attention_mask": torch.from_numpy(_padded(tokens.mask, length, 0)),
         "noise": torch.from_numpy(noise),
     }
     margins: dict[str, Tensor] = {}
@@ -103,6 +73,12 @@ def _reference_batch(model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[
         tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
         margins={name: value.contiguous().float().numpy() for name, value in margins.items()},
     )
+
+
+def _padded(rows: npt.NDArray[np.int64], length: int | None, value: int) -> npt.NDArray[np.int64]:
+    """(B, T) to (B, length)."""
+    missing = max(0, (length or 0) - rows.shape[1])
+    return np.pad(rows, ((0, 0), (0, missing)), constant_values=value)[:, :length]
 
 
 def bytes_from_batches(batches: Sequence[Batch]) -> bytes:

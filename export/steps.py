@@ -22,7 +22,7 @@ from textual_vision.export.results import StepTiming
 from textual_vision.runtime.files import write_whole
 
 CACHE_LIMIT_BYTES = 2 << 30
-LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
+LIBRARIES = ("textual-vision", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
 
 Tell = Callable[[StepTiming], None]
 
@@ -122,10 +122,5 @@ def base_digest() -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """The installed versions of the libraries that a build uses."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {name: list(importlib.metadata.distributions(name=name)) for name in LIBRARIES}
+    return {name: found[0].version for name, found in installed.items() if found}

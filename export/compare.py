@@ -1,0 +1,84 @@
+"""One precision's graphs against PyTorch by every backend at hand, with their sizes and times."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from textual_vision.export.measure import median_milliseconds, node_count, usable_backends
+from textual_vision.export.merge import merged_spec
+from textual_vision.export.parity import (
+    BUDGETS,
+    MERGED_BUDGET,
+    free_running,
+    open_sessions,
+    parity_of,
+    verdict_of,
+)
+from textual_vision.export.precision import PrecisionGraphs
+from textual_vision.export.results import FREE_RUNNING, PrecisionResult, StageGraph, StageParity
+from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
+from textual_vision.export.samples import Batch, bytes_from_batches
+from textual_vision.export.stages import MERGED, StagedModel
+from textual_vision.export.steps import Steps
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+
+
+def compared(
+    model: StagedModel, name: str, made: PrecisionGraphs, batches: Sequence[Batch], steps: Steps
+) -> PrecisionResult:
+    """The comparison of precision `name`; raises nothing: verdicts are in the result."""
+    parity: list[StageParity] = []
+    reference = bytes_from_batches(batches)
+    for backend in usable_backends():
+        work = partial(_parity, model, name, made.graphs, batches, backend)
+        depends = [name, made.graphs, reference, backend, dataclasses.astuple(BUDGETS[name])]
+        parity += parity_from_bytes(steps.run(f"compare {name} by {backend}", depends, work))
+    return PrecisionResult(
+        precision=name,
+        graphs=_graphs(model, name, made.graphs, batches),
+        parity=tuple(parity),
+        verdict=verdict_of(parity),
+        notes=made.notes,
+    )
+
+
+def _parity(
+    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch], backend: str
+) -> bytes:
+    specs = [stage.spec for stage in model.stages]
+    sessions = open_sessions(graphs, backend)
+    found = parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
+    if MERGED in graphs:
+        # Against the same stages one by one: what merging changed, not what the precision did.
+        chained = [
+            dataclasses.replace(batch, tensors={**batch.tensors, **free_running(specs, sessions, batch)})
+            for batch in batches
+        ]
+        merged = parity_of([merged_spec(specs)], sessions, chained, budget=MERGED_BUDGET, backend=backend)
+        found += tuple(one for one in merged if one.mode == FREE_RUNNING)
+    return bytes_from_results(found)
+
+
+def _graphs(
+    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch]
+) -> tuple[StageGraph, ...]:
+    """Size and time of each graph; timed anew at every build, since machines are busy at different times."""
+    backend = usable_backends()[0]
+    specs = [stage.spec for stage in model.stages]
+    found = []
+    for spec in [*specs, merged_spec(specs)] if MERGED in graphs else specs:
+        graph = graphs[spec.name]
+        session = open_session(graph, SessionOptions(backend=backend, name=f"{spec.name}.onnx"))
+        found.append(
+            StageGraph(
+                stage=spec.name,
+                file=f"onnx/{name}/{spec.name}.onnx",
+                bytes=len(graph),
+                nodes=node_count(graph),
+                milliseconds=median_milliseconds(session, spec, batches[0]),
+                backend=backend,
+            )
+        )
+    return tuple(found)
