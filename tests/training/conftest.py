@@ -1,110 +1,92 @@
-"""Two tiny icon sets and their words, packed as npm packs them."""
+"""A model, a corpus and a schedule so small that a whole run takes seconds."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tarfile
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from textual_vision.training.packages import ArtPackage, Package
+from textual_vision.training.config import TrainConfig, config_from_dict
 
-FACE = '<circle cx="8" cy="8" r="7" fill="{fill}"/>'
-SUNGLASSED = (
-    '<circle cx="18" cy="18" r="18" fill="#fc4"/><path fill="#223" d="M2 11h32v7h-32z"/>'
-    '<path fill="#640" d="M10 24h16v3h-16z"/>'
-)
-SHADES = (
-    '<defs><linearGradient id="a"><stop stop-color="#111"/></linearGradient></defs>'
-    '<path fill="url(#a)" d="M1 6h14v4h-14z"/>'
-)
-WORDS: list[tuple[str, str, list[str], int]] = [
-    ("1F436", "dog face", ["pet", "puppy"], 3),
-    ("1F431", "cat face", ["pet", "kitten"], 3),
-    ("1F98A", "fox", ["animal"], 3),
-    ("1F60E", "smiling face with sunglasses", ["cool"], 0),
-    ("1F576", "sunglasses", ["eye"], 7),
-    ("1F451", "crown", ["king"], 7),
-    ("1F332", "evergreen tree", ["tree"], 3),
-    ("1F335", "cactus", ["desert"], 3),
-    ("1F680", "rocket", ["space"], 5),
-    ("267B", "recycling symbol", ["recycle"], 8),
-]
-GROUPS = {"0": "smileys-emotion", "3": "animals-nature", "5": "travel-places", "7": "objects", "8": "symbols"}
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+SHAPES = ("disc", "square", "bar", "cross", "ring", "corner")
+SIZE = 16
 
 
-def pack(path: Path, members: dict[str, Any]) -> str:
-    """Writes a tarball of JSON members and returns its SHA-256."""
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            data = json.dumps(content).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+class Shapes:
+    """Twenty-four coloured shapes, a `PictureSource`; half of them are seen twice in an epoch."""
+
+    def __init__(self) -> None:
+        self.pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        colour, shape = self.pairs[index]
+        y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
+        radius = np.hypot(x, y)
+        inside = {
+            "disc": radius < 5,
+            "square": np.maximum(abs(x), abs(y)) < 5,
+            "bar": abs(y) < 2.5,
+            "cross": np.minimum(abs(x), abs(y)) < 2,
+            "ring": (radius < 7) & (radius > 4),
+            "corner": (x < 0) & (y < 0),
+        }[shape]
+        return np.where(inside[:, :, None], COLOURS[colour], 255).astype(np.uint8)
+
+    def captions(self, index: int) -> Sequence[str]:
+        colour, shape = self.pairs[index]
+        return (f"{colour} {shape}", f"a {shape} that is {colour}")
+
+    def style(self, index: int) -> str:
+        return "flat" if index % 3 else "bold"
+
+    def weight(self, index: int) -> int:
+        return 1 + index % 2
 
 
-def icon_set(side: int) -> dict[str, Any]:
-    bodies = {code: FACE.format(fill=f"#{int(code, 16) % 4096:03x}") for code, *_ in WORDS}
-    bodies["1F576"] = SHADES
-    icons: dict[str, Any] = {
-        label.replace(" ", "-"): {"body": bodies[code], "width": 16, "height": 16}
-        for code, label, *_ in WORDS
-    }
-    icons["dog-face-light-skin-tone"] = {"body": FACE.format(fill="#fed")}
-    icons["smiling-face-with-sunglasses"] = {"body": SUNGLASSED, "width": 36, "height": 36}
-    return {
-        "prefix": "x",
-        "icons": icons,
-        "aliases": {"dog": {"parent": "dog-face"}},
-        "width": side,
-        "height": side,
-    }
+TINY = {
+    "name": "tiny",
+    "corpus": "folder",
+    "seed": 5,
+    "model": {
+        "image_size": SIZE,
+        "noise": 4,
+        "text": {
+            "vocabulary": 600, "layers": 1, "groups": 8, "codes": 12, "width": 16, "max_tokens": 12,
+        },
+        "codebook": {"codes": 16, "width": 8, "channels": [8]},
+        "latent": {
+            "grid": 8, "coarse": 4, "width": 16, "blocks": 1, "heads": 2, "fine_width": 8, "fine_heads": 2,
+        },
+        "generator": {"channels": [16, 8], "condition": 16},
+        "discriminator": {"channels": [8, 8]},
+    },
+    "text_phase": {"steps": 3, "batch": 1000, "learning_rate": 0.0},
+    "codebook_phase": {"steps": 4, "batch": 8, "learning_rate": 0.002, "warmup": 2},
+    "latent_phase": {"steps": 4, "batch": 8, "learning_rate": 0.001, "warmup": 2},
+    "joint_phase": {"steps": 4, "batch": 8, "learning_rate": 0.0003, "warmup": 2},
+    "losses": {"perceptual": 0.0, "gradient_penalty_every": 2},
+    "refresh_every": 2,
+}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class TinyPackages:
-    folder: Path
-    art: tuple[ArtPackage, ...]
-    text: Package
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Results are compared bit for bit; and the machine may be busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
-def tiny_packages(tmp_path: Path) -> TinyPackages:
-    """Two art packages, `twemoji` with code points and `firefox` with names alone, and their words."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    chars = {"twemoji": {code.lower(): label.replace(" ", "-") for code, label, *_ in WORDS}, "firefox": {}}
-    art = tuple(tiny_art(folder, style, table) for style, table in chars.items())
-    return TinyPackages(folder=folder, art=art, text=tiny_text(folder))
+def tiny_config() -> TrainConfig:
+    return config_from_dict(TrainConfig, TINY)
 
 
-def tiny_art(folder: Path, style: str, chars: dict[str, str]) -> ArtPackage:
-    package = ArtPackage(
-        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, licence="MIT"
-    )
-    members = {"package/icons.json": icon_set(16), "package/chars.json": chars}
-    return replace(package, sha256=pack(folder / package.file_name, members))
-
-
-def tiny_text(folder: Path) -> Package:
-    """emojibase's files for WORDS."""
-    emoji = [
-        {"hexcode": code, "label": label, "tags": tags, "group": group, "subgroup": 1}
-        for code, label, tags, group in WORDS
-    ]
-    emoji.append({"hexcode": "1F1E6", "label": "regional indicator A"})
-    emoji[0]["skins"] = [{"hexcode": "1F436-1F3FB", "label": "dog face: light skin tone", "tone": 1}]
-    shortcodes = {"1F436": ["dog", "dog_face"], "1F680": "rocket"}
-    members = {
-        "package/en/data.json": emoji,
-        "package/meta/groups.json": {"groups": GROUPS, "subgroups": {"1": "some"}},
-        **{f"package/en/shortcodes/{name}.json": shortcodes for name in ("github", "cldr", "emojibase")},
-    }
-    package = Package(name="emojibase-data", version="1.0.0", sha256="")
-    return replace(package, sha256=pack(folder / package.file_name, members))
+@pytest.fixture
+def shapes() -> Shapes:
+    return Shapes()
