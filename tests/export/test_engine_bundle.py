@@ -1,0 +1,316 @@
+"""Engines into a bundle: what is written, kept, replaced and refused, by library and by command."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+
+import pytest
+import tiny_graphs as tiny
+from fake_tensorrt import fake_library
+
+from textual_vision.export import engine_bundle, engine_cli
+from textual_vision.export.engine import EngineSettings
+from textual_vision.export.engine_bundle import EngineOptions, add_engines, profile_of
+from textual_vision.runtime import console
+from textual_vision.runtime.backends.cudart import Device
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.engines import ShapeRange, find_engines, read_record
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    BudgetError,
+    DeviceMismatchError,
+    IntegrityError,
+    UsageError,
+)
+from textual_vision.runtime.manifest import (
+    BatchProfile,
+    StageSpec,
+    TensorSpec,
+    manifest_from_bytes,
+    write_manifest,
+)
+
+ORIN = Device(compute="8.7", driver="12.6", integrated=True, free_bytes=1 << 32, total_bytes=1 << 33)
+STAGES = ["text_encoder", "latent", "generator"]
+
+
+def silent(text):
+    pass
+
+
+def options(kind="tensorrt", precision="fp32", *, compute=(), **changed):
+    settings = {name: changed.pop(name) for name in list(changed) if name in SETTINGS}
+    given = {"timing_folder": None, **changed}
+    return EngineOptions(
+        kind=kind, settings=EngineSettings(precision=precision, compute=compute, **settings), **given
+    )
+
+
+SETTINGS = {field.name for field in dataclasses.fields(EngineSettings)}
+
+
+@pytest.fixture
+def orin(monkeypatch):
+    """A Jetson Orin with TensorRT 10.3, whose layer table names every product as float32."""
+    library = fake_library("10.3.0")
+    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan: table_of(library))
+    monkeypatch.setattr(engine_bundle, "available_bytes", lambda: None)
+    return library
+
+
+def table_of(library, dtype="Float"):
+    network, _ = library._built[-1]
+    tensor = f"{{ Name: t, Dimensions: [-1,8], Datatype: {dtype}, Format: x }}"
+    rows = [
+        f"Name: {node}, LayerType: gemm, Inputs: [ {tensor}], Constants: [], Outputs: [ {tensor}], "
+        f"Metadata: [ONNX Layer: {node}]"
+        for node in network._nodes or ["none"]
+    ]
+    return "\n".join(rows or ["Name: none, LayerType: kgen, Inputs: [], Constants: [], Outputs: []"])
+
+
+@pytest.fixture
+def named_bundle(tiny_bundle):
+    """The tiny bundle with a name for every node, as an exporter gives them."""
+    import onnx
+
+    manifest = manifest_from_bytes((tiny_bundle / "manifest.json").read_bytes())
+    files = dict(manifest.files)
+    for file in manifest.precisions["fp32"].files.values():
+        model = onnx.load_model_from_string((tiny_bundle / file).read_bytes())
+        for index, node in enumerate(model.graph.node):
+            node.name = f"{node.op_type}_{index}"
+        data = model.SerializeToString()
+        (tiny_bundle / file).write_bytes(data)
+        files[file] = dataclasses.replace(
+            files[file], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)
+        )
+    write_manifest(dataclasses.replace(manifest, files=files), tiny_bundle)
+    return tiny_bundle
+
+
+def test_engines_of_every_stage_are_added_and_found_again(named_bundle, orin):
+    before = Bundle(named_bundle).manifest
+    result = add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert result.fingerprint == "tensorrt-10.3.0-sm87"
+    assert [stage.stage for stage in result.stages] == STAGES
+    bundle = Bundle(named_bundle)
+    bundle.verify()
+    (spec,) = bundle.manifest.engines
+    assert spec.files["latent"] == "engines/tensorrt-10.3.0-sm87/fp32/latent.plan"
+    record = read_record(bundle, spec)
+    graph = before.precisions["fp32"].files["latent"]
+    assert record.stages["latent"].graph_sha256 == before.files[graph].sha256
+    assert record.stages["latent"].profile["text"] == ShapeRange(min=(1, 2, 8), opt=(1, 6, 8), max=(4, 12, 8))
+    assert record.stages["latent"].count.float32 == 2
+    assert find_engines(bundle, "fp32", record.fingerprint) == (spec, record)
+    assert all(bundle.manifest.files[name] == about for name, about in before.files.items())
+
+
+def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(named_bundle, orin):
+    for rebuild, kept in ((False, False), (False, True), (True, False)):
+        result = add_engines(named_bundle, options(rebuild=rebuild), tell=silent, trt=orin, device=ORIN)
+        assert result.kept is kept
+    assert len(Bundle(named_bundle).manifest.engines) == 1
+
+
+def test_a_rebuild_after_an_upgrade_replaces_the_older_engines_of_the_same_gpu_only(named_bundle, orin):
+    other = dataclasses.replace(ORIN, compute="8.6")
+    for device in (ORIN, other):
+        add_engines(named_bundle, options(), tell=silent, trt=orin, device=device)
+    orin.__version__ = "10.4.0"
+    add_engines(named_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN)
+    manifest = Bundle(named_bundle).manifest
+    assert [spec.fingerprint for spec in manifest.engines] == ["tensorrt-10.3.0-sm86", "tensorrt-10.4.0-sm87"]
+    assert not any("10.3.0-sm87" in name for name in manifest.files)
+
+
+def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_asked(named_bundle, orin):
+    add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    manifest = Bundle(named_bundle).manifest
+    graph = manifest.precisions["fp32"].files["latent"]
+    data = (named_bundle / graph).read_bytes() + b"\x10\x01"  # another ir_version's field, still a graph
+    (named_bundle / graph).write_bytes(data)
+    about = dataclasses.replace(
+        manifest.files[graph], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)
+    )
+    write_manifest(dataclasses.replace(manifest, files={**manifest.files, graph: about}), named_bundle)
+    with pytest.raises(IntegrityError, match=r"latent\.plan: built from a graph"):
+        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert not add_engines(named_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).kept
+
+
+def test_timings_are_kept_for_each_fingerprint(named_bundle, orin, tmp_path):
+    told = options(timing_folder=tmp_path / "timing")
+    add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+    assert (
+        tmp_path / "timing" / "tensorrt-10.3.0-sm87.timing"
+    ).read_bytes() == b"+++"  # one + from each stage
+
+
+def test_a_batch_of_ones_own_is_built_for(named_bundle, orin):
+    told = options(batch=BatchProfile(min=1, opt=8, max=16))
+    add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+    bundle = Bundle(named_bundle)
+    profile = read_record(bundle, bundle.manifest.engines[0]).stages["generator"].profile
+    assert profile["codes"] == ShapeRange(min=(1, 4, 4), opt=(8, 4, 4), max=(16, 4, 4))
+
+
+def test_too_little_memory_is_said_before_anything_is_built(named_bundle, orin, monkeypatch):
+    monkeypatch.setattr(engine_bundle, "available_bytes", lambda: 100 << 20)
+    with pytest.raises(DeviceMismatchError, match="100 MB are free"):
+        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert not orin._built
+    add_engines(named_bundle, options(ignore_memory=True), tell=silent, trt=orin, device=ORIN)
+
+
+def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(
+    named_bundle, orin, replace_file
+):
+    stage = StageSpec(
+        name="only",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 4, tiny.CHANNELS)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 4, tiny.CHANNELS)),),
+    )
+    manifest = Bundle(named_bundle).manifest
+    graph = tiny.quantised("MatMul")
+    replace_file("onnx/fp32/only.onnx", graph)
+    manifest = Bundle(named_bundle).manifest
+    only = dataclasses.replace(manifest.precisions["fp32"], files={"only": "onnx/fp32/only.onnx"})
+    changed = dataclasses.replace(manifest, stages=(stage,), precisions={"fp32": only})
+    write_manifest(changed, named_bundle)
+    with pytest.raises(BudgetError, match=r"only\.onnx: 1 of 1 INT8 layers"):
+        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert Bundle(named_bundle).manifest == changed
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "words"),
+    [
+        (options(precision="fp8"), UsageError, "no precision 'fp8'"),
+        (options(kind="tensorflow"), UsageError, "unknown kind"),
+        (options(weak=True, precision="fp32", dla_core=0), UsageError, "DLA core 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(named_bundle, orin, told, kind, words):
+    with pytest.raises(kind, match=words):
+        add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+
+
+def test_weak_int8_needs_scales(named_bundle, orin):
+    manifest = Bundle(named_bundle).manifest
+    precisions = {**manifest.precisions, "int8": manifest.precisions["fp32"]}
+    write_manifest(dataclasses.replace(manifest, precisions=precisions), named_bundle)
+    told = options(precision="int8", weak=True)
+    with pytest.raises(UsageError, match="needs scales"):
+        add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+    cache = b"TRT-100300-EntropyCalibration2\ntext: 3c010a14\n"
+    add_engines(
+        named_bundle, dataclasses.replace(told, calibration_cache=cache), tell=silent, trt=orin, device=ORIN
+    )
+    _, config = orin._built[-1]
+    assert config.int8_calibrator.read_calibration_cache() == cache
+
+
+def test_a_size_that_varies_and_is_neither_batch_nor_tokens_is_refused():
+    stage = StageSpec(
+        name="odd", inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", "height")),), outputs=()
+    )
+    with pytest.raises(UsageError, match="'x' varies in 'height'"):
+        profile_of(stage, BatchProfile(min=1, opt=1, max=1), 12)
+
+
+# The command, with the real TensorRT-RTX
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as left:
+        console.run(engine_cli.engine_command, [str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return left.value.code, out, err
+
+
+needs_rtx = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("tensorrt_rtx"), reason="TensorRT-RTX is not installed"
+)
+
+
+@needs_rtx
+def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
+    named_bundle, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = (
+        named_bundle,
+        "--precision",
+        "fp32",
+        "--target",
+        "tensorrt-rtx",
+        "--compute-capability",
+        "8.6",
+    )
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["fingerprint"].startswith("tensorrt-rtx-")
+    assert result["fingerprint"].endswith("-sm86")
+    assert [stage["count"]["float32"] for stage in result["stages"] if stage["count"]] == [2, 1]
+    bundle = Bundle(named_bundle)
+    bundle.verify()
+    record = read_record(bundle, bundle.manifest.engines[0])
+    assert record.stages["generator"].dtypes["image"] == "UINT8"
+    assert record.stages["text_encoder"].count is None
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "has" in out
+    assert "--rebuild" in out
+
+
+@needs_rtx
+def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(named_bundle):
+    result = add_engines(named_bundle, options("tensorrt-rtx"), tell=silent)
+    assert result.fingerprint.endswith("-ampere-plus")
+    bundle = Bundle(named_bundle)
+    record = read_record(bundle, bundle.manifest.engines[0])
+    here = dataclasses.replace(record.fingerprint, compute=("8.9",), compatibility="none", driver="13.0")
+    assert find_engines(bundle, "fp32", here)[1] == record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--precision", "fp32", "--target", "tensorrt-rtx", "--compute-capability", "8.7"], 2, "8.7"),
+        (
+            ["--precision", "fp32", "--target", "tensorrt-rtx", "--compute-capability", "sm_86"],
+            2,
+            "as in 8.6",
+        ),
+        (["--precision", "fp32", "--batch", "4,2,1"], 2, "three rising numbers"),
+        (["--precision", "fp32", "--batch", "1,2"], 2, "three rising numbers"),
+        (["--precision", "fp4", "--target", "tensorrt-rtx"], 2, "no precision 'fp4'"),
+        (["--target", "tensorrt-rtx"], 2, "--precision"),
+        (["--precision", "fp32", "--target", "tensorrt-rtx", "--weak"], 2, "strongly typed"),
+        (["--precision", "fp32", "--target", "tensorrt-rtx", "--dla", "0"], 2, "DLA"),
+    ],
+)
+@needs_rtx
+def test_bad_input_ends_with_its_exit_code_and_a_hint(named_bundle, capsys, arguments, code, words):
+    left, _, err = run(capsys, named_bundle, *arguments)
+    assert left == code
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for Linux's libraries")
+def test_tensorrt_without_a_driver_ends_before_the_library_is_loaded(named_bundle, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(engine_bundle, "load_library", loaded.append)
+    monkeypatch.setattr(engine_bundle, "load_cudart", raising)
+    with pytest.raises(BackendMissingError, match="no driver"):
+        add_engines(named_bundle, options(), tell=silent)
+    assert not loaded
+
+
+def raising():
+    raise BackendMissingError("no driver", "install it")
