@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ def check_place(folder: Path, *, force: bool) -> None:
     """UsageError, before any work, when no bundle can or may be written at `folder`."""
     if not folder.parent.is_dir():
         raise UsageError(f"{folder.parent} is not a folder", f"make it first: mkdir -p {folder.parent}")
+    if not os.access(folder.parent, os.W_OK):
+        raise UsageError(f"{folder.parent} is not writable", "choose another place: -o")
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,54 @@ from textual_vision.runtime import console
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from textual_vision.export.build import BuildOptions
     from textual_vision.runtime.manifest import BatchProfile
 
+# Commands that live in files of their own and are loaded when they are asked for: name → module, its command,
+# and what it does.
+ELSEWHERE = {
+    "engine": ("textual_vision.export.engine_cli", "engine_command", "Add TensorRT engines to a bundle."),
+    "sensitivity": (
+        "textual_vision.export.sensitivity",
+        "sensitivity_command",
+        "Show which layers lose most in int8.",
+    ),
+    "bench": ("textual_vision.export.bench", "bench_command", "Measure a bundle against other ways to run."),
+    "report": ("textual_vision.export.report", "report_command", "Add a report to a bundle."),
+}
 
-@click.group(no_args_is_help=True)
+
+class LazyGroup(click.Group):
+    """A group whose commands elsewhere are imported only when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names."""
+        return sorted([*super().list_commands(ctx), *(name for name in ELSEWHERE if _exists(name))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported if need be."""
+        if cmd_name not in ELSEWHERE or not _exists(cmd_name):
+            return super().get_command(ctx, cmd_name)
+        module, name, _ = ELSEWHERE[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in the help, without importing what is elsewhere."""
+        rows = []
+        for name in self.list_commands(ctx):
+            own = super().get_command(ctx, name)
+            rows.append((name, own.get_short_help_str(80) if own is not None else ELSEWHERE[name][2]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _exists(name: str) -> bool:
+    """Whether the command's file is there; looked up without importing it."""
+    return (Path(__file__).parent / f"{ELSEWHERE[name][0].rpartition('.')[2]}.py").is_file()
+
+
+@click.group(cls=LazyGroup, no_args_is_help=True)
 @click.version_option(package_name="textual-vision")
 def command() -> None:
     """From a trained checkpoint to a bundle of ONNX graphs that a device draws with."""
@@ -29,7 +73,7 @@ def command() -> None:
     type=click.Path(path_type=Path),
     required=True,
     metavar="BUNDLE",
-    help="Folder to write.",
+    help="Folder to write, such as emoji.tv.",
 )
 @click.option(
     "--precision",
@@ -37,74 +81,85 @@ def command() -> None:
     multiple=True,
     default=("fp32",),
     show_default=True,
-    help="fp32, fp16 or int8; repeat it for several, the first is the default.",
+    help="fp32, fp16 or int8; repeat it for several. The first is what the bundle draws with by default.",
 )
 @click.option(
-    "--opset",
-    type=int,
-    default=20,
+    "--opset", type=int, default=20, show_default=True, help="20 is the newest that TensorRT 10 reads."
+)
+@click.option(
+    "--batch", default="1,1,8", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes for engines."
+)
+@click.option("--tokens", type=int, metavar="N", help="Fix the prompt's length. [default: open]")
+@click.option(
+    "--target",
+    default="cpu",
     show_default=True,
-    help="Of the graphs; 20 is the newest that TensorRT 10 reads.",
+    help="cpu: rewrites are chosen by timing them here. tensorrt: by what is known of it.",
 )
 @click.option(
-    "--batch",
-    default="1,1,8",
-    show_default=True,
-    metavar="MIN,OPT,MAX",
-    help="Batch sizes that engines are made for.",
+    "--samples", type=int, default=32, show_default=True, help="Pictures to compare with PyTorch's."
 )
 @click.option(
-    "--samples",
-    type=click.IntRange(2),
-    default=32,
-    show_default=True,
-    help="Pictures to compare with PyTorch.",
+    "--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the first picture."
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first picture to compare."
+    "--prompts",
+    type=click.Path(path_type=Path),
+    help="Compare on these prompts, one a line. [default: ours]",
 )
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Calibrate on these prompts, one a line. [default: others of ours]",
+)
+@click.option("--no-rewrite", multiple=True, metavar="NAME", help="Leave out a rewrite of the graphs.")
+@click.option("--no-merged", is_flag=True, help="Leave out pipeline.onnx: half the size.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 @click.option(
-    "--allow-failing", is_flag=True, help="Write a bundle that failed its comparison, marked as such."
+    "--allow-failing", is_flag=True, help="Write a bundle that fails its comparison, marked as such."
 )
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep the results of steps.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build_command(
-    checkpoint: str,
-    output: Path,
-    precisions: tuple[str, ...],
-    opset: int,
-    batch: str,
-    samples: int,
-    seed: int,
-    force: bool,
-    allow_failing: bool,
-    as_json: bool,
+    checkpoint: str, output: Path, no_cache: bool, dry_run: bool, as_json: bool, **given: object
 ) -> None:
-    """Export CHECKPOINT (a name, a folder or FILE.py:FUNCTION) into a bundle, and compare it with PyTorch."""
-    import dataclasses
+    """Export CHECKPOINT into a bundle and compare it with PyTorch.
 
-    from textual_vision.export.build import BuildOptions, build
+    CHECKPOINT is the name of a shipped model, a checkpoint's folder, or FILE.py:FUNCTION for a model of your
+    own.
+
+    \b
+    tv-export build -o emoji.tv
+    tv-export build emoji -o emoji.tv --precision int8 --precision fp32
+    """
+    from textual_vision.export import show
+    from textual_vision.export.build import build
     from textual_vision.export.steps import default_cache
 
-    options = BuildOptions(
-        precisions=precisions,
-        opset=opset,
-        batch=_batch(batch),
-        samples=samples,
-        seed=seed,
-        force=force,
-        allow_failing=allow_failing,
-    )
+    options = _options(given)
+    if dry_run:
+        show.show_plan(checkpoint, output, options, as_json)
+        return
     result = build(
-        checkpoint,
-        output,
-        options,
-        cache=default_cache(),
-        tell=lambda step: click.echo(
-            f"{step.name}: {step.seconds:.1f} s{' (kept)' if step.cached else ''}", err=True
-        ),
+        checkpoint, output, options, cache=None if no_cache else default_cache(), tell=show.step_teller()
     )
-    click.echo(json.dumps(dataclasses.asdict(result), indent=1))
+    show.show_build(result, as_json)
+
+
+def _options(given: dict[str, object]) -> BuildOptions:
+    """The command's options as the library takes them."""
+    from textual_vision.calibration.prompts import read_prompts
+    from textual_vision.export.build import BuildOptions
+
+    changed = dict(given)
+    changed["batch"] = _batch(str(changed.pop("batch")))
+    changed["merged"] = not changed.pop("no_merged")
+    for option, field in (("prompts", "prompts"), ("calibration", "calibration_prompts")):
+        file = changed.pop(option)
+        if isinstance(file, Path):
+            changed[field] = read_prompts(file).texts
+    return BuildOptions(**changed)  # type: ignore[arg-type]
 
 
 def _batch(text: str) -> BatchProfile:
@@ -115,6 +170,50 @@ def _batch(text: str) -> BatchProfile:
         raise UsageError(f"--batch {text!r}", "give three numbers: --batch MIN,OPT,MAX, for example 1,1,8")
     low, opt, high = (int(part) for part in parts)
     return BatchProfile(min=low, opt=opt, max=high)
+
+
+@command.command("inspect")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def inspect_command(bundle: Path, as_json: bool) -> None:
+    """Show what is inside BUNDLE: stages, tensors, precisions, sizes, provenance."""
+    from textual_vision.export import show
+    from textual_vision.export.inspection import inspected
+
+    show.show_inspection(inspected(bundle), as_json)
+
+
+@command.command("verify")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    metavar="CHECKPOINT",
+    help="Compare with this checkpoint too, not only with the golden pictures.",
+)
+@click.option("--backend", help="onnxruntime, openvino, … [default: every one that is installed]")
+@click.option("--samples", type=click.IntRange(2), default=8, show_default=True, help="Pictures to compare.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the first.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def verify_command(
+    bundle: Path, checkpoint: str | None, backend: str | None, samples: int, seed: int, as_json: bool
+) -> None:
+    """Check BUNDLE: every file's digest, its golden pictures in every precision, and a checkpoint if given."""
+    from textual_vision.export import show
+    from textual_vision.export.verify import failures_in, verified
+
+    found = verified(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
+    show.show_verification(found, as_json)
+    failures_in(found)
+
+
+@command.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Say what this machine can do, and what to install for more."""
+    from textual_vision.export import show
+    from textual_vision.export.doctor import examined
+
+    show.show_doctor(examined(), as_json)
 
 
 def main() -> None:

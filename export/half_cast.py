@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from textual_vision.export.rewrites_fold import tidy
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16

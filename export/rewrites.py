@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
 from textual_vision.export.measure import best_milliseconds, node_count
 from textual_vision.export.results import RewriteResult

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from textual_vision.export.export_error import export_error
 from textual_vision.export.samples import Array
 from textual_vision.export.stages import BATCH, TOKENS, Stage
 from textual_vision.runtime.errors import UsageError
@@ -55,6 +56,8 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
     check_opset(options.opset)
     program = _program_from_stage(stage, example, options)
     model: onnx.ModelProto = program.model_proto
+    if options.opset < 18:
+        _drop_num_outputs(model)
     check(model)
     return model
 
@@ -68,11 +71,13 @@ def _program_from_stage(
     stage: Stage, example: Mapping[str, Array], options: ExportOptions
 ) -> torch.onnx.ONNXProgram:
     inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
+    shapes = _dynamic_shapes(stage, options)
+    traced: torch.export.ExportedProgram | None = None
     with _quiet():
         try:
+            traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
-                stage.module.eval(),
-                inputs,
+                traced,
                 dynamo=True,
                 opset_version=options.opset,
                 external_data=False,
@@ -80,12 +85,24 @@ def _program_from_stage(
                 verbose=False,
                 input_names=[spec.name for spec in stage.spec.inputs],
                 output_names=[spec.name for spec in stage.spec.outputs],
-                dynamic_shapes=_dynamic_shapes(stage, options),
+                dynamic_shapes=shapes,
             )
-        except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
-            raise UsageError(f"stage {stage.name!r} cannot be exported: {error}") from error
+        # Whatever a user's module raises while it is traced comes through here as one of these.
+        except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+            raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program
+
+
+def _drop_num_outputs(model: onnx.ModelProto) -> None:
+    """Before opset 18 Split has no such attribute, which the version converter leaves there; equal parts are
+    what it does without.
+    """
+    for node in model.graph.node:
+        if node.op_type == "Split":
+            kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 def _dynamic_shapes(stage: Stage, options: ExportOptions) -> tuple[dict[int, torch.export.Dim], ...]:
@@ -101,12 +118,11 @@ def _dynamic_shapes(stage: Stage, options: ExportOptions) -> tuple[dict[int, tor
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter talks of things that are no concern of the user's: torchvision, its own deprecations."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        quiet = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)

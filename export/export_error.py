@@ -1,0 +1,82 @@
+"""What the exporter's errors mean: which operator, of which module, at which line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from textual_vision.runtime.errors import UsageError
+
+HINT = "replace it by operators that ONNX has; see docs/custom-models.md"
+_NODE = re.compile(r"translating node %(\w+)")
+_OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
+_PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
+
+
+def export_error(stage: str, error: BaseException, traced: torch.export.ExportedProgram | None) -> UsageError:
+    """A UsageError in one line; `traced` is the program when tracing it had gone well."""
+    texts = [str(link) for link in _chain(error)]
+    found = _NODE.search("\n".join(texts))
+    node = _node_called(traced, found.group(1)) if traced is not None and found else None
+    if node is not None:
+        operator = _OPERATOR.search("\n".join(texts))
+        what = operator.group(1) if operator else str(node.target)
+        where = _line(node.meta.get("stack_trace") or "")
+        return UsageError(
+            f"stage {stage!r} cannot be exported: ONNX has no {what}, used by module {_module(node)!r}{where}",
+            HINT,
+        )
+    lines = [line for line in texts[-1].splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    place = next((found for found in map(_line, texts) if found), "") or _raised_at(error)
+    return UsageError(f"stage {stage!r} cannot be exported: {reason}{place}", HINT)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what it was raised from, down to the first cause."""
+    found = [error]
+    while found[-1].__cause__ is not None:
+        found.append(found[-1].__cause__)
+    return found
+
+
+def _node_called(traced: torch.export.ExportedProgram, name: str) -> torch.fx.Node | None:
+    return next((node for node in traced.graph.nodes if node.name == name), None)
+
+
+def _module(node: torch.fx.Node) -> str:
+    """The innermost module that the node belongs to, by its path in the stage and its class."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "the stage itself"
+    path, kind = stack[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"{path or 'the stage itself'} ({name.rpartition('.')[2]})"
+
+
+def _line(text: str) -> str:
+    """` at FILE:LINE: code` of the last place in a stack trace that is not torch's own."""
+    places = [place for place in _PLACE.findall(text) if not _is_torch(place[0])]
+    if not places:
+        return ""
+    file, line, _, code = places[-1]
+    return f" at {Path(file).name}:{line}: {code.strip()}"
+
+
+def _raised_at(error: BaseException) -> str:
+    """The last place in the error's traceback that is neither torch's nor ours."""
+    found = ""
+    for link in _chain(error):
+        trace = link.__traceback__
+        while trace is not None:
+            file = trace.tb_frame.f_code.co_filename
+            if not _is_torch(file) and Path(file).parent != Path(__file__).parent and Path(file).is_file():
+                found = f" at {Path(file).name}:{trace.tb_lineno}"
+            trace = trace.tb_next
+    return found
+
+
+def _is_torch(file: str) -> bool:
+    return f"{Path(torch.__file__).parent}" in file

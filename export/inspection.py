@@ -1,0 +1,71 @@
+"""What is inside a bundle, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphContents:
+    """One graph: its file, size, operators (name → how many) and parameters (type → how many values)."""
+
+    precision: str
+    stage: str
+    file: str
+    bytes: int
+    opset: int
+    operators: dict[str, int]
+    parameters: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """A bundle's manifest and graphs; `bytes` is all of it."""
+
+    bundle: str
+    manifest: Manifest
+    bytes: int
+    graphs: tuple[GraphContents, ...]
+
+
+def inspected(folder: Path) -> Inspection:
+    """Read the bundle at `folder`; UsageError or IntegrityError as the runtime gives them."""
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    graphs = [
+        _graph_contents(bundle, precision, stage, file)
+        for precision, spec in manifest.precisions.items()
+        for stage, file in spec.files.items()
+    ]
+    size = sum(file.bytes for file in manifest.files.values())
+    return Inspection(bundle=str(folder), manifest=manifest, bytes=size, graphs=tuple(graphs))
+
+
+def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> GraphContents:
+    import onnx
+
+    data = bundle.read(file)
+    model = onnx.load_from_string(data)
+    operators: dict[str, int] = {}
+    for node in model.graph.node:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    parameters: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+        count = 1
+        for size in tensor.dims:
+            count *= size
+        parameters[kind] = parameters.get(kind, 0) + count
+    return GraphContents(
+        precision=precision,
+        stage=stage,
+        file=file,
+        bytes=len(data),
+        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+        parameters=parameters,
+    )

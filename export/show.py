@@ -1,0 +1,235 @@
+"""What tv-export's commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from textual_vision.export.build import BuildOptions, check_options, plan
+from textual_vision.export.doctor import Finding
+from textual_vision.export.inspection import Inspection
+from textual_vision.export.results import (
+    FAIL,
+    FREE_RUNNING,
+    PASS,
+    TEACHER_FORCED,
+    BuildResult,
+    PrecisionResult,
+    StageGraph,
+    StageParity,
+    StepTiming,
+)
+from textual_vision.export.stages import MERGED, load_model
+from textual_vision.export.steps import Tell
+from textual_vision.export.verify import Verification
+from textual_vision.runtime.strict_json import json_from_dataclass
+
+WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal
+MARKS = {PASS: "[green]✓ pass[/]", FAIL: "[red]✗ fail[/]"}
+
+
+def console() -> Console:
+    """Of the standard output; wide enough for tables in files and pipes."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on the standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def step_teller() -> Tell:
+    """Tells of each step on the standard error as it is done."""
+
+    def tell(step: StepTiming) -> None:
+        time = "kept from before" if step.cached else f"{step.seconds:.1f} s"
+        click.echo(f"  {step.name}: {time}", err=True)
+
+    return tell
+
+
+def show_plan(checkpoint: str, output: Path, options: BuildOptions, as_json: bool) -> None:
+    """What a build would do; raises what the build would raise before its first step."""
+    check_options(options)
+    model = load_model(checkpoint)
+    steps = plan(options, [stage.name for stage in model.stages])
+    if as_json:
+        print_json({"checkpoint": checkpoint, "bundle": str(output), "steps": steps})
+        return
+    click.echo(f"{model.name} → {output}")
+    for step in steps:
+        click.echo(f"  {step}")
+
+
+def show_build(result: BuildResult, as_json: bool) -> None:
+    """The table of a build, what its rewrites bought, and the next command to type."""
+    if as_json:
+        print_json(dataclasses.asdict(result))
+        return
+    out = console()
+    for backend in result.backends:
+        out.print(_build_table(result, backend))
+    if result.rewrites:
+        out.print(_rewrite_table(result))
+    seconds = sum(step.seconds for step in result.steps)
+    size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
+    out.print(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {seconds:.0f} s")
+    out.print(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
+
+
+def _build_table(result: BuildResult, backend: str) -> Table:
+    table = Table(title=f"{result.name}, {result.samples} pictures compared with PyTorch by {backend}")
+    for name in (
+        "stage",
+        "precision",
+        "MB",
+        "nodes",
+        "ms",
+        "codes equal",
+        "alone, dB",
+        "whole, dB",
+        "verdict",
+    ):
+        table.add_column(name, justify="left" if name in ("stage", "precision", "verdict") else "right")
+    for precision in result.precisions:
+        for graph in precision.graphs:
+            table.add_row(*_build_row(precision, graph, backend))
+        table.add_section()
+    return table
+
+
+def _build_row(precision: PrecisionResult, graph: StageGraph, backend: str) -> list[str]:
+    forced = precision.stage_parity(graph.stage, TEACHER_FORCED, backend)
+    free = precision.stage_parity(graph.stage, FREE_RUNNING, backend)
+    codes = next((one.codes for one in (forced, free) if one is not None and one.codes is not None), None)
+    verdicts = [one.verdict for one in (forced, free) if one is not None]
+    return [
+        graph.stage,
+        precision.precision,
+        f"{graph.bytes / 1e6:.1f}",
+        str(graph.nodes),
+        f"{graph.milliseconds:.1f}" if graph.backend == backend else "",
+        "" if codes is None else f"{100 * codes.agreement:.2f} %",
+        _decibels(forced),
+        "" if graph.stage == MERGED else _decibels(free),
+        MARKS[FAIL if FAIL in verdicts else PASS],
+    ]
+
+
+def _decibels(parity: StageParity | None) -> str:
+    if parity is None or parity.image is None:
+        return ""
+    return "identical" if parity.image.psnr_db is None else f"{parity.image.psnr_db:.1f}"
+
+
+def _rewrite_table(result: BuildResult) -> Table:
+    table = Table(title="rewrites")
+    for name in ("rewrite", "stage", "nodes", "ms", "largest change", "codes changed", ""):
+        table.add_column(name, justify="left" if name in ("rewrite", "stage", "") else "right")
+    for one in result.rewrites:
+        before, after = one.milliseconds_before, one.milliseconds_after
+        table.add_row(
+            one.rewrite,
+            one.stage,
+            f"{one.nodes_before} → {one.nodes_after}",
+            "" if before is None or after is None else f"{before:.2f} → {after:.2f}",
+            f"{one.max_abs:.2g}",
+            str(one.codes_changed),
+            "" if one.applied else f"left out: {one.reason}",
+        )
+    return table
+
+
+def show_inspection(found: Inspection, as_json: bool) -> None:
+    """A bundle's contents."""
+    manifest = found.manifest
+    if as_json:
+        graphs = [dataclasses.asdict(graph) for graph in found.graphs]
+        print_json({"bytes": found.bytes, "manifest": json_from_dataclass(manifest), "graphs": graphs})
+        return
+    out = console()
+    size = f"{manifest.image.width}×{manifest.image.height}"
+    out.print(f"{manifest.name}: {size} pictures, {found.bytes / 1e6:.1f} MB, {manifest.licence}")
+    tensors = Table(title="stages")
+    for name in ("stage", "takes", "gives"):
+        tensors.add_column(name)
+    stages = [*manifest.stages, *([manifest.merged] if manifest.merged else [])]
+    for stage in stages:
+        sides = (
+            "\n".join(f"{t.name} {t.dtype} {_shape(t.shape)}" for t in s)
+            for s in (stage.inputs, stage.outputs)
+        )
+        tensors.add_row(stage.name, *sides)
+    out.print(tensors)
+    graphs_table = Table(title="graphs")
+    for name in ("graph", "MB", "opset", "parameters", "operators", "verdict"):
+        graphs_table.add_column(name)
+    for graph in found.graphs:
+        graphs_table.add_row(
+            graph.file,
+            f"{graph.bytes / 1e6:.1f}",
+            str(graph.opset),
+            ", ".join(
+                f"{count / 1e6:.2f} M {kind}" for kind, count in graph.parameters.items() if count > 9999
+            ),
+            ", ".join(f"{name} {count}" for name, count in list(graph.operators.items())[:6]),
+            manifest.precisions[graph.precision].verdict,
+        )
+    out.print(graphs_table)
+    for engine in manifest.engines:
+        out.print(f"engines: {engine.fingerprint}, {engine.precision}")
+    out.print("made with: " + ", ".join(f"{name} {value}" for name, value in manifest.provenance.items()))
+    for warning in manifest.warnings:
+        out.print(f"[yellow]warning:[/] {warning}")
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return "×".join(str(size) for size in shape)
+
+
+def show_verification(found: Verification, as_json: bool) -> None:
+    """What was checked, a line each."""
+    if as_json:
+        golden = {
+            precision: {
+                backend: [dataclasses.asdict(one) for one in results] for backend, results in backends.items()
+            }
+            for precision, backends in found.golden.items()
+        }
+        parity = {
+            name: [dataclasses.asdict(one) for one in results] for name, results in found.parity.items()
+        }
+        print_json({"bundle": found.bundle, "files": found.files, "golden": golden, "parity": parity})
+        return
+    click.echo(f"-[✓] {found.files} files are what the manifest says")
+    for precision, backends in found.golden.items():
+        for backend, results in backends.items():
+            good = sum(one.passed for one in results)
+            worst = min(one.code_agreement for one in results)
+            mark = "✓" if good == len(results) else "✗"
+            click.echo(
+                f"-[{mark}] {precision} by {backend}: {good} of {len(results)} golden pictures, "
+                f"at least {100 * worst:.1f} % of codes equal"
+            )
+    for precision, parities in found.parity.items():
+        for one in parities:
+            mark = "✓" if one.verdict == PASS else "✗"
+            click.echo(f"-[{mark}] {precision} {one.stage} {one.mode} by {one.backend} {one.reason}".rstrip())
+
+
+def show_doctor(findings: Sequence[Finding], as_json: bool) -> None:
+    """What works, what does not and what to do about it."""
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+        return
+    for finding in findings:
+        click.echo(f"-[{'✓' if finding.works else '✗'}] {finding.name}: {finding.found}")
+        if finding.hint and not finding.works:
+            click.echo(f"     {finding.hint}")
