@@ -87,7 +87,7 @@ def samples_from_prompts(
     drawn = []
     for batch in batches:
         tokens = pipeline.tokenizer.encode(batch)
-        drawn += [_draw(pipeline, tokens.ids, tokens.mask, seed) for seed in seeds]
+        drawn += [drawing(pipeline, tokens.ids, tokens.mask, seed) for seed in seeds]
     return _samples(pipeline, tuple(prompts), tuple(seeds), drawn)
 
 
@@ -107,11 +107,11 @@ def random_samples(pipeline: FloatPipeline, *, vocabulary: int, count: int, seed
     for index, start in enumerate(range(0, count, BATCH_SIZE)):
         size = min(BATCH_SIZE, count - start)
         ids = random.integers(0, vocabulary, (size, RANDOM_TOKENS), np.int64)
-        drawn.append(_draw(pipeline, ids, np.ones_like(ids), seed + index))
+        drawn.append(drawing(pipeline, ids, np.ones_like(ids), seed + index))
     return _samples(pipeline, tuple(f"{RANDOM} {index}" for index in range(count)), (seed,), drawn)
 
 
-def _draw(
+def drawing(
     pipeline: FloatPipeline, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], seed: int
 ) -> dict[str, Array]:
     """Every tensor of the way, by name; picture i of a batch has image i of the seed's noise."""
@@ -144,7 +144,7 @@ def _samples(
 def _rows_of_prompt(pipeline: FloatPipeline, prompt: str, seed: int) -> npt.NDArray[np.int64]:
     """The rows that one drawing visits, tables numbered apart."""
     tokens = pipeline.tokenizer.encode([prompt])
-    tensors = _draw(pipeline, tokens.ids, tokens.mask, seed)
+    tensors = drawing(pipeline, tokens.ids, tokens.mask, seed)
     found, offset = [], 0
     for name, rows in pipeline.tables.items():
         visited, size = _visited(tensors, name, rows)

@@ -66,7 +66,7 @@ class Search:
 
 
 def parse_budget(text: str) -> Budget:
-    """`metric>=number` or `metric<=number`, separated by commas; raises UsageError saying which does not parse."""
+    """`metric>=number` or `metric<=number`, separated by commas; UsageError says what does not parse."""
     budget: dict[str, float] = {}
     if len(text) > TEXT_LIMIT or not text.strip():
         raise UsageError("the budget is empty" if not text.strip() else "the budget is too long", BUDGET_HINT)
@@ -189,7 +189,7 @@ def layer_errors(stage: QuantisedStage, measure: Measure, modes: Mapping[str, st
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that no other is at least as good as in every metric, and better in one; best accuracy first."""
+    """The trials that no other equals or betters in every metric; best accuracy first."""
 
     def better(a: Trial, b: Trial) -> bool:
         first, second = _merits(a.score), _merits(b.score)

@@ -20,8 +20,8 @@ from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.quantise_observe import fake_quantised, layer_alone, observed, session_of
-from textual_vision.export.quantise_plan import CONV, FLOAT, INT8, LINEAR, Layer, layers_of, readers_of
-from textual_vision.export.quantise_write import quantised_weight
+from textual_vision.export.quantise_plan import CONV, INT8, LINEAR, Layer, layers_of, readers_of
+from textual_vision.export.quantise_write import Bias, quantised_weight
 from textual_vision.runtime.backends.session import Session
 
 Float32 = npt.NDArray[np.float32]
@@ -35,12 +35,12 @@ def corrected_biases(
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
-) -> dict[str, Float32]:
-    """Constant's name → corrected values, for every quantised layer with a bias of its own."""
+) -> dict[str, Bias]:
+    """Layer → its corrected bias, for every int8 layer with a bias of its own."""
     layers = {
         layer: bias
         for layer in layers_of(model)
-        if modes.get(layer.name, FLOAT) != FLOAT and (bias := _bias_of(model, layer)) is not None
+        if modes.get(layer.name) == INT8 and (bias := _bias_of(model, layer)) is not None
     }
     if not layers:
         return {}
@@ -52,13 +52,14 @@ def corrected_biases(
             assert layer.activation is not None
             exact, rounded = sessions[layer.name]
             x = values[layer.activation].astype(np.float32, copy=False)
-            q = fake_quantised(x, thresholds[layer.activation]) if modes[layer.name] == INT8 else x
+            q = fake_quantised(x, thresholds[layer.activation])
             error = (exact.run({layer.activation: x})[layer.output]).astype(np.float64)
             error -= rounded.run({layer.activation: q})[layer.output].astype(np.float64)
             axes = (0, 2, 3) if layer.kind == CONV else tuple(range(error.ndim - 1))
             shifts[layer.name] = shifts.get(layer.name, 0.0) + error.mean(axis=axes) / len(inputs)
     return {
-        bias: (_values(model, bias) + shifts[layer.name]).astype(np.float32) for layer, bias in layers.items()
+        layer.name: Bias(constant=bias, values=(_values(model, bias) + shifts[layer.name]).astype(np.float32))
+        for layer, bias in layers.items()
     }
 
 

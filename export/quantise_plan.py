@@ -33,7 +33,8 @@ class Layer:
     """A node with constant weights. `axis` is that of the weights' output channels (None: one scale for all).
 
     `activation` is the tensor that the node reads, None for tables; `output` is what it gives, and also
-    identifies the node.
+    identifies the node. `decides`: what it gives is compared by an ArgMin or ArgMax, so that the smallest
+    error can choose another code.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Layer:
     axis: int | None
     activation: str | None
     output: str
+    decides: bool = False
 
 
 def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
@@ -50,6 +52,7 @@ def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = readers_of(model)
     found: dict[str, Layer] = {}
+    compared = _compared(model, constants)
     for node in model.graph.node:
         weight = _weight_of(node, constants)
         if weight is None:
@@ -65,6 +68,7 @@ def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
             axis=_channel_axis(node, len(constants[weight].dims)),
             activation=None if KINDS[node.op_type] == TABLE else node.input[0],
             output=node.output[0],
+            decides=node.output[0] in compared,
         )
     return tuple(found.values())
 
@@ -114,9 +118,22 @@ def activations_of(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def default_modes(layers: tuple[Layer, ...], lowest: str) -> dict[str, str]:
-    """`lowest` mode for all layers that are worth it; tables are stored, never computed with."""
-    worth = [layer for layer in layers if layer.parameters >= SMALLEST_WEIGHT]
+    """`lowest` mode for all layers that are worth it; tables are stored, never computed with.
+
+    Distances to codes stay in float: an argmin turns the smallest error into another code.
+    """
+    worth = [layer for layer in layers if layer.parameters >= SMALLEST_WEIGHT and not layer.decides]
     return {layer.name: WEIGHTS if layer.kind == TABLE and lowest == INT8 else lowest for layer in worth}
+
+
+def _compared(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> set[str]:
+    """Tensors from which an ArgMin or ArgMax is reached without another layer between."""
+    found: set[str] = set()
+    for node in reversed(model.graph.node):
+        reached = node.op_type in ("ArgMin", "ArgMax") or any(output in found for output in node.output)
+        if reached and _weight_of(node, constants) is None:
+            found.update(node.input)
+    return found
 
 
 def _weight_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> str | None:
@@ -126,7 +143,8 @@ def _weight_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) 
     weight, other = node.input[place], node.input[1 - place]
     if weight not in constants or other in constants or constants[weight].data_type != onnx.TensorProto.FLOAT:
         return None
-    return weight if len(constants[weight].dims) >= 2 else None
+    dims = constants[weight].dims
+    return weight if len(dims) >= 2 and (place == 1 or dims[-1] > 1) else None
 
 
 def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:

@@ -16,7 +16,8 @@ from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of
 from textual_vision.export.quantise_plan import INT8, Layer, default_modes, layers_of
-from textual_vision.export.quantise_write import Float32, quantised_graph
+from textual_vision.export.quantise_tables import row_scaled
+from textual_vision.export.quantise_write import Bias, quantised_graph
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.manifest import StageSpec
 
@@ -39,13 +40,13 @@ class RangeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedStage:
-    """A stage ready to be written with any modes: `model` in float (equalised, or not), and what int8 needs."""
+    """A stage ready to be written with any modes: `model` in float (maybe equalised), and what int8 needs."""
 
     stage: StageSpec
     model: onnx.ModelProto
     layers: tuple[Layer, ...]
     ranges: Mapping[str, TensorRange]
-    biases: Mapping[str, Float32]
+    biases: Mapping[str, Bias]
     correction: str
     errors: Mapping[str, float]  # by correction: what was compared
 
@@ -90,7 +91,7 @@ def _tried(
     inputs: Sequence[Inputs],
 ) -> QuantisedStage:
     layers = layers_of(model)
-    biases: Mapping[str, Float32] = {}
+    biases: Mapping[str, Bias] = {}
     if correction in (CORRECTED, BOTH):
         thresholds = {name: found.threshold for name, found in ranges.items()}
         biases = corrected_biases(model, default_modes(layers, INT8), thresholds, inputs)
@@ -109,14 +110,14 @@ def prepared(graph: bytes) -> onnx.ModelProto:
     """The float graph in the form that int8 needs, whether or not that is the fastest in float.
 
     Products that read one tensor become one product (ONNX Runtime leaves products in float that share one
-    quantised tensor), and transposed convolutions become convolutions (no backend runs the former in int8).
+    quantised tensor), transposed convolutions become convolutions (no backend runs the former in int8), and
+    large tables get a magnitude for every row.
     """
     model = ir.from_proto(onnx.load_from_string(graph))
     rewrites_upsample.upsample_by_crop(model)
     rewrites_merge.merge_conditions(model)
     rewrites_merge.merge_linears(model)
-    merged: onnx.ModelProto = ir.to_proto(model)
-    return merged
+    return row_scaled(ir.to_proto(model))
 
 
 def inputs_of(stage: StageSpec, batches: Sequence[Batch]) -> list[Inputs]:

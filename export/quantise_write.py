@@ -6,7 +6,7 @@ activations; biases stay in float (an int32 bias behind Q/DQ is what TensorRT re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
-from textual_vision.export.quantise_plan import FLOAT, INT8, TABLE, Layer, layers_of, scale_groups
+from textual_vision.export.quantise_plan import FLOAT, INT8, Layer, layers_of, scale_groups
+from textual_vision.export.quantise_store import store_in_half
+from textual_vision.export.quantise_tables import constant_proto, row_nodes, row_shapes
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
@@ -36,6 +38,14 @@ class QuantisedWeight:
     def dequantised(self) -> Float32:
         """What the backends compute with."""
         return self.values.astype(np.float32) * _broadcast(self.scales, self.values.ndim, self.axis)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias:
+    """`values` for the constant that is a layer's bias and nothing else's."""
+
+    constant: str
+    values: Float32
 
 
 def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantisedWeight:
@@ -61,13 +71,14 @@ def quantised_graph(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
-    biases: Mapping[str, Float32] | None = None,
+    biases: Mapping[str, Bias] | None = None,
 ) -> onnx.ModelProto:
     """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
 
     `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
-    that becomes 127; `biases` replaces constants by corrected ones (see `quantise_correct`). Raises
-    UsageError for a layer that the graph does not have, or an activation without a range.
+    that becomes 127; `biases`, layer → its bias corrected for int8, is used for layers in that mode (see
+    `quantise_correct`). What stays float is stored in half where that loses nothing. Raises UsageError for a
+    layer that the graph does not have, or an activation without a range.
     """
     layers = {layer.name: layer for layer in layers_of(model)}
     if unknown := sorted(set(modes) - set(layers)):
@@ -76,8 +87,10 @@ def quantised_graph(
         )
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
-    for name, value in (biases or {}).items():
-        _constant_proto(graph, name).CopyFrom(numpy_helper.from_array(value, name))
+    for name, bias in (biases or {}).items():
+        if modes.get(name) == INT8:
+            tensor = constant_proto(graph, bias.constant)
+            tensor.CopyFrom(numpy_helper.from_array(bias.values, bias.constant))
     weights = {
         layer.weight: quantised_weight(_constant(graph, layer.weight), layer.axis)
         for layer in layers.values()
@@ -85,6 +98,7 @@ def quantised_graph(
     }
     scales = _activation_scales(model, modes, thresholds, weights)
     _write(graph, layers, modes, weights, scales)
+    store_in_half(graph)
     return graph
 
 
@@ -120,7 +134,7 @@ def _write(
     from_conv = {
         tensor for tensor, root in scale_groups(graph, modes).items() if root != tensor or root in int8_layers
     }
-    rows = _row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name, FLOAT) != FLOAT])
+    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name, FLOAT) != FLOAT])
     nodes: list[onnx.NodeProto] = []
     written: set[str] = set()
     for node in graph.graph.node:
@@ -138,7 +152,7 @@ def _write(
             _replace(node, tensor, f"{tensor}.dequantised")
         nodes.append(node)
         if node.output[0] in rows:
-            nodes += _row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
+            nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
     _put_nodes(graph, nodes)
 
 
@@ -151,47 +165,6 @@ def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantisedWeight) -> 
     return helper.make_node(
         "DequantizeLinear", names, [f"{name}.dequantised"], name=f"{name}.dequantise", **axis
     )
-
-
-def _row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, list[int]]:
-    """Rows that are looked up in int8 tables, each with the Reshape that leaves it as it is."""
-    tables = {layer.output: layer for layer in layers if layer.kind == TABLE}
-    gathers = {node.output[0] for node in graph.graph.node if node.op_type == "Gather"} & set(tables)
-    if not gathers:
-        return {}
-    known = onnx.shape_inference.infer_shapes(graph).graph
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in (*known.value_info, *known.input, *known.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-    return {
-        name: [0] * (ranks[name] - 1) + [int(_constant(graph, tables[name].weight).shape[-1])]
-        for name in gathers
-        if name in ranks
-    }
-
-
-def _row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:
-    """Rows of an int8 table as int8 and back, with the table's own scale: nothing changes.
-
-    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole
-    table at every run, unless it finds the rows quantised again; and it must not find a plain Q and DQ
-    there, which it turns to uint8 before it looks. Hence a Reshape between them that reshapes nothing.
-    """
-    constants = [f"{table.weight}.scale", f"{table.weight}.zero_point"]
-    row, name = table.output, f"{table.output}.rows"
-    graph.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape"))
-    return [
-        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
-        helper.make_node("Reshape", [f"{name}.int8", f"{name}.shape"], [f"{name}.same"], name=f"{name}.same"),
-        helper.make_node(
-            "DequantizeLinear",
-            [f"{name}.same", *constants],
-            [f"{row}.dequantised"],
-            name=f"{name}.dequantise",
-        ),
-    ]
 
 
 def _reading_nodes(
@@ -237,11 +210,7 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
 
 
 def _constant(graph: onnx.ModelProto, name: str) -> Float32:
-    return np.asarray(numpy_helper.to_array(_constant_proto(graph, name)), np.float32)
-
-
-def _constant_proto(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+    return np.asarray(numpy_helper.to_array(constant_proto(graph, name)), np.float32)
 
 
 def _scales(largest: npt.NDArray[np.floating]) -> Float32:

@@ -1,0 +1,211 @@
+"""tv-export sensitivity: what int8 in each layer alone costs, and what it buys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from textual_vision.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from textual_vision.export.quantise_measure import Measure
+    from textual_vision.export.quantise_stage import QuantisedStage
+    from textual_vision.export.samples import Batch
+    from textual_vision.runtime.bundle import Bundle
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+SHOWN_DECIBELS = 60.0  # the plot's end: more is not seen
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSensitivity:
+    """One layer in int8 and everything else in float.
+
+    Agreements are shares 0 … 1; `psnr_db` of the free-running picture, None when it stays identical.
+    `milliseconds_saved` of one drawing (negative: slower), `bytes_saved` of the stage's graph.
+    """
+
+    stage: str
+    layer: str
+    kind: str
+    mode: str
+    parameters: int
+    text_code_agreement: float
+    code_agreement: float
+    psnr_db: float | None
+    milliseconds_saved: float
+    bytes_saved: int
+
+
+def sensitivity(stages: Sequence[QuantisedStage], measure: Measure) -> Iterator[LayerSensitivity]:
+    """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
+    import math
+
+    from textual_vision.export.quantise_plan import INT8, SMALLEST_WEIGHT, TABLE, WEIGHTS
+
+    for one in stages:
+        plain = one.graph({})
+        for layer in one.layers:
+            if layer.parameters < SMALLEST_WEIGHT:
+                continue
+            mode = WEIGHTS if layer.kind == TABLE else INT8
+            graph = one.graph({layer.name: mode})
+            score = measure.score({one.stage.name: graph})
+            before, after = measure.time(one.stage, [plain, graph])
+            yield LayerSensitivity(
+                stage=one.stage.name,
+                layer=layer.name,
+                kind=layer.kind,
+                mode=mode,
+                parameters=layer.parameters,
+                text_code_agreement=score.text_code_agreement,
+                code_agreement=score.code_agreement,
+                psnr_db=None if math.isinf(score.psnr) else score.psnr,
+                milliseconds_saved=before - after,
+                bytes_saved=len(plain) - len(graph),
+            )
+
+
+def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
+    """A bar for each layer: decibels that are left, wrong image codes, and bytes saved."""
+    import io
+
+    import matplotlib
+
+    from textual_vision.runtime.files import write_whole
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(14, 1.5 + 0.22 * len(found)), sharey=True)
+    names = [f"{one.stage}: {one.layer}" for one in found]
+    columns = (
+        (
+            "picture, dB (60: identical)",
+            [min(one.psnr_db or SHOWN_DECIBELS, SHOWN_DECIBELS) for one in found],
+        ),
+        ("image codes that change, %", [100 * (1 - one.code_agreement) for one in found]),
+        ("kB saved", [one.bytes_saved / 1000 for one in found]),
+    )
+    for axis, (title, values) in zip(axes, columns, strict=True):
+        axis.barh(names, values)
+        axis.set_title(title)
+    axes[0].invert_yaxis()
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:])
+    plt.close(figure)
+    write_whole(path, buffer.getvalue())
+
+
+def sensitivity_of_bundle(
+    bundle: Bundle, prompts: Sequence[str], *, backend: str, method: str
+) -> Iterator[LayerSensitivity]:
+    """The layers of a bundle's float32 graphs, measured on drawings of `prompts` by those very graphs.
+
+    Raises UsageError when the bundle has no float32 graphs.
+    """
+    from textual_vision.export.quantise_measure import Measure
+    from textual_vision.export.quantise_stage import PLAIN, RangeOptions, quantised_stage
+
+    manifest = bundle.manifest
+    if "fp32" not in manifest.precisions:
+        hint = "build it with --precision fp32 as well"
+        raise UsageError("the bundle has no float32 graphs to start from", hint)
+    files = manifest.precisions["fp32"].files
+    graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
+    batches = _batches(bundle, graphs, prompts, backend)
+    measure = Measure(manifest.stages, graphs, batches, backend)
+    options = RangeOptions(method=method, corrections=(PLAIN,))
+    stages = [quantised_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
+    yield from sensitivity(stages, measure)
+
+
+def _batches(bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str) -> list[Batch]:
+    """Drawings of the prompts by the float graphs: the reference here."""
+    from textual_vision.calibration.samples import FloatPipeline, drawing
+    from textual_vision.export.parity import open_sessions
+    from textual_vision.export.samples import Batch
+    from textual_vision.runtime.tokenizer import Tokenizer
+
+    manifest = bundle.manifest
+    pipeline = FloatPipeline(
+        stages=manifest.stages,
+        sessions=open_sessions(graphs, backend),
+        tokenizer=Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text),
+        noise_dim=manifest.noise.dim,
+        tables={},
+    )
+    found = []
+    for start in range(0, len(prompts), BATCH_SIZE):
+        part = tuple(prompts[start : start + BATCH_SIZE])
+        tokens = pipeline.tokenizer.encode(part)
+        tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
+        found.append(Batch(prompts=part, seeds=(start,) * len(part), tensors=tensors, margins={}))
+    return found
+
+
+@click.command("sensitivity")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Prompts to draw, one a line. [default: a few of ours]",
+)
+@click.option("--samples", type=click.IntRange(1), default=16, show_default=True, help="Prompts to draw.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "minmax", "entropy", "percentile", "mse"]),
+    default="mse",
+    show_default=True,
+    help="How ranges are found.",
+)
+@click.option("--backend", help="onnxruntime or openvino. [default: the first that is installed]")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def sensitivity_command(
+    bundle: Path,
+    calibration: Path | None,
+    samples: int,
+    method: str,
+    backend: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Quantise each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
+    from textual_vision.calibration.prompts import read_prompts
+    from textual_vision.export.samples import PROMPTS
+    from textual_vision.runtime.backends.session import default_backend
+    from textual_vision.runtime.bundle import Bundle
+
+    prompts = PROMPTS if calibration is None else read_prompts(calibration).texts
+    found = []
+    layers = sensitivity_of_bundle(
+        Bundle(bundle), prompts[:samples], backend=backend or default_backend(), method=method
+    )
+    for one in layers:
+        found.append(one)
+        if not as_json:
+            click.echo(_line(one))
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=1))
+    if plot is not None:
+        plot_sensitivity(found, plot)
+
+
+def _line(one: LayerSensitivity) -> str:
+    psnr = "identical" if one.psnr_db is None else f"{one.psnr_db:6.1f} dB"
+    return (
+        f"{one.stage:12} {one.layer:45} text {100 * one.text_code_agreement:6.2f} %  "
+        f"codes {100 * one.code_agreement:6.2f} %  {psnr:>9}  "
+        f"{one.milliseconds_saved:+6.2f} ms  {one.bytes_saved / 1000:8.1f} kB"
+    )
