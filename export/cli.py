@@ -24,8 +24,7 @@ ELSEWHERE = {
         "sensitivity_command",
         "Show which layers lose most in int8.",
     ),
-    "bench": ("textual_vision.export.bench", "bench_command", "Measure a bundle against other ways to run."),
-    "report": ("textual_vision.export.report", "report_command", "Add a report to a bundle."),
+    "bench": ("textual_vision.export.bench_cli", "bench_command", "Measure a bundle and its peers."),
 }
 
 

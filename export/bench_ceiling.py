@@ -1,0 +1,137 @@
+"""How fast this machine multiplies matrices at best, by the backends that are here: what 100 % means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from textual_vision.runtime.backends.session import Array, Session, SessionOptions, open_session
+from textual_vision.runtime.errors import IntegrityError
+
+SIZE = 1024
+REPEATS = 12
+OPSET, IR_VERSION = 17, 8
+FLOAT32, INT8 = "float32", "int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """The most multiply-accumulates per second that was seen for `dtype`, and by what."""
+
+    dtype: str
+    macs_per_second: float
+    by: str
+
+
+def ceilings(backends: Sequence[str], threads: int | None) -> dict[str, Ceiling]:
+    """Of float32 and of int8, each the best of the `backends` (and, for float32, of PyTorch).
+
+    int8 is tried as MatMulInteger and as explicit Q/DQ, since backends are fast at one or the other.
+    """
+    values = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
+    small = np.clip(values * 40, -127, 127).astype(np.int8)
+    found: list[Ceiling | None] = [_by_torch(values, threads)]
+    for backend in backends:
+        found.append(_ceiling(FLOAT32, _float_graph(values), values, (backend, "MatMul", threads)))
+        found.append(
+            _ceiling(INT8, _integer_graph(small), _unsigned(small), (backend, "MatMulInteger", threads))
+        )
+        found.append(_ceiling(INT8, _qdq_graph(small), small, (backend, "MatMul with Q/DQ", threads)))
+    best: dict[str, Ceiling] = {}
+    for one in found:
+        if one is not None and one.macs_per_second > getattr(best.get(one.dtype), "macs_per_second", 0.0):
+            best[one.dtype] = one
+    return best
+
+
+def higher(first: dict[str, Ceiling], second: dict[str, Ceiling]) -> dict[str, Ceiling]:
+    """The higher ceiling of two measurements, for every dtype."""
+    return {
+        dtype: max((m[dtype] for m in (first, second) if dtype in m), key=lambda c: c.macs_per_second)
+        for dtype in (*first, *(d for d in second if d not in first))
+    }
+
+
+def _by_torch(values: Array, threads: int | None) -> Ceiling:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    matrix, out = torch.from_numpy(values), torch.empty(SIZE, SIZE)
+    return Ceiling(
+        dtype=FLOAT32,
+        macs_per_second=_rate(lambda: torch.mm(matrix, matrix, out=out)),
+        by=f"torch mm, {torch.get_num_threads()} threads",
+    )
+
+
+def _ceiling(dtype: str, graph: bytes, values: Array, how: tuple[str, str, int | None]) -> Ceiling | None:
+    """None when the backend cannot run such a graph."""
+    backend, name, threads = how
+    try:
+        session: Session = open_session(graph, SessionOptions(backend=backend, name=name, threads=threads))
+    except IntegrityError:
+        return None
+    return Ceiling(
+        dtype=dtype, macs_per_second=_rate(lambda: session.run({"x": values})), by=f"{backend} {name}"
+    )
+
+
+def _rate(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(SIZE**3 / min(times))
+
+
+def _unsigned(small: Array) -> Array:
+    return (small.astype(np.int16) + 128).astype(np.uint8)
+
+
+def _float_graph(weights: Array) -> bytes:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    return _graph(nodes, {"w": weights}, TensorProto.FLOAT, TensorProto.FLOAT)
+
+
+def _integer_graph(weights: Array) -> bytes:
+    nodes = [helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])]
+    constants = {"w": weights, "zero": np.array(128, np.uint8)}
+    return _graph(nodes, constants, TensorProto.UINT8, TensorProto.INT32)
+
+
+def _qdq_graph(weights: Array) -> bytes:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["real"]),
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["weights"]),
+        helper.make_node("MatMul", ["real", "weights"], ["product"]),
+        helper.make_node("QuantizeLinear", ["product", "wide", "zero"], ["y"]),
+    ]
+    constants = {
+        "w": weights,
+        "scale": np.array(0.025, np.float32),
+        "wide": np.array(1.0, np.float32),
+        "zero": np.array(0, np.int8),
+    }
+    return _graph(nodes, constants, TensorProto.INT8, TensorProto.INT8)
+
+
+def _graph(nodes: list[onnx.NodeProto], constants: dict[str, Array], taken: int, given: int) -> bytes:
+    shape = [SIZE, SIZE]
+    graph = helper.make_graph(
+        nodes,
+        "ceiling",
+        [helper.make_tensor_value_info("x", taken, shape)],
+        [helper.make_tensor_value_info("y", given, shape)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    return data

@@ -1,0 +1,48 @@
+"""How much a graph computes: multiply-accumulates, from the shapes that it really has when it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import onnx
+
+from textual_vision.export.report_layers import exposed
+from textual_vision.runtime.backends.session import Array, SessionOptions, open_session
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"})
+QUANTISED_ONE_BY_ONE = frozenset(
+    {"QLinearConv", "QLinearMatMul"}
+)  # each operand is followed by its scale and zero
+
+Shape = tuple[int, ...]
+
+
+def multiply_accumulates(graph: bytes, inputs: Mapping[str, Array], backend: str) -> int:
+    """Of all convolutions and matrix products of `graph`; `backend` runs it on `inputs` to see shapes."""
+    model = onnx.load_from_string(graph)
+    shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes |= {name: value.shape for name, value in inputs.items()}
+    nodes = [node for node in model.graph.node if node.op_type in CONVOLUTIONS | PRODUCTS]
+    needed = {name for node in nodes for name in (*_operands(node), node.output[0])} - set(shapes)
+    options = SessionOptions(backend=backend, name="graph with its products exposed")
+    outputs = open_session(exposed(graph, sorted(needed)), options).run(inputs)
+    shapes |= {name: outputs[name].shape for name in needed}
+    return sum(_of_node(node, shapes) for node in nodes)
+
+
+def _operands(node: onnx.NodeProto) -> tuple[str, str]:
+    second = 3 if node.op_type in QUANTISED_ONE_BY_ONE else 1
+    return node.input[0], node.input[second]
+
+
+def _of_node(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    first, second = (shapes[name] for name in _operands(node))
+    output = shapes[node.output[0]]
+    if node.op_type == "ConvTranspose":  # every input value meets the weights of its channel
+        return math.prod(first) * math.prod(second[1:])
+    if node.op_type in CONVOLUTIONS:  # every output value is a sum over a window of its group's channels
+        return math.prod(output) * math.prod(second[1:])
+    across = any(a.name == "transA" and a.i for a in node.attribute)
+    return math.prod(output) * first[0 if across else -1]

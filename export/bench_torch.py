@@ -1,0 +1,132 @@
+"""The benchmark's contestants that need the checkpoint: PyTorch itself, and the plainest export of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from textual_vision.export.bench_contestants import COMPILE, ContestantSpec, Drawing, PromptReader
+from textual_vision.export.stages import BATCH, TOKENS, StagedModel, load_model
+from textual_vision.export.to_onnx import BATCH_LIMIT
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.errors import BackendMissingError, UsageError
+from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class TorchContestant:
+    """The checkpoint's own modules, eagerly or by torch.compile, in float32."""
+
+    def __init__(self, spec: ContestantSpec) -> None:
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        bundle = Bundle(spec.bundle)
+        model = model_of_bundle(spec.checkpoint, bundle)
+        self._reader = PromptReader(bundle)
+        self._stages = [(stage.spec, stage.module.eval()) for stage in model.stages]
+        if spec.kind == COMPILE:
+            check_compiler()
+            self._stages = [(s, torch.compile(module)) for s, module in self._stages]  # type: ignore[misc]
+
+    @torch.inference_mode()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+        """Picture k from prompt k and seed k."""
+        given = self._reader.tensors(prompts, seeds)
+        tensors = {name: torch.from_numpy(value) for name, value in given.items()}
+        seconds = {}
+        for spec, module in self._stages:
+            start = time.perf_counter()
+            tensors.update(_outputs(spec, module, tensors))
+            seconds[spec.name] = time.perf_counter() - start
+        return Drawing(images=tensors[IMAGE].numpy(), stage_seconds=seconds)
+
+
+class _Whole(nn.Module):
+    """All stages as one module: token ids, mask and noise → picture (and codes, when there are any)."""
+
+    def __init__(self, model: StagedModel) -> None:
+        super().__init__()
+        self.specs = [stage.spec for stage in model.stages]
+        self.stages = nn.ModuleList(stage.module for stage in model.stages)
+        given = {tensor.name for spec in self.specs for tensor in spec.outputs}
+        self.outputs = [name for name in (IMAGE, CODES) if name in given]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        names = (*PROMPT_TENSORS, NOISE)
+        tensors = dict(zip(names, (input_ids, attention_mask, noise), strict=True))
+        for spec, module in zip(self.specs, self.stages, strict=True):
+            tensors.update(_outputs(spec, module, tensors))
+        return tuple(tensors[name] for name in self.outputs)
+
+
+def _outputs(spec: StageSpec, module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = module(*(tensors[tensor.name] for tensor in spec.inputs))
+    values = found if isinstance(found, tuple) else (found,)
+    return {tensor.name: value for tensor, value in zip(spec.outputs, values, strict=True)}
+
+
+def model_of_bundle(checkpoint: str, bundle: Bundle) -> StagedModel:
+    """The model at `checkpoint`; UsageError unless the bundle was made of that very one."""
+    model = load_model(checkpoint)
+    expected = bundle.manifest.provenance.get("checkpoint")
+    if expected != model.digest:
+        problem = f"{checkpoint} (digest {model.digest[:12]}…) is not what the bundle was made of"
+        raise UsageError(f"{problem} ({str(expected)[:12]}…)", "give the right one: --checkpoint FOLDER")
+    return model
+
+
+def check_compiler() -> None:
+    """BackendMissingError unless there is a C++ compiler, which torch.compile needs on a CPU."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
+        raise BackendMissingError(
+            "torch.compile needs a C++ compiler, and there is none", "install g++, or leave out `compile`"
+        )
+
+
+@contextlib.contextmanager
+def _only_errors(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def naive_graph(model: StagedModel) -> bytes:
+    """One `torch.onnx.export` of the whole model: only the names and what may vary are told."""
+    dim = model.noise_dim
+    ids = torch.zeros(2, 5, dtype=torch.int64)
+    example = (ids, torch.ones_like(ids), torch.zeros(2, dim))
+    whole = _Whole(model).eval()
+    batch = torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)
+    tokens = torch.export.Dim(TOKENS, min=1, max=model.text.max_tokens)
+    words = {0: batch, 1: tokens}
+    # The exporter speaks of its own deprecations, and of torchvision, which is no concern of the user's.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _only_errors(logger):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            whole,
+            example,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=[*PROMPT_TENSORS, NOISE],
+            output_names=whole.outputs,
+            dynamic_shapes=(words, words, {0: batch}),
+        )
+    assert program is not None
+    data: bytes = program.model_proto.SerializeToString()
+    return data

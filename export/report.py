@@ -1,0 +1,245 @@
+"""report/index.html, one file that needs nothing else, and report.json with the same figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textual_vision.export.parity import open_sessions
+from textual_vision.export.report_layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
+from textual_vision.export.report_pictures import (
+    AMPLIFICATION,
+    Sample,
+    agreement_grid,
+    data_uri,
+    error_map,
+    reference_grid,
+    samples_from_batches,
+    shown_samples,
+)
+from textual_vision.export.report_plots import layer_plot, stacked_bars
+from textual_vision.export.report_summary import PrecisionRows, rows_from_precisions
+from textual_vision.export.results import BuildResult
+from textual_vision.export.samples import Batch
+from textual_vision.export.stages import MERGED
+from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.manifest import StageSpec
+
+REPORT_FOLDER = "report"
+HTML_NAME, JSON_NAME = "index.html", "report.json"
+SCHEMA_VERSION = 1
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = "report.html.jinja"
+WEAKEST_LAYERS = 8
+DRAWN = 16
+
+Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSource:
+    """All that a report is made of.
+
+    `graphs` by precision and stage, the same precisions as `result.precisions`; the first is what the others
+    are compared with layer by layer. `batches` are the reference. `about` is shown as it is (licence, picture
+    size, checkpoint); `command` is the command line that made the bundle.
+    """
+
+    result: BuildResult
+    stages: tuple[StageSpec, ...]
+    graphs: Mapping[str, Mapping[str, bytes]]
+    batches: Sequence[Batch]
+    about: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Findings:
+    rows: tuple[PrecisionRows, ...]
+    samples: tuple[Sample, ...]
+    layers: Layers  # precision → stage → ratios
+
+
+def write_report(folder: Path, source: ReportSource) -> None:
+    """Write index.html and report.json into `folder`, which is made when it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in report_files(source).items():
+        write_whole(folder / Path(name).name, data)
+
+
+def report_files(source: ReportSource) -> dict[str, bytes]:
+    """Both files by their path in a bundle. Draws every sample and runs every stage once more."""
+    found = _findings(source)
+    return {
+        f"{REPORT_FOLDER}/{HTML_NAME}": _html(source, found).encode(),
+        f"{REPORT_FOLDER}/{JSON_NAME}": _json(source, found),
+    }
+
+
+def _findings(source: ReportSource) -> _Findings:
+    backend = source.result.backends[0]
+    names = [stage.name for stage in source.stages]
+    sessions = {
+        precision: open_sessions({name: graphs[name] for name in names}, backend)
+        for precision, graphs in source.graphs.items()
+    }
+    return _Findings(
+        rows=rows_from_precisions(source.result.precisions),
+        samples=samples_from_batches(source.stages, sessions, _first(source.batches)),
+        layers=_layers(source, backend),
+    )
+
+
+def _first(batches: Sequence[Batch]) -> Sequence[Batch]:
+    """As many batches as hold DRAWN samples: more would only take time."""
+    counts = np.cumsum([len(batch.prompts) for batch in batches])
+    return batches[: int(np.searchsorted(counts, DRAWN)) + 1]
+
+
+def _layers(source: ReportSource, backend: str) -> Layers:
+    first, *others = source.graphs
+    found: Layers = {precision: {} for precision in others}
+    if not others:
+        return found
+    for stage in source.stages:
+        graphs = {precision: source.graphs[precision][stage.name] for precision in others}
+        reference = source.graphs[first][stage.name]
+        ratios = layer_ratios(stage, reference, graphs, source.batches[0], backend)
+        for precision in others:
+            found[precision][stage.name] = ratios[precision]
+    return found
+
+
+def _html(source: ReportSource, found: _Findings) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        result=source.result,
+        about=source.about,
+        command=source.command,
+        warnings=source.warnings,
+        rows=found.rows,
+        size_plot=stacked_bars(_bars(found.rows, "megabytes"), "MB", "size of each precision's graphs"),
+        time_plot=stacked_bars(_bars(found.rows, "milliseconds"), "ms", "time for one picture"),
+        parts=[stage.name for stage in source.stages],
+        cards=_cards(found.samples),
+        layers=_layer_plots(source, found.layers),
+        weakest=_weakest(found.layers),
+        amplification=AMPLIFICATION,
+        merged=MERGED,
+        notes={one.precision: one.notes for one in source.result.precisions if one.notes},
+    )
+
+
+def _bars(rows: Sequence[PrecisionRows], value: str) -> dict[str, dict[str, float]]:
+    return {
+        row.precision: {s.stage: getattr(s, value) for s in row.stages if s.stage != MERGED} for row in rows
+    }
+
+
+def _cards(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """For each shown sample its columns: PyTorch, then the precisions, each with pictures as data."""
+    return [
+        {
+            "prompt": sample.prompt,
+            "seed": sample.seed,
+            "worst": worst,
+            "image": data_uri(sample.image),
+            "codes": None if sample.codes is None else data_uri(reference_grid(sample.codes)),
+            "drawn": [
+                {
+                    "precision": precision,
+                    "image": data_uri(drawn.image),
+                    "error": data_uri(error_map(sample.image, drawn.image)),
+                    "codes": None if sample.codes is None else data_uri(agreement_grid(sample, drawn.codes)),
+                    "picture": drawn.image_figures,
+                    "code": drawn.code_figures,
+                }
+                for precision, drawn in sample.drawn.items()
+            ],
+        }
+        for sample, worst in shown_samples(samples)
+    ]
+
+
+def _layer_plots(source: ReportSource, layers: Layers) -> list[dict[str, str]]:
+    plots = []
+    for stage in source.stages:
+        series = {precision: stages[stage.name] for precision, stages in layers.items()}
+        svg = layer_plot(series, f"signal-to-noise of the layers of {stage.name}, in decibels")
+        if svg:
+            plots.append({"stage": stage.name, "svg": svg})
+    return plots
+
+
+def _weakest(layers: Layers) -> dict[str, list[tuple[str, LayerRatio]]]:
+    """For each precision the layers with the least signal-to-noise, those that overflowed first."""
+
+    def order(entry: tuple[str, LayerRatio]) -> float:
+        ratio = entry[1]
+        return -math.inf if ratio.state == NOT_FINITE else ratio.db if ratio.db is not None else math.inf
+
+    found = {}
+    for precision, stages in layers.items():
+        entries = [(stage, r) for stage, ratios in stages.items() for r in ratios if r.state != IDENTICAL]
+        found[precision] = sorted(entries, key=order)[:WEAKEST_LAYERS]
+    return found
+
+
+def _json(source: ReportSource, found: _Findings) -> bytes:
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "result": dataclasses.asdict(source.result),
+        "about": dict(source.about),
+        "command": source.command,
+        "warnings": list(source.warnings),
+        "summary": [dataclasses.asdict(row) for row in found.rows],
+        "pictures": [
+            {
+                "prompt": sample.prompt,
+                "seed": sample.seed,
+                "precisions": {
+                    name: {
+                        "picture": dataclasses.asdict(drawn.image_figures),
+                        "codes": None
+                        if drawn.code_figures is None
+                        else dataclasses.asdict(drawn.code_figures),
+                    }
+                    for name, drawn in sample.drawn.items()
+                },
+            }
+            for sample in found.samples
+        ],
+        "layers": {
+            precision: {stage: [dataclasses.asdict(r) for r in ratios] for stage, ratios in stages.items()}
+            for precision, stages in found.layers.items()
+        },
+    }
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _finite(value: object) -> object:
+    """The value with None where a float is not finite: JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,94 @@
+"""Where in a graph a lower precision loses its accuracy: signal-to-noise, layer by layer.
+
+The float32 graph and the others run on the same inputs with the outputs of their layers exposed; layers that
+two of them have, by the name of what they give, are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+LAYER_OPS = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "Softmax",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+    }
+)
+MEASURED, IDENTICAL, NOT_FINITE = "measured", "identical", "not finite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRatio:
+    """One layer: the power of what it gives in float32 over that of the difference, in decibels.
+
+    `state` tells why `db` is None: identical, or something became infinite or not a number.
+    """
+
+    name: str
+    op: str
+    db: float | None
+    state: str
+
+
+def layer_ratios(
+    stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: Batch, backend: str
+) -> dict[str, tuple[LayerRatio, ...]]:
+    """For each of the `others` every layer that it and `reference` have, in the order of the reference's."""
+    nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
+    layers = [name for name, node in nodes.items() if node.op_type in LAYER_OPS]
+    inputs = {spec.name: batch.tensors[spec.name] for spec in stage.inputs}
+    expected = _outputs(reference, layers, inputs, backend)
+    found = {}
+    for precision, graph in others.items():
+        theirs = {name for node in onnx.load_from_string(graph).graph.node for name in node.output}
+        shared = [name for name in layers if name in theirs]
+        outputs = _outputs(graph, shared, inputs, backend)
+        found[precision] = tuple(
+            _ratio(nodes[name].name or name, nodes[name].op_type, expected[name], outputs[name])
+            for name in shared
+            if expected[name].shape == outputs[name].shape
+        )
+    return found
+
+
+def _outputs(
+    graph: bytes, names: Sequence[str], inputs: Mapping[str, Array], backend: str
+) -> dict[str, Array]:
+    options = SessionOptions(backend=backend, name="graph with its layers exposed")
+    return open_session(exposed(graph, names), options).run(inputs)
+
+
+def exposed(graph: bytes, names: Sequence[str]) -> bytes:
+    """The graph with the tensors `names` as further outputs; their types are left to be inferred."""
+    model = onnx.load_from_string(graph)
+    given = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _ratio(name: str, op: str, expected: Array, found: Array) -> LayerRatio:
+    signal, noisy = expected.astype(np.float64), found.astype(np.float64)
+    if not (np.isfinite(signal).all() and np.isfinite(noisy).all()):
+        return LayerRatio(name=name, op=op, db=None, state=NOT_FINITE)
+    noise = float(np.square(signal - noisy).sum())
+    if noise == 0.0:
+        return LayerRatio(name=name, op=op, db=None, state=IDENTICAL)
+    power = max(float(np.square(signal).sum()), 1e-30)
+    return LayerRatio(name=name, op=op, db=10.0 * math.log10(power / noise), state=MEASURED)

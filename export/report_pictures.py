@@ -1,0 +1,139 @@
+"""Every sample as each precision draws it, beside what PyTorch drew: pictures, error maps, grids of codes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from textual_vision.export.figures import image_figures
+from textual_vision.export.parity import NEAR_TIE_MARGIN
+from textual_vision.export.results import CodeFigures, ImageFigures
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import Session
+from textual_vision.runtime.golden import png_from_image
+from textual_vision.runtime.manifest import StageSpec
+
+Image = npt.NDArray[np.uint8]
+
+AMPLIFICATION = 8
+FIRST, WORST = 4, 2
+# Black, violet, red, yellow, white: an error of 0, 1/4, 1/2, 3/4 and all of 255 after amplification.
+HEAT = np.array([(0, 0, 0), (75, 12, 107), (203, 52, 70), (249, 178, 49), (255, 255, 255)], np.float64)
+EQUAL_DARK, EQUAL_LIGHT = (44, 62, 92), (132, 160, 204)
+NEAR_TIE, DIFFERENT = (240, 173, 40), (214, 40, 70)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One sample by one precision, each stage fed what the stage before it gave; `image` (H, W, 3) uint8."""
+
+    image: Image
+    codes: Array
+    image_figures: ImageFigures
+    code_figures: CodeFigures | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One prompt and seed: what PyTorch drew, and `drawn` by precision; `margins` are of the codes."""
+
+    prompt: str
+    seed: int
+    image: Image
+    codes: Array | None
+    margins: npt.NDArray[np.float32] | None
+    drawn: dict[str, Drawn]
+
+
+def samples_from_batches(
+    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batches: Sequence[Batch]
+) -> tuple[Sample, ...]:
+    """Every sample of `batches` drawn by the `sessions` (precision → stage → session)."""
+    found: list[Sample] = []
+    for batch in batches:
+        outputs = {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
+        found += [_sample(batch, index, outputs) for index in range(len(batch.prompts))]
+    return tuple(found)
+
+
+def _run(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
+    tensors = dict(batch.tensors)
+    for stage in stages:
+        tensors.update(sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs}))
+    return tensors
+
+
+def _sample(batch: Batch, index: int, outputs: Mapping[str, Mapping[str, Array]]) -> Sample:
+    image = batch.tensors["image"][index].astype(np.uint8)
+    codes = batch.tensors["codes"][index] if "codes" in batch.tensors else None
+    margins = batch.margins["codes"][index] if "codes" in batch.margins else None
+    drawn = {}
+    for name, tensors in outputs.items():
+        found = tensors["image"][index].astype(np.uint8)
+        drawn[name] = Drawn(
+            image=found,
+            codes=tensors["codes"][index] if codes is not None else np.zeros(0, np.int64),
+            image_figures=image_figures(image[None], found[None]),
+            code_figures=None if codes is None else _code_figures(codes, tensors["codes"][index], margins),
+        )
+    return Sample(
+        prompt=batch.prompts[index],
+        seed=batch.seeds[index],
+        image=image,
+        codes=codes,
+        margins=margins,
+        drawn=drawn,
+    )
+
+
+def _code_figures(expected: Array, found: Array, margins: npt.NDArray[np.float32] | None) -> CodeFigures:
+    differs = expected != found
+    ties = 0 if margins is None else int((differs & (margins < NEAR_TIE_MARGIN)).sum())
+    return CodeFigures(compared=differs.size, equal=int((~differs).sum()), near_ties=ties)
+
+
+def shown_samples(samples: Sequence[Sample]) -> tuple[tuple[Sample, bool], ...]:
+    """The first few, then those of the rest that any precision draws worst; True marks the latter."""
+
+    def badness(sample: Sample) -> float:
+        decibels = [drawn.image_figures.psnr_db for drawn in sample.drawn.values()]
+        return min((db for db in decibels if db is not None), default=np.inf)
+
+    worst = sorted(samples[FIRST:], key=badness)[:WORST]
+    return (*((s, False) for s in samples[:FIRST]), *((s, True) for s in worst if badness(s) < np.inf))
+
+
+def error_map(expected: Image, found: Image) -> Image:
+    """The largest error of a pixel's three channels, amplified, as heat; (H, W, 3)."""
+    error = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(axis=2)
+    level = np.minimum(error * AMPLIFICATION / 255.0, 1.0) * (len(HEAT) - 1)
+    return np.stack([np.interp(level, range(len(HEAT)), HEAT[:, c]) for c in range(3)], -1).astype(np.uint8)
+
+
+def reference_grid(codes: Array) -> Image:
+    """A grid of codes (rows, columns), a colour per code: one pixel each."""
+    hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighbouring codes apart
+    phases = np.stack([hue, hue + 1 / 3, hue + 2 / 3], -1)
+    colours: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
+    return colours
+
+
+def agreement_grid(sample: Sample, found: Array) -> Image:
+    """Equal codes in blue, near ties in amber, all other differences in red: one pixel per code."""
+    assert sample.codes is not None
+    share = (sample.codes.astype(np.float64) * 0.61803398875) % 1.0
+    grid = np.array(EQUAL_DARK) + share[..., None] * (np.array(EQUAL_LIGHT) - np.array(EQUAL_DARK))
+    differs = sample.codes != found
+    grid[differs] = DIFFERENT
+    if sample.margins is not None:
+        grid[differs & (sample.margins < NEAR_TIE_MARGIN)] = NEAR_TIE
+    return grid.astype(np.uint8)
+
+
+def data_uri(image: Image) -> str:
+    """A picture as a `data:` URI of a PNG."""
+    return "data:image/png;base64," + base64.b64encode(png_from_image(image)).decode()

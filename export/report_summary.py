@@ -1,0 +1,134 @@
+"""The report's table: for each precision and stage the figures that decide, of the worst backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual_vision.export.results import (
+    FAIL,
+    FREE_RUNNING,
+    PASS,
+    TEACHER_FORCED,
+    CodeFigures,
+    FloatFigures,
+    PrecisionResult,
+    StageParity,
+)
+from textual_vision.export.stages import MERGED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worst:
+    """The worst of several comparisons; None where there is nothing of the kind.
+
+    `identical` pictures have no decibels. `cosine` and `max_abs` are of the float tensors.
+    """
+
+    agreement: float | None
+    different: int
+    near_ties: int
+    pictures: bool
+    psnr_db: float | None
+    ssim: float | None
+    cosine: float | None
+    max_abs: float | None
+    verdict: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    """One graph of one precision, fed the reference's inputs."""
+
+    stage: str
+    megabytes: float
+    nodes: int
+    milliseconds: float
+    backend: str
+    worst: Worst
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRows:
+    """One precision: its graphs, and `whole`: from prompt to pixels, each stage fed what was before it.
+
+    Sizes and times are sums over the stages; `smaller` and `faster` are ratios to the first precision's.
+    """
+
+    precision: str
+    verdict: str
+    stages: tuple[StageRow, ...]
+    whole: Worst
+    megabytes: float
+    milliseconds: float
+    smaller: float
+    faster: float
+
+
+def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[PrecisionRows, ...]:
+    """The whole table; the first precision is what the others are compared with."""
+    sums = [_sums(one) for one in precisions]
+    return tuple(
+        PrecisionRows(
+            precision=one.precision,
+            verdict=one.verdict,
+            stages=tuple(
+                StageRow(
+                    stage=graph.stage,
+                    megabytes=graph.bytes / 1e6,
+                    nodes=graph.nodes,
+                    milliseconds=graph.milliseconds,
+                    backend=graph.backend,
+                    worst=worst_of(
+                        [p for p in one.parity if (p.stage, p.mode) == (graph.stage, TEACHER_FORCED)]
+                    ),
+                )
+                for graph in one.graphs
+            ),
+            whole=worst_of(_last_free(one)),
+            megabytes=megabytes,
+            milliseconds=milliseconds,
+            smaller=_ratio(sums[0][0], megabytes),
+            faster=_ratio(sums[0][1], milliseconds),
+        )
+        for one, (megabytes, milliseconds) in zip(precisions, sums, strict=True)
+    )
+
+
+def _sums(result: PrecisionResult) -> tuple[float, float]:
+    graphs = [graph for graph in result.graphs if graph.stage != MERGED]
+    return sum(g.bytes for g in graphs) / 1e6, sum(g.milliseconds for g in graphs)
+
+
+def _ratio(first: float, other: float) -> float:
+    return first / other if other else 1.0
+
+
+def _last_free(result: PrecisionResult) -> list[StageParity]:
+    """Of the whole: codes and pictures that come out at the end, whichever stages give them."""
+    free = [p for p in result.parity if p.mode == FREE_RUNNING and p.stage != MERGED]
+    with_codes = [p.stage for p in free if "codes" in p.tensors]
+    return [p for p in free if p.image is not None or p.stage in with_codes[-1:]]
+
+
+def worst_of(parity: Sequence[StageParity]) -> Worst:
+    """The worst figures of comparisons of the same stage, or of the same way, by several backends."""
+    codes = [p.codes for p in parity if p.codes is not None]
+    images = [p.image for p in parity if p.image is not None]
+    floats = [f for p in parity for f in p.tensors.values() if isinstance(f, FloatFigures)]
+    worst_codes = min(codes, key=lambda c: c.agreement, default=CodeFigures(compared=0, equal=0, near_ties=0))
+    decibels = [i.psnr_db for i in images if i.psnr_db is not None]
+    return Worst(
+        agreement=worst_codes.agreement if codes else None,
+        different=worst_codes.compared - worst_codes.equal,
+        near_ties=worst_codes.near_ties,
+        pictures=bool(images),
+        psnr_db=min(decibels, default=None),
+        ssim=min((i.ssim for i in images), default=None),
+        cosine=min((f.cosine if math.isfinite(f.cosine) else -1.0 for f in floats), default=None),
+        max_abs=max((f.max_abs for f in floats), default=None),
+        verdict=FAIL if any(p.verdict == FAIL for p in parity) else PASS,
+        reasons=tuple(dict.fromkeys(p.reason for p in parity if p.reason)),
+    )
