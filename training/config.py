@@ -108,8 +108,9 @@ class LossConfig:
     perceptual: float = 0.3  # ignores brightness, hence never without l1
     commitment: float = 0.25
     code_cross_entropy: float = 1.0
-    logit_scale: float = 14.0  # of the cosine between latent and code
-    code_smoothing: float = 0.3  # share of the target spread over codes that mean nearly the same
+    logit_scale: float = 4.0  # of the dot product of a raw latent and a code
+    code_smoothing: float = 0.2  # share of the target spread over codes that mean nearly the same
+    smoothing_scale: float = 50.0  # how near: of the cosine between two codes
     kl: float = 0.008
     reconstruction: float = 0.5  # of the joint phase's teacher-forced half
     adversarial: float = 0.1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.training.config import LossConfig
 
 PERCEPTUAL_BLOCKS = (0, 2, 4)  # the last at strides 2, 4 and 8 of EfficientNet-Lite0
 
@@ -19,20 +20,19 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
 
 
-def code_cross_entropy(
-    similarity: Tensor, codes: Tensor, rows: Tensor, scale: float, smoothing: float
-) -> Tensor:
-    """Cross-entropy of cosine logits (N, K) to codes (N,), in nats.
+def code_cross_entropy(similarity: Tensor, codes: Tensor, rows: Tensor, losses: LossConfig) -> Tensor:
+    """Cross-entropy of the logits `similarity` (N, K) to codes (N,), in nats.
 
-    `smoothing` of each target goes to the rows in proportion to exp(scale * cosine) with it: taking a
-    code for one that looks the same is hardly a mistake.
+    `code_smoothing` of each target goes to the unit rows (K, D) in proportion to
+    exp(smoothing_scale * cosine) with it: taking a code for one that looks the same is hardly a mistake.
     """
-    log_probability = F.log_softmax(similarity * scale, dim=1)
+    log_probability = F.log_softmax(similarity * losses.logit_scale, dim=1)
     hard = F.nll_loss(log_probability, codes)
-    if smoothing == 0:
+    if losses.code_smoothing == 0:
         return hard
-    near = F.softmax(rows @ rows.T * scale, dim=1)[codes]
-    return (1 - smoothing) * hard - smoothing * (near * log_probability).sum(1).mean()
+    near = F.softmax(rows @ rows.T * losses.smoothing_scale, dim=1)[codes]
+    soft = -(near * log_probability).sum(1).mean()
+    return (1 - losses.code_smoothing) * hard + losses.code_smoothing * soft
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | None, weight: float) -> Tensor:

@@ -63,16 +63,18 @@ class CodebookObjective(nn.Module):
     def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms; moves the codebook when training."""
         real = batch.pictures
-        latents = self.image_encoder(real)
-        codes = self.codebook.nearest(latents)
-        rows = self.codebook.lookup(codes)
+        latents = self.image_encoder(real).float()
+        with in_full_precision(real):
+            codes = self.codebook.nearest(latents)
+            rows = self.codebook.lookup(codes)
+            if self.training:
+                self.codebook.update(latents.detach().flatten(0, 2), codes.flatten())
         flat = latents.permute(0, 3, 1, 2)
-        if self.training:
-            self.codebook.update(latents.detach().flatten(0, 2), codes.flatten())
         commitment = F.mse_loss(flat, rows) * flat.shape[1]
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise = random.normal(len(real), self.noise_width).to(real.device)
         drawn = self.generator(flat + (rows - flat).detach(), text, batch.attention_mask, noise)
+        drawn = drawn.float()
         picture = self.distance(drawn, real)
         terms = {"picture": picture, "commitment": commitment, "psnr": psnr(drawn, real)}
         return picture + self.losses.commitment * commitment, terms
@@ -100,14 +102,17 @@ class LatentObjective(nn.Module):
         """Also the unit latents (B, h, w, D), the text (B, T, C) and the noise (B, Z) they came from."""
         encoder, book = self._fixed
         with torch.no_grad():
-            codes = book.nearest(encoder(batch.pictures))
+            seen = encoder(batch.pictures).float()
+            with in_full_precision(seen):
+                codes = book.nearest(seen)
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise, kl = self._noise(batch, random)
-        latents = F.normalize(self.latent(text, batch.attention_mask, noise), dim=3)
-        similarity = book.similarity(latents).flatten(0, 2)
-        entropy = code_cross_entropy(
-            similarity, codes.flatten(), book.rows, self.losses.logit_scale, self.losses.code_smoothing
-        )
+        # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
+        raw = self.latent(text, batch.attention_mask, noise).float()
+        latents = F.normalize(raw, dim=3)
+        with in_full_precision(latents):
+            similarity = book.similarity(raw).flatten(0, 2)
+            entropy = code_cross_entropy(similarity, codes.flatten(), book.rows, self.losses)
         agreement = (similarity.argmax(1) == codes.flatten()).float().mean()
         terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": agreement}
         return self.losses.code_cross_entropy * entropy + self.losses.kl * kl, terms, (latents, text, noise)
@@ -145,8 +150,10 @@ class JointObjective(nn.Module):
         book, discriminator = self._fixed
         loss, terms, (latents, text, noise) = self.codes.predict(batch, random)
         flat = latents.permute(0, 3, 1, 2)
-        rows = book.lookup(book.nearest(latents))
+        with in_full_precision(latents):
+            rows = book.lookup(book.nearest(latents))
         drawn = self.generator(flat + (rows - flat).detach(), text, batch.attention_mask, noise)
+        drawn = drawn.float()
         picture = self.distance(drawn, batch.pictures)
         loss = loss + picture
         terms = {**terms, "picture": picture}
@@ -207,6 +214,11 @@ class DiscriminatorObjective(nn.Module):
             terms["r1"] = penalty
             loss = loss + self.losses.gradient_penalty * self.losses.gradient_penalty_every * penalty
         return loss, terms
+
+
+def in_full_precision(x: Tensor) -> torch.autocast:
+    """Where codes are chosen: half precision would choose others, and the book would follow them."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def psnr(drawn: Tensor, real: Tensor) -> Tensor:
