@@ -251,6 +251,8 @@ def _generator() -> bytes:
 
 
 def _model(stage: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> bytes:
+    for index, node in enumerate(nodes):
+        node.name = f"{node.op_type}_{index}"
     inputs, outputs = ([_value(name) for name in names] for names in STAGES[stage])
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, stage, inputs, outputs, initializers)

@@ -27,7 +27,6 @@ from textual_vision.runtime.manifest import (
     BatchProfile,
     StageSpec,
     TensorSpec,
-    manifest_from_bytes,
     write_manifest,
 )
 
@@ -70,32 +69,12 @@ def table_of(library, dtype="Float"):
     return "\n".join(rows or ["Name: none, LayerType: kgen, Inputs: [], Constants: [], Outputs: []"])
 
 
-@pytest.fixture
-def named_bundle(tiny_bundle):
-    """The tiny bundle with a name for every node, as an exporter gives them."""
-    import onnx
-
-    manifest = manifest_from_bytes((tiny_bundle / "manifest.json").read_bytes())
-    files = dict(manifest.files)
-    for file in manifest.precisions["fp32"].files.values():
-        model = onnx.load_model_from_string((tiny_bundle / file).read_bytes())
-        for index, node in enumerate(model.graph.node):
-            node.name = f"{node.op_type}_{index}"
-        data = model.SerializeToString()
-        (tiny_bundle / file).write_bytes(data)
-        files[file] = dataclasses.replace(
-            files[file], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)
-        )
-    write_manifest(dataclasses.replace(manifest, files=files), tiny_bundle)
-    return tiny_bundle
-
-
-def test_engines_of_every_stage_are_added_and_found_again(named_bundle, orin):
-    before = Bundle(named_bundle).manifest
-    result = add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
+    before = Bundle(tiny_bundle).manifest
+    result = add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
     assert result.fingerprint == "tensorrt-10.3.0-sm87"
     assert [stage.stage for stage in result.stages] == STAGES
-    bundle = Bundle(named_bundle)
+    bundle = Bundle(tiny_bundle)
     bundle.verify()
     (spec,) = bundle.manifest.engines
     assert spec.files["latent"] == "engines/tensorrt-10.3.0-sm87/fp32/latent.plan"
@@ -108,81 +87,79 @@ def test_engines_of_every_stage_are_added_and_found_again(named_bundle, orin):
     assert all(bundle.manifest.files[name] == about for name, about in before.files.items())
 
 
-def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(named_bundle, orin):
+def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(tiny_bundle, orin):
     for rebuild, kept in ((False, False), (False, True), (True, False)):
-        result = add_engines(named_bundle, options(rebuild=rebuild), tell=silent, trt=orin, device=ORIN)
+        result = add_engines(tiny_bundle, options(rebuild=rebuild), tell=silent, trt=orin, device=ORIN)
         assert result.kept is kept
-    assert len(Bundle(named_bundle).manifest.engines) == 1
+    assert len(Bundle(tiny_bundle).manifest.engines) == 1
 
 
-def test_a_rebuild_after_an_upgrade_replaces_the_older_engines_of_the_same_gpu_only(named_bundle, orin):
+def test_a_rebuild_after_an_upgrade_replaces_the_older_engines_of_the_same_gpu_only(tiny_bundle, orin):
     other = dataclasses.replace(ORIN, compute="8.6")
     for device in (ORIN, other):
-        add_engines(named_bundle, options(), tell=silent, trt=orin, device=device)
+        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=device)
     orin.__version__ = "10.4.0"
-    add_engines(named_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN)
-    manifest = Bundle(named_bundle).manifest
+    add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN)
+    manifest = Bundle(tiny_bundle).manifest
     assert [spec.fingerprint for spec in manifest.engines] == ["tensorrt-10.3.0-sm86", "tensorrt-10.4.0-sm87"]
     assert not any("10.3.0-sm87" in name for name in manifest.files)
 
 
-def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_asked(named_bundle, orin):
-    add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
-    manifest = Bundle(named_bundle).manifest
+def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_asked(tiny_bundle, orin):
+    add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    manifest = Bundle(tiny_bundle).manifest
     graph = manifest.precisions["fp32"].files["latent"]
-    data = (named_bundle / graph).read_bytes() + b"\x10\x01"  # another ir_version's field, still a graph
-    (named_bundle / graph).write_bytes(data)
+    data = (tiny_bundle / graph).read_bytes() + b"\x10\x01"  # another ir_version's field, still a graph
+    (tiny_bundle / graph).write_bytes(data)
     about = dataclasses.replace(
         manifest.files[graph], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)
     )
-    write_manifest(dataclasses.replace(manifest, files={**manifest.files, graph: about}), named_bundle)
+    write_manifest(dataclasses.replace(manifest, files={**manifest.files, graph: about}), tiny_bundle)
     with pytest.raises(IntegrityError, match=r"latent\.plan: built from a graph"):
-        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
-    assert not add_engines(named_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).kept
+        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert not add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).kept
 
 
-def test_timings_are_kept_for_each_fingerprint(named_bundle, orin, tmp_path):
+def test_timings_are_kept_for_each_fingerprint(tiny_bundle, orin, tmp_path):
     told = options(timing_folder=tmp_path / "timing")
-    add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
     assert (
         tmp_path / "timing" / "tensorrt-10.3.0-sm87.timing"
     ).read_bytes() == b"+++"  # one + from each stage
 
 
-def test_a_batch_of_ones_own_is_built_for(named_bundle, orin):
+def test_a_batch_of_ones_own_is_built_for(tiny_bundle, orin):
     told = options(batch=BatchProfile(min=1, opt=8, max=16))
-    add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
-    bundle = Bundle(named_bundle)
+    add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
+    bundle = Bundle(tiny_bundle)
     profile = read_record(bundle, bundle.manifest.engines[0]).stages["generator"].profile
     assert profile["codes"] == ShapeRange(min=(1, 4, 4), opt=(8, 4, 4), max=(16, 4, 4))
 
 
-def test_too_little_memory_is_said_before_anything_is_built(named_bundle, orin, monkeypatch):
+def test_too_little_memory_is_said_before_anything_is_built(tiny_bundle, orin, monkeypatch):
     monkeypatch.setattr(engine_bundle, "available_bytes", lambda: 100 << 20)
     with pytest.raises(DeviceMismatchError, match="100 MB are free"):
-        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
     assert not orin._built
-    add_engines(named_bundle, options(ignore_memory=True), tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, options(ignore_memory=True), tell=silent, trt=orin, device=ORIN)
 
 
-def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(
-    named_bundle, orin, replace_file
-):
+def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tiny_bundle, orin, replace_file):
     stage = StageSpec(
         name="only",
         inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 4, tiny.CHANNELS)),),
         outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 4, tiny.CHANNELS)),),
     )
-    manifest = Bundle(named_bundle).manifest
+    manifest = Bundle(tiny_bundle).manifest
     graph = tiny.quantised("MatMul")
     replace_file("onnx/fp32/only.onnx", graph)
-    manifest = Bundle(named_bundle).manifest
+    manifest = Bundle(tiny_bundle).manifest
     only = dataclasses.replace(manifest.precisions["fp32"], files={"only": "onnx/fp32/only.onnx"})
     changed = dataclasses.replace(manifest, stages=(stage,), precisions={"fp32": only})
-    write_manifest(changed, named_bundle)
+    write_manifest(changed, tiny_bundle)
     with pytest.raises(BudgetError, match=r"only\.onnx: 1 of 1 INT8 layers"):
-        add_engines(named_bundle, options(), tell=silent, trt=orin, device=ORIN)
-    assert Bundle(named_bundle).manifest == changed
+        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert Bundle(tiny_bundle).manifest == changed
 
 
 @pytest.mark.parametrize(
@@ -193,21 +170,21 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(
         (options(weak=True, precision="fp32", dla_core=0), UsageError, "DLA core 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(named_bundle, orin, told, kind, words):
+def test_what_makes_no_sense_is_refused(tiny_bundle, orin, told, kind, words):
     with pytest.raises(kind, match=words):
-        add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
 
 
-def test_weak_int8_needs_scales(named_bundle, orin):
-    manifest = Bundle(named_bundle).manifest
+def test_weak_int8_needs_scales(tiny_bundle, orin):
+    manifest = Bundle(tiny_bundle).manifest
     precisions = {**manifest.precisions, "int8": manifest.precisions["fp32"]}
-    write_manifest(dataclasses.replace(manifest, precisions=precisions), named_bundle)
+    write_manifest(dataclasses.replace(manifest, precisions=precisions), tiny_bundle)
     told = options(precision="int8", weak=True)
     with pytest.raises(UsageError, match="needs scales"):
-        add_engines(named_bundle, told, tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
     cache = b"TRT-100300-EntropyCalibration2\ntext: 3c010a14\n"
     add_engines(
-        named_bundle, dataclasses.replace(told, calibration_cache=cache), tell=silent, trt=orin, device=ORIN
+        tiny_bundle, dataclasses.replace(told, calibration_cache=cache), tell=silent, trt=orin, device=ORIN
     )
     _, config = orin._built[-1]
     assert config.int8_calibrator.read_calibration_cache() == cache
@@ -238,11 +215,11 @@ needs_rtx = pytest.mark.skipif(
 
 @needs_rtx
 def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
-    named_bundle, capsys, monkeypatch, tmp_path
+    tiny_bundle, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     arguments = (
-        named_bundle,
+        tiny_bundle,
         "--precision",
         "fp32",
         "--target",
@@ -256,7 +233,7 @@ def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
     assert result["fingerprint"].startswith("tensorrt-rtx-")
     assert result["fingerprint"].endswith("-sm86")
     assert [stage["count"]["float32"] for stage in result["stages"] if stage["count"]] == [2, 1]
-    bundle = Bundle(named_bundle)
+    bundle = Bundle(tiny_bundle)
     bundle.verify()
     record = read_record(bundle, bundle.manifest.engines[0])
     assert record.stages["generator"].dtypes["image"] == "UINT8"
@@ -268,10 +245,10 @@ def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
 
 
 @needs_rtx
-def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(named_bundle):
-    result = add_engines(named_bundle, options("tensorrt-rtx"), tell=silent)
+def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle):
+    result = add_engines(tiny_bundle, options("tensorrt-rtx"), tell=silent)
     assert result.fingerprint.endswith("-ampere-plus")
-    bundle = Bundle(named_bundle)
+    bundle = Bundle(tiny_bundle)
     record = read_record(bundle, bundle.manifest.engines[0])
     here = dataclasses.replace(record.fingerprint, compute=("8.9",), compatibility="none", driver="13.0")
     assert find_engines(bundle, "fp32", here)[1] == record
@@ -295,20 +272,20 @@ def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(named_bundl
     ],
 )
 @needs_rtx
-def test_bad_input_ends_with_its_exit_code_and_a_hint(named_bundle, capsys, arguments, code, words):
-    left, _, err = run(capsys, named_bundle, *arguments)
+def test_bad_input_ends_with_its_exit_code_and_a_hint(tiny_bundle, capsys, arguments, code, words):
+    left, _, err = run(capsys, tiny_bundle, *arguments)
     assert left == code
     assert words in err
     assert "Traceback" not in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for Linux's libraries")
-def test_tensorrt_without_a_driver_ends_before_the_library_is_loaded(named_bundle, monkeypatch):
+def test_tensorrt_without_a_driver_ends_before_the_library_is_loaded(tiny_bundle, monkeypatch):
     loaded = []
     monkeypatch.setattr(engine_bundle, "load_library", loaded.append)
     monkeypatch.setattr(engine_bundle, "load_cudart", raising)
     with pytest.raises(BackendMissingError, match="no driver"):
-        add_engines(named_bundle, options(), tell=silent)
+        add_engines(tiny_bundle, options(), tell=silent)
     assert not loaded
 
 
