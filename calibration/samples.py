@@ -24,6 +24,7 @@ from textual_vision.runtime.tokenizer import Tokenizer
 RANDOM = "random"  # the name by which random word pieces may be asked for
 BATCH_SIZE = 8
 RANDOM_TOKENS = 12
+TOKENS = "tokens"  # how a stage's description calls the axis of words
 FEW_ROWS = 0.5  # of a table's rows visited, below which a calibration is worth a warning
 
 Inputs = Mapping[str, Array]
@@ -133,7 +134,7 @@ def _samples(
         stage.name: tuple({spec.name: tensors[spec.name] for spec in stage.inputs} for tensors in drawn)
         for stage in pipeline.stages
     }
-    coverage = tuple(_coverage(name, rows, drawn) for name, rows in pipeline.tables.items())
+    coverage = tuple(_coverage(pipeline, name, rows, drawn) for name, rows in pipeline.tables.items())
     for table in coverage:
         if table.share < FEW_ROWS:
             text = f"calibration visits {table.visited} of the {table.rows} rows behind {table.tensor!r}"
@@ -147,28 +148,33 @@ def _rows_of_prompt(pipeline: FloatPipeline, prompt: str, seed: int) -> npt.NDAr
     tensors = drawing(pipeline, tokens.ids, tokens.mask, seed)
     found, offset = [], 0
     for name, rows in pipeline.tables.items():
-        visited, size = _visited(tensors, name, rows)
+        visited, size = _visited(pipeline, tensors, name, rows)
         found.append(visited + offset)
         offset += size
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def _coverage(name: str, rows: int, drawn: Sequence[Mapping[str, Array]]) -> TableCoverage:
-    parts = [_visited(tensors, name, rows) for tensors in drawn]
+def _coverage(
+    pipeline: FloatPipeline, name: str, rows: int, drawn: Sequence[Mapping[str, Array]]
+) -> TableCoverage:
+    parts = [_visited(pipeline, tensors, name, rows) for tensors in drawn]
     visited = np.unique(np.concatenate([part for part, _ in parts]))
     size = parts[0][1]
     never = np.setdiff1d(np.arange(size), visited)
     return TableCoverage(tensor=name, rows=size, visited=len(visited), never=tuple(never.tolist()))
 
 
-def _visited(tensors: Mapping[str, Array], name: str, rows: int) -> tuple[npt.NDArray[np.int64], int]:
+def _visited(
+    pipeline: FloatPipeline, tensors: Mapping[str, Array], name: str, rows: int
+) -> tuple[npt.NDArray[np.int64], int]:
     """The distinct rows in one batch, and how many rows the table has.
 
     Codes of words, (batch, tokens, groups), are counted where the mask is 1, a table for every group; codes
     of pictures, (batch, height, width), have one table.
     """
     codes = tensors[name].astype(np.int64)
-    if codes.shape[:2] != tensors["attention_mask"].shape:
+    shape = next(spec.shape for stage in pipeline.stages for spec in stage.outputs if spec.name == name)
+    if shape[1] != TOKENS:
         return np.unique(codes), rows
     groups = codes.shape[2]
     words = codes[tensors["attention_mask"] == 1] + np.arange(groups) * rows

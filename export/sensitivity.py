@@ -183,11 +183,11 @@ def sensitivity_command(
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
     from textual_vision.calibration.prompts import read_prompts
-    from textual_vision.export.samples import PROMPTS
+    from textual_vision.export.prompts import CALIBRATED
     from textual_vision.runtime.backends.session import default_backend
     from textual_vision.runtime.bundle import Bundle
 
-    prompts = PROMPTS if calibration is None else read_prompts(calibration).texts
+    prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
     found = []
     layers = sensitivity_of_bundle(
         Bundle(bundle), prompts[:samples], backend=backend or default_backend(), method=method
