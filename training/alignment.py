@@ -20,17 +20,22 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.files import write_whole
+from textual_vision.training.batches import ids_from_captions
+from textual_vision.training.config import TextConfig
 from textual_vision.training.features import FEATURES
-from textual_vision.training.vocabulary import minilm_folder
+from textual_vision.training.text_encoder import WordEncoder
+from textual_vision.training.vocabulary import minilm_folder, warm_start
 
 SHIPPED_FOLDER = Path(__file__).parent / "checkpoints" / "alignment"
 WEIGHTS, ABOUT = "alignment.safetensors", "alignment.json"
 SENTENCE = 384
+LAYERS, MAX_TOKENS = 6, 64  # all of MiniLM's
 WIDTH = 256
 HIDDEN = 384
 DROPOUT = 0.3
@@ -79,26 +84,24 @@ class Sentences:
     """MiniLM's sentence vectors: the mean of the last layer's token states."""
 
     def __init__(self) -> None:
-        from tokenizers import Tokenizer
-        from transformers import AutoModel
-
-        folder = minilm_folder()
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.model = AutoModel.from_pretrained(str(folder)).eval()
+        source = str(minilm_folder() / "tokenizer.json")
+        self.tokenizer: Tokenizer = Tokenizer.from_file(source)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        pieces = self.tokenizer.get_vocab_size()
+        config = TextConfig(vocabulary=pieces, layers=LAYERS, max_tokens=MAX_TOKENS)
+        self.model = WordEncoder(config)
+        warm_start(self.model, config, list(range(pieces)))
 
     @torch.no_grad()
     def vectors(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Captions -> float32 (N, 384), unit length."""
-        self.tokenizer.enable_truncation(64)
-        self.tokenizer.enable_padding()
         order = sorted(range(len(captions)), key=lambda index: len(captions[index]))
         found = np.zeros((len(captions), SENTENCE), np.float32)
         for start in range(0, len(order), CHUNK):
             part = order[start : start + CHUNK]
-            encodings = self.tokenizer.encode_batch([captions[index] for index in part])
-            ids = torch.tensor([e.ids for e in encodings])
-            mask = torch.tensor([e.attention_mask for e in encodings])
-            states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            ids, mask = ids_from_captions(self.tokenizer, [captions[index] for index in part])
+            states = self.model(ids, mask)
             weights = mask[:, :, None].float()
             found[part] = F.normalize((states * weights).sum(1) / weights.sum(1), dim=1).numpy()
         return found

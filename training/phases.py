@@ -153,8 +153,7 @@ class CodebookPhase(_SingleObjective):
     @torch.no_grad()
     def _place_rows(self, step: int) -> None:
         # Every process looks at the same whole batch, so that all books stay equal.
-        size = self.config.batch * self.accelerator.num_processes
-        batch = self.batches.batch(self.name, step, size)
+        batch = self.batches.batch(self.name, step, self.config.batch)
         latents = self.model.image_encoder(batch.pictures.to(self.accelerator.device)).flatten(0, 2)
         generator = StepRandom(self.seed, self.name + "/rows", step).generator
         if step == 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
@@ -50,8 +51,9 @@ def pruned_tokenizer(captions: Iterable[str], config: TextConfig) -> tuple[Token
         used.update(encoding.ids)
     singles = [t for t in old_id if len(t.removeprefix("##")) == 1 and t.isascii()]
     ranked = sorted(old_id, key=lambda token: old_id[token])
+    common = [full.id_to_token(i) or "" for i, _ in used.most_common()]
     plain = [t for t in ranked if t.removeprefix("##").isascii() and t.removeprefix("##").isalpha()]
-    order = [*SPECIAL_TOKENS, *singles, *(full.id_to_token(i) for i, _ in used.most_common()), *plain]
+    order = [*SPECIAL_TOKENS, *singles, *common, *plain]
     kept = list(dict.fromkeys(order))[: config.vocabulary]
     kept.sort(key=lambda token: old_id[token])
     return _with_vocabulary(source, kept, config.max_tokens), [old_id[token] for token in kept]
@@ -81,9 +83,7 @@ def warm_start(encoder: WordEncoder, config: TextConfig, old_ids: list[int]) -> 
     The rounding happens before anything is learned on top, so the checkpoint stores these weights in
     half the space without a loss.
     """
-    from transformers import AutoModel
-
-    source = AutoModel.from_pretrained(str(minilm_folder())).state_dict()
+    source = load_file(minilm_folder() / "model.safetensors")
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             value = source[_minilm_name(name)]
