@@ -1,0 +1,51 @@
+"""Real engines of the shipped model: every stage in every precision, by TensorRT-RTX."""
+
+import pytest
+
+from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.engine import EngineSettings
+from textual_vision.export.engine_bundle import EngineOptions, add_engines
+from textual_vision.export.engine_check import product_nodes
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.engines import read_record
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.checkpoint import find_checkpoint
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    try:
+        find_checkpoint("emoji")
+    except UsageError:
+        pytest.skip("no model is shipped in this copy")
+    place = tmp_path_factory.mktemp("shipped") / "emoji.tv"
+    build("emoji", place, BuildOptions(precisions=PRECISIONS, allow_failing=True))
+    return place
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shipped, precision):
+    settings = EngineSettings(precision=precision, compute=("8.6",))
+    options = EngineOptions(kind="tensorrt-rtx", settings=settings)
+    result = add_engines(shipped, options, tell=lambda text: None)
+    bundle = Bundle(shipped)
+    spec = next(spec for spec in bundle.manifest.engines if spec.precision == precision)
+    record = read_record(bundle, spec)
+    for built in result.stages:
+        stage = record.stages[built.stage]
+        operators, meant = product_nodes(bundle.read(stage.graph))
+        assert set(stage.layers) == set(operators), f"{built.stage}: products that the engine does not name"
+        assert {name for name, dtype in stage.layers.items() if dtype == "int8"} >= meant
+        assert "ConvTranspose" not in operators.values()
+    generator = record.stages["generator"]
+    assert generator.dtypes["image"] == "UINT8"
+    assert generator.dtypes["codes"] == "INT64"
+    if precision == "fp16":
+        assert generator.count.fp16 > generator.count.float32
+    if precision == "int8":
+        assert generator.count.int8 > 0
