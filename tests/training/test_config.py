@@ -1,0 +1,97 @@
+"""A config says what is wrong with it, by name, and comes back from JSON as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.config import (
+    CONFIG_FOLDER,
+    ModelConfig,
+    TrainConfig,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+)
+
+SHIPPED = sorted(path.stem for path in CONFIG_FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_is_valid_named_like_its_file_and_survives_json(name: str) -> None:
+    config = load_config(name)
+    assert config.name == name
+    assert config_from_dict(TrainConfig, json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_three_scales_are_shipped() -> None:
+    assert {"emoji-64", "emoji-128", "coco-256"} <= set(SHIPPED)
+
+
+def test_an_unknown_field_is_named_with_its_place_and_the_nearest_valid_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown field 'model\.latent\.block'") as caught:
+        config_from_dict(TrainConfig, {"name": "x", "model": {"latent": {"block": 3}}})
+    assert "model.latent.blocks" in caught.value.hint
+
+
+def test_an_unknown_field_that_is_like_none_gets_a_list() -> None:
+    with pytest.raises(UsageError, match="'zzz'") as caught:
+        config_from_dict(ModelConfig, {"zzz": 1})
+    assert "image_size" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"name": 3}, "name"),
+        ({"name": "x", "seed": True}, "seed"),
+        ({"name": "x", "ema": "0.9"}, "ema"),
+        ({"name": "x", "model": {"codebook": {"channels": [48, "96"]}}}, r"model\.codebook\.channels"),
+        ({"name": "x", "model": []}, "model"),
+    ],
+)
+def test_a_value_of_another_type_is_named(values: dict[str, Any], place: str) -> None:
+    with pytest.raises(UsageError, match=place):
+        config_from_dict(TrainConfig, values)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(UsageError, match="missing field 'name'"):
+        config_from_dict(TrainConfig, {})
+
+
+CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
+    r"latent\.grid 16 x 4 .* is not model\.image_size 128": {"model": {"image_size": 128}},
+    r"codebook\.channels has 1 halvings": {"model": {"codebook": {"channels": [48]}}},
+    r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
+    r"latent\.grid 16 is neither model\.latent\.coarse 4": {"model": {"latent": {"coarse": 4}}},
+    r"not a multiple of its heads": {"model": {"latent": {"heads": 7}}},
+    r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},
+    r"norm is 'layer', not none, batch or spectral": {"model": {"discriminator": {"norm": "layer"}}},
+    r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},
+    r"corpus is 'cocoa'": {"corpus": "cocoa"},
+    r"precision is 'half'": {"precision": "half"},
+}
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_fields_that_contradict_each_other_are_both_named(message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config_from_dict(TrainConfig, {"name": "x", **CONTRADICTIONS[message]})
+
+
+def test_an_unknown_config_gets_the_nearest_shipped_name() -> None:
+    with pytest.raises(UsageError, match="no config 'emoji64'") as caught:
+        load_config("emoji64")
+    assert "emoji-64" in caught.value.hint
+
+
+def test_a_config_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{name: x}")
+    with pytest.raises(UsageError, match=r"mine\.json is not JSON"):
+        load_config(str(tmp_path / "mine.json"))

@@ -1,0 +1,109 @@
+"""Shapes and types of the stages, and that each listens to what it is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from textual_vision.training.blocks import Residual, Upsample, pixels_from_signed
+from textual_vision.training.config import TrainConfig, load_config
+from textual_vision.training.describe import describe
+from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.image_encoder import Posterior, sample
+from textual_vision.training.model import TextToImageModel, stages_from_model
+
+
+@pytest.fixture
+def model(tiny_config: TrainConfig) -> TextToImageModel:
+    torch.manual_seed(0)
+    return TextToImageModel(tiny_config.model).eval()
+
+
+def test_an_upsampling_block_doubles_both_sides() -> None:
+    x, condition = torch.randn(2, 6, 5, 5), torch.randn(2, 4)
+    assert Upsample(6, 3, 4)(x, condition).shape == (2, 3, 10, 10)
+    assert Residual(6, 4)(x, condition).shape == x.shape
+
+
+def test_a_block_listens_to_its_condition() -> None:
+    block, x = Upsample(6, 3, 4).eval(), torch.randn(1, 6, 5, 5)
+    assert not torch.allclose(block(x, torch.zeros(1, 4)), block(x, torch.ones(1, 4)))
+
+
+def test_pixels_are_rounded_clipped_and_channels_last() -> None:
+    signed = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0, -0.9961]).reshape(1, 3, 1, 2)
+    pixels = pixels_from_signed(signed)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (1, 1, 2, 3)
+    assert pixels.permute(0, 3, 1, 2).flatten().tolist() == [0, 0, 128, 255, 255, 0]
+
+
+def test_a_drawing_has_the_shapes_and_types_of_the_exported_graphs(model: TextToImageModel) -> None:
+    ids, mask = torch.randint(0, 600, (2, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    drawing = model.draw(ids, mask, torch.randn(2, 4))
+    assert (drawing.text_codes.shape, drawing.text_codes.dtype) == ((2, 5, 8), torch.int64)
+    assert (drawing.attention.shape, drawing.attention.dtype) == ((2, 5), torch.float32)
+    assert (drawing.codes.shape, drawing.codes.dtype) == ((2, 8, 8), torch.int64)
+    assert (drawing.image.shape, drawing.image.dtype) == ((2, 16, 16, 3), torch.uint8)
+
+
+def test_the_stages_are_views_of_the_model(model: TextToImageModel) -> None:
+    stages = stages_from_model(model)
+    ids, mask, noise = torch.randint(0, 600, (1, 5)), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
+    with torch.no_grad():
+        _, text, _ = stages.text_encoder(ids, mask)
+        codes = stages.latent(text, mask, noise)
+        image = stages.generator(codes, text, mask, noise)
+    assert torch.equal(image, model.draw(ids, mask, noise).image)
+
+
+def test_words_and_noise_both_move_the_latents(model: TextToImageModel) -> None:
+    text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
+    with torch.no_grad():
+        latents = model.latent(text, mask, noise)
+        assert not torch.allclose(latents, model.latent(text, mask, -noise))
+        assert not torch.allclose(latents, model.latent(-text, mask, noise))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
+def test_the_discriminator_judges_each_picture_with_its_words(tiny_config: TrainConfig, norm: str) -> None:
+    from dataclasses import replace
+
+    changed = replace(tiny_config.model.discriminator, norm=norm)
+    judge = Discriminator(replace(tiny_config.model, discriminator=changed)).eval()
+    pictures, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
+    with torch.no_grad():
+        logits, features = judge(pictures, sentence)
+        assert logits.shape == (3,)
+        assert [f.shape[2] for f in features] == [8, 4]
+        assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0))[0])
+
+
+def test_the_posterior_is_sampled_by_its_mean_and_deviation(tiny_config: TrainConfig) -> None:
+    mean, log_variance = Posterior(tiny_config.model).eval()(torch.randn(2, 3, 16, 16))
+    assert mean.shape == log_variance.shape == (2, 4)
+    normal = torch.randn(2, 4)
+    torch.testing.assert_close(sample(mean, log_variance, normal), mean + (0.5 * log_variance).exp() * normal)
+
+
+def test_describe_counts_what_the_modules_hold_and_what_a_linear_layer_costs() -> None:
+    config = load_config("emoji-64")
+    sizes = {size.stage: size for size in describe(config)}
+    model = TextToImageModel(config.model)
+    generator = sum(parameter.numel() for parameter in model.generator.parameters())
+    assert sizes["generator"].weights == generator
+    tables = model.text_encoder.quantiser.centroids.numel()
+    assert sizes["text_encoder"].weights == tables + sum(p.numel() for p in model.text_encoder.parameters())
+    text = config.model.text
+    layer = 4 * text.hidden**2 + 2 * text.hidden * text.intermediate
+    least = text.max_tokens * text.layers * layer
+    cost = sizes["text_encoder"].multiply_accumulates
+    assert cost is not None
+    assert least < cost < 1.5 * least
+    assert sizes["discriminator (training only)"].multiply_accumulates is None
+
+
+def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_text_encoder() -> None:
+    for name in ("emoji-64", "emoji-128"):
+        sizes = {size.stage: size.weights for size in describe(load_config(name))}
+        assert sizes["latent"] + sizes["generator"] < 10e6
