@@ -16,6 +16,7 @@ from textual_vision.export.merge import merged_from_stages
 from textual_vision.export.parity import failure_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs, check_precision, convert
 from textual_vision.export.prompts import CALIBRATED, COMPARED
+from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
 from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
@@ -80,6 +81,9 @@ def build(
         raise failure_of(precisions)
     graphs = {name: one.graphs for name, one in made.items()}
     manifest, files = bundle_contents(at.model, result, graphs, batches, options.batch)
+    command = command_of(source, folder, options)
+    work = partial(files_of_report, at.model, manifest, result, graphs, batches, command)
+    at.steps.timed("draw the report", lambda: files.update(work()))
     at.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files))
     at.steps.prune()
     return _result(at, folder, precisions, rewrites)
@@ -93,7 +97,7 @@ def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
     for precision in options.precisions:
         merged = " and merge its stages" if options.merged else ""
         steps += [f"make {precision}{merged}", f"compare {precision} by {', '.join(usable_backends())}"]
-    return [*steps, "write the bundle"]
+    return [*steps, "draw the report", "write the bundle"]
 
 
 def check_options(options: BuildOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from textual_vision.export.report_pictures import (
     shown_samples,
 )
 from textual_vision.export.report_plots import layer_plot, stacked_bars
-from textual_vision.export.report_summary import PrecisionRows, rows_from_precisions
+from textual_vision.export.report_summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import Batch
 from textual_vision.export.stages import MERGED
@@ -39,6 +40,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE = "report.html.jinja"
 WEAKEST_LAYERS = 8
 DRAWN = 16
+KINDS_SHOWN = 5
 
 Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
 
@@ -47,9 +49,9 @@ Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
 class ReportSource:
     """All that a report is made of.
 
-    `graphs` by precision and stage, the same precisions as `result.precisions`; the first is what the others
-    are compared with layer by layer. `batches` are the reference. `about` is shown as it is (licence, picture
-    size, checkpoint); `command` is the command line that made the bundle.
+    `graphs` by precision and stage, the same precisions as `result.precisions`. `batches` are the reference.
+    `about` is shown as it is (licence, picture size, checkpoint); `command` is the command line that made the
+    bundle.
     """
 
     result: BuildResult
@@ -105,7 +107,8 @@ def _first(batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 def _layers(source: ReportSource, backend: str) -> Layers:
-    first, *others = source.graphs
+    first = reference_of(list(source.graphs))
+    others = [precision for precision in source.graphs if precision != first]
     found: Layers = {precision: {} for precision in others}
     if not others:
         return found
@@ -128,6 +131,7 @@ def _html(source: ReportSource, found: _Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["records"], environment.filters["summary"] = are_records, summary_of
     return environment.get_template(TEMPLATE).render(
         result=source.result,
         about=source.about,
@@ -142,6 +146,7 @@ def _html(source: ReportSource, found: _Findings) -> str:
         weakest=_weakest(found.layers),
         amplification=AMPLIFICATION,
         merged=MERGED,
+        reference=reference_of(list(source.graphs)),
         notes={one.precision: one.notes for one in source.result.precisions if one.notes},
     )
 
@@ -199,6 +204,24 @@ def _weakest(layers: Layers) -> dict[str, list[tuple[str, LayerRatio]]]:
         entries = [(stage, r) for stage, ratios in stages.items() for r in ratios if r.state != IDENTICAL]
         found[precision] = sorted(entries, key=order)[:WEAKEST_LAYERS]
     return found
+
+
+def are_records(values: Sequence[object]) -> bool:
+    """Whether the values are mappings with nothing nested in them: rows of a table."""
+    return bool(values) and all(
+        isinstance(value, Mapping)
+        and bool(value)
+        and not any(isinstance(item, (Mapping, list, tuple)) for item in value.values())
+        for value in values
+    )
+
+
+def summary_of(value: Mapping[str, object]) -> str:
+    """A long mapping in few words: how often each of its values is there when they are few words."""
+    counts = Counter(item for item in value.values() if isinstance(item, str))
+    if sum(counts.values()) == len(value) and len(counts) <= KINDS_SHOWN:
+        return ", ".join(f"{count} {text}" for text, count in counts.most_common())
+    return f"{len(value)} entries"
 
 
 def _json(source: ReportSource, found: _Findings) -> bytes:

@@ -111,7 +111,9 @@ def error_map(expected: Image, found: Image) -> Image:
     """The largest error of a pixel's three channels, amplified, as heat; (H, W, 3)."""
     error = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(axis=2)
     level = np.minimum(error * AMPLIFICATION / 255.0, 1.0) * (len(HEAT) - 1)
-    return np.stack([np.interp(level, range(len(HEAT)), HEAT[:, c]) for c in range(3)], -1).astype(np.uint8)
+    channels = [np.interp(level, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
+    heat: Image = np.stack(channels, -1).astype(np.uint8)
+    return heat
 
 
 def reference_grid(codes: Array) -> Image:
@@ -131,7 +133,8 @@ def agreement_grid(sample: Sample, found: Array) -> Image:
     grid[differs] = DIFFERENT
     if sample.margins is not None:
         grid[differs & (sample.margins < NEAR_TIE_MARGIN)] = NEAR_TIE
-    return grid.astype(np.uint8)
+    colours: Image = grid.astype(np.uint8)
+    return colours
 
 
 def data_uri(image: Image) -> str:

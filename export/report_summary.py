@@ -18,6 +18,8 @@ from textual_vision.export.results import (
 )
 from textual_vision.export.stages import MERGED
 
+REFERENCE = "fp32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Worst:
@@ -54,7 +56,7 @@ class StageRow:
 class PrecisionRows:
     """One precision: its graphs, and `whole`: from prompt to pixels, each stage fed what was before it.
 
-    Sizes and times are sums over the stages; `smaller` and `faster` are ratios to the first precision's.
+    Sizes and times are sums over the stages; `smaller` and `faster` are ratios to the reference precision's.
     """
 
     precision: str
@@ -68,8 +70,10 @@ class PrecisionRows:
 
 
 def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[PrecisionRows, ...]:
-    """The whole table; the first precision is what the others are compared with."""
+    """The whole table; sizes and times are compared with those of `reference_of` the precisions."""
     sums = [_sums(one) for one in precisions]
+    names = [one.precision for one in precisions]
+    first = sums[names.index(reference_of(names))]
     return tuple(
         PrecisionRows(
             precision=one.precision,
@@ -81,20 +85,23 @@ def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[Precisi
                     nodes=graph.nodes,
                     milliseconds=graph.milliseconds,
                     backend=graph.backend,
-                    worst=worst_of(
-                        [p for p in one.parity if (p.stage, p.mode) == (graph.stage, TEACHER_FORCED)]
-                    ),
+                    worst=worst_of(_of_stage(one, graph.stage)),
                 )
                 for graph in one.graphs
             ),
             whole=worst_of(_last_free(one)),
             megabytes=megabytes,
             milliseconds=milliseconds,
-            smaller=_ratio(sums[0][0], megabytes),
-            faster=_ratio(sums[0][1], milliseconds),
+            smaller=_ratio(first[0], megabytes),
+            faster=_ratio(first[1], milliseconds),
         )
         for one, (megabytes, milliseconds) in zip(precisions, sums, strict=True)
     )
+
+
+def reference_of(precisions: Sequence[str]) -> str:
+    """What the others are compared with: float32 where it was made, else the first."""
+    return REFERENCE if REFERENCE in precisions else precisions[0]
 
 
 def _sums(result: PrecisionResult) -> tuple[float, float]:
@@ -104,6 +111,12 @@ def _sums(result: PrecisionResult) -> tuple[float, float]:
 
 def _ratio(first: float, other: float) -> float:
     return first / other if other else 1.0
+
+
+def _of_stage(result: PrecisionResult, stage: str) -> list[StageParity]:
+    """Of one stage fed the reference's inputs; the merged graph is compared with its own stages instead."""
+    mode = FREE_RUNNING if stage == MERGED else TEACHER_FORCED
+    return [p for p in result.parity if (p.stage, p.mode) == (stage, mode)]
 
 
 def _last_free(result: PrecisionResult) -> list[StageParity]:

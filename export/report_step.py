@@ -1,0 +1,67 @@
+"""The report as a step of a build: what the build knows, as the report wants it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual_vision.export.report import ReportSource, report_files
+from textual_vision.export.results import BuildResult
+from textual_vision.export.samples import Batch
+from textual_vision.export.stages import StagedModel
+from textual_vision.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from textual_vision.export.build import BuildOptions
+
+
+def files_of_report(
+    model: StagedModel,
+    manifest: Manifest,
+    result: BuildResult,
+    graphs: Mapping[str, Mapping[str, bytes]],
+    batches: Sequence[Batch],
+    command: str,
+) -> dict[str, bytes]:
+    """report/index.html and report/report.json of a build, by their path in the bundle."""
+    image = model.image
+    source = ReportSource(
+        result=dataclasses.replace(result, bundle=Path(result.bundle).name),  # a bundle tells of no place
+        stages=tuple(stage.spec for stage in model.stages),
+        graphs=graphs,
+        batches=batches,
+        about={
+            "picture": f"{image.width} × {image.height} pixels",
+            "prompt": f"up to {model.text.max_tokens} tokens",
+            "licence": model.licence,
+            "checkpoint": model.digest,
+        },
+        command=command,
+        warnings=manifest.warnings,
+    )
+    return report_files(source)
+
+
+def command_of(source: str, folder: Path, options: BuildOptions) -> str:
+    """The command line that builds the same again; of places only the last part is told."""
+    words = ["tv-export", "build", Path(source).name, "-o", folder.name]
+    for precision in options.precisions:
+        words += ["--precision", precision]
+    return shlex.join([*words, *_options(options)])
+
+
+def _options(options: BuildOptions) -> Iterator[str]:
+    batch = options.batch
+    yield from ("--opset", str(options.opset), "--batch", f"{batch.min},{batch.opt},{batch.max}")
+    yield from ("--samples", str(options.samples), "--seed", str(options.seed), "--target", options.target)
+    if options.tokens is not None:
+        yield from ("--tokens", str(options.tokens))
+    for rewrite in options.no_rewrite:
+        yield from ("--no-rewrite", rewrite)
+    if not options.merged:
+        yield "--no-merged"
+    if options.allow_failing:
+        yield "--allow-failing"
