@@ -111,10 +111,17 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
 
 
 def activations_of(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Every activation whose range any choice of modes could need: own scales only."""
+    """Every activation whose range any choice of modes could need: own scales only.
+
+    In the graph's order, so that the first to go wrong is the first to be looked at.
+    """
     layers = layers_of(model)
     groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
-    return tuple(dict.fromkeys(root for root in groups.values()))
+    own = set(groups.values())
+    order = [value.name for value in model.graph.input] + [
+        o for node in model.graph.node for o in node.output
+    ]
+    return tuple(name for name in order if name in own)
 
 
 def default_modes(layers: tuple[Layer, ...], lowest: str) -> dict[str, str]:

@@ -1,0 +1,350 @@
+"""int8 graphs: what is quantised, what is exact, and that integers are really computed with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from textual_vision.calibration.ranges import METHODS
+from textual_vision.export.quantise_correct import corrected_biases, equalised
+from textual_vision.export.quantise_observe import ranges_of
+from textual_vision.export.quantise_plan import (
+    FLOAT,
+    INT8,
+    WEIGHTS,
+    activations_of,
+    default_modes,
+    layers_of,
+    scale_groups,
+)
+from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_in_half
+from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
+from textual_vision.export.quantise_write import quantised_graph, quantised_weight
+from textual_vision.runtime.errors import UsageError
+
+RANDOM = np.random.default_rng(0)
+Feeds = dict[str, np.ndarray]
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def model_of(
+    nodes: list[onnx.NodeProto], constants: Mapping[str, np.ndarray], inputs, outputs
+) -> onnx.ModelProto:
+    values = [[helper.make_tensor_value_info(*one) for one in some] for some in (inputs, outputs)]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", *values, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def convolutions() -> onnx.ModelProto:
+    """A codebook, a convolution upsampled by DepthToSpace, a residual, a last convolution."""
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["book.rows", "codes"], ["rows"]),
+        node("Transpose", ["rows"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Conv", ["planes", "up.weight", "up.bias"], ["wide"], pads=[1, 1, 1, 1]),
+        node("DepthToSpace", ["wide"], ["large"], blocksize=2),
+        node("Relu", ["large"], ["shown"]),
+        node("Conv", ["shown", "side.weight", "side.bias"], ["beside"], pads=[1, 1, 1, 1]),
+        node("Relu", ["beside"], ["positive"]),
+        node("Add", ["shown", "positive"], ["sum"]),
+        node("Conv", ["sum", "colour.weight", "colour.bias"], ["colours"], pads=[1, 1, 1, 1]),
+        node("Neg", ["colours"], ["image"]),
+    ]
+    constants = {"book.rows": normal(64, 8), "up.weight": normal(32, 8, 3, 3), "up.bias": normal(32)}
+    constants |= {"side.weight": normal(8, 8, 3, 3), "side.bias": normal(8)}
+    constants |= {"colour.weight": normal(4, 8, 3, 3), "colour.bias": normal(4)}
+    image = ("image", TensorProto.FLOAT, ["batch", 4, 8, 8])
+    return model_of(nodes, constants, [("codes", TensorProto.INT64, ["batch", 4, 4])], [image])
+
+
+@pytest.fixture(scope="module")
+def products() -> onnx.ModelProto:
+    """Words looked up in a large table, a layer norm, two products with a bias, distances and an ArgMin."""
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["words.table", "ids"], ["looked"]),
+        node("LayerNormalization", ["looked", "norm.gain", "norm.shift"], ["normed"]),
+        node("MatMul", ["normed", "first.weight"], ["first"]),
+        node("Add", ["first", "first.bias"], ["moved"]),
+        node("Tanh", ["moved"], ["bent"]),
+        node("MatMul", ["bent", "second.weight"], ["second"]),
+        node("Add", ["second", "second.bias"], ["states"]),
+        node("MatMul", ["states", "centres.weight"], ["scores"]),
+        node("ArgMin", ["scores"], ["codes"], axis=-1, keepdims=0),
+    ]
+    table = normal(LARGE_TABLE // 32, 32) * np.exp(normal(LARGE_TABLE // 32, 1))
+    constants = {"words.table": table, "norm.gain": np.exp(normal(32)), "norm.shift": normal(32)}
+    constants |= {"first.weight": normal(32, 48), "first.bias": normal(48), "second.weight": normal(48, 32)}
+    constants |= {"second.bias": normal(32), "centres.weight": normal(32, 64)}
+    outputs = [
+        ("states", TensorProto.FLOAT, ["batch", "tokens", 32]),
+        ("codes", TensorProto.INT64, ["batch", "tokens"]),
+    ]
+    return model_of(nodes, constants, [("ids", TensorProto.INT64, ["batch", "tokens"])], outputs)
+
+
+def feeds(model: onnx.ModelProto, count: int = 3) -> list[Feeds]:
+    if model.graph.input[0].name == "codes":
+        return [{"codes": RANDOM.integers(0, 64, (4, 4, 4))} for _ in range(count)]
+    return [{"ids": RANDOM.integers(0, LARGE_TABLE // 32, (4, 7))} for _ in range(count)]
+
+
+def run(model: onnx.ModelProto, inputs: Feeds) -> list[np.ndarray]:
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, inputs))
+
+
+def thresholds_of(model: onnx.ModelProto, method: str = "minmax") -> dict[str, float]:
+    return {name: found.threshold for name, found in ranges_of(model, feeds(model), method).items()}
+
+
+def executed(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators of the graph that ONNX Runtime really runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((expected - found) ** 2) / np.mean(expected**2)))
+
+
+def test_layers_are_named_after_the_modules_they_come_from(convolutions, products) -> None:
+    assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "colour"]
+    assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centres"]
+
+
+def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) -> None:
+    assert [layer.name for layer in layers_of(products) if layer.decides] == ["centres"]
+    assert "centres" not in default_modes(layers_of(products), INT8)
+
+
+def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
+    assert default_modes(layers_of(products), INT8)["words.table"] == WEIGHTS
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_int8_stays_near_the_float_graph_with_every_method(convolutions, products, method: str) -> None:
+    for model in (convolutions, row_scaled(products)):
+        modes = default_modes(layers_of(model), INT8)
+        graph = quantised_graph(model, modes, thresholds_of(model, method))
+        inputs = feeds(model)[0]
+        assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.08
+
+
+def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:
+    modes = default_modes(layers_of(convolutions), INT8)
+    assert set(modes.values()) == {INT8, WEIGHTS}
+    found = executed(quantised_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
+    assert found["QLinearConv"] == 3
+    assert found["Conv"] == found["FusedConv"] == 0
+
+
+def test_every_product_but_the_distances_is_really_executed_in_integers(products, tmp_path: Path) -> None:
+    modes = default_modes(layers_of(products), INT8)
+    found = executed(quantised_graph(products, modes, thresholds_of(products)), tmp_path)
+    assert found["MatMulIntegerToFloat"] == 2
+    assert found["MatMul"] + found["FusedMatMul"] == 1
+
+
+def test_rows_are_looked_up_in_the_int8_table_itself(products, tmp_path: Path) -> None:
+    graph = quantised_graph(row_scaled(products), {"words.table": WEIGHTS}, {})
+    executed(graph, tmp_path)
+    lookups = [n.input[0] for n in onnx.load(tmp_path / "optimised.onnx").graph.node if n.op_type == "Gather"]
+    assert "words.table.int8" in lookups
+
+
+def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantised(convolutions, products) -> None:
+    for model in (convolutions, products):
+        graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+        pairs = [n for n in graph.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        assert pairs
+        for node in pairs:
+            assert constants[node.input[1]].dtype == np.float32
+            assert constants[node.input[2]].dtype == np.int8 and not constants[node.input[2]].any()
+        assert {n.op_type for n in graph.graph.node} <= {n.op_type for n in model.graph.node} | {
+            "QuantizeLinear", "DequantizeLinear", "Reshape", "Cast",
+        }  # fmt: skip
+        assert all(constants[name].dtype == np.float32 for name in constants if name.endswith("bias"))
+
+
+def test_what_depth_to_space_moves_shares_the_scale_of_the_convolution(convolutions) -> None:
+    groups = scale_groups(convolutions, default_modes(layers_of(convolutions), INT8))
+    assert groups["large"] == groups["wide"] == "wide"
+    assert groups["planes"] == "book.rows"
+    assert "large" not in activations_of(convolutions)
+
+
+def test_residual_additions_read_float(convolutions) -> None:
+    graph = quantised_graph(
+        convolutions, default_modes(layers_of(convolutions), INT8), thresholds_of(convolutions)
+    )
+    (add,) = [node for node in graph.graph.node if node.op_type == "Add"]
+    assert list(add.input) == ["shown", "positive"]
+
+
+def test_layers_that_stay_float_give_the_same_numbers(convolutions, products) -> None:
+    for model in (convolutions, products):
+        inputs = feeds(model)[0]
+        graph = quantised_graph(model, {}, {})
+        for expected, found in zip(run(model, inputs), run(graph, inputs), strict=True):
+            np.testing.assert_array_equal(expected, found)
+
+
+def test_stored_weights_cost_less_accuracy_than_integer_arithmetic(products) -> None:
+    scaled = row_scaled(products)
+    inputs, thresholds = feeds(products)[0], thresholds_of(scaled)
+    error = {
+        kind: relative_error(
+            run(products, inputs)[0],
+            run(quantised_graph(scaled, default_modes(layers_of(scaled), kind), thresholds), inputs)[0],
+        )
+        for kind in (WEIGHTS, INT8)
+    }
+    assert error[WEIGHTS] < error[INT8]
+
+
+def test_int8_weights_take_about_a_quarter_of_the_bytes(products) -> None:
+    graph = quantised_graph(products, default_modes(layers_of(products), WEIGHTS), {})
+    assert len(graph.SerializeToString()) < 0.35 * len(products.SerializeToString())
+
+
+def test_tables_with_a_magnitude_for_every_row_compute_the_same_and_lose_less(products) -> None:
+    inputs = feeds(products)[0]
+    scaled = row_scaled(products)
+    expected = run(products, inputs)[0]
+    assert relative_error(expected, run(scaled, inputs)[0]) < 1e-5
+    errors = [
+        relative_error(expected, run(quantised_graph(model, {"words.table": WEIGHTS}, {}), inputs)[0])
+        for model in (scaled, products)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_equalising_changes_nothing_in_float_and_helps_in_int8(products) -> None:
+    inputs = feeds(products)
+    equal = equalised(products, inputs)
+    expected = run(products, inputs[0])[0]
+    assert relative_error(expected, run(equal, inputs[0])[0]) < 1e-5
+    modes = {"first": INT8}
+    errors = [
+        relative_error(expected, run(quantised_graph(model, modes, thresholds_of(model)), inputs[0])[0])
+        for model in (equal, products)
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
+    inputs, modes = feeds(convolutions, 8), {"colour": INT8}
+    thresholds = {**thresholds_of(convolutions), "sum": 20.0}  # clips hard, so that the mean shifts
+    biases = corrected_biases(convolutions, modes, thresholds, inputs)
+    assert set(biases) == {"colour"}
+    expected = np.concatenate([run(convolutions, one)[0] for one in inputs])
+    shifts = []
+    for chosen in ({}, biases):
+        graph = quantised_graph(convolutions, modes, thresholds, chosen)
+        found = np.concatenate([run(graph, one)[0] for one in inputs])
+        shifts.append(np.abs((expected - found).mean(axis=(0, 2, 3))).max())
+    assert shifts[1] < 0.5 * shifts[0]
+
+
+def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
+    inputs = feeds(convolutions)
+    biases = corrected_biases(convolutions, {"side": INT8}, thresholds_of(convolutions), inputs)
+    graph = quantised_graph(convolutions, {}, {}, biases)
+    np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
+
+
+def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
+    exact = normal(SMALLEST_CONSTANT, 1).astype(np.float16).astype(np.float32)
+    nodes = [helper.make_node("Add", ["x", "exact"], ["y"]), helper.make_node("Mul", ["y", "other"], ["z"])]
+    shape = [SMALLEST_CONSTANT, 1]
+    value = [("x", TensorProto.FLOAT, shape)]
+    model = model_of(
+        nodes, {"exact": exact, "other": normal(*shape)}, value, [("z", TensorProto.FLOAT, shape)]
+    )
+    inputs = {"x": normal(*shape)}
+    before = run(model, inputs)[0]
+    store_in_half(model)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
+def test_an_unknown_layer_and_a_missing_range_are_errors(convolutions) -> None:
+    with pytest.raises(UsageError, match="no layer 'down'"):
+        quantised_graph(convolutions, {"down": INT8}, {})
+    with pytest.raises(UsageError, match="no range for the activation"):
+        quantised_graph(convolutions, {"side": INT8}, {})
+
+
+def test_nothing_to_calibrate_with_is_an_error(convolutions) -> None:
+    with pytest.raises(UsageError, match="nothing to calibrate with"):
+        ranges_of(convolutions, [], "mse")
+
+
+def test_an_activation_that_is_nan_is_named(convolutions) -> None:
+    broken = onnx.ModelProto()
+    broken.CopyFrom(convolutions)
+    bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "side.bias"))
+    with pytest.raises(UsageError, match="tensor 'beside'"):
+        ranges_of(broken, feeds(broken), "mse")
+
+
+def test_an_activation_that_never_changes_is_named(convolutions) -> None:
+    broken = onnx.ModelProto()
+    broken.CopyFrom(convolutions)
+    weight = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 8, 3, 3), np.float32), "side.weight"))
+    bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.ones(8, np.float32), "side.bias"))
+    with pytest.raises(UsageError, match="tensor 'beside': every activation is 1"):
+        ranges_of(broken, feeds(broken), "mse")
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from([0, 1, None]), st.floats(1e-3, 1e3))
+def test_rounded_weights_are_within_half_a_step(
+    rows: int, columns: int, axis: int | None, size: float
+) -> None:
+    weight = (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * size).astype(
+        np.float32
+    )
+    found = quantised_weight(weight, axis, search=False)
+    largest = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=1 - axis, keepdims=True)
+    assert np.all(np.abs(found.dequantised() - weight) <= largest / 127 * 0.501)
+    assert found.values.min() >= -127
+
+
+def test_searching_the_limit_of_a_channel_never_makes_it_worse() -> None:
+    weight = RANDOM.standard_t(2, (6, 400)).astype(np.float32)
+    errors = [
+        np.square(quantised_weight(weight, 0, search=search).dequantised() - weight).sum(axis=1)
+        for search in (True, False)
+    ]
+    assert np.all(errors[0] <= errors[1] * 1.0001)
+
+
+def test_modes_have_the_names_that_documents_use() -> None:
+    assert (INT8, WEIGHTS, FLOAT) == ("int8", "weights", "float")
