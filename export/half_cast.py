@@ -16,8 +16,9 @@ NEVER_HALF = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "Resize"}
 
 
 def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
-    """The serialised float32 `graph` in float16; nodes named in `islands` keep float32, as do the graph's inputs
-    and outputs.
+    """The serialised float32 `graph` in float16.
+
+    Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
     """
     model = ir.from_proto(onnx.load_from_string(graph))
     halves = _Halves(model)
@@ -77,7 +78,8 @@ class _Halves:
         """The value in `dtype`: a constant of its own, or a Cast."""
         name = f"{value.name}:{dtype.name.lower()}"
         if value.const_value is not None and value.is_initializer():
-            array = value.const_value.numpy().astype(np.float16)
+            with np.errstate(over="ignore"):  # infinite then: nodes with such constants belong to the islands
+                array = value.const_value.numpy().astype(np.float16)
             made = ir.Value(name=f"{value.name}:half", type=ir.TensorType(HALF), shape=value.shape)
             made.const_value = ir.tensor(array, name=made.name)
             self._graph.register_initializer(made)

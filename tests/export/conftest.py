@@ -1,0 +1,128 @@
+"""A real model so small that it exports in seconds, with every parameter random.
+
+Fresh weights would make comparisons vacuous: batch norms and biases that do nothing hide whole branches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.results import BuildResult
+from textual_vision.export.stages import StagedModel, load_model
+from textual_vision.runtime.manifest import BatchProfile
+from textual_vision.training.checkpoint import save_checkpoint
+from textual_vision.training.config import (
+    CodebookConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    LatentConfig,
+    ModelConfig,
+    TextConfig,
+    TrainConfig,
+)
+from textual_vision.training.model import TextToImageModel
+
+WORDS = "dog wearing sunglasses green forest with river red apple a cat".split()
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
+SMALL_BUILD = BuildOptions(
+    precisions=("fp32", "fp16"),
+    samples=8,
+    prompts=PROMPTS,
+    calibration_prompts=("cat with apple", "red dog", "a river"),
+    batch=BatchProfile(min=1, opt=1, max=4),
+)
+
+
+def tiny_config() -> TrainConfig:
+    model = ModelConfig(
+        image_size=16,
+        noise=6,
+        text=TextConfig(
+            vocabulary=len(PIECES),
+            max_tokens=12,
+            hidden=24,
+            layers=1,
+            heads=2,
+            intermediate=32,
+            groups=2,
+            codes=8,
+            width=16,
+        ),
+        codebook=CodebookConfig(codes=16, width=8, channels=(8, 8)),
+        latent=LatentConfig(
+            grid=4, coarse=2, width=16, blocks=1, heads=2, fine_width=16, fine_blocks=1, fine_heads=2
+        ),
+        generator=GeneratorConfig(channels=(16, 12, 8), residual_blocks=1, condition=12),
+        discriminator=DiscriminatorConfig(channels=(8, 8)),
+    )
+    return TrainConfig(name="tiny", model=model)
+
+
+def tiny_tokenizer() -> Tokenizer:
+    ids = {piece: index for index, piece in enumerate(PIECES)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(PIECES[:4])
+    return tokenizer
+
+
+def randomise(module: torch.nn.Module, seed: int = 0) -> None:
+    """Every parameter and buffer by chance; variances stay positive, codes' rows unit."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if not value.is_floating_point():
+                continue
+            # What the picture depends on must outweigh where in the picture it is.
+            scale = 2.0 if "condition" in name or "start" in name else 0.4 if value.ndim > 1 else 0.2
+            fresh = torch.randn(value.shape, generator=generator) * scale
+            positive = name.endswith(("running_var", "norm.weight")) or name.endswith("norm.norm.weight")
+            value.copy_(fresh.abs() + 0.5 if positive else fresh)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    config = tiny_config()
+    model = TextToImageModel(config.model)
+    randomise(model)
+    rows = torch.nn.functional.normalize(model.codebook.rows, dim=1)
+    with torch.no_grad():
+        model.codebook.rows.copy_(rows)
+    save_checkpoint(folder, config, dict(model.state_dict()), tiny_tokenizer(), "Whose work is in it.\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_build() -> BuildOptions:
+    """Both float precisions, compared on few pictures."""
+    return SMALL_BUILD
+
+
+@pytest.fixture(scope="session")
+def tiny_model(checkpoint: Path) -> StagedModel:
+    return load_model(str(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def kept_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that all builds of the tests share."""
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture(scope="session")
+def built(
+    checkpoint: Path, kept_steps: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, BuildResult]:
+    """A bundle of the tiny checkpoint in float32 and half, and what building it found out."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny.tv"
+    return folder, build(str(checkpoint), folder, SMALL_BUILD, cache=kept_steps)

@@ -1,0 +1,89 @@
+"""Half graphs: what would overflow or decide a code stays in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from textual_vision.export.half import fp16_from_float
+from textual_vision.export.half_cast import half_from_float
+from textual_vision.export.precision import FloatGraphs
+from textual_vision.export.samples import Batch
+from textual_vision.export.stages import tensor
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+RANDOM = np.random.default_rng(1)
+SPEC = StageSpec(
+    name="latent",
+    inputs=(tensor("x", "float32", "batch", 6),),
+    outputs=(tensor("codes", "int64", "batch"), tensor("y", "float32", "batch", 6)),
+)
+
+
+def graph() -> bytes:
+    """x → squares up to 1e6, brought back to 1; and the nearest of four codes."""
+    constants = {
+        "big": np.array(1e6, np.float32),
+        "book": RANDOM.standard_normal((6, 4)).astype(np.float32),
+        "w": RANDOM.standard_normal((6, 6)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Mul", ["x", "big"], ["huge"], name="grow/Mul"),
+        helper.make_node("Div", ["huge", "big"], ["back"], name="shrink/Div"),
+        helper.make_node("MatMul", ["back", "w"], ["y"], name="linear/MatMul"),
+        helper.make_node("MatMul", ["y", "book"], ["scores"], name="book/MatMul"),
+        helper.make_node("ArgMax", ["scores"], ["codes"], name="book/ArgMax", axis=1, keepdims=0),
+    ]
+    infos = {
+        side: [
+            helper.make_tensor_value_info(
+                t.name, TensorProto.INT64 if t.dtype == "int64" else TensorProto.FLOAT, list(t.shape)
+            )
+            for t in getattr(SPEC, side)
+        ]
+        for side in ("inputs", "outputs")
+    }
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "g", infos["inputs"], infos["outputs"], initializers)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    data: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+    return data
+
+
+def batch() -> Batch:
+    x = RANDOM.standard_normal((32, 6)).astype(np.float32)
+    session = open_session(graph(), SessionOptions(backend="onnxruntime", name="g"))
+    tensors = {"x": x, **session.run({"x": x})}
+    return Batch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})
+
+
+def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_too() -> None:
+    source = FloatGraphs(stages=(SPEC,), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    made = fp16_from_float(source)
+    notes = made.notes["latent"]
+    assert isinstance(notes, dict)
+    islands = notes["float32"]
+    assert islands["book/ArgMax"] == islands["book/MatMul"] == "decides a code"
+    assert islands["grow/Mul"].startswith("values up to") and "shrink/Div" in islands
+    assert "linear/MatMul" not in islands
+    model = onnx.load_from_string(made.graphs["latent"])
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {t.name.partition(":")[0]: t.data_type for t in model.graph.initializer}
+    assert kinds["w"] == TensorProto.FLOAT16 and kinds["book"] == TensorProto.FLOAT
+
+
+def test_without_its_islands_the_same_graph_overflows() -> None:
+    session = open_session(half_from_float(graph(), ()), SessionOptions(backend="onnxruntime", name="g"))
+    x = np.full((1, 6), 2, np.float32)
+    assert not np.isfinite(session.run({"x": x})["y"]).all()
+
+
+def test_inputs_and_outputs_keep_names_and_types() -> None:
+    model = onnx.load_from_string(half_from_float(graph(), ()))
+    before = onnx.load_from_string(graph())
+    for side in ("input", "output"):
+        assert [(v.name, v.type.tensor_type.elem_type) for v in getattr(model.graph, side)] == [
+            (v.name, v.type.tensor_type.elem_type) for v in getattr(before.graph, side)
+        ]

@@ -1,0 +1,154 @@
+"""Codes are counted, near ties are told apart, and each stage is judged by itself and in the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from textual_vision.export.figures import float_figures, image_figures, ssim
+from textual_vision.export.parity import BUDGETS, parity_of
+from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, StageParity
+from textual_vision.export.samples import Array, Batch
+from textual_vision.export.stages import tensor
+from textual_vision.runtime.manifest import StageSpec
+
+RANDOM = np.random.default_rng(2)
+LATENT = StageSpec(
+    name="latent",
+    inputs=(tensor("noise", "float32", "batch", 3),),
+    outputs=(tensor("codes", "int64", "batch", 2, 2),),
+)
+GENERATOR = StageSpec(
+    name="generator",
+    inputs=(tensor("codes", "int64", "batch", 2, 2),),
+    outputs=(tensor("image", "uint8", "batch", 8, 8, 3),),
+)
+
+
+def draw(codes: Array) -> Array:
+    """A picture that is a function of its codes."""
+    cells = np.repeat(np.repeat(codes, 4, axis=1), 4, axis=2)
+    return np.stack([cells * 10, cells * 7, 255 - cells], axis=-1).astype(np.uint8)
+
+
+def reference(margin: float) -> Batch:
+    codes = RANDOM.integers(0, 20, (4, 2, 2))
+    tensors = {
+        "noise": RANDOM.standard_normal((4, 3)).astype(np.float32),
+        "attention_mask": np.ones((4, 5), np.int64),
+        "codes": codes,
+        "image": draw(codes),
+    }
+    margins = {"codes": np.full((4, 2, 2), margin, np.float32)}
+    return Batch(prompts=("a",) * 4, seeds=(0, 1, 2, 3), tensors=tensors, margins=margins)
+
+
+class Latent:
+    """Gives the reference's codes, but for the first `wrong` of them."""
+
+    def __init__(self, batch: Batch, wrong: int) -> None:
+        codes = batch.tensors["codes"].copy()
+        codes.reshape(-1)[:wrong] += 1
+        self._codes = codes
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"codes": self._codes}
+
+
+class Generator:
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"image": draw(inputs["codes"])}
+
+
+def compared(batch: Batch, wrong: int, precision: str = "fp32") -> dict[tuple[str, str], StageParity]:
+    sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
+    found = parity_of(
+        [LATENT, GENERATOR], sessions, [batch], budget=BUDGETS[precision], backend="onnxruntime"
+    )
+    return {(one.stage, one.mode): one for one in found}
+
+
+def test_equal_graphs_pass_with_identical_pictures() -> None:
+    found = compared(reference(0.5), 0)
+    assert {one.verdict for one in found.values()} == {PASS}
+    image = found["generator", FREE_RUNNING].image
+    assert image is not None and image.psnr_db is None and image.ssim == pytest.approx(1.0)
+
+
+def test_a_clear_difference_of_one_code_fails_its_stage_and_not_the_next() -> None:
+    found = compared(reference(0.5), 1)
+    assert found["latent", TEACHER_FORCED].verdict == FAIL
+    assert "1 of 16 codes differ" in found["latent", TEACHER_FORCED].reason
+    assert found["generator", TEACHER_FORCED].verdict == PASS
+
+
+def test_a_near_tie_is_excused_and_so_is_the_picture_that_follows_from_it() -> None:
+    found = compared(reference(1e-6), 1)
+    assert {one.verdict for one in found.values()} == {PASS}
+    codes, image = found["latent", FREE_RUNNING].codes, found["generator", FREE_RUNNING].image
+    assert codes is not None and (codes.equal, codes.near_ties) == (15, 1)
+    assert image is not None and image.psnr_db is not None, "what differs is told even where it is excused"
+
+
+def test_int8_may_lose_some_codes_and_is_not_judged_by_the_whole() -> None:
+    batch = reference(0.5)
+    budget = dataclasses.replace(BUDGETS["int8"], codes=0.9)
+    sessions = {"latent": Latent(batch, 1), "generator": Generator()}
+    found = parity_of([LATENT, GENERATOR], sessions, [batch], budget=budget, backend="onnxruntime")
+    assert {one.verdict for one in found} == {PASS}
+
+
+def test_padding_is_not_compared() -> None:
+    spec = StageSpec(
+        name="text", inputs=LATENT.inputs, outputs=(tensor("text", "float32", "batch", "tokens", 2),)
+    )
+    batch = reference(0.5)
+    mask = np.array([[1, 1, 0]] * 4)
+    text = RANDOM.standard_normal((4, 3, 2)).astype(np.float32)
+    batch = dataclasses.replace(batch, tensors={**batch.tensors, "text": text, "attention_mask": mask})
+
+    class Text:
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            other = text.copy()
+            other[:, 2] = 100
+            return {"text": other}
+
+    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["fp32"], backend="onnxruntime")
+    assert {one.verdict for one in found} == {PASS}
+
+
+def test_a_nan_fails_whatever_the_budget() -> None:
+    spec = StageSpec(name="text", inputs=LATENT.inputs, outputs=(tensor("text", "float32", "batch", 2),))
+    batch = reference(0.5)
+    text = RANDOM.standard_normal((4, 2)).astype(np.float32)
+    batch = dataclasses.replace(batch, tensors={**batch.tensors, "text": text})
+
+    class Text:
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            return {"text": np.where(text > 0, text, np.nan).astype(np.float32)}
+
+    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["int8"], backend="onnxruntime")
+    assert found[0].verdict == FAIL
+
+
+def test_the_decibels_of_a_known_error_are_the_known_ones() -> None:
+    a = np.full((1, 16, 16, 3), 100, np.uint8)
+    found = image_figures(a, a + 1)
+    assert found.psnr_db == pytest.approx(48.1308, abs=1e-4)  # 20 log10(255)
+    assert found.max_abs == 1
+
+
+def test_ssim_is_one_for_equal_pictures_and_falls_with_noise() -> None:
+    a = RANDOM.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    b = np.clip(a + RANDOM.normal(0, 40, a.shape), 0, 255).astype(np.uint8)
+    assert ssim(a, a) == pytest.approx(1.0)
+    assert 0.3 < ssim(a, b) < 0.98
+
+
+def test_the_cosine_of_a_scaled_tensor_is_one() -> None:
+    a = RANDOM.standard_normal(50).astype(np.float32)
+    assert float_figures(a, 2 * a).cosine == pytest.approx(1.0)
+    assert float_figures(a, -a).cosine == pytest.approx(-1.0)

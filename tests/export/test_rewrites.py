@@ -1,0 +1,238 @@
+"""Each rewrite does what it says and changes no result, by ONNX's own reference implementation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from textual_vision.export import (
+    rewrites_fold,
+    rewrites_merge,
+    rewrites_shape,
+    rewrites_upsample,
+)
+from textual_vision.export.rewrites import Change, changed, check_rewrites
+from textual_vision.runtime.errors import UsageError
+
+RANDOM = np.random.default_rng(0)
+FLOAT_TOLERANCE = 2e-6
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def graph_of(
+    nodes: Sequence[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    inputs: dict[str, list[int | str]],
+    outputs: dict[str, list[int | str]],
+    codes: Sequence[str] = (),
+) -> bytes:
+    """A serialised graph, opset 20; inputs and outputs are float32 but for `codes`, which are int64."""
+
+    def infos(values: dict[str, list[int | str]]) -> list[onnx.ValueInfoProto]:
+        kind = {name: TensorProto.INT64 if name in codes else TensorProto.FLOAT for name in values}
+        return [helper.make_tensor_value_info(name, kind[name], shape) for name, shape in values.items()]
+
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(list(nodes), "g", infos(inputs), infos(outputs), initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def operators(graph: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(graph).graph.node)
+
+
+def check_same(graph: bytes, change: Change, inputs: dict[str, np.ndarray], tolerance: float) -> bytes:
+    """The changed graph, valid and giving the same; it must have changed."""
+    after = changed(graph, change)
+    assert after is not graph
+    onnx.checker.check_model(onnx.load_from_string(after), full_check=True)
+    old, new = (ReferenceEvaluator(onnx.load_from_string(g)).run(None, inputs) for g in (graph, after))
+    for a, b in zip(old, new, strict=True):
+        assert np.abs(a).max() > 0.1, "an output of zeros would prove nothing"
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(np.abs(a).max())))
+    return after
+
+
+def transposed(bias: bool, **attributes: object) -> bytes:
+    usual = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    names = ["x", "w", "b"] if bias else ["x", "w"]
+    node = helper.make_node("ConvTranspose", names, ["y"], **{**usual, **attributes})
+    constants = {"w": weights(5, 3, 4, 4), "b": weights(3)}
+    return graph_of(
+        [node],
+        constants if bias else {"w": constants["w"]},
+        {"x": ["batch", 5, 6, 7]},
+        {"y": ["batch", "c", "h", "w_"]},
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("change", [rewrites_upsample.upsample_by_crop, rewrites_upsample.upsample_wide])
+def test_a_transposed_convolution_is_a_convolution_woven_together(bias: bool, change: Change) -> None:
+    after = check_same(transposed(bias), change, {"x": weights(2, 5, 6, 7)}, FLOAT_TOLERANCE)
+    assert operators(after)["ConvTranspose"] == 0
+    assert operators(after)["DepthToSpace"] == 1
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"strides": [1, 1]}, {"pads": [0, 0, 0, 0]}, {"output_padding": [1, 1]}]
+)
+def test_transposed_convolutions_of_other_kinds_are_left_alone(attributes: dict[str, object]) -> None:
+    graph = transposed(True, **attributes)
+    assert changed(graph, rewrites_upsample.upsample_by_crop) is graph
+    assert changed(graph, rewrites_upsample.upsample_wide) is graph
+
+
+@pytest.mark.parametrize(("operator", "shape"), [("Conv", (4, 3, 3, 3)), ("ConvTranspose", (3, 4, 3, 3))])
+def test_batch_norm_goes_into_the_convolution_before_it(operator: str, shape: tuple[int, ...]) -> None:
+    constants = {"w": weights(*shape), "scale": weights(4), "shift": weights(4), "mean": weights(4)}
+    constants["variance"] = np.abs(weights(4)) + 0.5
+    nodes = [
+        helper.make_node(operator, ["x", "w"], ["c"], kernel_shape=[3, 3]),
+        helper.make_node("BatchNormalization", ["c", "scale", "shift", "mean", "variance"], ["y"]),
+    ]
+    graph = graph_of(nodes, constants, {"x": ["batch", 3, 8, 8]}, {"y": ["batch", 4, "h", "w_"]})
+    after = check_same(graph, rewrites_fold.fold_batch_norm, {"x": weights(2, 3, 8, 8)}, FLOAT_TOLERANCE)
+    assert operators(after) == {operator: 1}
+
+
+def test_film_takes_its_one_into_the_bias() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["c", "w", "b"], ["film"], transB=1),
+        helper.make_node("Unsqueeze", ["film", "axes"], ["film4"]),
+        helper.make_node("Split", ["film4"], ["scale", "shift"], axis=1, num_outputs=2),
+        helper.make_node("Add", ["scale", "one"], ["more"]),
+        helper.make_node("Mul", ["x", "more"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["y"]),
+    ]
+    constants = {"w": weights(8, 5), "b": weights(8), "axes": np.array([2, 3]), "one": np.float32(1)}
+    graph = graph_of(
+        nodes,
+        {name: np.asarray(value) for name, value in constants.items()},
+        {"c": ["batch", 5], "x": ["batch", 4, 3, 3]},
+        {"y": ["batch", 4, 3, 3]},
+    )
+    inputs = {"c": weights(2, 5), "x": weights(2, 4, 3, 3)}
+    after = check_same(graph, rewrites_fold.fold_film, inputs, FLOAT_TOLERANCE)
+    assert operators(after)["Add"] == operators(graph)["Add"] - 1
+
+
+def test_a_distance_to_codes_is_one_product_bit_for_bit() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "codes_"], ["products"]),
+        helper.make_node("Mul", ["products", "two"], ["twice"]),
+        helper.make_node("Sub", ["squares", "twice"], ["y"]),
+    ]
+    constants = {"codes_": weights(6, 9), "two": np.array(2, np.float32), "squares": weights(9)}
+    graph = graph_of(nodes, constants, {"x": ["batch", 6]}, {"y": ["batch", 9]})
+    after = check_same(graph, rewrites_fold.fold_distance, {"x": weights(4, 6)}, 0.0)
+    assert operators(after) == {"MatMul": 1, "Add": 1}
+
+
+def test_attentions_scale_goes_into_the_projection() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["q"]),
+        helper.make_node("Reshape", ["q", "shape"], ["heads"]),
+        helper.make_node("Transpose", ["heads"], ["turned"], perm=[0, 2, 1, 3]),
+        helper.make_node("Mul", ["turned", "scale"], ["y"]),
+    ]
+    constants = {"w": weights(6, 6), "b": weights(6), "shape": np.array([0, 0, 2, 3])}
+    constants["scale"] = np.array(0.37, np.float32)
+    graph = graph_of(nodes, constants, {"x": ["batch", 5, 6]}, {"y": ["batch", 2, 5, 3]})
+    after = check_same(graph, rewrites_fold.fold_scales, {"x": weights(2, 5, 6)}, FLOAT_TOLERANCE)
+    assert operators(after)["Mul"] == 0
+
+
+def test_rows_of_all_groups_are_looked_up_at_once() -> None:
+    nodes = [
+        helper.make_node("Shape", ["chosen"], ["shape"]),
+        helper.make_node("Expand", ["groups", "shape"], ["all_groups"]),
+        helper.make_node("Unsqueeze", ["all_groups", "last"], ["group_column"]),
+        helper.make_node("Unsqueeze", ["chosen", "last"], ["code_column"]),
+        helper.make_node("Concat", ["group_column", "code_column"], ["places"], axis=-1),
+        helper.make_node("GatherND", ["table", "places"], ["y"]),
+    ]
+    constants = {"groups": np.arange(3), "last": np.array([-1]), "table": weights(3, 7, 4)}
+    graph = graph_of(
+        nodes, constants, {"chosen": ["batch", "tokens", 3]}, {"y": ["batch", "tokens", 3, 4]}, ["chosen"]
+    )
+    chosen = RANDOM.integers(0, 7, (2, 5, 3))
+    after = check_same(graph, rewrites_shape.look_up_groups, {"chosen": chosen}, 0.0)
+    assert operators(after) == {"Add": 1, "Gather": 1}
+
+
+def three_linears() -> bytes:
+    nodes, constants = [], {}
+    for name, width in (("q", 4), ("k", 6), ("v", 2)):
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w{name}"], [f"p{name}"]),
+            helper.make_node("Add", [f"p{name}", f"b{name}"], [f"l{name}"]),
+            helper.make_node("Relu", [f"l{name}"], [name]),
+        ]
+        constants |= {f"w{name}": weights(5, width), f"b{name}": weights(width)}
+    outputs: dict[str, list[int | str]] = {n: ["batch", 3, w] for n, w in (("q", 4), ("k", 6), ("v", 2))}
+    return graph_of(nodes, constants, {"x": ["batch", 3, 5]}, outputs)
+
+
+def test_products_of_one_input_become_one_product() -> None:
+    after = check_same(
+        three_linears(), rewrites_merge.merge_linears, {"x": weights(2, 3, 5)}, FLOAT_TOLERANCE
+    )
+    assert operators(after) == {"MatMul": 1, "Add": 1, "Split": 1, "Relu": 3}
+
+
+def test_film_products_of_one_condition_become_one_product() -> None:
+    nodes, constants = [], {}
+    for name, width in (("a", 4), ("b", 6)):
+        nodes.append(helper.make_node("Gemm", ["c", f"w{name}", f"b{name}"], [f"g{name}"], transB=1))
+        nodes.append(helper.make_node("Relu", [f"g{name}"], [name]))
+        constants |= {f"w{name}": weights(width, 5), f"b{name}": weights(width)}
+    graph = graph_of(nodes, constants, {"c": ["batch", 5]}, {"a": ["batch", 4], "b": ["batch", 6]})
+    after = check_same(graph, rewrites_merge.merge_conditions, {"c": weights(2, 5)}, FLOAT_TOLERANCE)
+    assert operators(after) == {"Gemm": 1, "Split": 1, "Relu": 2}
+
+
+def test_a_shape_that_is_computed_becomes_constant() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["first"], start=0, end=1),
+        helper.make_node("Concat", ["first", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    graph = graph_of(nodes, {"rest": np.array([2, 3])}, {"x": ["batch", 6]}, {"y": ["batch", 2, 3]})
+    after = check_same(graph, rewrites_shape.fix_shapes, {"x": weights(4, 6)}, 0.0)
+    assert operators(after) == {"Reshape": 1}
+
+
+def test_a_constant_is_kept_once() -> None:
+    same = weights(200)
+    nodes = [
+        helper.make_node("Add", ["x", "a"], ["t"]),
+        helper.make_node("Relu", ["t"], ["u"]),
+        helper.make_node("Mul", ["u", "b"], ["y"]),
+        helper.make_node("Neg", ["x"], ["unused"]),
+    ]
+    graph = graph_of(nodes, {"a": same, "b": same.copy()}, {"x": ["batch", 200]}, {"y": ["batch", 200]})
+    after = check_same(graph, rewrites_fold.fold_constants, {"x": weights(2, 200)}, 0.0)
+    assert len(onnx.load_from_string(after).graph.initializer) == 1
+    assert operators(after)["Neg"] == 0
+
+
+def test_an_unknown_rewrite_or_target_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(UsageError, match="unknown rewrite 'fold'") as error:
+        check_rewrites(["fold"], "cpu")
+    assert "fold-batch-norm" in error.value.hint
+    with pytest.raises(UsageError, match="unknown target"):
+        check_rewrites([], "toaster")
