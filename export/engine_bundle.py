@@ -19,6 +19,7 @@ from textual_vision.export.engine_check import (
     product_nodes,
 )
 from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
+from textual_vision.export.engine_target import fingerprint_to_build, profile_of
 from textual_vision.runtime.backends.cudart import Device, load_cudart, probe
 from textual_vision.runtime.backends.session import choice_hint
 from textual_vision.runtime.backends.tensorrt_api import load_library
@@ -29,21 +30,17 @@ from textual_vision.runtime.engines import (
     EngineRecord,
     Fingerprint,
     LayerCount,
-    ShapeRange,
     StageEngine,
     bytes_from_record,
     check_graphs,
     check_kind,
     engine_folder,
-    jetpack_release,
     read_record,
 )
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import BatchProfile, EngineSpec, Manifest, StageSpec
 
-MINIMUM_TOKENS = 2  # the two special tokens of an empty prompt
-RTX_DEFAULT_COMPUTE = ("8.0",)
 IN_FINGERPRINT = ("precision", "compute", "hardware", "version_compatible", "dla_core")
 Tell = Callable[[str], None]
 
@@ -116,60 +113,11 @@ def add_engines(
     if device is None and options.kind == "tensorrt":
         device = probe(load_cudart())  # before the library is loaded: it crashes without a driver
     trt = load_library(options.kind) if trt is None else trt
-    fingerprint = fingerprint_to_build(trt, options, device)
+    fingerprint = fingerprint_to_build(trt, options.kind, options.settings, device)
     job = _Job(trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, tell=tell)
     if (kept := _kept(job)) is not None:
         return kept
     return _write(job, *_build_stages(job))
-
-
-def fingerprint_to_build(trt: Any, options: EngineOptions, device: Device | None) -> Fingerprint:
-    """What the engines will be for: the GPU that is here, or those that were named.
-
-    TensorRT-RTX builds, when no GPU is named, one engine for every GPU from compute capability 8.0 on.
-    """
-    settings, compatibility = options.settings, options.settings.hardware
-    compute = settings.compute
-    if not compute and options.kind == "tensorrt-rtx":
-        compute, compatibility = RTX_DEFAULT_COMPUTE, "ampere+"
-    elif not compute:
-        assert device is not None
-        compute = (device.compute,)
-    return Fingerprint(
-        kind=options.kind,
-        library=trt.__version__,
-        compute=compute,
-        compatibility=compatibility,
-        version_compatible=settings.version_compatible,
-        driver=device.driver if device is not None else None,
-        jetpack=jetpack_release(),
-    )
-
-
-def profile_of(stage: StageSpec, batch: BatchProfile, max_tokens: int) -> dict[str, ShapeRange]:
-    """The smallest, usual and largest shape of each of a stage's inputs, from the manifest."""
-    tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
-    sizes = {
-        which: {"batch": getattr(batch, which), "tokens": min(tokens[which], max_tokens)} for which in tokens
-    }
-    return {
-        spec.name: ShapeRange(
-            **{
-                which: tuple(_size(stage, spec.name, dimension, known) for dimension in spec.shape)
-                for which, known in sizes.items()
-            }
-        )
-        for spec in stage.inputs
-    }
-
-
-def _size(stage: StageSpec, name: str, dimension: int | str, known: dict[str, int]) -> int:
-    if isinstance(dimension, int):
-        return dimension
-    if dimension not in known:
-        problem = f"stage {stage.name!r}: {name!r} varies in {dimension!r}"
-        raise UsageError(problem, f"an engine can vary in {' and '.join(known)} only")
-    return known[dimension]
 
 
 def _kept(job: _Job) -> EngineResult | None:

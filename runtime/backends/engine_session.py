@@ -135,12 +135,19 @@ class EngineSession:
             return
         if shapes not in self._graphs:
             self._execute()  # allocates what it needs for these shapes, which must not happen while recording
-            self._record(shapes)
+            if self._can_record():
+                self._record(shapes)
             return
         self._memory.cuda.call("cudaGraphLaunch", self._graphs[shapes], self._memory.stream)
 
     def _execute(self) -> None:
         self._require(self._context.execute_async_v3(self._memory.stream), "execution")
+
+    def _can_record(self) -> bool:
+        """TensorRT-RTX may still be compiling kernels for these shapes; then a later run is recorded."""
+        if offers(self._trt, "IExecutionContext.is_stream_capturable"):
+            return bool(self._context.is_stream_capturable(self._memory.stream))
+        return True
 
     def _record(self, shapes: tuple[Shape, ...]) -> None:
         cuda, stream = self._memory.cuda, self._memory.stream

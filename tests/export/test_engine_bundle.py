@@ -11,7 +11,8 @@ from fake_tensorrt import fake_library
 
 from textual_vision.export import engine_bundle, engine_cli
 from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_bundle import EngineOptions, add_engines, profile_of
+from textual_vision.export.engine_bundle import EngineOptions, add_engines
+from textual_vision.export.engine_target import profile_of
 from textual_vision.runtime import console
 from textual_vision.runtime.backends.cudart import Device
 from textual_vision.runtime.bundle import Bundle

@@ -210,6 +210,17 @@ def test_a_cuda_graph_is_recorded_once_for_each_set_of_shapes_and_then_replayed(
     assert counters.live == before
 
 
+def test_a_cuda_graph_is_recorded_when_rtx_is_done_compiling(engines_in, cuda, counters):
+    library, options = fake_library("rtx-1.7.1.116"), EngineOptions(cuda_graph=True)
+    bundle = engines_in("rtx-1.7.1.116")
+    stages = open_engines(bundle, "fp32", "tensorrt-rtx", options, cuda=cuda, trt=library)
+    for capturable, launches in ((False, 0), (True, 0), (True, 1)):
+        library._capturable = capturable
+        stages["text_encoder"].run(prompt())
+        assert counters.launches == launches
+    stages.close()
+
+
 def test_a_batch_beyond_the_profile_is_refused_with_the_numbers(engines_in, cuda):
     stages = open_engines(engines_in(), "fp32", "tensorrt", cuda=cuda, trt=fake_library("10.3.0"))
     with pytest.raises(UsageError, match=r"input_ids.*\(5, 3\).*\(1, 2\) to \(4, 12\)") as caught:

@@ -273,6 +273,9 @@ class IExecutionContext:
     def set_device_memory(self, address, size):
         self._scratch = (address, size)
 
+    def is_stream_capturable(self, stream):
+        return self._trt._capturable
+
     def execute_async_v3(self, stream):
         assert stream
         scratch = self._scratch or self.__dict__.get("device_memory")
@@ -318,6 +321,7 @@ def fake_library(version: str) -> types.SimpleNamespace:
         _contexts=[],
         _executions=0,
         _failing=False,
+        _capturable=True,
         _severity=enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"]),
     )
     for name, content in surface.items():

@@ -1,0 +1,62 @@
+"""What engines are built for: which GPUs, and which shapes of each input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual_vision.export.engine import EngineSettings
+from textual_vision.runtime.backends.cudart import Device
+from textual_vision.runtime.engines import Fingerprint, ShapeRange, jetpack_release
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.manifest import BatchProfile, StageSpec
+
+MINIMUM_TOKENS = 2  # the two special tokens of an empty prompt
+RTX_DEFAULT_COMPUTE = ("8.0",)
+
+
+def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: Device | None) -> Fingerprint:
+    """What the engines will be for: the GPU that is here, or those that were named.
+
+    TensorRT-RTX builds, when no GPU is named, one engine for every GPU from compute capability 8.0 on.
+    """
+    compute, compatibility = settings.compute, settings.hardware
+    if not compute and kind == "tensorrt-rtx":
+        compute, compatibility = RTX_DEFAULT_COMPUTE, "ampere+"
+    elif not compute:
+        assert device is not None
+        compute = (device.compute,)
+    return Fingerprint(
+        kind=kind,
+        library=trt.__version__,
+        compute=compute,
+        compatibility=compatibility,
+        version_compatible=settings.version_compatible,
+        driver=device.driver if device is not None else None,
+        jetpack=jetpack_release(),
+    )
+
+
+def profile_of(stage: StageSpec, batch: BatchProfile, max_tokens: int) -> dict[str, ShapeRange]:
+    """The smallest, usual and largest shape of each of a stage's inputs, from the manifest."""
+    tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
+    sizes = {
+        which: {"batch": getattr(batch, which), "tokens": min(tokens[which], max_tokens)} for which in tokens
+    }
+    return {
+        spec.name: ShapeRange(
+            **{
+                which: tuple(_size(stage, spec.name, dimension, known) for dimension in spec.shape)
+                for which, known in sizes.items()
+            }
+        )
+        for spec in stage.inputs
+    }
+
+
+def _size(stage: StageSpec, name: str, dimension: int | str, known: dict[str, int]) -> int:
+    if isinstance(dimension, int):
+        return dimension
+    if dimension not in known:
+        problem = f"stage {stage.name!r}: {name!r} varies in {dimension!r}"
+        raise UsageError(problem, f"an engine can vary in {' and '.join(known)} only")
+    return known[dimension]
