@@ -62,9 +62,10 @@ class Lite2:
 
 def _resized(x: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, 3, VIEW, VIEW), by way of DETAIL when larger than that."""
-    for side in (DETAIL, VIEW):
-        if x.shape[2] > side or side == VIEW:
-            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    if x.shape[2] > DETAIL:
+        x = F.adaptive_avg_pool2d(x, DETAIL)  # the mean of what each pixel covers, as corpora are shrunk
+    if x.shape[2] != VIEW:
+        x = F.interpolate(x, (VIEW, VIEW), mode="bilinear", align_corners=False)
     return x
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -102,7 +103,7 @@ class TrainingRun:
 
     def go(self) -> Path:
         """Every step that is left; returns the folder of the finished checkpoint."""
-        self._catch_interrupts()
+        before = self._catch_interrupts()
         if self.is_main:
             self.watch.open(self._global_step())
         try:
@@ -110,6 +111,8 @@ class TrainingRun:
                 self._train_phase()
         finally:
             self.watch.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if self.is_main:
             self.watch.curves()
         return self.save_result()
@@ -240,15 +243,16 @@ class TrainingRun:
         phases = (self.config.codebook_phase, self.config.latent_phase, self.config.joint_phase)
         return sum(phase.steps for phase in phases[: self.phase_index]) + self.next_step
 
-    def _catch_interrupts(self) -> None:
+    def _catch_interrupts(self) -> dict[int, Any]:
+        """Lets a step finish before it stops; returns what was done about signals before."""
+
         def note(number: int, frame: FrameType | None) -> None:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
             self.say("finishing this step, then saving (once more to stop at once)")
 
-        signal.signal(signal.SIGINT, note)
-        signal.signal(signal.SIGTERM, note)
+        return {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 def _silent(line: str) -> None:

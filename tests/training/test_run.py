@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,6 @@ from textual_vision.training.run_state import cut_log, read_log, read_state
 from textual_vision.training.snapshot import snapshot
 
 STEPS = 4  # of each of the three phases
-
-
-@pytest.fixture(autouse=True)
-def signals_as_they_were() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 Train = Callable[..., Path]
@@ -191,6 +183,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
         with pytest.raises(TextualVisionError, match="after step 2 of phase codebook") as caught:
             train(tmp_path / "run")
     assert "--resume" in caught.value.hint
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert read_state(tmp_path / "run/state.pt")["next_step"] == 2
     train(tmp_path / "run", resume=True)
     assert_same_state(read_state(tmp_path / "run/state.pt"), read_state(whole / "state.pt"))

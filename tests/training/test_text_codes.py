@@ -1,0 +1,89 @@
+"""Text codes are fitted to token states, told apart, and their collapse is an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.batches import Batches, PictureSource
+from textual_vision.training.config import TextConfig
+from textual_vision.training.text_codes import fit_text_codes, text_code_usage, token_states
+from textual_vision.training.text_encoder import TextEncoder
+from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
+
+CAPTIONS = [
+    f"{a} {b}" for a in ("red", "green", "blue", "large", "small") for b in ("dog", "cat", "tree", "car")
+]
+CONFIG = TextConfig(vocabulary=700, layers=1, groups=8, codes=16, width=16)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[TextEncoder, Tokenizer, float]:
+    torch.manual_seed(0)
+    tokenizer, old_ids = pruned_tokenizer(CAPTIONS, CONFIG)
+    encoder = TextEncoder(CONFIG).eval()
+    warm_start(encoder.encoder, CONFIG, old_ids)
+    error = fit_text_codes(encoder, token_states(encoder, tokenizer, CAPTIONS), iterations=8, seed=0)
+    return encoder, tokenizer, error
+
+
+def batches_of(fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource) -> Batches:
+    return Batches(shapes, fitted[1], fitted[0], seed=0, style_in_caption=0.0)
+
+
+def test_states_of_every_word_are_collected_and_none_of_the_padding(
+    fitted: tuple[TextEncoder, Tokenizer, float],
+) -> None:
+    encoder, tokenizer, _ = fitted
+    assert len(token_states(encoder, tokenizer, ["red dog", "a large red dog"])) == 4 + 6
+
+
+def test_the_error_left_is_the_distance_to_the_nearest_centre(
+    fitted: tuple[TextEncoder, Tokenizer, float],
+) -> None:
+    encoder, tokenizer, error = fitted
+    states = token_states(encoder, tokenizer, CAPTIONS)
+    expected = 0.0
+    for group, part in enumerate(states.unflatten(1, (8, -1)).transpose(0, 1)):  # type: ignore[no-untyped-call]
+        expected += float(torch.cdist(part, encoder.quantiser.centroids[group]).amin(1).square().mean()) / 8
+    assert error == pytest.approx(expected, rel=1e-3)
+    torch.testing.assert_close(encoder.words.rows.detach(), encoder.quantiser.centroids)
+
+
+def test_more_codes_leave_a_smaller_error(fitted: tuple[TextEncoder, Tokenizer, float]) -> None:
+    from dataclasses import replace
+
+    encoder, tokenizer, error = fitted
+    coarse = TextEncoder(replace(CONFIG, codes=2)).eval()
+    coarse.encoder.load_state_dict(encoder.encoder.state_dict())
+    states = token_states(coarse, tokenizer, CAPTIONS)
+    assert error < fit_text_codes(coarse, states, iterations=8, seed=0)
+
+
+def test_captions_that_say_different_things_have_different_codes(
+    fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource
+) -> None:
+    usage = text_code_usage(batches_of(fitted, shapes), CAPTIONS)
+    assert usage.captions == 20
+    assert usage.distinct > 0.9
+    assert usage.recall_at_1 > 0.9
+    assert usage.used > 0.9
+
+
+def test_codes_that_tell_nothing_apart_stop_training(
+    fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource
+) -> None:
+    encoder, tokenizer, _ = fitted
+    collapsed = TextEncoder(CONFIG).eval()
+    collapsed.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        collapsed.quantiser.centroids[:, 1:] = 1e3
+    with pytest.raises(UsageError, match="collapsed"):
+        text_code_usage(batches_of((collapsed, tokenizer, 0.0), shapes), CAPTIONS)
+
+
+def test_too_few_words_for_the_codes_are_told(fitted: tuple[TextEncoder, Tokenizer, float]) -> None:
+    with pytest.raises(UsageError, match="3 words in all captions can't fill 16 text codes"):
+        fit_text_codes(fitted[0], torch.randn(3, 384), iterations=1, seed=0)
