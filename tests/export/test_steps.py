@@ -1,0 +1,70 @@
+"""Results of steps are kept by what they depend on, and an interrupted build goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from textual_vision.export import steps as steps_module
+from textual_vision.export.steps import Steps, default_cache, digest_of, packed, unpacked
+
+
+def test_a_step_is_done_once_for_the_same_input_and_again_for_another(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def work() -> bytes:
+        done.append(1)
+        return b"result"
+
+    assert Steps(tmp_path).run("s", ["a", b"graph"], work) == b"result"
+    again = Steps(tmp_path)
+    assert again.run("s", ["a", b"graph"], work) == b"result"
+    assert (len(done), again.timings[0].cached) == (1, True)
+    again.run("s", ["a", b"another graph"], work)
+    again.run("t", ["a", b"graph"], work)
+    assert len(done) == 3
+
+
+def test_a_step_that_fails_keeps_nothing(tmp_path: Path) -> None:
+    def fail() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Steps(tmp_path).run("s", 1, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_cache_everything_is_done(tmp_path: Path) -> None:
+    steps = Steps(None)
+    assert steps.run("s", 1, lambda: b"1") == b"1"
+    assert steps.run("s", 1, lambda: b"2") == b"2"
+
+
+def test_the_least_recently_used_results_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(tmp_path)
+    for index in range(3):
+        steps.run("s", index, lambda: b"x" * 10)
+    for age, file in enumerate(sorted(tmp_path.iterdir())):
+        os.utime(file, (age, age))
+    oldest = sorted(tmp_path.iterdir())[0]
+    monkeypatch.setattr(steps_module, "CACHE_LIMIT_BYTES", 25)
+    steps.prune()
+    assert len(list(tmp_path.iterdir())) == 2 and not oldest.exists()
+
+
+def test_what_is_packed_comes_back() -> None:
+    files = {"a.onnx": b"\x00\x01", "b/c": b""}
+    assert unpacked(packed(files)) == files
+
+
+def test_a_digest_sees_bytes_by_their_content_and_refuses_what_it_cannot_see() -> None:
+    assert digest_of([b"a"]) == digest_of([bytes(b"a")]) != digest_of([b"b"])
+    with pytest.raises(TypeError, match="set"):
+        digest_of({1})
+
+
+def test_the_cache_follows_the_systems_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache() == Path("/somewhere/textual-vision/export")

@@ -1,0 +1,95 @@
+"""What cannot be exported is said with its module and line; what can is valid in every opset offered."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from textual_vision.export.stages import Stage, tensor
+from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage, opset_newest
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.manifest import StageSpec
+
+SPEC = StageSpec(
+    name="odd",
+    inputs=(tensor("x", "float32", "batch", 4, 4),),
+    outputs=(tensor("y", "float32", "batch", 4, 4),),
+)
+EXAMPLE = {"x": np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 4, 4)}
+
+
+class Exponential(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(x)  # ONNX has none
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Exponential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 2
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x * 2
+        return x
+
+
+class Film(nn.Module):
+    """Split, GELU, LayerNorm, ReduceSum: what changed between opsets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = nn.functional.gelu(self.norm(x)).chunk(2, dim=2)
+        return torch.cat([b, a], dim=2) + x.sum(2, keepdim=True)
+
+
+def exported(module: nn.Module, opset: int = 20) -> onnx.ModelProto:
+    return onnx_from_stage(Stage(spec=SPEC, module=module), EXAMPLE, ExportOptions(opset=opset))
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_line() -> None:
+    with pytest.raises(UsageError) as error:
+        exported(Odd())
+    message = error.value.message
+    assert "stage 'odd'" in message and "linalg_matrix_exp" in message
+    assert "'inner (Exponential)'" in message
+    assert "test_to_onnx.py:" in message and "return torch.linalg.matrix_exp(x)" in message
+    assert "docs/custom-models.md" in error.value.hint
+    assert "\n" not in message
+
+
+def test_a_branch_on_values_is_named_with_its_line() -> None:
+    with pytest.raises(UsageError, match=r"test_to_onnx\.py:\d+") as error:
+        exported(Branching())
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("opset", [17, 20, opset_newest()])
+def test_graphs_of_every_opset_compute_what_pytorch_computes(opset: int) -> None:
+    module = Film()
+    model = exported(module, opset)
+    assert model.opset_import[0].version == opset
+    session = open_session(model.SerializeToString(), SessionOptions(backend="onnxruntime", name="odd"))
+    for batch in (1, 2):
+        x = EXAMPLE["x"][:batch]
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(session.run({"x": x})["y"], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("opset", [7, 16, opset_newest() + 1])
+def test_an_opset_that_cannot_be_written_is_refused_with_the_range(opset: int) -> None:
+    with pytest.raises(UsageError, match=f"opset {opset}: the installed tools write 17 to {opset_newest()}"):
+        check_opset(opset)
