@@ -31,6 +31,7 @@ from textual_vision.runtime.errors import (
     UsageError,
 )
 from textual_vision.runtime.manifest import EngineSpec, FileSpec, manifest_from_bytes, write_manifest
+from textual_vision.runtime.pipeline import TextToImage
 
 MAX_BATCH, TOKENS = 4, 12
 DTYPES = {"float32": "FLOAT", "int64": "INT64", "uint8": "UINT8"}
@@ -357,3 +358,24 @@ def test_the_names_in_the_engine_must_be_the_manifests(engines_in, cuda):
 
 def test_error_texts_carry_number_and_words(cuda):
     assert cuda.describe(cudart.INSUFFICIENT_DRIVER) == "cudaError 35, driver too old"
+
+
+def test_the_real_cuda_runtime_has_every_function_and_its_probe_never_crashes():
+    try:
+        real = load_cudart()
+    except BackendMissingError:
+        pytest.skip("the CUDA runtime is not installed here")
+    assert real.describe(0) == "cudaError 0, no error"
+    try:
+        assert probe(real).total_bytes > 0
+    except BackendMissingError as error:
+        assert "cudaError" in error.message
+
+
+def test_drawing_without_a_gpu_ends_before_the_library_is_loaded(engines_in, cuda, counters, monkeypatch):
+    counters.error, loaded = 35, []
+    monkeypatch.setattr(tensorrt, "load_cudart", lambda: cuda)
+    monkeypatch.setattr(tensorrt, "load_library", loaded.append)
+    with pytest.raises(BackendMissingError, match="no NVIDIA driver"):
+        TextToImage.load(engines_in().root, backend="tensorrt")
+    assert not loaded
