@@ -196,7 +196,7 @@ def inspect_command(bundle: Path, as_json: bool) -> None:
 def verify_command(
     bundle: Path, checkpoint: str | None, backend: str | None, samples: int, seed: int, as_json: bool
 ) -> None:
-    """Check BUNDLE: every file's digest, its golden pictures in every precision, and a checkpoint if given."""
+    """Check BUNDLE: digests, golden pictures in every precision, and a checkpoint if given."""
     from textual_vision.export import show
     from textual_vision.export.verify import failures_in, verified
 

@@ -25,7 +25,8 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
         what = operator.group(1) if operator else str(node.target)
         where = _line(node.meta.get("stack_trace") or "")
         return UsageError(
-            f"stage {stage!r} cannot be exported: ONNX has no {what}, used by module {_module(node)!r}{where}",
+            f"stage {stage!r} cannot be exported: ONNX has no {what}, "
+            f"used by module {_module(node)!r}{where}",
             HINT,
         )
     lines = [line for line in texts[-1].splitlines() if line.strip()]

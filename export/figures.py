@@ -97,8 +97,8 @@ def _decibels(mean_square: float) -> float | None:
 def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
     """Structural similarity of two pictures (H, W, 3), mean over windows and channels; 1 when equal.
 
-    Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a smaller window when the picture is
-    smaller).
+    Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a smaller window when the picture
+    is smaller).
     """
     a, b = first.astype(np.float64), second.astype(np.float64)
     mean_a, mean_b = _blur(a), _blur(b)

@@ -33,7 +33,7 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
 
 def is_float(value: ir.Value) -> bool:
     """Whether the value is a float32 tensor."""
-    return value.dtype == FLOAT
+    return bool(value.dtype == FLOAT)
 
 
 class _Halves:

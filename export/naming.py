@@ -7,7 +7,7 @@ module becomes the name, the rest is dropped.
 from __future__ import annotations
 
 import ast
-import os.path
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -47,8 +47,10 @@ def scope_of(node: ir.Node) -> str:
 
 def mark_merged(made: Sequence[ir.Node], replaced: Sequence[ir.Node]) -> None:
     """Nodes that do the work of several modules get the scope that those have in common, and `merged`."""
-    parts = [scope_of(node).split(".") for node in replaced]
-    common = os.path.commonprefix(parts)  # works on lists of parts too
+    common = scope_of(replaced[0]).split(".")
+    for node in replaced[1:]:
+        pairs = zip(common, scope_of(node).split("."), strict=False)
+        common = [mine for mine, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
     scope = ".".join([*common, "merged"])
     for node in made:
         node.metadata_props[SCOPES] = repr(["", scope, node.op_type])

@@ -1,7 +1,7 @@
 """Whether graphs draw what PyTorch draws, in the words of a quantised latent space.
 
-An argmin turns a drift of 1e-6 into another code, so codes are counted, and of those that differ how many were
-near ties. Each stage is compared teacher-forced (fed the reference's inputs: is this stage right?) and
+An argmin turns a drift of 1e-6 into another code, so codes are counted, and of those that differ how many
+were near ties. Each stage is compared teacher-forced (fed the reference's inputs: is this stage right?) and
 free-running (fed what the stages before it gave: is the whole right?).
 """
 
@@ -39,9 +39,9 @@ class Budget:
     """How far a precision may be from the reference.
 
     `codes` is the least share of equal codes; where `near_ties_excused`, codes that lost by less than
-    NEAR_TIE_MARGIN count as equal and what follows from them is not held against later stages. `picture_db` is
-    the least PSNR of pictures, `cosine` the least of float tensors. `free_running` tells whether the whole is
-    judged too, or only each stage by itself.
+    NEAR_TIE_MARGIN count as equal and what follows from them is not held against later stages. `picture_db`
+    is the least PSNR of pictures, `cosine` the least of float tensors. `free_running` tells whether the whole
+    is judged too, or only each stage by itself.
     """
 
     codes: float

@@ -1,8 +1,8 @@
 """The rewrites of a graph in their order: what each changed, what it bought, and whether it stays.
 
-Rewrites that are less work on any machine always stay. Where it depends on the machine, variants are timed side
-by side on this one (target "cpu"), or taken from what is known (target "tensorrt"); a variant that is not faster
-is not taken.
+Rewrites that are less work on any machine always stay. Where it depends on the machine, variants are timed
+side by side on this one (target "cpu"), or taken from what is known (target "tensorrt"); a variant that is
+not faster is not taken.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def fold_constants(model: ir.Model) -> None:
 
 
 def fold_batch_norm(model: ir.Model) -> None:
-    """Batch norm into the convolution before it: y = (Wx - mean) / std * gamma + beta is a convolution too."""
+    """Batch norm into the convolution before it: (Wx - mean) / std * gamma + beta is one too."""
     found = rewriter.RewriteRuleSet(
         [
             # A bias of zeros that convolutions share would keep batch norm out.
@@ -62,7 +62,7 @@ def simplify(model: ir.Model) -> None:
     rewriter.RewritePass(rewriter._DEFAULT_REWRITE_RULES)(model)
 
 
-class _ScaledLinear(pattern.RewriteRuleClassBase):
+class _ScaledLinear(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """(x W + b), reshaped and transposed, times a number: the number goes into W and b."""
 
     def pattern(self, op, x, weight, bias, shape, scale):  # type: ignore[no-untyped-def]
@@ -86,7 +86,7 @@ class _ScaledLinear(pattern.RewriteRuleClassBase):
         return op.Transpose(reshaped, **_plain(transpose))
 
 
-class _OnePlusChunk(pattern.RewriteRuleClassBase):
+class _OnePlusChunk(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """1 + the first half of (x W + b), FiLM's scale: the one goes into the first half of b."""
 
     def pattern(self, op, x, weight, bias, axes, one):  # type: ignore[no-untyped-def]
@@ -113,7 +113,7 @@ class _OnePlusChunk(pattern.RewriteRuleClassBase):
         return op.Split(op.Unsqueeze(film_again, axes), **_plain(split), _outputs=2)
 
 
-class _SubtractScaledProduct(pattern.RewriteRuleClassBase):
+class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """c - k (x W) with constant W and k is c + x (-k W): a distance to codes is one product and one sum."""
 
     def pattern(self, op, offset, x, weight, scale):  # type: ignore[no-untyped-def]
@@ -131,7 +131,7 @@ class _SubtractScaledProduct(pattern.RewriteRuleClassBase):
 
 
 def fold_scales(model: ir.Model) -> None:
-    """Numbers that multiply a product of constant weights go into the weights: attention's 1 / sqrt(width)."""
+    """Numbers that multiply a product by weights go into the weights: attention's 1 / sqrt(width)."""
     rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model)
 
 
@@ -145,7 +145,7 @@ def fold_film(model: ir.Model) -> None:
     rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model)
 
 
-def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def,type-arg]
+def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def]
     fresh: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(value)), name=name)
     return fresh
 

@@ -11,7 +11,7 @@ LEAST = 2
 
 
 def merge_linears(model: ir.Model) -> None:
-    """x W1 + b1, x W2 + b2, … → Split(x [W1 W2 …] + [b1 b2 …]): queries, keys and values; keys of all blocks."""
+    """x W1 + b1, x W2 + b2, … → Split(x [W1 W2 …] + [b1 b2 …]): queries, keys and values."""
     groups: dict[ir.Value, list[tuple[ir.Node, ir.Node]]] = {}
     for node in model.graph:
         pair = _linear(node)
@@ -40,7 +40,7 @@ def merge_conditions(model: ir.Model) -> None:
 
 
 def _linear(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
-    """(MatMul, Add) when `node` is a MatMul by a constant matrix with nothing but a constant bias after it."""
+    """(MatMul, Add) when `node` multiplies by a constant matrix and nothing but a bias comes after it."""
     if node.op_type != "MatMul" or not _constant(node.inputs[1], rank=2):
         return None
     uses = list(node.outputs[0].uses())
@@ -56,9 +56,9 @@ def _constant(value: ir.Value | None, rank: int) -> bool:
 
 
 def _merge(model: ir.Model, source: ir.Value, pairs: list[tuple[ir.Node, ir.Node]]) -> None:
-    weights = [matmul.inputs[1].const_value.numpy() for matmul, _ in pairs]  # type: ignore[union-attr]
+    weights = [matmul.inputs[1].const_value.numpy() for matmul, _ in pairs]
     biases = [
-        next(v for v in add.inputs if v is not None and v.const_value is not None).const_value.numpy()  # type: ignore[union-attr]
+        next(v for v in add.inputs if v is not None and v.const_value is not None).const_value.numpy()
         for _, add in pairs
     ]
     stem = f"merged_{pairs[0][1].outputs[0].name}"
@@ -87,8 +87,8 @@ def _is_condition(node: ir.Node) -> bool:
 
 
 def _merge_gemms(model: ir.Model, source: ir.Value, nodes: list[ir.Node]) -> None:
-    weights = [node.inputs[1].const_value.numpy() for node in nodes]  # type: ignore[union-attr]
-    biases = [node.inputs[2].const_value.numpy() for node in nodes]  # type: ignore[union-attr]
+    weights = [node.inputs[1].const_value.numpy() for node in nodes]
+    biases = [node.inputs[2].const_value.numpy() for node in nodes]
     stem = f"merged_{nodes[0].outputs[0].name}"
     weight = _initializer(model, f"{stem}_weight", np.concatenate(weights))
     bias = _initializer(model, f"{stem}_bias", np.concatenate(biases))
@@ -111,7 +111,7 @@ def _split(
         model.graph.remove(old, safe=True)
 
 
-def _initializer(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _initializer(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:
     fresh = ir.Value(
         name=name, type=ir.TensorType(ir.DataType.from_numpy(value.dtype)), shape=ir.Shape(value.shape)
     )

@@ -11,7 +11,7 @@ from onnxscript.rewriter.rules import common as rules
 
 
 def fix_shapes(model: ir.Model) -> None:
-    """Reshape to a shape computed at run time becomes Reshape to constants: 0 keeps a size, -1 is the rest."""
+    """Shapes that are computed at run time become constants: 0 keeps a size, -1 is the rest."""
     for node in list(model.graph):
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -41,7 +41,7 @@ def _constant_shape(source: ir.Value | None, target: ir.Value) -> list[int] | No
     return sizes if sizes.count(-1) <= 1 else None
 
 
-class _KeyTranspose(pattern.RewriteRuleClassBase):
+class _KeyTranspose(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """Keys (B, H, S, E) to (B*H, S, E) to (B*H, E, S) to (B, H, E, S) is one transposition."""
 
     def pattern(self, op, keys, flat, full):  # type: ignore[no-untyped-def]
@@ -107,7 +107,7 @@ def turn_keys(model: ir.Model) -> None:
     rewriter.RewriteRuleSet([rules.transpose_transpose_rule]).apply_to_model(model)
 
 
-class _GroupLookup(pattern.RewriteRuleClassBase):
+class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """table[g, codes[..., g]] by GatherND is one Gather from the groups' tables one below the other."""
 
     def pattern(self, op, table, groups, shape, codes, axes, axes_codes):  # type: ignore[no-untyped-def]

@@ -1,10 +1,10 @@
 """Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is woven together.
 
-Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 + r and i + r alone. So each of
-the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
-DepthToSpace. With a padding of 1 the four come out one row and column too large on opposite sides; `crop` cuts
-that off again (nearly the same work), `wide` embeds the 2x2 kernels into 3x3 ones instead (2.25 times the
-work, no crop). Exact but for rounding: the same products, summed in another order.
+Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 + r and i + r alone. So each
+of the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
+DepthToSpace. With a padding of 1 the four come out one row and column too large on opposite sides; `crop`
+cuts that off again (nearly the same work), `wide` embeds the 2x2 kernels into 3x3 ones instead (2.25 times
+the work, no crop). Exact but for rounding: the same products, summed in another order.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ KERNEL, STRIDE, PADDING = 4, 2, 1
 
 
 def crop_weights(weight: Float32) -> Float32:
-    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv weights (4·C_out, C_in, 2, 2), DepthToSpace's DCR order.
+    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv's (4·C_out, C_in, 2, 2), DepthToSpace's DCR order.
 
     The convolution with padding 1 gives (h + 1)² places; after DepthToSpace the first row and column and the
     last are cut off.
     """
-    # Place p of the padded result, output row 2p + r - 1, reads input rows p - 1 and p by kernel rows 2 + r, r.
+    # Place p of the padded result, output row 2p + r - 1, reads input rows p - 1, p by kernel rows 2 + r, r.
     phases = [weight[:, :, row::2, column::2][:, :, ::-1, ::-1] for row in (0, 1) for column in (0, 1)]
     return _joined(phases)
 
 
 def wide_weights(weight: Float32) -> Float32:
-    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv weights (4·C_out, C_in, 3, 3), DepthToSpace's DCR order."""
+    """ConvTranspose weights (C_in, C_out, 4, 4) → Conv's (4·C_out, C_in, 3, 3), DepthToSpace's DCR order."""
     phases = []
     for row in (0, 1):
         for column in (0, 1):
@@ -50,7 +50,7 @@ def _joined(phases: list[Float32]) -> Float32:
     return np.ascontiguousarray(turned.reshape(-1, *turned.shape[2:]))
 
 
-class _Lowered(pattern.RewriteRuleClassBase):
+class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def pattern(self, op, x, weight):  # type: ignore[no-untyped-def]
         return op.ConvTranspose(x, weight, _allow_other_inputs=True, _outputs=["result"])
 
@@ -91,7 +91,8 @@ class _Lowered(pattern.RewriteRuleClassBase):
 
 class _Cropped(_Lowered):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        woven = self._convolved(op, x, weight, result, crop_weights(weight.const_value.numpy()))
+        kernel = crop_weights(weight.const_value.numpy())
+        woven = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
         bounds = [
             op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{result.name}_{name}")
             for name, value in (("starts", [1, 1]), ("ends", [-1, -1]), ("axes", [2, 3]))
@@ -101,7 +102,8 @@ class _Cropped(_Lowered):
 
 class _Wide(_Lowered):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        return self._convolved(op, x, weight, result, wide_weights(weight.const_value.numpy()))
+        kernel = wide_weights(weight.const_value.numpy())
+        return self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
 
 
 def upsample_by_crop(model: ir.Model) -> None:

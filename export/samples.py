@@ -109,5 +109,8 @@ def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
             _, kind, name = path.split("/")
             arrays[kind][name] = np.load(io.BytesIO(data), allow_pickle=False)
     return Batch(
-        prompts=tuple(prompts), seeds=tuple(seeds), tensors=arrays["tensors"], margins=arrays["margins"]
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        tensors=arrays["tensors"],
+        margins={name: value.astype(np.float32) for name, value in arrays["margins"].items()},
     )

@@ -1,8 +1,8 @@
 """Steps of a build that are not done twice: results are kept by the digest of what they depend on.
 
-A kept result is a file named by a SHA-256 over the step's name, its inputs, our own source and the versions of
-the libraries involved. An interrupted build goes on where it stopped, and changing one option redoes only what
-depends on it.
+A kept result is a file named by a SHA-256 over the step's name, its inputs, our own source and the versions
+of the libraries involved. An interrupted build goes on where it stopped, and changing one option redoes only
+what depends on it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def opset_newest() -> int:
     """The newest opset that the installed ONNX library and torch's exporter both know."""
     from torch.onnx._constants import ONNX_MAX_OPSET
 
-    return min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
+    return int(min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version()))
 
 
 def check_opset(opset: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from textual_vision.runtime.pipeline import TextToImage
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was checked: by precision and backend the golden pictures, and the comparison with a checkpoint."""
+    """What was checked: golden pictures by precision and backend, and the comparison with a checkpoint."""
 
     bundle: str
     files: int
@@ -77,7 +76,7 @@ def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, .
 
 def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
-) -> Mapping[str, tuple[StageParity, ...]]:
+) -> dict[str, tuple[StageParity, ...]]:
     from textual_vision.export.samples import reference_batches
     from textual_vision.export.stages import load_model
 

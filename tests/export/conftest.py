@@ -27,7 +27,7 @@ from textual_vision.training.config import (
 )
 from textual_vision.training.model import TextToImageModel
 
-WORDS = "dog wearing sunglasses green forest with river red apple a cat".split()
+WORDS = ["dog", "wearing", "sunglasses", "green", "forest", "with", "river", "red", "apple", "a", "cat"]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
 PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
 SMALL_BUILD = BuildOptions(
@@ -84,7 +84,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
             # What the picture depends on must outweigh where in the picture it is.
             scale = 2.0 if "condition" in name or "start" in name else 0.4 if value.ndim > 1 else 0.2
             fresh = torch.randn(value.shape, generator=generator) * scale
-            positive = name.endswith(("running_var", "norm.weight")) or name.endswith("norm.norm.weight")
+            positive = name.endswith(("running_var", "norm.weight"))
             value.copy_(fresh.abs() + 0.5 if positive else fresh)
 
 
