@@ -143,5 +143,5 @@ def worst_of(parity: Sequence[StageParity]) -> Worst:
         cosine=min((f.cosine if math.isfinite(f.cosine) else -1.0 for f in floats), default=None),
         max_abs=max((f.max_abs for f in floats), default=None),
         verdict=FAIL if any(p.verdict == FAIL for p in parity) else PASS,
-        reasons=tuple(dict.fromkeys(p.reason for p in parity if p.reason)),
+        reasons=tuple(f"{p.backend}: {p.reason}" for p in parity if p.reason),
     )
