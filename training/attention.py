@@ -29,7 +29,8 @@ class MultiHeadAttention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, W / heads)
+        parts: Tensor = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return parts  # (B, heads, N, W / heads)
 
 
 class GridBlock(nn.Module):

@@ -20,7 +20,7 @@ class EmojiSource:
     def __init__(self, corpus: Corpus, splits: Sequence[str], size: int) -> None:
         if corpus.size % size:
             raise UsageError(
-                f"the corpus has {corpus.size} pixels a side, which is no multiple of model.image_size {size}",
+                f"the corpus has {corpus.size} pixels a side, no multiple of model.image_size {size}",
                 f"make it again with `tv-train data --size {size}`, or a multiple",
             )
         self.records = [
@@ -39,7 +39,8 @@ class EmojiSource:
         if f == 1:
             return np.asarray(whole)
         mean = whole.reshape(side, f, side, f, 3).mean((1, 3))
-        return np.rint(mean).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.rint(mean).astype(np.uint8)
+        return pixels
 
     def captions(self, index: int) -> Sequence[str]:
         """The record's, the plainest first."""

@@ -217,7 +217,7 @@ def _diversity(checkpoint: Checkpoint, held: HeldOut, lite2: Lite2) -> dict[str,
     features = lite2.look(draw(checkpoint.model, checkpoint.tokenizer, prompts, seeds).pictures).pooled
     each = features.reshape(len(labels), DIVERSE_SEEDS, -1)
     return {
-        "between_seeds": _round(np.mean([measures.spread(one) for one in each]), 4),
+        "between_seeds": _round(float(np.mean([measures.spread(one) for one in each])), 4),
         "between_prompts": _round(measures.spread(each[:, 0]), 4),
         "between_real_pictures": _round(measures.spread(held.real_looks.pooled), 4),
     }

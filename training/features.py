@@ -74,7 +74,8 @@ def kid(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
     def kernel(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
         product: NDArray[np.float64] = x.astype(np.float64) @ y.astype(np.float64).T
-        return (product / x.shape[1] + 1) ** 3
+        cubed: NDArray[np.float64] = (product / x.shape[1] + 1) ** 3
+        return cubed
 
     def within(x: NDArray[np.float32]) -> float:
         k = kernel(x, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         widths = (3, *model.codebook.channels)
         layers: list[nn.Module] = []
-        for below, above in zip(widths[:-1], widths[1:], strict=True):
+        for below, above in itertools.pairwise(widths):
             layers += [nn.Conv2d(below, above, 4, 2, 1, padding_mode="replicate"), nn.LeakyReLU(0.2)]
         self.down = nn.Sequential(*layers)
         self.mix = nn.Sequential(

@@ -73,7 +73,8 @@ def _thumbs(pictures: Pictures) -> NDArray[np.float32]:
     factor = max(1, size // THUMB)
     side = size // factor
     mean = pictures[:, : side * factor, : side * factor].reshape(count, side, factor, side, factor, 3)
-    return mean.mean((2, 4), dtype=np.float32).reshape(count, -1) / np.float32(255)
+    thumbs: NDArray[np.float32] = mean.mean((2, 4), dtype=np.float32).reshape(count, -1) / np.float32(255)
+    return thumbs
 
 
 def copying(train: TrainingThumbs, drawn: Pictures, real: Pictures) -> dict[str, Any]:

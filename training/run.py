@@ -67,7 +67,8 @@ class TrainingRun:
         self.say = say if self.is_main else _silent
         check_batches(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
-        self.model = TextToImageModel(config.model).to(memory_format=torch.channels_last)
+        self.model = TextToImageModel(config.model)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
         self.interrupted = False

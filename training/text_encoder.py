@@ -68,7 +68,8 @@ class ProductQuantiser(nn.Module):
         parts = states.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)  # (G, BT, hidden/G)
         squares = self.centroids.square().sum(2)[:, None, :]  # (G, 1, codes)
         scores = squares - 2.0 * torch.bmm(parts, self.centroids.transpose(1, 2))  # (G, BT, codes)
-        return scores.unflatten(1, states.shape[:2]).permute(1, 2, 0, 3)
+        grouped: Tensor = scores.unflatten(1, states.shape[:2]).permute(1, 2, 0, 3)
+        return grouped
 
     def forward(self, states: Tensor) -> Tensor:
         """States (B, T, hidden) -> codes int64 (B, T, groups)."""
@@ -116,7 +117,7 @@ class TextEncoder(nn.Module):
         return codes
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """input_ids, attention_mask int64 (B, T) -> text_codes (B, T, G), text (B, T, C), attention (B, T)."""
+        """ids, mask int64 (B, T) -> text_codes (B, T, G), text (B, T, C), attention (B, T)."""
         text_codes = self.codes(input_ids, attention_mask)
         text, attention = self.words(text_codes, attention_mask)
         return text_codes, text, attention

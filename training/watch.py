@@ -56,9 +56,7 @@ class Watch:
             raise BackendMissingError(
                 "tensorboard is not installed", "pip install 'textual-vision[train]'"
             ) from error
-        self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(self.out / "tensorboard"), purge_step=first_global_step
-        )
+        self.writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=first_global_step)
 
     def start_phase(self, name: str, first: int, steps: int) -> None:
         """A progress bar on a terminal; the clock for the time left."""

@@ -21,6 +21,7 @@ from textual_vision.training.cli import command
 from textual_vision.training.config import TrainConfig, config_to_dict
 from textual_vision.training.corpus import load_corpus
 from textual_vision.training.evaluate import evaluate
+from textual_vision.training.run_state import PHASES
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,10 @@ def fresh_accelerate() -> Iterator[None]:
 def test_half_precision_trains_through_every_phase(
     corpus: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
+    two = {f"{name}_phase": replace(getattr(tiny_config, f"{name}_phase"), steps=2) for name in PHASES}
+    short = replace(tiny_config, precision="bfloat16", **two)
     config = tmp_path / "half.json"
-    config.write_text(json.dumps(config_to_dict(replace(tiny_config, precision="bfloat16"))))
+    config.write_text(json.dumps(config_to_dict(short)))
     invoke("run", str(config), "--corpus", str(corpus), "--out", str(tmp_path / "run"))
     load_checkpoint(str(tmp_path / "run/checkpoint"))
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from textual_vision.training import losses
 from textual_vision.training.config import LossConfig
-from textual_vision.training.config import LossConfig
 from textual_vision.training.objectives import psnr
 
 HARD = LossConfig(code_smoothing=0.0)

@@ -30,7 +30,8 @@ WORKER = """
     from textual_vision.training.config import TrainConfig, config_from_dict
     from textual_vision.training.run import TrainingRun
 
-    changes = {{name: {{**TINY[name], "steps": 6}} for name in ("codebook_phase", "latent_phase", "joint_phase")}}
+    names = ("codebook_phase", "latent_phase", "joint_phase")
+    changes = {{name: {{**TINY[name], "steps": 6}} for name in names}}
     config = config_from_dict(TrainConfig, {{**TINY, **changes}})
     out = Path({out!r})
     training = TrainingRun(config, Shapes(), "notice", out, print)
