@@ -101,13 +101,16 @@ def build_plan(
     )
 
 
-def table_from_plan(trt: Any, plan: bytes) -> str:
-    """The layer table of a plan by the library's inspector, which needs the GPU that the plan is for.
+def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings) -> str:
+    """The layer table of a plan built just now, by the inspector, which needs the GPU that it is for.
 
     Raises IntegrityError when the plan cannot be loaded.
     """
     logger = new_logger(trt)
     runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = settings.version_compatible
+    if settings.dla_core is not None:
+        runtime.DLA_core = settings.dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise IntegrityError(f"TensorRT cannot read its own plan: {last_error(logger)}", OTHER_HINT)

@@ -188,7 +188,9 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
 
 def _verified(job: _Job, graph: bytes, name: str, plan: Plan) -> tuple[dict[str, str], int]:
     """Each product's type by the engine's own account; BudgetError when INT8 was asked for and not done."""
-    table = plan.table if plan.table is not None else table_from_plan(job.trt, plan.plan)
+    table = (
+        plan.table if plan.table is not None else table_from_plan(job.trt, plan.plan, job.options.settings)
+    )
     operators, meant = product_nodes(graph)
     if not operators:
         return {}, 0

@@ -100,11 +100,13 @@ def layers_from_table(text: str) -> list[EngineLayer]:
 
 
 def _layer(row: str) -> EngineLayer:
-    kind = _KIND.search(row)
+    kind, name = _KIND.search(row), row.split(", LayerType:")[0].strip()
+    # Where a row does not say which nodes it computes, its name does: "conv_1 + relu_2".
+    nodes = _ONNX.findall(row) or name.split(" + ")
     return EngineLayer(
-        name=row.split(", LayerType:")[0].strip(),
+        name=name,
         kind=kind[1] if kind else "",
-        nodes=tuple(dict.fromkeys(_ONNX.findall(row))),
+        nodes=tuple(dict.fromkeys(nodes)),
         inputs=_tensors(row, "Inputs"),
         constants=_tensors(row, "Constants"),
         outputs=_tensors(row, "Outputs"),

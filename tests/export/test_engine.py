@@ -8,11 +8,11 @@ import tiny_graphs as tiny
 from fake_tensorrt import VERSIONS, fake_library
 
 from textual_vision.export import engine_progress
-from textual_vision.export.engine import EngineSettings, build_plan
+from textual_vision.export.engine import EngineSettings, build_plan, table_from_plan
 from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
 from textual_vision.export.engine_progress import watched
 from textual_vision.runtime.engines import ShapeRange
-from textual_vision.runtime.errors import DeviceMismatchError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 
 UP_TO_10, FROM_10 = ("8.6.1", "10.3.0", "10.13.3.9"), VERSIONS[1:]
 PROFILE = {"x": ShapeRange(min=(1, 8, 8, 8), opt=(2, 8, 8, 8), max=(4, 8, 8, 8))}
@@ -143,6 +143,17 @@ def test_timings_of_another_version_start_anew():
 
 def test_rtx_measures_nothing_and_keeps_no_timings():
     assert build(fake_library("rtx-1.7.1.116"), timing_cache=b"earlier")[0].timing_cache is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_inspector_is_asked_about_a_plan_built_just_now(version):
+    library = fake_library(version)
+    settings = EngineSettings(precision="fp32", version_compatible=True, dla_core=1)
+    assert table_from_plan(library, build(library)[0].plan, settings) == "told as ONELINE"
+    assert library._runtimes[-1].engine_host_code_allowed is True
+    assert library._runtimes[-1].DLA_core == 1
+    with pytest.raises(IntegrityError, match="its own plan"):
+        table_from_plan(library, b"no plan", settings)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

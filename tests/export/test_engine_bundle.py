@@ -54,7 +54,7 @@ SETTINGS = {field.name for field in dataclasses.fields(EngineSettings)}
 def orin(monkeypatch):
     """A Jetson Orin with TensorRT 10.3, whose layer table names every product as float32."""
     library = fake_library("10.3.0")
-    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan: table_of(library))
+    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan, settings: table_of(library))
     monkeypatch.setattr(engine_bundle, "available_bytes", lambda: None)
     return library
 

@@ -77,6 +77,11 @@ def test_the_inspectors_older_spelling_is_read_too():
         assert types_of(row("conv + relu", "CaskConvolution", [given_tensor])) == {"a": dtype}
 
 
+def test_a_row_that_names_no_nodes_is_called_after_them():
+    line = row("conv_1 + relu_2", "CaskConvolution", [tensor("Int8")], [tensor("Int8", WEIGHT)], nodes=())
+    assert types_of(line, nodes=("conv_1", "relu_2")) == {"conv_1": "int8", "relu_2": "int8"}
+
+
 def test_the_row_that_multiplies_counts_not_those_that_move_or_add():
     glue = row("__myl_AddReshTran_myl0_3", "kgen", [tensor("Float")])
     product = row("a_myl0_4", "gemm", [tensor("Int8")], [tensor("Int8", WEIGHT)])

@@ -26,7 +26,9 @@ def pretended_gpu(tmp_path, monkeypatch):
         pytest.skip("no C compiler here: the stand-in for libcudart cannot be built")
     fake_cudart.Counters(library)
     cuda = load_cudart(str(library))
-    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan: "Name: x, LayerType: kgen")
+    monkeypatch.setattr(
+        engine_bundle, "table_from_plan", lambda trt, plan, settings: "Name: x, LayerType: kgen"
+    )
     monkeypatch.setattr(engine_bundle, "product_nodes", lambda graph: ({}, frozenset()))
     return Gpu(cuda=cuda, device=probe(cuda), libraries={"tensorrt": fake_library("10.3.0")}, missing={})
 
