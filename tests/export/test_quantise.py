@@ -148,7 +148,7 @@ def test_int8_stays_near_the_float_graph_with_every_method(convolutions, product
         modes = default_modes(layers_of(model), INT8)
         graph = quantised_graph(model, modes, thresholds_of(model, method))
         inputs = feeds(model)[0]
-        assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.08
+        assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.15
 
 
 def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:

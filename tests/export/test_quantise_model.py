@@ -1,0 +1,183 @@
+"""A whole model in int8: the seam of `tv-export build`, the search, and the sensitivity of its layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from textual_vision.calibration.cache import TensorRange
+from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget, search
+from textual_vision.export.parity import open_sessions
+from textual_vision.export.precision import FloatGraphs
+from textual_vision.export.quantise import QuantiseOptions, int8_from_float
+from textual_vision.export.quantise_measure import Measure
+from textual_vision.export.quantise_plan import INT8, default_modes
+from textual_vision.export.quantise_stage import (
+    PLAIN,
+    QuantisedStage,
+    RangeOptions,
+    prepared,
+    quantised_stage,
+)
+from textual_vision.export.rewrites import REWRITES, changed
+from textual_vision.export.samples import Batch, reference_batches
+from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
+from textual_vision.export.stages import StagedModel
+from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+from textual_vision.runtime.errors import BudgetError, UsageError
+
+PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
+PLAIN_RANGES = RangeOptions(method="mse", corrections=(PLAIN,))
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_model: StagedModel) -> Sequence[Batch]:
+    return reference_batches(tiny_model, PROMPTS, samples=8, seed=0)
+
+
+@pytest.fixture(scope="module")
+def floats(tiny_model: StagedModel, batches: Sequence[Batch]) -> dict[str, bytes]:
+    options = ExportOptions(max_tokens=tiny_model.text.max_tokens)
+    graphs = {}
+    for stage in tiny_model.stages:
+        graph = onnx_from_stage(stage, batches[0].tensors, options).SerializeToString()
+        for rewrite in REWRITES.values():
+            graph = changed(graph, rewrite)
+        graphs[stage.name] = graph
+    return graphs
+
+
+@pytest.fixture(scope="module")
+def source(tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[Batch]) -> FloatGraphs:
+    specs = tuple(stage.spec for stage in tiny_model.stages)
+    return FloatGraphs(stages=specs, fp32=floats, batches=batches, target="cpu")
+
+
+@pytest.fixture(scope="module")
+def measure(source: FloatGraphs) -> Measure:
+    return Measure(source.stages, source.fp32, source.batches, "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def stages(source: FloatGraphs, measure: Measure) -> list[QuantisedStage]:
+    return [quantised_stage(s, source.fp32[s.name], measure, PLAIN_RANGES) for s in source.stages]
+
+
+def test_int8_graphs_keep_the_stages_inputs_and_outputs(source: FloatGraphs) -> None:
+    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    made = int8_from_float(source, options)
+    assert list(made.graphs) == [stage.name for stage in source.stages]
+    for stage in source.stages:
+        graph = onnx.load_from_string(made.graphs[stage.name])
+        onnx.checker.check_model(graph, full_check=True)
+        assert [value.name for value in graph.graph.input] == [spec.name for spec in stage.inputs]
+        assert [value.name for value in graph.graph.output] == [spec.name for spec in stage.outputs]
+    json.dumps(made.notes, allow_nan=False)
+
+
+def test_a_transposed_convolution_becomes_one_that_int8_can_run(floats: dict[str, bytes]) -> None:
+    before = {node.op_type for node in onnx.load_from_string(floats["generator"]).graph.node}
+    after = {node.op_type for node in prepared(floats["generator"]).graph.node}
+    assert "ConvTranspose" in before
+    assert "ConvTranspose" not in after and "DepthToSpace" in after
+
+
+def test_the_search_meets_the_budget_that_it_was_given(source: FloatGraphs, stages, measure: Measure) -> None:
+    budget = parse_budget("code_agreement>=0.97,psnr>=32,generator_psnr>=30")
+    found = search(stages, measure, budget)
+    again = measure.score(found.graphs)
+    assert again.code_agreement >= 0.97 and again.psnr >= 32 and again.generator_psnr >= 30
+    assert found.table_json() and found.trials
+
+
+def test_a_loose_budget_leaves_more_layers_in_int8_than_a_strict_one(stages, measure: Measure) -> None:
+    loose, strict = (
+        search(stages, measure, parse_budget(text)) for text in ("psnr>=1", "psnr>=90,code_agreement>=1")
+    )
+    bytes_of = [sum(len(graph) for graph in found.graphs.values()) for found in (loose, strict)]
+    assert bytes_of[0] < bytes_of[1]
+
+
+def test_a_budget_that_cannot_be_met_is_an_error_with_the_best_that_was_found(
+    stages, measure: Measure
+) -> None:
+    with pytest.raises(BudgetError, match=r"megabytes .* \(asked: <=0\.0001\)") as caught:
+        search(stages, measure, parse_budget("megabytes<=0.0001"))
+    assert caught.value.exit_code == 4
+    assert "latent:" in caught.value.hint
+
+
+def test_ranges_from_a_cache_are_used_instead_of_new_ones(
+    source: FloatGraphs, stages, measure: Measure
+) -> None:
+    last = stages[-1]
+    given = {
+        last.stage.name: {
+            n: TensorRange(threshold=9.0, method="minmax", low=-9.0, high=9.0) for n in last.ranges
+        }
+    }
+    options = RangeOptions(ranges=given)
+    made = quantised_stage(last.stage, source.fp32[last.stage.name], measure, options)
+    assert dict(made.ranges) == given[last.stage.name]
+
+
+def test_graphs_of_the_float_model_score_perfectly(source: FloatGraphs, measure: Measure) -> None:
+    score = measure.score({})
+    assert score.code_agreement == score.text_code_agreement == 1.0
+    assert score.psnr == float("inf")
+    assert score.megabytes == pytest.approx(sum(len(graph) for graph in source.fp32.values()) / 1e6)
+
+
+def test_teacher_forced_pictures_do_not_suffer_from_wrong_codes(stages, measure: Measure) -> None:
+    latent = next(one for one in stages if one.stage.name == "latent")
+    coarse = {name: replace(found, threshold=found.threshold / 50) for name, found in latent.ranges.items()}
+    latent = replace(latent, ranges=coarse)
+    score = measure.score({"latent": latent.graph(default_modes(latent.layers, INT8))})
+    assert score.generator_psnr == float("inf")
+    assert score.code_agreement < 1.0 and score.psnr < 100
+
+
+def test_every_layer_is_measured_alone(stages, measure: Measure, tmp_path: Path) -> None:
+    found = list(sensitivity(stages[-1:], measure))
+    large = [layer.name for layer in stages[-1].layers if layer.parameters >= 256]
+    assert [one.layer for one in found] == large
+    assert {one.mode for one in found if one.kind != "table"} == {"int8"}
+    assert any(one.psnr_db is not None for one in found)
+    assert all(one.text_code_agreement == 1.0 for one in found)
+    plot_sensitivity(found, tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore::textual_vision.calibration.prompts.CalibrationWarning")
+def test_the_command_measures_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("dog wearing sunglasses\ngreen forest with river\n", "utf-8")
+    arguments = [str(tiny_bundle), "--calibration", str(prompts), "--backend", "onnxruntime", "--json"]
+    result = CliRunner().invoke(sensitivity_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert {one["stage"] for one in json.loads(result.stdout)} <= {"text_encoder", "latent", "generator"}
+
+
+def test_the_command_refuses_a_plot_that_is_no_picture_before_it_works(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="not a picture's name"):
+        CliRunner().invoke(
+            sensitivity_command,
+            [str(tiny_bundle), "--plot", "x.txt"],
+            catch_exceptions=False,
+            standalone_mode=False,
+        )
+
+
+def test_the_default_budget_is_what_a_build_promises() -> None:
+    assert parse_budget(DEFAULT_BUDGET) == {"code_agreement": 0.97, "psnr": 32.0, "generator_psnr": 36.0}
+
+
+def test_sessions_of_int8_graphs_open_in_openvino_too(stages) -> None:
+    graphs = {one.stage.name: one.graph(default_modes(one.layers, INT8)) for one in stages}
+    assert set(open_sessions(graphs, "openvino")) == set(graphs)
