@@ -1,0 +1,229 @@
+"""A benchmark of a bundle: everyone draws, figures are whole, and what cannot be compared is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from textual_vision.export import bench_plan
+from textual_vision.export.bench import bench
+from textual_vision.export.bench_cli import bench_command
+from textual_vision.export.bench_contestants import BUNDLE, ContestantSpec
+from textual_vision.export.bench_process import cold_start
+from textual_vision.export.bench_results import BenchOptions
+from textual_vision.export.bench_table import tables_from_result
+from textual_vision.export.cli import command
+from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
+
+QUICK = BenchOptions(
+    backends=("onnxruntime",),
+    prompts=("dog wearing sunglasses", "green forest with river"),
+    warm_up=1,
+    iterations=3,
+    batches=(1, 2),
+    cold_starts=0,
+    threads=1,
+)
+# Three modules with the tiny bundle's tensors; what they draw is something else.
+MODEL = """
+import torch
+from torch import nn
+from textual_vision.export.stages import Stage, StagedModel, tensor
+from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(32, 8)
+    def forward(self, ids, mask):
+        text = self.table(ids)
+        return ids.unsqueeze(2).expand(-1, -1, 2), text, mask.float() / mask.sum(1, keepdim=True)
+
+class Latent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(14, 4 * 4 * 16)
+    def forward(self, text, mask, noise):
+        pooled = torch.cat([(text * mask.unsqueeze(2)).sum(1), noise], 1)
+        return self.project(pooled).unflatten(1, (4, 4, 16)).argmin(3)
+
+class Pixels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(16, 3)
+    def forward(self, codes, text, mask):
+        cells = self.table(codes).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        return (cells * 50 + 128).clamp(0, 255).to(torch.uint8)
+
+def make():
+    torch.manual_seed(0)
+    ids, mask = (tensor(name, "int64", "batch", "tokens") for name in ("input_ids", "attention_mask"))
+    text, noise = tensor("text", "float32", "batch", "tokens", 8), tensor("noise", "float32", "batch", 6)
+    codes, image = tensor("codes", "int64", "batch", 4, 4), tensor("image", "uint8", "batch", 8, 8, 3)
+    text_codes = tensor("text_codes", "int64", "batch", "tokens", 2)
+    words = (text_codes, text, tensor("attention", "float32", "batch", "tokens"))
+    specs = (
+        StageSpec(name="text_encoder", inputs=(ids, mask), outputs=words),
+        StageSpec(name="latent", inputs=(text, mask, noise), outputs=(codes,)),
+        StageSpec(name="generator", inputs=(codes, text, mask), outputs=(image,)),
+    )
+    text_spec = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=2, width=8)
+    return StagedModel(
+        name="tiny",
+        stages=tuple(Stage(spec=s, module=m) for s, m in zip(specs, (Words(), Latent(), Pixels()))),
+        image=ImageSpec(height=8, width=8),
+        noise_dim=6,
+        text=text_spec,
+        tokenizer=b"",
+        licence="Apache-2.0",
+        notice="",
+        digest="d" * 64,
+    )
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    file = tmp_path / "tiny_model.py"
+    file.write_text(MODEL, "utf-8")
+    return f"{file}:make"
+
+
+@pytest.fixture
+def bundle(edit_manifest: Callable[[Callable[[dict], None]], Path]) -> Path:
+    """The tiny bundle, said to be made of the checkpoint above."""
+
+    def change(manifest: dict) -> None:
+        manifest["provenance"]["checkpoint"] = "d" * 64
+
+    return edit_manifest(change)
+
+
+def test_a_bundle_alone_gets_times_work_and_throughput(bundle: Path) -> None:
+    result = bench(bundle, QUICK)
+    (only,) = result.contestants
+    assert only.name == "fp32 onnxruntime" and only.psnr_db is None and only.ratios == {}
+    assert list(only.stages) == ["text_encoder", "latent", "generator"]
+    assert only.whole.count == 3 and list(only.whole.percentiles) == ["90", "99"]
+    assert sum(stage.median for stage in only.stages.values()) <= 1.5 * only.whole.median
+    assert [t.batch for t in only.throughput] == [1, 2]
+    assert only.work["latent"].macs == 8 * 256 + 6 * 256
+    assert only.work["latent"].ceiling == "float32" and only.work["latent"].share > 0
+
+
+def test_pytorch_and_the_plain_export_draw_in_turns_with_it(bundle: Path, checkpoint: str) -> None:
+    options = dataclasses.replace(QUICK, against=("eager", "naive"), checkpoint=checkpoint, percentiles=(50,))
+    result = bench(bundle, options)
+    ours, eager, naive = result.contestants
+    assert (eager.name, naive.name) == ("eager", "naive")
+    assert list(eager.stages) == list(ours.stages) and naive.stages == {}
+    assert eager.psnr_db == naive.psnr_db  # both draw what the checkpoint draws
+    assert set(ours.ratios) == {"eager", "naive"} and eager.ratios == {}
+    ratio = ours.ratios["eager"]
+    assert ratio.low <= ratio.median <= ratio.high
+    assert any("eager draws another picture" in warning for warning in result.warnings)
+
+
+def test_every_precision_and_backend_asked_for_takes_part(bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    options = dataclasses.replace(QUICK, against=("openvino",))
+    result = bench(bundle, options)
+    assert [one.name for one in result.contestants] == ["fp32 onnxruntime", "fp32 openvino"]
+    assert set(result.contestants[1].ratios) == {"fp32 onnxruntime"}
+
+
+def test_a_fresh_process_tells_its_times_and_its_own_memory(bundle: Path) -> None:
+    spec = ContestantSpec(
+        name="x", kind=BUNDLE, bundle=str(bundle), precision="fp32", backend="onnxruntime", threads=1
+    )
+    cold = cold_start(spec, "dog", 1)
+    assert 0 < cold.load_seconds < cold.first_picture_seconds
+    assert 20 < cold.peak_megabytes < 400  # a process that had imported torch would need more
+
+
+def test_a_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
+    spec = ContestantSpec(
+        name="x", kind=BUNDLE, bundle=str(tmp_path / "no"), precision="fp32", backend="onnxruntime"
+    )
+    with pytest.raises(TextualVisionError, match=r"fresh process with x failed: .*does not exist"):
+        cold_start(spec, "dog", 1)
+
+
+def test_the_tables_show_every_contestant(bundle: Path) -> None:
+    result = bench(bundle, QUICK)
+    out = io.StringIO()
+    Console(file=out, width=120).print(tables_from_result(result))
+    shown = out.getvalue()
+    assert shown.count("fp32 onnxruntime") >= 3
+    assert "prompt to pixels" in shown and "of the ceiling" in shown
+    assert f"{result.contestants[0].whole.median:.2f}" in shown
+
+
+def test_the_command_writes_what_it_shows(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    words = (
+        "--backend onnxruntime --iterations 3 --warm-up 0 --batch 1 --cold-start 0 --threads 1 --prompt dog"
+    )
+    arguments = [str(bundle), *words.split(), "--json", str(file)]
+    done = CliRunner().invoke(bench_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    value = json.loads(file.read_text("utf-8"), parse_constant=pytest.fail)
+    assert f"{value['contestants'][0]['whole']['median']:.2f}" in done.output
+    assert value["prompt"] == "dog" and value["ceilings"]["float32"]["macs_per_second"] > 0
+
+
+def test_other_work_on_the_machine_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (3.0, 3.0, 3.0))
+    assert any("load average 3.0" in warning for warning in bench(bundle, QUICK).warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "hint"),
+    [
+        ({"against": ("eagre",)}, "unknown peer 'eagre'", "'eager'"),
+        ({"precisions": ("int4",)}, "no precision 'int4'", "fp32"),
+        ({"backends": ("openvno",)}, "unknown backend", "'openvino'"),
+        ({"against": ("eager",)}, "needs the checkpoint", "--checkpoint"),
+        ({"prompts": ()}, "nothing to measure", "prompt"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(
+    bundle: Path, change: dict, problem: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        bench(bundle, dataclasses.replace(QUICK, **change))
+    assert problem in caught.value.message and hint in caught.value.hint
+
+
+def test_another_checkpoint_than_the_bundles_is_refused(tiny_bundle: Path, checkpoint: str) -> None:
+    options = dataclasses.replace(QUICK, against=("eager",), checkpoint=checkpoint)
+    with pytest.raises(UsageError, match="is not what the bundle was made of"):
+        bench(tiny_bundle, options)
+
+
+def test_a_peer_that_is_not_installed_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_plan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendMissingError, match="needs openvino, which is not installed"):
+        bench(bundle, dataclasses.replace(QUICK, against=("openvino",)))
+
+
+def test_compiling_without_a_compiler_is_refused(
+    bundle: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    options = dataclasses.replace(QUICK, against=("compile",), checkpoint=checkpoint)
+    with pytest.raises(BackendMissingError, match="C\\+\\+ compiler"):
+        bench(bundle, options)
+
+
+def test_the_command_is_part_of_tv_export() -> None:
+    done = CliRunner().invoke(command, ["bench", "--help"])
+    assert done.exit_code == 0 and "--against" in done.output
