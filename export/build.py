@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import compared
 from textual_vision.export.contents import bundle_contents
@@ -45,6 +46,7 @@ class BuildOptions:
     calibration_prompts: tuple[str, ...] = CALIBRATED
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
+    budget: str | None = None
     merged: bool = True
     force: bool = False
     allow_failing: bool = False
@@ -108,6 +110,8 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError("no precision", "give at least one: --precision fp32")
     for name in options.precisions:
         check_precision(name)
+    if options.budget is not None:
+        parse_budget(options.budget)
     batch = options.batch
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
@@ -185,8 +189,10 @@ def _precision(at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]])
         fp32=floats[LOWERED_FILE if name == "int8" else GRAPH_FILE],
         batches=calibration,
         target=options.target,
+        budget=options.budget,
     )
-    depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
+    calibrated = bytes_from_batches(calibration)
+    depends = [name, dict(source.fp32), source.target, source.budget, calibrated, options.merged]
     files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source)))
     return PrecisionGraphs(notes=json.loads(files.pop(NOTES_FILE)), graphs=files)
 

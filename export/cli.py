@@ -25,6 +25,7 @@ ELSEWHERE = {
         "Show which layers lose most in int8.",
     ),
     "bench": ("textual_vision.export.bench_cli", "bench_command", "Measure a bundle and its peers."),
+    "gpu-check": ("textual_vision.export.gpu_check", "command", "Try everything on the GPU that is here."),
 }
 
 
@@ -111,6 +112,11 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="Calibrate on these prompts, one a line. [default: others of ours]",
 )
+@click.option(
+    "--budget",
+    metavar="METRIC>=NUMBER,...",
+    help="What int8 may cost. [default: code_agreement>=0.97,psnr>=32,generator_psnr>=36]",
+)
 @click.option("--no-rewrite", multiple=True, metavar="NAME", help="Leave out a rewrite of the graphs.")
 @click.option("--no-merged", is_flag=True, help="Leave out pipeline.onnx: half the size.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
@@ -148,16 +154,21 @@ def build_command(
 
 def _options(given: dict[str, object]) -> BuildOptions:
     """The command's options as the library takes them."""
-    from textual_vision.calibration.prompts import read_prompts
+    import warnings
+
+    from textual_vision.calibration.prompts import CalibrationWarning, read_prompts
     from textual_vision.export.build import BuildOptions
 
     changed = dict(given)
     changed["batch"] = _batch(str(changed.pop("batch")))
     changed["merged"] = not changed.pop("no_merged")
-    for option, field in (("prompts", "prompts"), ("calibration", "calibration_prompts")):
-        file = changed.pop(option)
-        if isinstance(file, Path):
-            changed[field] = read_prompts(file).texts
+    compared, calibrated = changed.pop("prompts"), changed.pop("calibration")
+    if isinstance(compared, Path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)  # few prompts are enough to compare on
+            changed["prompts"] = read_prompts(compared).texts
+    if isinstance(calibrated, Path):
+        changed["calibration_prompts"] = read_prompts(calibrated).texts
     return BuildOptions(**changed)  # type: ignore[arg-type]
 
 

@@ -20,13 +20,14 @@ class FloatGraphs:
     `stages` in running order; `fp32` holds a serialised graph per stage name (for int8 without transposed
     convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
-    "tensorrt".
+    "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual.
     """
 
     stages: tuple[StageSpec, ...]
     fp32: Mapping[str, bytes]
     batches: Sequence[Batch]
     target: str
+    budget: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

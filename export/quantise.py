@@ -31,7 +31,7 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
     choice of layers meets the budget.
     """
-    options = options or QuantiseOptions()
+    options = options or QuantiseOptions(budget=source.budget or DEFAULT_BUDGET)
     budget = parse_budget(options.budget)
     measure = Measure(source.stages, source.fp32, source.batches, default_backend())
     stages = [
