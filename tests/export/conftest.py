@@ -81,8 +81,10 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
             if not value.is_floating_point():
                 continue
-            # What the picture depends on must outweigh where in the picture it is.
-            scale = 2.0 if "condition" in name or "start" in name else 0.4 if value.ndim > 1 else 0.2
+            # In the plan, what is drawn must outweigh where.
+            scale = (
+                2.0 if name.startswith(("latent.condition", "latent.start")) else 0.2 + 0.2 * (value.ndim > 1)
+            )
             fresh = torch.randn(value.shape, generator=generator) * scale
             positive = name.endswith(("running_var", "norm.weight"))
             value.copy_(fresh.abs() + 0.5 if positive else fresh)
