@@ -19,6 +19,8 @@ from torch import Tensor
 
 from textual_vision.training.text_encoder import TextEncoder
 
+CAPTIONS_KEPT = 500_000  # codes of; memory stays flat in the size of a corpus
+
 
 class PictureSource(Protocol):
     """Captioned pictures by number; `weight` says how often one is seen in an epoch."""
@@ -97,6 +99,8 @@ class Batches:
         whole = self._indices(phase, step * size * world, size * world)
         chance = StepRandom(self.seed, phase + "/captions", step, rank, world).uniform(size, 2)
         indices = whole[rank * size : (rank + 1) * size]
+        # First: a source may find a picture damaged, and give another with its captions.
+        pictures = np.stack([self.source.picture(i) for i in indices])
         captions, told = [], []
         for index, (pick, style_chance) in zip(indices, chance.tolist(), strict=True):
             choices = self.source.captions(index)
@@ -105,7 +109,7 @@ class Batches:
             told.append(bool(style))
         codes, mask = self.encode(captions)
         return Batch(
-            pictures=signed_from_pixels(np.stack([self.source.picture(i) for i in indices])),
+            pictures=signed_from_pixels(pictures),
             text_codes=codes,
             attention_mask=mask,
             style_told=torch.tensor(told),
@@ -115,6 +119,8 @@ class Batches:
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> text_codes int64 (B, T, G), attention_mask int64 (B, T), padded to the longest."""
+        if len(self.codes_from_caption) > CAPTIONS_KEPT:
+            self.codes_from_caption.clear()
         fresh = sorted({c for c in captions if c not in self.codes_from_caption})
         if fresh:
             self._remember(fresh)

@@ -51,6 +51,7 @@ from textual_vision.training.text_codes import fit_text_codes, text_code_usage, 
 from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.watch import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
 
+CAPTIONED_PICTURES = 200_000  # whose captions the vocabulary is made from
 SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000
 
@@ -284,9 +285,9 @@ def check_batches(config: TrainConfig, processes: int) -> None:
 
 
 def all_captions(source: PictureSource) -> list[str]:
-    """Every distinct caption, with and without its style, sorted."""
+    """Every distinct caption, with and without its style, sorted; of a huge corpus, evenly chosen."""
     found = set()
-    for index in range(len(source)):
+    for index in range(0, len(source), -(-len(source) // CAPTIONED_PICTURES)):
         for caption in source.captions(index):
             found |= {caption, caption_with_style(caption, source.style(index))}
     return sorted(found)

@@ -89,13 +89,14 @@ def _entry(shard: Path, key: str, group: dict[str, bytes]) -> Entry:
     if picture is None:
         return Entry(key=name, captions=(), damage=f"no picture among {sorted(group)}")
     try:
-        captions = _captions(group)
+        captions = captions_from_files(group)
     except ValueError as error:
         return Entry(key=name, captions=(), damage=f"caption: {error}")
     return Entry(key=name, captions=captions, data=picture, split=concept_split(name))
 
 
-def _captions(group: dict[str, bytes]) -> tuple[str, ...]:
+def captions_from_files(group: dict[str, bytes]) -> tuple[str, ...]:
+    """The captions of one sample, from its files by suffix; ValueError when they can't be read."""
     texts: list[object] = []
     if ".txt" in group:
         texts = list(group[".txt"].decode("utf-8").splitlines())

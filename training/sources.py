@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import PictureSource
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.corpus import load_corpus
+from textual_vision.training.corpus import SUMMARY, load_corpus
 from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.notice import WEIGHT_CREDITS, notice_text
+from textual_vision.training.shard_source import ShardPictures
+from textual_vision.training.shards import find_shards
 
 DEFAULT_CORPUS = Path("out/corpus")
 
@@ -24,13 +26,23 @@ class SourceWithNotice:
     notice: str
 
 
-def open_source(config: TrainConfig, folder: Path, splits: Sequence[str]) -> SourceWithNotice:
+def open_source(
+    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None] = print
+) -> SourceWithNotice:
     """The pictures in `folder` that belong to one of `splits`; UsageError when there are none."""
-    # `tv-train data` makes the same memory-mapped corpus of all kinds of sources.
-    source = EmojiSource(load_corpus(folder), splits, config.model.image_size)
+    source = _source(config, folder, splits, say)
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
     return SourceWithNotice(source=source, notice=notice_of(config))
+
+
+def _source(
+    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None]
+) -> PictureSource:
+    """Shards are read in place; everything else as the memory-mapped corpus that `tv-train data` makes."""
+    if config.corpus == "shards" and not (folder / SUMMARY).is_file():
+        return ShardPictures(find_shards(folder), splits, config.model.image_size, say)
+    return EmojiSource(load_corpus(folder), splits, config.model.image_size)
 
 
 def notice_of(config: TrainConfig) -> str:
