@@ -196,7 +196,7 @@ def check_int8(types: dict[str, str], operators: dict[str, str], meant: frozense
         return
     shown = ", ".join(f"{node} ({operators[node]}: {types.get(node, 'not in it')})" for node in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    hint = "quantise per tensor, symmetric, with per-channel weights; or leave these layers in float"
+    hint = "export for it (tv-export build --target tensorrt), or leave these layers in float"
     if any(operators[node] == "ConvTranspose" for node in failed):
         hint = (
             "TensorRT keeps ConvTranspose in float: rewrite it as Conv + DepthToSpace, or do not quantise it"

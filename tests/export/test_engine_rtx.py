@@ -117,7 +117,7 @@ def test_what_the_parser_refuses_is_our_error_with_the_cure(graph, hint):
     ("graph", "cure"),
     [
         (tiny.quantised("ConvTranspose"), "Conv \\+ DepthToSpace"),
-        (tiny.quantised("Conv", per_channel_activation=True), "per tensor"),
+        (tiny.quantised("Conv", per_channel_activation=True), "--target tensorrt"),
     ],
     ids=["ConvTranspose", "a scale for each channel of an activation"],
 )
