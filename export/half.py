@@ -1,8 +1,9 @@
 """float16 graphs: weights and activations in half, float32 where half would hurt.
 
 Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
-(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, the modules
-whose return to float32 helps most are returned one by one. Inputs and outputs keep their types.
+(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, modules are
+tried in float32 one by one from the output backwards, and those that help stay. Inputs and outputs keep
+their types.
 """
 
 from __future__ import annotations
