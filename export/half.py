@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
-from textual_vision.export.half_cast import half_from_float, is_float
+from textual_vision.export.half_cast import half_from_float, is_float, typed
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, TEACHER_FORCED, StageParity
@@ -95,7 +94,7 @@ def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[B
     """The largest absolute value of every float tensor on its way through the graph, constants included."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    shown = ir.from_proto(model)
+    shown = typed(model.SerializeToString())
     names = [o.name for n in shown.graph for o in n.outputs if o.name and is_float(o)]
     given = {output.name for output in watched.graph.output}
     watched.graph.output.extend(

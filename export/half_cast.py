@@ -20,7 +20,7 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
 
     Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
     """
-    model = ir.from_proto(onnx.load_from_string(graph))
+    model = typed(graph)
     halves = _Halves(model)
     for node in list(model.graph):
         if node.name not in islands and node.op_type not in NEVER_HALF:
@@ -29,6 +29,11 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
     tidy(model)
     data: bytes = ir.to_proto(model).SerializeToString()
     return data
+
+
+def typed(graph: bytes) -> ir.Model:
+    """The graph with the type of every value: what a rewrite made may come without."""
+    return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph), strict_mode=True))
 
 
 def is_float(value: ir.Value) -> bool:

@@ -208,5 +208,6 @@ def _outputs(graph: bytes, ground: Ground) -> dict[str, Array]:
 def _named(graph: bytes) -> bytes:
     model = ir.from_proto(onnx.load_from_string(graph))
     naming.name_all(model)
-    data: bytes = ir.to_proto(model).SerializeToString()
+    named = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True)
+    data: bytes = named.SerializeToString()
     return data

@@ -54,9 +54,12 @@ def test_the_least_recently_used_results_go_first(tmp_path: Path, monkeypatch: p
     assert len(list(tmp_path.iterdir())) == 2 and not oldest.exists()
 
 
-def test_what_is_packed_comes_back() -> None:
+def test_what_is_packed_comes_back_and_does_not_depend_on_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"a.onnx": b"\x00\x01", "b/c": b""}
-    assert unpacked(packed(files)) == files
+    before = packed(files)
+    assert unpacked(before) == files
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    assert packed(files) == before
 
 
 def test_a_digest_sees_bytes_by_their_content_and_refuses_what_it_cannot_see() -> None:
