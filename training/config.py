@@ -112,6 +112,9 @@ class LossConfig:
     code_smoothing: float = 0.2  # share of the target spread over codes that mean nearly the same
     smoothing_scale: float = 50.0  # how near: of the cosine between two codes
     kl: float = 0.008
+    # Share of the joint phase's picture gradient that reaches the latents past the nearest code. At 1 an
+    # unsure latent network learns to dither codes into the mean picture.
+    straight_through: float = 0.0
     reconstruction: float = 0.5  # of the joint phase's teacher-forced half
     adversarial: float = 0.1
     feature_matching: float = 1.0

@@ -152,7 +152,8 @@ class JointObjective(nn.Module):
         flat = latents.permute(0, 3, 1, 2)
         with in_full_precision(latents):
             rows = book.lookup(book.nearest(latents))
-        drawn = self.generator(flat + (rows - flat).detach(), text, batch.attention_mask, noise)
+        share = self.losses.straight_through * flat
+        drawn = self.generator(rows + share - share.detach(), text, batch.attention_mask, noise)
         drawn = drawn.float()
         picture = self.distance(drawn, batch.pictures)
         loss = loss + picture
