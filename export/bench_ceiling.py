@@ -66,7 +66,7 @@ def _by_torch(values: Array, threads: int | None) -> Ceiling:
     return Ceiling(
         dtype=FLOAT32,
         macs_per_second=_rate(lambda: torch.mm(matrix, matrix, out=out)),
-        by=f"torch mm, {torch.get_num_threads()} threads",
+        by=f"torch mm, threads: {torch.get_num_threads()}",
     )
 
 

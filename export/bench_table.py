@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from textual_vision.export.bench_results import BenchResult, ContestantResult
-from textual_vision.export.bench_rounds import Ratio
 
 
 def tables_from_result(result: BenchResult) -> Group:
@@ -20,7 +19,7 @@ def tables_from_result(result: BenchResult) -> Group:
 def _parts(result: BenchResult) -> Iterator[RenderableType]:
     yield Text(f"{result.name}: {result.prompt!r}, one picture, {result.iterations} drawings each", "bold")
     threads = (
-        "each library's own choice of threads" if result.threads is None else f"{result.threads} threads"
+        "each library's own choice of threads" if result.threads is None else f"threads: {result.threads}"
     )
     yield Text(f"{result.processor}, {result.cores} cores, {threads}")
     yield _times(result)
@@ -46,18 +45,13 @@ def _times(result: BenchResult) -> Table:
 
 
 def _ratios(result: BenchResult) -> Table:
-    names = [one.name for one in result.contestants]
-    table = _table(
-        "how many times as fast (95 % of a bootstrap over rounds)", "", *(f"as {n}" for n in names)
-    )
+    table = _table("how many times as fast; 95 % of a bootstrap over rounds", "", "as", "times", "from", "to")
     for one in result.contestants:
-        if one.ratios:
-            table.add_row(one.name, *(_ratio(one.ratios.get(name)) for name in names))
+        for name, ratio in one.ratios.items():
+            figures = [f"{value:.2f}" for value in (ratio.median, ratio.low, ratio.high)]
+            table.add_row(one.name, name, *figures)
+        table.add_section()
     return table
-
-
-def _ratio(ratio: Ratio | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.2f}×\n{ratio.low:.2f} … {ratio.high:.2f}"
 
 
 def _throughput(result: BenchResult) -> Table:
@@ -99,5 +93,5 @@ def _cold_cells(one: ContestantResult) -> tuple[str, str, str]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="italic")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or column == "stage" else "right")
+        table.add_column(column, justify="left" if index == 0 or column in ("stage", "as") else "right")
     return table
