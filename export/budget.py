@@ -93,17 +93,23 @@ def shortfall(score: Score, budget: Budget) -> float:
     total = 0.0
     for metric, bound in budget.items():
         value = getattr(score, metric)
+        if value is None:
+            raise UsageError(f"budget: {metric} of another target cannot be measured here", "leave it out")
         gap = bound - value if METRICS[metric] == AT_LEAST else value - bound
         total += max(0.0, gap) / max(bound, 1e-9)
     return total
 
 
-def search(stages: Sequence[QuantisedStage], measure: Measure, budget: Budget) -> Search:
+def search(
+    stages: Sequence[QuantisedStage], measure: Measure, budget: Budget, *, timed: bool = True
+) -> Search:
     """The smallest, fastest graphs within the budget.
+
+    Without `timed`, for a target that is not this machine, integers are taken to be faster.
 
     Raises BudgetError, with the best that was found, when no choice meets it.
     """
-    ladders = {one.stage.name: _Ladder(one, measure) for one in stages}
+    ladders = {one.stage.name: _Ladder(one, measure, timed) for one in stages}
     trials: list[Trial] = []
     current = _measured(ladders, measure, trials)
     while shortfall(current.score, budget) > 0:
@@ -123,8 +129,8 @@ def search(stages: Sequence[QuantisedStage], measure: Measure, budget: Budget) -
 class _Ladder:
     """A stage's choices from all int8 to all float; rungs are made when they are needed."""
 
-    def __init__(self, stage: QuantisedStage, measure: Measure) -> None:
-        self.stage, self._measure = stage, measure
+    def __init__(self, stage: QuantisedStage, measure: Measure, timed: bool) -> None:
+        self.stage, self._measure, self.timed = stage, measure, timed
         self._rungs = self._choices()
         self._made: list[Mapping[str, str]] = [next(self._rungs)]
         self._place = 0
@@ -177,6 +183,8 @@ class _Ladder:
 
     def _pays(self, full: Mapping[str, str], stored: Mapping[str, str]) -> bool:
         """Whether computing in integers is faster here than storing integers alone, or than float."""
+        if not self.timed:
+            return True
         one = self.stage
         graphs = [one.graph(full), one.graph(stored), self._measure.floats[one.stage.name]]
         integer, weights, floating = self._measure.time(one.stage, graphs)
@@ -217,7 +225,8 @@ def _measured(ladders: Mapping[str, _Ladder], measure: Measure, trials: list[Tri
     modes = {name: dict(ladder.modes) for name, ladder in ladders.items()}
     changed = {name: ladder.graph() for name, ladder in ladders.items() if ladder.modes}
     label = "; ".join(f"{name}: {_label(ladder)}" for name, ladder in ladders.items())
-    trial = Trial(label=label, modes=modes, score=measure.score(changed, timed=True))
+    timed = all(ladder.timed for ladder in ladders.values())
+    trial = Trial(label=label, modes=modes, score=measure.score(changed, timed=timed))
     trials.append(trial)
     return trial
 

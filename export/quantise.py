@@ -37,7 +37,7 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     stages = [
         quantised_stage(stage, source.fp32[stage.name], measure, options.ranges) for stage in source.stages
     ]
-    found = search(stages, measure, budget)
+    found = search(stages, measure, budget, timed=source.target == "cpu")
     return PrecisionGraphs(graphs=dict(found.graphs), notes=_notes(stages, found, options))
 
 
