@@ -152,3 +152,26 @@ def test_the_cosine_of_a_scaled_tensor_is_one() -> None:
     a = RANDOM.standard_normal(50).astype(np.float32)
     assert float_figures(a, 2 * a).cosine == pytest.approx(1.0)
     assert float_figures(a, -a).cosine == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(("margin", "verdict"), [(1e-6, PASS), (0.5, FAIL)])
+def test_what_follows_from_a_near_tie_within_its_own_stage_is_excused_too(
+    margin: float, verdict: str
+) -> None:
+    spec = StageSpec(
+        name="text",
+        inputs=LATENT.inputs,
+        outputs=(LATENT.outputs[0], tensor("text", "float32", "batch", 3)),
+    )
+    batch = reference(margin)
+    text = RANDOM.standard_normal((4, 3)).astype(np.float32)
+    batch = dataclasses.replace(batch, tensors={**batch.tensors, "text": text})
+
+    class Text:
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            other = text.copy()
+            other[0] = -other[0]  # another row, because of the first sample's first code
+            return {**Latent(batch, 1).run(inputs), "text": other}
+
+    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["fp32"], backend="onnxruntime")
+    assert {one.verdict for one in found} == {verdict}
