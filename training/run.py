@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from tokenizers import Tokenizer
 
+from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.batches import Batches, PictureSource, StepRandom, caption_with_style
 from textual_vision.training.checkpoint import save_checkpoint
@@ -56,6 +57,12 @@ SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000
 
 Say = Callable[[str], None]
+
+
+class InterruptedRunError(TextualVisionError):
+    """Someone asked the run to stop; it is saved."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class TrainingRun:
@@ -153,7 +160,7 @@ class TrainingRun:
                 self.save()
                 last_save = time.monotonic()
             if stop:
-                raise TextualVisionError(
+                raise InterruptedRunError(
                     f"interrupted after step {self.next_step} of phase {phase.name}; everything is saved",
                     f"tv-train run {self.out / 'config.json'} --out {self.out} --resume goes on",
                 )

@@ -78,7 +78,8 @@ class Watch:
             self.writer.add_scalar(f"{phase}/{name}", value, global_step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
         if self.progress is not None:
-            self.progress.update(self.task, completed=step + 1, terms=shown)
+            first = next(iter(terms))  # there is no room for all
+            self.progress.update(self.task, completed=step + 1, terms=f"{first} {terms[first]:.4g}")
             return
         left = (time.monotonic() - self.started) / (step + 1 - self.first) * (steps - step - 1)
         self.say(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")

@@ -1,8 +1,18 @@
-"""A model, a corpus and a schedule so small that a whole run takes seconds."""
+"""Things so small that tests of them take seconds.
+
+Two icon sets and their words, packed as npm packs them; coloured shapes, a model and a schedule.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +20,103 @@ import torch
 from numpy.typing import NDArray
 
 from textual_vision.training.config import TrainConfig, config_from_dict
+from textual_vision.training.packages import ArtPackage, Package
+
+FACE = '<circle cx="8" cy="8" r="7" fill="{fill}"/>'
+SUNGLASSED = (
+    '<circle cx="18" cy="18" r="18" fill="#fc4"/><path fill="#223" d="M2 11h32v7h-32z"/>'
+    '<path fill="#640" d="M10 24h16v3h-16z"/>'
+)
+SHADES = (
+    '<defs><linearGradient id="a"><stop stop-color="#111"/></linearGradient></defs>'
+    '<path fill="url(#a)" d="M1 6h14v4h-14z"/>'
+)
+WORDS: list[tuple[str, str, list[str], int]] = [
+    ("1F436", "dog face", ["pet", "puppy"], 3),
+    ("1F431", "cat face", ["pet", "kitten"], 3),
+    ("1F98A", "fox", ["animal"], 3),
+    ("1F60E", "smiling face with sunglasses", ["cool"], 0),
+    ("1F576", "sunglasses", ["eye"], 7),
+    ("1F451", "crown", ["king"], 7),
+    ("1F332", "evergreen tree", ["tree"], 3),
+    ("1F335", "cactus", ["desert"], 3),
+    ("1F680", "rocket", ["space"], 5),
+    ("267B", "recycling symbol", ["recycle"], 8),
+]
+GROUPS = {"0": "smileys-emotion", "3": "animals-nature", "5": "travel-places", "7": "objects", "8": "symbols"}
+
+
+def pack(path: Path, members: dict[str, Any]) -> str:
+    """Writes a tarball of JSON members and returns its SHA-256."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            data = json.dumps(content).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def icon_set(side: int) -> dict[str, Any]:
+    bodies = {code: FACE.format(fill=f"#{int(code, 16) % 4096:03x}") for code, *_ in WORDS}
+    bodies["1F576"] = SHADES
+    icons: dict[str, Any] = {
+        label.replace(" ", "-"): {"body": bodies[code], "width": 16, "height": 16}
+        for code, label, *_ in WORDS
+    }
+    icons["dog-face-light-skin-tone"] = {"body": FACE.format(fill="#fed")}
+    icons["smiling-face-with-sunglasses"] = {"body": SUNGLASSED, "width": 36, "height": 36}
+    return {
+        "prefix": "x",
+        "icons": icons,
+        "aliases": {"dog": {"parent": "dog-face"}},
+        "width": side,
+        "height": side,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyPackages:
+    folder: Path
+    art: tuple[ArtPackage, ...]
+    text: Package
+
+
+@pytest.fixture
+def tiny_packages(tmp_path: Path) -> TinyPackages:
+    """Two art packages, `twemoji` with code points and `firefox` with names alone, and their words."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    chars = {"twemoji": {code.lower(): label.replace(" ", "-") for code, label, *_ in WORDS}, "firefox": {}}
+    art = tuple(tiny_art(folder, style, table) for style, table in chars.items())
+    return TinyPackages(folder=folder, art=art, text=tiny_text(folder))
+
+
+def tiny_art(folder: Path, style: str, chars: dict[str, str]) -> ArtPackage:
+    package = ArtPackage(
+        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, licence="MIT"
+    )
+    members = {"package/icons.json": icon_set(16), "package/chars.json": chars}
+    return replace(package, sha256=pack(folder / package.file_name, members))
+
+
+def tiny_text(folder: Path) -> Package:
+    """emojibase's files for WORDS."""
+    emoji = [
+        {"hexcode": code, "label": label, "tags": tags, "group": group, "subgroup": 1}
+        for code, label, tags, group in WORDS
+    ]
+    emoji.append({"hexcode": "1F1E6", "label": "regional indicator A"})
+    emoji[0]["skins"] = [{"hexcode": "1F436-1F3FB", "label": "dog face: light skin tone", "tone": 1}]
+    shortcodes = {"1F436": ["dog", "dog_face"], "1F680": "rocket"}
+    members = {
+        "package/en/data.json": emoji,
+        "package/meta/groups.json": {"groups": GROUPS, "subgroups": {"1": "some"}},
+        **{f"package/en/shortcodes/{name}.json": shortcodes for name in ("github", "cldr", "emojibase")},
+    }
+    package = Package(name="emojibase-data", version="1.0.0", sha256="")
+    return replace(package, sha256=pack(folder / package.file_name, members))
+
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
 SHAPES = ("disc", "square", "bar", "cross", "ring", "corner")

@@ -113,7 +113,7 @@ def test_a_corpus_that_is_missing_or_of_another_size_is_told(
     config.write_text(json.dumps(config_to_dict(tiny_config)))
     with pytest.raises(UsageError, match="no corpus at"):
         invoke("run", str(config), "--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
-    with pytest.raises(TextualVisionError, match=r"16 pixels a side, .* no multiple of model\.image_size 64"):
+    with pytest.raises(TextualVisionError, match=r"16 pixels a side, no multiple of model\.image_size 64"):
         invoke("run", "emoji-64", "--corpus", str(corpus), "--out", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
