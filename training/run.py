@@ -232,6 +232,7 @@ class TrainingRun:
         if self.is_main:
             weights = {name: weight.cpu() for name, weight in self.ema.weights.items()}
             save_checkpoint(folder, self.config, weights, self.tokenizer, self.notice)
+        self.say(f"wrote {folder}")
         return folder
 
     def _report(self, phase: Phase, step: int, terms: dict[str, torch.Tensor]) -> None:

@@ -42,8 +42,7 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
         torch.set_num_threads(threads)
     keep_freed_memory()
     opened = open_source(parsed, corpus, (TRAIN,))
-    folder = train(parsed, opened.source, opened.notice, out, resume=resume, say=click.echo)
-    click.echo(f"wrote {folder}")
+    train(parsed, opened.source, opened.notice, out, resume=resume, say=click.echo)
 
 
 @click.command()
