@@ -14,6 +14,8 @@ from textual_vision.training.batches import Batches, ids_from_captions
 from textual_vision.training.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
+TWIN_SHARE = 0.01  # of the mean squared error: centres closer than this are one
+OUT_OF_REACH = 4.0  # each number of a retired centre; states stay below about 1.5, and int8 can hold it
 COLLAPSED = 0.5  # distinct sequences per distinct caption below which training stops
 
 
@@ -47,19 +49,33 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
     error = 0.0
     for group, points in enumerate(parts):
         centres = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
-        for _ in range(iterations):
-            error_here, nearest = _assign(points, centres)
+        for iteration in range(iterations):
+            worst, nearest = _assign(points, centres)
             sums = torch.zeros_like(centres).index_add_(0, nearest, points)
             counts = torch.bincount(nearest, minlength=codes)
             alive = counts > 0
             centres[alive] = sums[alive] / counts[alive, None]
             empty = int((~alive).sum())
-            if empty:
-                centres[~alive] = points[error_here.topk(empty).indices]
-        quantiser.centroids[group] = centres
-        error += float(_assign(points, centres)[0].mean()) / len(parts)
+            if empty and iteration < iterations - 1:
+                # Drawn, not the worst: those may be one frequent state many times over.
+                drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
+                centres[~alive] = points[drawn]
+        left = float(_assign(points, centres)[0].mean())
+        quantiser.centroids[group] = retire_twins(centres, TWIN_SHARE * left)
+        error += left / len(parts)
     encoder.words.rows.copy_(quantiser.centroids)
     return error
+
+
+def retire_twins(centres: Tensor, closer_than: float) -> Tensor:
+    """Centres (K, D) with all but the first of any set of near-equal ones put out of reach.
+
+    Between two that are closer (squared) than any state is to its own, rounding would choose: another
+    precision, another code, for nothing.
+    """
+    distance = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+    earlier_twin = (distance < closer_than).tril(-1).any(1)
+    return torch.where(earlier_twin[:, None], torch.full_like(centres, OUT_OF_REACH), centres)
 
 
 def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
