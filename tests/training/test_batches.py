@@ -103,3 +103,14 @@ def test_pixels_become_numbers_from_minus_one_to_one() -> None:
 def test_a_style_is_named_after_a_comma() -> None:
     assert caption_with_style("dog face", "noto") == "dog face, noto style"
     assert caption_with_style("dog face", "") == "dog face"
+
+
+def test_the_codes_of_a_caption_do_not_depend_on_its_company(
+    tiny_config: TrainConfig, shapes: PictureSource, tokenizer: Tokenizer, batches: Batches
+) -> None:
+    captions = [f"{'red ' * (1 + number % 5)}disc {number}" for number in range(40)]
+    batches.encode(captions)
+    alone = Batches(shapes, tokenizer, batches.text_encoder, seed=3, style_in_caption=0.5)
+    for caption in captions:
+        codes, _ = alone.encode([caption])
+        assert torch.equal(codes[0], batches.codes_from_caption[caption].long())
