@@ -13,6 +13,7 @@ from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from textual_vision.export.build import BuildOptions
+    from textual_vision.export.engine_cli import EngineJob
     from textual_vision.runtime.manifest import BatchProfile
 
 # Commands that live in files of their own and are loaded when they are asked for: name → module, its command,
@@ -34,11 +35,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
-        return sorted([*super().list_commands(ctx), *(name for name in ELSEWHERE if _exists(name))])
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported if need be."""
-        if cmd_name not in ELSEWHERE or not _exists(cmd_name):
+        if cmd_name not in ELSEWHERE:
             return super().get_command(ctx, cmd_name)
         module, name, _ = ELSEWHERE[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
@@ -52,11 +53,6 @@ class LazyGroup(click.Group):
             rows.append((name, own.get_short_help_str(80) if own is not None else ELSEWHERE[name][2]))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-
-def _exists(name: str) -> bool:
-    """Whether the command's file is there; looked up without importing it."""
-    return (Path(__file__).parent / f"{ELSEWHERE[name][0].rpartition('.')[2]}.py").is_file()
 
 
 @click.group(cls=LazyGroup, no_args_is_help=True)
@@ -92,9 +88,24 @@ def command() -> None:
 @click.option("--tokens", type=int, metavar="N", help="Fix the prompt's length. [default: open]")
 @click.option(
     "--target",
+    type=click.Choice(["cpu", "tensorrt", "tensorrt-rtx"]),
     default="cpu",
     show_default=True,
-    help="cpu: rewrites are chosen by timing them here. tensorrt: by what is known of it.",
+    help="cpu: rewrites are chosen by timing them here. The others: by what is known of them, and engines "
+    "are built too, for the GPU that is here or for desktop GPUs.",
+)
+@click.option(
+    "--engines/--no-engines",
+    default=True,
+    show_default=True,
+    help="Whether a --target other than cpu builds its engines now; `tv-export engine` does it later.",
+)
+@click.option(
+    "--compute-capability",
+    "compute",
+    multiple=True,
+    metavar="X.Y",
+    help="For --target tensorrt-rtx: GPU to build for, such as 8.6; repeat it for several.",
 )
 @click.option(
     "--samples", type=int, default=32, show_default=True, help="Pictures to compare with PyTorch's."
@@ -127,7 +138,15 @@ def command() -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build_command(
-    checkpoint: str, output: Path, no_cache: bool, dry_run: bool, as_json: bool, **given: object
+    checkpoint: str,
+    output: Path,
+    target: str,
+    engines: bool,
+    compute: tuple[str, ...],
+    no_cache: bool,
+    dry_run: bool,
+    as_json: bool,
+    **given: object,
 ) -> None:
     """Export CHECKPOINT into a bundle and compare it with PyTorch.
 
@@ -137,19 +156,36 @@ def build_command(
     \b
     tv-export build -o emoji.tv
     tv-export build emoji -o emoji.tv --precision int8 --precision fp32
+    tv-export build emoji -o emoji.tv --precision fp16 --target tensorrt-rtx --compute-capability 8.6
     """
     from textual_vision.export import show
     from textual_vision.export.build import build
     from textual_vision.export.steps import default_cache
 
-    options = _options(given)
+    options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
+    job = _engine_job(target, engines, compute, options)
     if dry_run:
         show.show_plan(checkpoint, output, options, as_json)
         return
     result = build(
         checkpoint, output, options, cache=None if no_cache else default_cache(), tell=show.step_teller()
     )
+    if job is not None:
+        job.add_to(output)
     show.show_build(result, as_json)
+
+
+def _engine_job(
+    target: str, engines: bool, compute: tuple[str, ...], options: BuildOptions
+) -> EngineJob | None:
+    """What builds the engines once the bundle stands; raises before any work where nothing could."""
+    if compute and (target != "tensorrt-rtx" or not engines):
+        raise UsageError("--compute-capability without engines to build", "add --target tensorrt-rtx")
+    if target == "cpu" or not engines:
+        return None
+    from textual_vision.export.engine_cli import EngineJob
+
+    return EngineJob.for_build(target, options.precisions, compute)
 
 
 def _options(given: dict[str, object]) -> BuildOptions:

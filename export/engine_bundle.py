@@ -120,6 +120,14 @@ def add_engines(
     return _write(job, *_build_stages(job))
 
 
+def check_machine(kind: str) -> None:
+    """Raises BackendMissingError where this machine cannot build engines of `kind`."""
+    check_kind(kind)
+    if kind == "tensorrt":
+        probe(load_cudart())
+    load_library(kind)
+
+
 def _kept(job: _Job) -> EngineResult | None:
     """The engines that are there already, unless they shall be built again."""
     name, precision = job.fingerprint.name, job.options.settings.precision

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.errors import BackendMissingError, UsageError
 
 if TYPE_CHECKING:
     from textual_vision.export.engine_bundle import EngineOptions, EngineResult
@@ -72,6 +73,37 @@ def engine_command(bundle: Path, as_json: bool, **given: object) -> None:
         click.echo(json.dumps(dataclasses.asdict(result)))
     else:
         _show(bundle, result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineJob:
+    """The engines that `tv-export build --target` adds to the bundle that it wrote."""
+
+    kind: str
+    precisions: tuple[str, ...]
+    compute: tuple[str, ...]
+
+    @classmethod
+    def for_build(cls, kind: str, precisions: tuple[str, ...], compute: tuple[str, ...]) -> EngineJob:
+        """Raises BackendMissingError, before any work, where this machine cannot build for `kind`."""
+        from textual_vision.export.engine_bundle import check_machine
+
+        try:
+            check_machine(kind)
+        except BackendMissingError as error:
+            hint = f"{error.hint}; or leave the engines to the device: --no-engines"
+            raise BackendMissingError(error.message, hint) from error
+        return cls(kind=kind, precisions=precisions, compute=_compute(compute))
+
+    def add_to(self, bundle: Path) -> None:
+        """Builds the engines of every precision; raises what `add_engines` does."""
+        from textual_vision.export.engine import EngineSettings
+        from textual_vision.export.engine_bundle import EngineOptions, add_engines
+
+        for precision in self.precisions:
+            settings = EngineSettings(precision=precision, compute=self.compute)
+            options = EngineOptions(kind=self.kind, settings=settings, timing_folder=_timing_folder())
+            add_engines(bundle, options, tell=lambda text: click.echo(f"  {text}", err=True))
 
 
 def _options(given: dict[str, object]) -> EngineOptions:
