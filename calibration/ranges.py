@@ -29,13 +29,20 @@ SMOOTHING = 1e-4  # of a count, in bins that are empty after quantisation but we
 Float64 = npt.NDArray[np.float64]
 
 
+def check_method(method: str) -> None:
+    """UsageError unless `method` is one of METHODS or AUTO."""
+    if method not in (*METHODS, AUTO):
+        raise UsageError(f"unknown range method {method!r}", f"there are: {', '.join((AUTO, *METHODS))}")
+
+
 def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> float:
     """The magnitude that becomes 127, by `method` (one of METHODS).
 
     Raises UsageError when the method is unknown or the tensor never varied.
     """
-    if method not in METHODS:
-        raise UsageError(f"unknown range method {method!r}", f"there are: {', '.join((*METHODS, AUTO))}")
+    if method == AUTO:
+        raise UsageError("auto is no method for one tensor alone", f"there are: {', '.join(METHODS)}")
+    check_method(method)
     histogram.require_varying()
     if method == "minmax":
         return histogram.largest

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from textual_vision.export.quantise_measure import Measure, Score
 from textual_vision.export.quantise_plan import FLOAT, INT8, WEIGHTS, default_modes
@@ -210,13 +211,18 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
 
 def lines_of_table(trials: Sequence[Trial]) -> list[str]:
     """The Pareto table as text, a line a choice."""
+    return lines_of_rows([{"label": trial.label, **_json(trial.score)} for trial in pareto(trials)])
+
+
+def lines_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table as text from its JSON (see `Search.table_json`); identical pictures have no decibels."""
     lines = [f"{'codes %':>8} {'text %':>7} {'psnr':>6} {'gen.':>6} {'MB':>7} {'ms':>7}  choice"]
-    for trial in pareto(trials):
-        score = trial.score
-        time = "" if score.milliseconds is None else f"{score.milliseconds:7.2f}"
+    for row in rows:
+        psnr, generator = ("=" if row[n] is None else f"{row[n]:.1f}" for n in ("psnr", "generator_psnr"))
+        time = "" if row["milliseconds"] is None else f"{row['milliseconds']:.2f}"
         lines.append(
-            f"{100 * score.code_agreement:8.2f} {100 * score.text_code_agreement:7.2f} {score.psnr:6.1f} "
-            f"{score.generator_psnr:6.1f} {score.megabytes:7.2f} {time:>7}  {trial.label}"
+            f"{100 * row['code_agreement']:8.2f} {100 * row['text_code_agreement']:7.2f} {psnr:>6} "
+            f"{generator:>6} {row['megabytes']:7.2f} {time:>7}  {row['label']}"
         )
     return lines
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from textual_vision.calibration.ranges import AUTO, check_method
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import compared
@@ -47,6 +48,7 @@ class BuildOptions:
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
     budget: str | None = None
+    range_method: str = AUTO
     merged: bool = True
     force: bool = False
     allow_failing: bool = False
@@ -112,6 +114,7 @@ def check_options(options: BuildOptions) -> None:
         check_precision(name)
     if options.budget is not None:
         parse_budget(options.budget)
+    check_method(options.range_method)
     batch = options.batch
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
@@ -190,9 +193,11 @@ def _precision(at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]])
         batches=calibration,
         target=options.target,
         budget=options.budget,
+        range_method=options.range_method,
     )
-    calibrated = bytes_from_batches(calibration)
-    depends = [name, dict(source.fp32), source.target, source.budget, calibrated, options.merged]
+    depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
+    if name == "int8":
+        depends += [source.budget, source.range_method]
     files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source)))
     return PrecisionGraphs(notes=json.loads(files.pop(NOTES_FILE)), graphs=files)
 

@@ -128,6 +128,13 @@ def command() -> None:
     metavar="METRIC>=NUMBER,...",
     help="What int8 may cost. [default: code_agreement>=0.97,psnr>=32,generator_psnr>=36]",
 )
+@click.option(
+    "--range-method",
+    type=click.Choice(["auto", "minmax", "entropy", "percentile", "mse"]),
+    default="auto",
+    show_default=True,
+    help="How int8's ranges are found; auto: for each tensor the best of the others.",
+)
 @click.option("--no-rewrite", multiple=True, metavar="NAME", help="Leave out a rewrite of the graphs.")
 @click.option("--no-merged", is_flag=True, help="Leave out pipeline.onnx: half the size.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
@@ -20,7 +21,8 @@ class FloatGraphs:
     `stages` in running order; `fp32` holds a serialised graph per stage name (for int8 without transposed
     convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
-    "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual.
+    "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is
+    how int8's ranges are found (see `calibration.ranges`).
     """
 
     stages: tuple[StageSpec, ...]
@@ -28,6 +30,7 @@ class FloatGraphs:
     batches: Sequence[Batch]
     target: str
     budget: str | None = None
+    range_method: str = AUTO
 
 
 @dataclass(frozen=True, kw_only=True)

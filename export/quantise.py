@@ -31,7 +31,9 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
     choice of layers meets the budget.
     """
-    options = options or QuantiseOptions(budget=source.budget or DEFAULT_BUDGET)
+    options = options or QuantiseOptions(
+        ranges=RangeOptions(method=source.range_method), budget=source.budget or DEFAULT_BUDGET
+    )
     budget = parse_budget(options.budget)
     measure = Measure(source.stages, source.fp32, source.batches, default_backend())
     stages = [

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.report import ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import Batch
@@ -59,6 +60,10 @@ def _options(options: BuildOptions) -> Iterator[str]:
     yield from ("--samples", str(options.samples), "--seed", str(options.seed), "--target", options.target)
     if options.tokens is not None:
         yield from ("--tokens", str(options.tokens))
+    if options.budget is not None:
+        yield from ("--budget", options.budget)
+    if options.range_method != AUTO:
+        yield from ("--range-method", options.range_method)
     for rewrite in options.no_rewrite:
         yield from ("--no-rewrite", rewrite)
     if not options.merged:

@@ -209,6 +209,7 @@ def test_an_existing_bundle_is_replaced_only_when_told_to(
         ({"target": "toaster"}, "unknown target"),
         ({"tokens": 99}, "99 tokens"),
         ({"samples": 1}, "1 samples"),
+        ({"range_method": "kl"}, "unknown range method 'kl'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_any_work(
