@@ -17,24 +17,28 @@ from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, w
 
 def check_place(folder: Path, *, force: bool) -> None:
     """UsageError, before any work, when no bundle can or may be written at `folder`."""
+    shown, folder = folder, folder.resolve()  # "." has no name, and a link's bundle lies elsewhere
     if not folder.parent.is_dir():
         raise UsageError(f"{folder.parent} is not a folder", f"make it first: mkdir -p {folder.parent}")
     if not os.access(folder.parent, os.W_OK):
-        raise UsageError(f"{folder.parent} is not writable", "choose another place: -o")
+        raise UsageError(
+            f"{folder.parent} is not writable", "choose another place, or change its permissions"
+        )
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()):
-        raise UsageError(f"{folder} exists and is not a bundle", "choose another place: -o NAME.tv")
+        raise UsageError(f"{shown} exists and is not a bundle", "choose another place: -o NAME.tv")
     if not force and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists", "give --force to replace it")
+        raise UsageError(f"{shown} exists", "give --force to replace it")
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Writes `files` (path in the bundle → bytes) and the manifest, which gets their sizes and digests.
 
-    What was at `folder` is replaced only when everything is written. Raises OSError as the system gives it;
-    nothing is left behind then.
+    What was at `folder` is replaced only when everything is written; a link stays and its bundle is replaced.
+    Raises OSError as the system gives it; nothing is left behind then.
     """
+    folder = folder.resolve()
     declared = {
         name: FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         for name, data in sorted(files.items())
@@ -61,5 +65,10 @@ def _put(fresh: Path, folder: Path) -> None:
     try:
         folder.rename(old / "bundle")
         fresh.rename(folder)
+    except BaseException:
+        if not folder.exists() and (old / "bundle").exists():
+            (old / "bundle").rename(folder)
+        raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():  # else the old bundle could not be put back, and is all that there is
+            shutil.rmtree(old, ignore_errors=True)
