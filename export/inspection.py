@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> Gr
     import onnx
 
     data = bundle.read(file)
-    model = onnx.load_from_string(data)
+    model = _model(data, file)
     operators: dict[str, int] = {}
     for node in model.graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
@@ -69,3 +74,21 @@ def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> Gr
         operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
         parameters=parameters,
     )
+
+
+def _model(data: bytes, file: str) -> onnx.ModelProto:
+    """The graph in `data`; IntegrityError when it is none, or one of types or operators that ONNX lacks."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise IntegrityError(f"{file}: not an ONNX graph ({error})", "export the bundle again") from None
+    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        raise IntegrityError(f"{file}: an ONNX graph without an opset", "export the bundle again")
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in onnx.helper.get_all_tensor_dtypes():
+            problem = f"{file}: {tensor.name!a} has the unknown type {tensor.data_type}"
+            raise IntegrityError(problem, "export the bundle again")
+    return model
