@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textual_vision.export.bundle import write_bundle
+from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.engine import EngineSettings, Plan, build_plan, table_from_plan
 from textual_vision.export.engine_check import (
     check_int8,
@@ -106,6 +106,7 @@ def add_engines(
     """
     check_kind(options.kind)
     bundle = Bundle(path)
+    check_place(path, force=True)  # building takes minutes or hours: not to be told only then
     precision = options.settings.precision
     if precision not in bundle.manifest.precisions:
         hint = choice_hint(precision, list(bundle.manifest.precisions))

@@ -70,6 +70,15 @@ def table_of(library, dtype="Float"):
     return "\n".join(rows or ["Name: none, LayerType: kgen, Inputs: [], Constants: [], Outputs: []"])
 
 
+def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_built(
+    tiny_bundle, orin, monkeypatch
+):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UsageError, match="is not writable"):
+        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    assert not orin._built
+
+
 def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
     before = Bundle(tiny_bundle).manifest
     result = add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
