@@ -17,10 +17,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.files import write_whole
 from textual_vision.training.config import (
     CONFIG_FOLDER,
     SCHEMA_VERSION,
@@ -32,6 +34,7 @@ from textual_vision.training.model import TextToImageModel
 
 SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "NOTICE")
+AGAIN_HINT = "the file is damaged: fetch or save the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,10 @@ def find_checkpoint(name_or_path: str) -> Path:
             return folder
     shipped = sorted(p.parent.name for p in SHIPPED_FOLDER.glob("*/config.json"))
     if Path(name_or_path).is_dir():
-        raise UsageError(f"{name_or_path} is not a checkpoint: it has no config.json")
+        raise UsageError(
+            f"{name_or_path} is not a checkpoint: it has no config.json",
+            "give the folder that training wrote: RUN/checkpoint",
+        )
     raise UsageError(
         f"no checkpoint {name_or_path!r}",
         f"give a checkpoint's folder, or a shipped name: {', '.join(shipped)}",
@@ -66,18 +72,19 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
         if not (folder / name).is_file():
             raise IntegrityError(f"{folder}: {name} is missing", "fetch or save the checkpoint again")
     config = read_config(folder / "config.json")
-    model = TextToImageModel(config.model)
+    model = _model(config, folder)
     _load_weights(model, folder / "model.safetensors")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:
-        raise IntegrityError(f"{folder}: tokenizer.json can't be read: {error}") from error
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     if tokenizer.get_vocab_size() != config.model.text.vocabulary:
         raise IntegrityError(
             f"{folder}: tokenizer.json has {tokenizer.get_vocab_size()} pieces, "
-            f"config.json says {config.model.text.vocabulary}"
+            f"config.json says {config.model.text.vocabulary}",
+            "the two are of different models: fetch or save the checkpoint again",
         )
-    notice = (folder / "NOTICE").read_text(encoding="utf-8")
+    try:
+        notice = (folder / "NOTICE").read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{folder / 'NOTICE'} is not text: {error}", AGAIN_HINT) from error
     return Checkpoint(config=config, model=model.eval(), tokenizer=tokenizer, notice=notice, folder=folder)
 
 
@@ -85,8 +92,8 @@ def read_config(path: Path) -> TrainConfig:
     """The config of a checkpoint; raises IntegrityError when another version wrote it."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # the decoding errors are ValueErrors
+        raise IntegrityError(f"{path} is not JSON: {error}", AGAIN_HINT) from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise IntegrityError(
@@ -96,18 +103,35 @@ def read_config(path: Path) -> TrainConfig:
     return config_from_dict(TrainConfig, values)
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in `path`; IntegrityError when the file is missing or damaged."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more particular
+        raise IntegrityError(f"{path} can't be read: {error}", AGAIN_HINT) from error
+
+
+def _model(config: TrainConfig, folder: Path) -> TextToImageModel:
+    """The model that the config describes, with fresh weights."""
+    try:
+        return TextToImageModel(config.model)
+    except (RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        problem = f"{folder / 'config.json'} describes a model that can't be made: {reason}"
+        raise IntegrityError(problem, AGAIN_HINT) from error
+
+
 def _load_weights(model: TextToImageModel, path: Path) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise IntegrityError(
-            f"{path} can't be read: {error}", "the file is damaged: fetch it again"
-        ) from error
+        raise IntegrityError(f"{path} can't be read: {error}", AGAIN_HINT) from error
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
             raise IntegrityError(
-                f"{path}: tensor {name} is missing; config.json asks for {tuple(tensor.shape)}"
+                f"{path}: tensor {name} is missing; config.json asks for {tuple(tensor.shape)}",
+                "config.json and model.safetensors are of different models",
             )
         if weights[name].shape != tensor.shape:
             raise IntegrityError(
@@ -115,34 +139,58 @@ def _load_weights(model: TextToImageModel, path: Path) -> None:
                 f"config.json asks for {tuple(tensor.shape)}",
                 "config.json and model.safetensors are of different models",
             )
+        if weights[name].is_floating_point() != tensor.is_floating_point():
+            raise IntegrityError(
+                f"{path}: tensor {name} is {weights[name].dtype}, the model's is {tensor.dtype}", AGAIN_HINT
+            )
+        if tensor.is_floating_point() and not weights[name].isfinite().all():
+            raise IntegrityError(f"{path}: tensor {name} has values that are not finite numbers", AGAIN_HINT)
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
-        raise IntegrityError(f"{path}: tensor {unknown[0]} is not part of the model in config.json")
+        raise IntegrityError(
+            f"{path}: tensor {unknown[0]} is not part of the model in config.json",
+            "config.json and model.safetensors are of different models",
+        )
     model.load_state_dict({name: w.to(expected[name].dtype) for name, w in weights.items()})
 
 
 def save_checkpoint(
     folder: Path, config: TrainConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer, notice: str
 ) -> None:
-    """Writes a checkpoint beside `folder` and puts it in its place when whole."""
+    """Writes a checkpoint beside `folder` and puts it in its place when whole.
+
+    Raises OSError as the system gives it; what was at `folder` is still there then, and nothing else.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".tmp", dir=folder.parent))
     try:
         fresh.chmod(0o755)
-        (fresh / "config.json").write_text(json.dumps(config_to_dict(config), indent=2) + "\n")
-        save_file({n: _stored(n, w) for n, w in weights.items()}, fresh / "model.safetensors")
-        (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
-        tokenizer.save(str(fresh / "tokenizer.json"))
-        (fresh / "NOTICE").write_text(notice, encoding="utf-8")
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".old", dir=folder.parent))
-            folder.rename(old / folder.name)
-            fresh.rename(folder)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(folder)
+        # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
+        write_whole(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+        stored = {name: _stored(name, weight) for name, weight in weights.items()}
+        write_whole(fresh / "model.safetensors", safetensors_bytes(stored))
+        write_whole(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        write_whole(fresh / "NOTICE", notice.encode())
+        _put(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".old", dir=folder.parent))
+    try:
+        folder.rename(old / folder.name)
+        fresh.rename(folder)
+    except BaseException:
+        if not folder.exists() and (old / folder.name).exists():
+            (old / folder.name).rename(folder)
+        raise
+    finally:
+        if folder.exists():  # else the old checkpoint could not be put back, and is all that there is
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _stored(name: str, weight: torch.Tensor) -> torch.Tensor:

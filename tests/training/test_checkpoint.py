@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,9 +98,40 @@ def lose_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def break_notice(folder: Path) -> None:
+    (folder / "NOTICE").write_bytes(b"\xff\xfe")
+
+
+def nest_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def ask_for_too_much(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    values["model"]["text"]["vocabulary"] = 10**15
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def put_nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["generator.colour.bias"][1] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+
+
+def make_whole(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    whole = weights["generator.colour.bias"].to(torch.int32)
+    save_file({**weights, "generator.colour.bias": whole}, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (break_notice, "NOTICE is not text"),
+        (nest_config, r"config\.json is not JSON"),
+        (ask_for_too_much, r"config\.json describes a model that can't be made"),
+        (put_nan, r"generator\.colour\.bias has values that are not finite"),
+        (make_whole, r"generator\.colour\.bias is torch\.int32, the model's is torch\.float32"),
         (truncate, r"model\.safetensors can't be read"),
         (drop_tensor, r"tensor generator\.colour\.bias is missing"),
         (reshape_tensor, r"generator\.colour\.bias is \(4,\), config\.json asks for \(3,\)"),
@@ -112,8 +144,22 @@ def lose_weights(folder: Path) -> None:
 )
 def test_damage_is_named(saved: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(saved)
-    with pytest.raises(IntegrityError, match=message):
+    with pytest.raises(IntegrityError, match=message) as caught:
         load_checkpoint(str(saved))
+    assert caught.value.hint
+
+
+def test_a_full_disk_is_the_systems_error_and_the_checkpoint_before_stays(saved: Path) -> None:
+    first = load_checkpoint(str(saved))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_checkpoint(saved, first.config, first.model.state_dict(), first.tokenizer, "another")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(str(saved)).notice == "whose work"
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
 
 
 def test_a_config_of_another_architecture_is_told_by_the_first_tensor_that_does_not_fit(saved: Path) -> None:
