@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tokenizers import Tokenizer
 
 from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
+from textual_vision.runtime.files import write_whole
 from textual_vision.training.batches import Batches, PictureSource, StepRandom, caption_with_style
-from textual_vision.training.checkpoint import save_checkpoint
+from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.ema import Ema
 from textual_vision.training.model import TextToImageModel
@@ -192,7 +192,7 @@ class TrainingRun:
         if not self.is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(self.out / TOKENIZER))
+        write_whole(self.out / TOKENIZER, self.tokenizer.to_str(pretty=True).encode())
         write_config(self.out, self.config)
         write_state(
             self.out,
@@ -209,7 +209,7 @@ class TrainingRun:
     def resume(self) -> None:
         """Goes on exactly where `save` left off."""
         state = read_state(self.out / STATE)
-        self.tokenizer = Tokenizer.from_file(str(self.out / TOKENIZER))
+        self.tokenizer = read_tokenizer(self.out / TOKENIZER)
         self.model.load_state_dict(state["model"])
         for parameter in self.model.text_encoder.encoder.parameters():
             parameter.requires_grad_(False)

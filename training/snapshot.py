@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.checkpoint import save_checkpoint
+from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.run_state import PHASES, STATE, TOKENIZER, read_config, read_state
 from textual_vision.training.sources import notice_of
 
@@ -30,7 +29,7 @@ def snapshot(run: Path, out: Path) -> Snapshot:
     state = read_state(run / STATE)
     config = read_config(run)
     weights = {name: w for name, w in state["ema"].items() if isinstance(w, Tensor)}
-    tokenizer = Tokenizer.from_file(str(run / TOKENIZER))
+    tokenizer = read_tokenizer(run / TOKENIZER)
     save_checkpoint(out, config, weights, tokenizer, notice_of(config))
     phase = PHASES[state["phase_index"]] if state["phase_index"] < len(PHASES) else "end"
     return Snapshot(folder=out, phase=phase, step=state["next_step"])

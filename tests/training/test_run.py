@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,36 @@ def test_a_full_disk_is_told_and_leaves_the_state_before_it(
     assert "disk full" in caught.value.hint
     assert read_state(tmp_path / "run/state.pt")["next_step"] == 2
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_disk_that_is_full_for_the_tokenizer_already_leaves_the_one_before_it(
+    train: Train, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = CodebookPhase.step
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filled(self: CodebookPhase, number: int) -> Any:
+        if number == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        return step(self, number)
+
+    monkeypatch.setattr(CodebookPhase, "step", filled)
+    try:
+        with pytest.raises(OSError, match="too large"):
+            train(tmp_path / "run", config=replace(tiny_config, checkpoint_minutes=0.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert snapshot(tmp_path / "run", tmp_path / "taken").step == 2
+
+
+def test_a_damaged_tokenizer_is_named(train: Train, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run/tokenizer.json"
+    path.write_text(path.read_text()[:1000])
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json can't be read"):
+        train(tmp_path / "run", resume=True)
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json can't be read"):
+        snapshot(tmp_path / "run", tmp_path / "taken")
 
 
 def test_a_folder_with_a_run_is_not_overwritten_and_one_without_is_not_resumed(
