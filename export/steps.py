@@ -7,6 +7,7 @@ what depends on it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -17,13 +18,19 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from textual_vision.export.results import StepTiming
+from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 
 CACHE_LIMIT_BYTES = 2 << 30
 LIBRARIES = ("textual-vision", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
 
+DIGEST_BYTES = 32  # of the result, before it in its file
+
+P = ParamSpec("P")
+T = TypeVar("T")
 Tell = Callable[[StepTiming], None]
 
 
@@ -36,19 +43,17 @@ class Steps:
         self._tell = tell
 
     def run(self, name: str, depends_on: object, work: Callable[[], bytes]) -> bytes:
-        """`work()`, or what it gave for the same `depends_on` (anything that JSON can hold) before."""
+        """`work()`, or what it gave for the same `depends_on` (anything that JSON can hold) before.
+
+        Raises UsageError when the folder cannot be read or written.
+        """
         start = time.perf_counter()
         place = None if self.folder is None else self.folder / digest_of([name, depends_on, base_digest()])
-        if place is not None and place.is_file():
-            data = place.read_bytes()
-            place.touch()  # the least recently used go first
-            self._note(name, start, cached=True)
-            return data
-        data = work()
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, data)
-        self._note(name, start, cached=False)
+        kept = None if place is None else _told(_read, place)
+        data = work() if kept is None else kept
+        if place is not None and kept is None:
+            _told(_keep, place, data)
+        self._note(name, start, cached=kept is not None)
         return data
 
     def timed(self, name: str, work: Callable[[], object]) -> None:
@@ -61,10 +66,13 @@ class Steps:
         """Drops the least recently used results above CACHE_LIMIT_BYTES."""
         if self.folder is None or not self.folder.is_dir():
             return
-        files = sorted(self.folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = []
+        for file in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another build may be pruning too
+                found.append((file.stat(), file))
         total = 0
-        for file in files:
-            total += file.stat().st_size
+        for about, file in sorted(found, key=lambda one: one[0].st_mtime, reverse=True):
+            total += about.st_size
             if total > CACHE_LIMIT_BYTES:
                 file.unlink(missing_ok=True)
 
@@ -73,6 +81,33 @@ class Steps:
         self.timings.append(timing)
         if self._tell is not None:
             self._tell(timing)
+
+
+def _read(place: Path) -> bytes | None:
+    """What was kept at `place`; None when nothing was, or when it is damaged: then the step is done again."""
+    try:
+        digest, data = (whole := place.read_bytes())[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            return None
+        place.touch()  # the least recently used go first
+    except FileNotFoundError:
+        return None
+    return data
+
+
+def _keep(place: Path, data: bytes) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(place, hashlib.sha256(data).digest() + data)
+
+
+def _told(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """`work`, its OSError with the way out."""
+    try:
+        return work(*given, **named)
+    except OSError as error:
+        problem = f"the results of steps cannot be kept in {error.filename}: {error.strerror}"
+        hint = "--no-cache does without them; XDG_CACHE_HOME names another place for them"
+        raise UsageError(problem, hint) from error
 
 
 def packed(files: Mapping[str, bytes]) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 
 from textual_vision.export import steps as steps_module
 from textual_vision.export.steps import Steps, default_cache, digest_of, packed, unpacked
+from textual_vision.runtime.errors import UsageError
 
 
 def test_a_step_is_done_once_for_the_same_input_and_again_for_another(tmp_path: Path) -> None:
@@ -25,6 +26,35 @@ def test_a_step_is_done_once_for_the_same_input_and_again_for_another(tmp_path: 
     again.run("s", ["a", b"another graph"], work)
     again.run("t", ["a", b"graph"], work)
     assert len(done) == 3
+
+
+def test_a_kept_result_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    Steps(tmp_path).run("s", 1, lambda: b"result")
+    (kept,) = tmp_path.iterdir()
+    for damaged in (kept.read_bytes()[:-1], b"", kept.read_bytes()[:-1] + b"T"):
+        kept.write_bytes(damaged)
+        again = Steps(tmp_path)
+        assert again.run("s", 1, lambda: b"result") == b"result"
+        assert not again.timings[0].cached
+    assert Steps(tmp_path).run("s", 1, lambda: b"unused") == b"result"
+
+
+def test_a_cache_that_cannot_be_written_says_how_to_do_without(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be kept in .*file") as caught:
+        Steps(tmp_path / "file" / "steps").run("s", 1, lambda: b"result")
+    assert "--no-cache" in caught.value.hint
+
+
+def test_what_another_build_prunes_meanwhile_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Steps(tmp_path).run("s", 1, lambda: b"result")
+    found = [*tmp_path.iterdir(), tmp_path / "gone"]
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(found))
+    monkeypatch.setattr(steps_module, "CACHE_LIMIT_BYTES", 0)
+    Steps(tmp_path).prune()
+    assert not found[0].exists()
 
 
 def test_a_step_that_fails_keeps_nothing(tmp_path: Path) -> None:
@@ -49,7 +79,7 @@ def test_the_least_recently_used_results_go_first(tmp_path: Path, monkeypatch: p
     for age, file in enumerate(sorted(tmp_path.iterdir())):
         os.utime(file, (age, age))
     oldest = sorted(tmp_path.iterdir())[0]
-    monkeypatch.setattr(steps_module, "CACHE_LIMIT_BYTES", 25)
+    monkeypatch.setattr(steps_module, "CACHE_LIMIT_BYTES", 95)  # each is 10 and its digest
     steps.prune()
     assert len(list(tmp_path.iterdir())) == 2 and not oldest.exists()
 
