@@ -103,9 +103,12 @@ class TextToImage:
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
         tokens = self._tokenizer.encode(prompts, self._text_length)
-        tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (tokens.ids, tokens.mask), strict=True))
-        for stage in self._prompt_stages:
-            tensors.update(self._run(stage, tensors))
+        size = self._batch_limit(self._prompt_stages, len(prompts))
+        parts = [
+            self._encode_batch(tokens.ids[start : start + size], tokens.mask[start : start + size])
+            for start in range(0, len(prompts), size)
+        ]
+        tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return EncodedText(prompts=tuple(prompts), notes=tokens.notes, tensors=tensors)
 
     def draw(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> Pictures:
@@ -122,13 +125,26 @@ class TextToImage:
         dim = self.bundle.manifest.noise.dim
         noise = np.concatenate([noise_from_seed(seed, 1, dim) for seed in seeds])
         noise = noise[np.resize(np.arange(len(seeds)), count)]
-        size = self.bundle.manifest.batch.max
+        size = self._batch_limit(self._picture_stages, self.bundle.manifest.batch.max)
         starts = range(0, count, size)
         parts = [self._draw_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
         return Pictures(
             images=np.concatenate([part.images for part in parts]),
             codes=np.concatenate([part.codes for part in parts]),
         )
+
+    def _batch_limit(self, stages: Sequence[StageSpec], wanted: int) -> int:
+        """`wanted` rows at once, or fewer when a session of the stages takes no more: an engine may not."""
+        limits = (self._sessions[stage.name].largest_batch for stage in stages)
+        return min([wanted, *(limit for limit in limits if limit is not None)])
+
+    def _encode_batch(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Array]:
+        tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (ids, mask), strict=True))
+        for stage in self._prompt_stages:
+            tensors.update(self._run(stage, tensors))
+        for name, tensor in tensors.items():
+            _check_rows(name, tensor, len(ids))
+        return tensors
 
     def _draw_batch(self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]) -> Pictures:
         tensors: dict[str, Array] = {name: tensor[rows] for name, tensor in text.tensors.items()}
@@ -141,10 +157,17 @@ class TextToImage:
             found = f"{image.dtype} {image.shape}"
             problem = f"the pictures are {found}, not uint8 of {size.height}×{size.width}"
             raise IntegrityError(problem, "export the bundle again")
+        _check_rows(CODES, codes, len(noise))
         return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
 
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})
+
+
+def _check_rows(name: str, tensor: Array, rows: int) -> None:
+    if tensor.shape[:1] != (rows,):
+        problem = f"the tensor {name!r} is {tensor.shape}, not one row for each of {rows}"
+        raise IntegrityError(problem, "export the bundle again")
 
 
 def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:

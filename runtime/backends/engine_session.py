@@ -81,6 +81,11 @@ class EngineSession:
         """The names of the tensors that `run` gives."""
         return frozenset(self._outputs)
 
+    @property
+    def largest_batch(self) -> int | None:
+        """The most rows that the engine was built for."""
+        return min((tensor.largest[0] for tensor in self._inputs.values() if tensor.largest), default=None)
+
     def use_scratch(self, address: int, size: int) -> None:
         """Let the engine compute in the `size` bytes at `address`, which other stages use in their turn."""
         if offers(self._trt, "IExecutionContext.set_device_memory"):

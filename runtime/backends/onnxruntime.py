@@ -38,6 +38,8 @@ ORT_ERRORS = (
 class OnnxRuntimeSession:
     """One graph in one InferenceSession."""
 
+    largest_batch: int | None = None
+
     def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
         self._session = session
         self._name = name

@@ -16,6 +16,8 @@ OPENVINO_ERRORS = (RuntimeError, UnicodeDecodeError)
 class OpenVinoSession:
     """One compiled graph with one request."""
 
+    largest_batch: int | None = None
+
     def __init__(self, compiled: openvino.CompiledModel, name: str) -> None:
         self._request = compiled.create_infer_request()
         self._outputs = [(output, output.get_any_name()) for output in compiled.outputs]

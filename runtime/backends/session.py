@@ -27,6 +27,10 @@ class Session(Protocol):
     @property
     def outputs(self) -> frozenset[str]: ...
 
+    @property
+    def largest_batch(self) -> int | None:
+        """The most rows that one `run` takes; None when there is no such limit."""
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; `inputs` holds exactly the graph's inputs, in their dtypes."""
 

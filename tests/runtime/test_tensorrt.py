@@ -30,7 +30,13 @@ from textual_vision.runtime.errors import (
     TextualVisionError,
     UsageError,
 )
-from textual_vision.runtime.manifest import EngineSpec, FileSpec, manifest_from_bytes, write_manifest
+from textual_vision.runtime.manifest import (
+    BatchProfile,
+    EngineSpec,
+    FileSpec,
+    manifest_from_bytes,
+    write_manifest,
+)
 from textual_vision.runtime.pipeline import TextToImage
 
 MAX_BATCH, TOKENS = 4, 12
@@ -228,6 +234,34 @@ def test_a_batch_beyond_the_profile_is_refused_with_the_numbers(engines_in, cuda
         stages["text_encoder"].run(prompt(batch=5, tokens=3))
     assert "--batch" in caught.value.hint
     stages.close()
+
+
+def test_a_bundle_for_larger_batches_than_its_engines_is_drawn_in_their_batches(
+    engines_in, cuda, tiny_bundle, monkeypatch
+):
+    engines = open_engines(engines_in(), "fp32", "tensorrt", cuda=cuda, trt=fake_library("10.3.0"))
+    model = TextToImage.load(tiny_bundle, backend="onnxruntime")
+    manifest = dataclasses.replace(model.bundle.manifest, batch=BatchProfile(min=1, opt=1, max=8))
+    monkeypatch.setattr(model.bundle, "manifest", manifest)
+    expected = model.draw(["dog", "cat", "river"] * 3, range(9))
+    taken = []
+
+    class Limited:
+        """ONNX Runtime behind an engine's limit."""
+
+        def __init__(self, session, largest_batch):
+            self.session, self.largest_batch = session, largest_batch
+
+        def run(self, inputs):
+            taken.append({len(value) for value in inputs.values()})
+            return self.session.run(inputs)
+
+    limited = {n: Limited(session, engines[n].largest_batch) for n, session in model._sessions.items()}
+    monkeypatch.setattr(model, "_sessions", limited)
+    drawn = model.draw(["dog", "cat", "river"] * 3, range(9))
+    assert np.array_equal(drawn.codes, expected.codes)
+    assert np.array_equal(drawn.images, expected.images)
+    assert max(set.union(*taken)) == MAX_BATCH
 
 
 def test_a_wrong_type_a_missing_input_and_a_value_beyond_32_bits_are_refused(engines_in, cuda):
