@@ -79,7 +79,7 @@ def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> Gr
 def _model(data: bytes, file: str) -> onnx.ModelProto:
     """The graph in `data`; IntegrityError when it is none, or one of types or operators that ONNX lacks."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load_from_string(data)
