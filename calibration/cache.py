@@ -82,8 +82,13 @@ def origin_of(
 
 def write_cache(calibration: Calibration, path: Path) -> None:
     """Write the cache as JSON, whole or not at all."""
+    write_whole(path, bytes_from_calibration(calibration))
+
+
+def bytes_from_calibration(calibration: Calibration) -> bytes:
+    """The cache as JSON."""
     text = json.dumps(json_from_dataclass(calibration), indent=1, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
+    return f"{text}\n".encode()
 
 
 def read_cache(path: Path, expected: Origin | None) -> Calibration:

@@ -75,10 +75,16 @@ def distinct_prompts(texts: Sequence[str], where: str) -> Prompts:
         warnings.warn(
             f"{where}: {repeated} of {len(texts)} prompts repeat another", CalibrationWarning, stacklevel=2
         )
-    if len(kept) < FEW_PROMPTS:
-        text = f"{where}: only {len(kept)} different prompts; fewer than {FEW_PROMPTS} give unreliable ranges"
-        warnings.warn(text, CalibrationWarning, stacklevel=2)
+    if few := few_prompts(len(kept)):
+        warnings.warn(f"{where}: {few}", CalibrationWarning, stacklevel=2)
     return Prompts(texts=kept, repeated=repeated)
+
+
+def few_prompts(count: int) -> str:
+    """A warning when `count` different prompts are too few, else nothing."""
+    if count >= FEW_PROMPTS:
+        return ""
+    return f"only {count} different prompts; fewer than {FEW_PROMPTS} give unreliable ranges"
 
 
 def choose_for_coverage(rows: Sequence[npt.NDArray[np.int64]], count: int) -> list[int]:

@@ -134,30 +134,53 @@ def _samples(
         stage.name: tuple({spec.name: tensors[spec.name] for spec in stage.inputs} for tensors in drawn)
         for stage in pipeline.stages
     }
-    coverage = tuple(_coverage(pipeline, name, rows, drawn) for name, rows in pipeline.tables.items())
-    for table in coverage:
-        if table.share < FEW_ROWS:
-            text = f"calibration visits {table.visited} of the {table.rows} rows behind {table.tensor!r}"
-            warnings.warn(f"{text}; more or more varied prompts are better", CalibrationWarning, stacklevel=3)
+    coverage = coverage_of(pipeline.stages, pipeline.tables, drawn)
+    for text in map(few_rows, coverage):
+        if text:
+            warnings.warn(text, CalibrationWarning, stacklevel=3)
     return Samples(prompts=prompts, seeds=seeds, inputs=inputs, coverage=coverage)
 
 
 def _rows_of_prompt(pipeline: FloatPipeline, prompt: str, seed: int) -> npt.NDArray[np.int64]:
-    """The rows that one drawing visits, tables numbered apart."""
     tokens = pipeline.tokenizer.encode([prompt])
     tensors = drawing(pipeline, tokens.ids, tokens.mask, seed)
+    return rows_visited(pipeline.stages, pipeline.tables, tensors)
+
+
+def rows_visited(
+    stages: Sequence[StageSpec], tables: Mapping[str, int], tensors: Mapping[str, Array]
+) -> npt.NDArray[np.int64]:
+    """The distinct rows that a drawing's `tensors` visit, tables numbered apart (see `choose_for_coverage`).
+
+    `tables`: rows a group, by the codes' tensor.
+    """
     found, offset = [], 0
-    for name, rows in pipeline.tables.items():
-        visited, size = _visited(pipeline, tensors, name, rows)
+    for name, rows in tables.items():
+        visited, size = _visited(stages, tensors, name, rows)
         found.append(visited + offset)
         offset += size
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
+def coverage_of(
+    stages: Sequence[StageSpec], tables: Mapping[str, int], drawn: Sequence[Mapping[str, Array]]
+) -> tuple[TableCoverage, ...]:
+    """What drawings, given by all their tensors, visited of each table."""
+    return tuple(_coverage(stages, name, rows, drawn) for name, rows in tables.items())
+
+
+def few_rows(table: TableCoverage) -> str:
+    """A warning when little of the table was visited, else nothing."""
+    if table.share >= FEW_ROWS:
+        return ""
+    text = f"calibration visits {table.visited} of the {table.rows} rows behind {table.tensor!r}"
+    return f"{text}; more or more varied prompts are better"
+
+
 def _coverage(
-    pipeline: FloatPipeline, name: str, rows: int, drawn: Sequence[Mapping[str, Array]]
+    stages: Sequence[StageSpec], name: str, rows: int, drawn: Sequence[Mapping[str, Array]]
 ) -> TableCoverage:
-    parts = [_visited(pipeline, tensors, name, rows) for tensors in drawn]
+    parts = [_visited(stages, tensors, name, rows) for tensors in drawn]
     visited = np.unique(np.concatenate([part for part, _ in parts]))
     size = parts[0][1]
     never = np.setdiff1d(np.arange(size), visited)
@@ -165,16 +188,20 @@ def _coverage(
 
 
 def _visited(
-    pipeline: FloatPipeline, tensors: Mapping[str, Array], name: str, rows: int
+    stages: Sequence[StageSpec], tensors: Mapping[str, Array], name: str, rows: int
 ) -> tuple[npt.NDArray[np.int64], int]:
     """The distinct rows in one batch, and how many rows the table has.
 
     Codes of words, (batch, tokens, groups), are counted where the mask is 1, a table for every group; codes
     of pictures, (batch, height, width), have one table.
     """
+    shapes = {spec.name: spec.shape for stage in stages for spec in stage.outputs}
+    if name not in shapes:
+        raise UsageError(
+            f"a codebook is named for {name!r}, which no stage gives", "name the tensor of codes"
+        )
     codes = tensors[name].astype(np.int64)
-    shape = next(spec.shape for stage in pipeline.stages for spec in stage.outputs if spec.name == name)
-    if shape[1] != TOKENS:
+    if shapes[name][1] != TOKENS:
         return np.unique(codes), rows
     groups = codes.shape[2]
     words = codes[tensors["attention_mask"] == 1] + np.arange(groups) * rows

@@ -51,7 +51,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class StagedModel:
-    """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md."""
+    """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
+
+    `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
+    """
 
     name: str
     stages: tuple[Stage, ...]
@@ -63,6 +66,7 @@ class StagedModel:
     notice: str
     digest: str
     card: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, int] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`."""
@@ -126,6 +130,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         notice=checkpoint.notice,
         digest=_digest(checkpoint.folder),
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
+        tables={"text_codes": config.text.codes, "codes": config.codebook.codes},
     )
 
 

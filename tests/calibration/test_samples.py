@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,8 @@ def test_random_words_are_drawn_only_with_a_warning(pipeline: FloatPipeline) -> 
     with pytest.warns(CalibrationWarning, match="random word pieces"):
         samples = random_samples(pipeline, vocabulary=16, count=10)
     assert samples.drawings == 10 == sum(len(batch["input_ids"]) for batch in samples.inputs["text_encoder"])
+
+
+def test_a_codebook_of_a_tensor_that_no_stage_gives_is_refused(pipeline: FloatPipeline) -> None:
+    with pytest.raises(UsageError, match="'kodes', which no stage gives"):
+        samples_from_prompts(replace(pipeline, tables={"kodes": 16}), PROMPTS, count=9)
