@@ -23,7 +23,7 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
     model = typed(graph)
     halves = _Halves(model)
     for node in list(model.graph):
-        if node.name not in islands and node.op_type not in NEVER_HALF:
+        if node.name not in islands and node.op_type not in NEVER_HALF and _follows_inputs(node):
             halves.convert(node)
     halves.connect()
     tidy(model)
@@ -39,6 +39,11 @@ def typed(graph: bytes) -> ir.Model:
 def is_float(value: ir.Value) -> bool:
     """Whether the value is a float32 tensor."""
     return bool(value.dtype == FLOAT)
+
+
+def _follows_inputs(node: ir.Node) -> bool:
+    """Whether half inputs make its outputs half; a constant, or what fills a shape, says its own type."""
+    return node.op_type == "Cast" or any(value is not None and is_float(value) for value in node.inputs)
 
 
 class _Halves:

@@ -87,3 +87,22 @@ def test_inputs_and_outputs_keep_names_and_types() -> None:
         assert [(v.name, v.type.tensor_type.elem_type) for v in getattr(model.graph, side)] == [
             (v.name, v.type.tensor_type.elem_type) for v in getattr(before.graph, side)
         ]
+
+
+def test_what_says_its_own_type_keeps_it() -> None:
+    one = numpy_helper.from_array(np.array([1.5], np.float32))
+    nodes = [
+        helper.make_node("Constant", [], ["bias"], name="bias/Constant", value=one),
+        helper.make_node("Shape", ["x"], ["shape"], name="ones/Shape"),
+        helper.make_node("ConstantOfShape", ["shape"], ["filled"], name="ones/ConstantOfShape", value=one),
+        helper.make_node("Add", ["x", "bias"], ["sum"], name="bias/Add"),
+        helper.make_node("Mul", ["sum", "filled"], ["y"], name="ones/Mul"),
+    ]
+    info = helper.make_tensor_value_info
+    x, y = info("x", TensorProto.FLOAT, ["batch", 6]), info("y", TensorProto.FLOAT, ["batch", 6])
+    made = helper.make_graph(nodes, "g", [x], [y])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    half = half_from_float(model.SerializeToString(), set())
+    session = open_session(half, SessionOptions(backend="onnxruntime", name="g"))
+    given = np.array([[0.5, 1, 2, 3, 4, 5]], np.float32)  # exact in half
+    assert np.array_equal(session.run({"x": given})["y"], (given + 1.5) * 1.5)
