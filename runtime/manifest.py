@@ -177,7 +177,8 @@ def check(manifest: Manifest) -> None:
     _check_files(manifest)
     _check_stages(manifest)
     _check_precisions(manifest)
-    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings):
+    made_with = [text for pair in manifest.provenance.items() for text in pair]
+    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
     for index, engine in enumerate(manifest.engines):
         where = f"manifest.engines[{index}]"

@@ -55,6 +55,8 @@ def test_what_is_written_is_read_back_and_written_the_same(text):
         (("image", "height"), 0, "manifest.image.height: not between 1 and 1048576"),
         (("name",), None, "manifest.name: expected a string, found None"),
         (("name",), "\x1b[31m", "characters that cannot be printed"),
+        (("provenance", "torch"), "2\x1b[2J", "characters that cannot be printed"),
+        (("provenance", "a\nb"), "2", "characters that cannot be printed"),
         (("stages",), [], "manifest.stages: empty"),
         (
             ("stages", 0, "inputs", 0, "dtype"),
