@@ -15,6 +15,7 @@ from rich.table import Table
 from textual_vision.export.build import BuildOptions, check_options, plan
 from textual_vision.export.doctor import Finding
 from textual_vision.export.inspection import Inspection
+from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,
@@ -78,6 +79,10 @@ def show_build(result: BuildResult, as_json: bool) -> None:
         out.print(_build_table(result, backend))
     if result.rewrites:
         out.print(_rewrite_table(result))
+    for precision in result.precisions:
+        if "table" in precision.notes:
+            for line in lines_of_notes(precision.notes):
+                click.echo(line)
     seconds = sum(step.seconds for step in result.steps)
     size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
     out.print(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {seconds:.0f} s")
