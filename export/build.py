@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from textual_vision.calibration.cache import Origin, origin_of, read_cache
 from textual_vision.calibration.ranges import AUTO, check_method
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
@@ -18,6 +19,14 @@ from textual_vision.export.merge import merged_from_stages
 from textual_vision.export.parity import failure_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs, check_precision, convert
 from textual_vision.export.prompts import CALIBRATED, COMPARED
+from textual_vision.export.quantise_calibration import (
+    CALIBRATION_PROMPTS,
+    FOLDER,
+    calibration_files,
+    chosen_prompts,
+    notes_of_calibration,
+    ranges_from_cache,
+)
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
@@ -28,8 +37,10 @@ from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
+from textual_vision.runtime.noise import RECIPE
 
 NOTES_FILE, GRAPH_FILE, LOWERED_FILE = "notes.json", "graph.onnx", "lowered.onnx"
+EXPORTED_FILE = "exported.onnx"
 CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
 
@@ -45,6 +56,8 @@ class BuildOptions:
     seed: int = 0
     prompts: tuple[str, ...] = COMPARED
     calibration_prompts: tuple[str, ...] = CALIBRATED
+    calibration_count: int = CALIBRATION_PROMPTS
+    calibration_cache: Path | None = None
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
     budget: str | None = None
@@ -78,13 +91,15 @@ def build(
     check_tokens(options, at.model)
     batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed)
     floats, rewrites = _float_graphs(at, batches)
-    made = {name: _precision(at, name, floats) for name in options.precisions}
+    calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
+    made = {name: _precision(at, name, floats, calibration) for name in options.precisions}
     precisions = tuple(compared(at.model, name, graphs, batches, at.steps) for name, graphs in made.items())
     result = _result(at, folder, precisions, rewrites)
     if result.verdict == FAIL and not options.allow_failing:
         raise failure_of(precisions)
     graphs = {name: one.graphs for name, one in made.items()}
     manifest, files = bundle_contents(at.model, result, graphs, batches, options.batch)
+    files.update({path: data for one in made.values() for path, data in one.files.items()})
     command = command_of(source, folder, options)
     work = partial(files_of_report, at.model, manifest, result, graphs, batches, command)
     at.steps.timed("draw the report", lambda: files.update(work()))
@@ -98,6 +113,9 @@ def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
     steps = [f"draw {options.samples} pictures with PyTorch"]
     for stage in stages:
         steps += [f"export {stage}, opset {options.opset}", f"rewrite {stage} for {options.target}"]
+    offered, count = len(options.calibration_prompts), options.calibration_count
+    if offered > count and set(options.precisions) - {"fp32"}:
+        steps.append(f"choose {count} of {offered} prompts to calibrate on")
     for precision in options.precisions:
         merged = " and merge its stages" if options.merged else ""
         steps += [f"make {precision}{merged}", f"compare {precision} by {', '.join(usable_backends())}"]
@@ -115,6 +133,12 @@ def check_options(options: BuildOptions) -> None:
     if options.budget is not None:
         parse_budget(options.budget)
     check_method(options.range_method)
+    if options.calibration_count < 1:
+        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-prompts 64")
+    if options.calibration_cache is not None:
+        if "int8" not in options.precisions:
+            raise UsageError("--calibration-cache without int8 to use it", "add --precision int8")
+        read_cache(options.calibration_cache, None)
     batch = options.batch
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
@@ -143,8 +167,8 @@ def _drawn(at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: in
 def _float_graphs(
     at: _Build, batches: Sequence[Batch]
 ) -> tuple[dict[str, dict[str, bytes]], tuple[RewriteResult, ...]]:
-    """By file name (GRAPH_FILE, LOWERED_FILE) and stage the rewritten graphs; what the rewrites bought."""
-    graphs: dict[str, dict[str, bytes]] = {GRAPH_FILE: {}, LOWERED_FILE: {}}
+    """By file name (EXPORTED_FILE, GRAPH_FILE, LOWERED_FILE) and stage the graphs; what rewrites bought."""
+    graphs: dict[str, dict[str, bytes]] = {EXPORTED_FILE: {}, GRAPH_FILE: {}, LOWERED_FILE: {}}
     results: list[RewriteResult] = []
     for stage in at.model.stages:
         raw = at.steps.run(
@@ -158,6 +182,7 @@ def _float_graphs(
                 f"rewrite {stage.name}", depends, partial(_rewritten, at, stage.name, raw, batches[0])
             )
         )
+        files[EXPORTED_FILE] = raw
         results += rewrites_from_bytes(files[NOTES_FILE])
         for name, by_stage in graphs.items():
             by_stage[stage.name] = files[name]
@@ -180,13 +205,15 @@ def _rewritten(at: _Build, stage: str, graph: bytes, batch: Batch) -> bytes:
     return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: results})
 
 
-def _precision(at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]]) -> PrecisionGraphs:
+def _precision(
+    at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]], calibration: tuple[Batch, ...]
+) -> PrecisionGraphs:
     """The precision's graphs, the merged one among them."""
     options = at.options
-    calibration: tuple[Batch, ...] = ()
-    if name != "fp32":
-        texts = options.calibration_prompts
-        calibration = _drawn(at, "draw to calibrate", texts, len(texts), options.seed + CALIBRATION_SEED)
+    if name == "fp32":
+        calibration = ()
+    origin = _origin(at, calibration, floats[EXPORTED_FILE])
+    given = options.calibration_cache if name == "int8" else None
     source = FloatGraphs(
         stages=tuple(stage.spec for stage in at.model.stages),
         fp32=floats[LOWERED_FILE if name == "int8" else GRAPH_FILE],
@@ -194,21 +221,60 @@ def _precision(at: _Build, name: str, floats: Mapping[str, Mapping[str, bytes]])
         target=options.target,
         budget=options.budget,
         range_method=options.range_method,
+        ranges={} if given is None else ranges_from_cache(given, origin, options.range_method),
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
     if name == "int8":
-        depends += [source.budget, source.range_method]
-    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source)))
-    return PrecisionGraphs(notes=json.loads(files.pop(NOTES_FILE)), graphs=files)
+        cached = None if given is None else given.read_bytes()
+        depends += [source.budget, source.range_method, cached, origin.digest]
+    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
+    notes = json.loads(files.pop(NOTES_FILE))
+    others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
+    if name == "int8":
+        ranges = options.range_method if given is None else f"the cache {given.name}"
+        notes["calibration"] = notes_of_calibration(
+            at.model, calibration, len(options.calibration_prompts), ranges
+        )
+    return PrecisionGraphs(notes=notes, graphs=files, files=others)
 
 
-def _converted(at: _Build, name: str, source: FloatGraphs) -> bytes:
+def _calibration(at: _Build) -> tuple[Batch, ...]:
+    """Drawings of the prompts to calibrate on; of more than are wanted, those that visit the most rows."""
+    options, texts = at.options, at.options.calibration_prompts
+    seed = options.seed + CALIBRATION_SEED
+    if len(texts) > options.calibration_count:
+        count, tokens = options.calibration_count, options.tokens
+
+        def work() -> bytes:
+            chosen = chosen_prompts(at.model, texts, count=count, seed=seed, tokens=tokens)
+            return json.dumps(chosen).encode()
+
+        depends = [at.model.digest, texts, count, seed, tokens]
+        chosen = json.loads(at.steps.run("choose prompts to calibrate on", depends, work))
+        texts = tuple(texts[index] for index in chosen)
+    return _drawn(at, "draw to calibrate", texts, len(texts), seed)
+
+
+def _origin(at: _Build, batches: Sequence[Batch], exported: Mapping[str, bytes]) -> Origin:
+    """What ranges depend on. The exported graphs, not the rewritten: between those, time decides."""
+    return origin_of(
+        [prompt for batch in batches for prompt in batch.prompts],
+        [seed for batch in batches for seed in batch.seeds],
+        at.model.tokenizer,
+        {"noise": RECIPE, "tokens": at.options.tokens, "longest": at.model.text.max_tokens},
+        {**exported, "rewrites left out": json.dumps(sorted(at.options.no_rewrite)).encode()},
+    )
+
+
+def _converted(at: _Build, name: str, source: FloatGraphs, origin: Origin) -> bytes:
     made = convert(name, source)
     graphs = {stage: described(graph, at.model, stage, name) for stage, graph in made.graphs.items()}
     if at.options.merged:
         merged = merged_from_stages(source.stages, made.graphs)
         graphs[MERGED] = described(merged, at.model, MERGED, name)
-    return packed({**graphs, NOTES_FILE: json.dumps(made.notes).encode()})
+    drawings = sum(len(batch.prompts) for batch in source.batches)
+    files = calibration_files(origin, made.ranges, drawings) if made.ranges else {}
+    return packed({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:

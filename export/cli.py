@@ -124,6 +124,21 @@ def command() -> None:
     help="Calibrate on these prompts, one a line. [default: others of ours]",
 )
 @click.option(
+    "--calibration-prompts",
+    "calibration_count",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Of more prompts than N, those are taken that visit the most codebook rows.",
+)
+@click.option(
+    "--calibration-cache",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take int8's ranges from an earlier bundle's calibration/….json of the same model and prompts.",
+)
+@click.option(
     "--budget",
     metavar="METRIC>=NUMBER,...",
     help="What int8 may cost. [default: code_agreement>=0.97,psnr>=32,generator_psnr>=36]",

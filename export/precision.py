@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.errors import UsageError
@@ -22,7 +23,8 @@ class FloatGraphs:
     convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
     "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is
-    how int8's ranges are found (see `calibration.ranges`).
+    how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor → range, are those of a
+    cache, if there is one.
     """
 
     stages: tuple[StageSpec, ...]
@@ -31,14 +33,21 @@ class FloatGraphs:
     target: str
     budget: str | None = None
     range_method: str = AUTO
+    ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionGraphs:
-    """A graph per stage name, and what making them found out, as plain JSON."""
+    """A graph per stage name, and what making them found out, as plain JSON.
+
+    `ranges`, stage → tensor → range, are those that were calibrated; `files`, by their path in the bundle,
+    what else it gets.
+    """
 
     graphs: dict[str, bytes]
     notes: dict[str, object] = field(default_factory=dict)
+    ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Convert = Callable[[FloatGraphs], PrecisionGraphs]

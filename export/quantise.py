@@ -32,7 +32,8 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     choice of layers meets the budget.
     """
     options = options or QuantiseOptions(
-        ranges=RangeOptions(method=source.range_method), budget=source.budget or DEFAULT_BUDGET
+        ranges=RangeOptions(method=source.range_method, ranges=source.ranges),
+        budget=source.budget or DEFAULT_BUDGET,
     )
     budget = parse_budget(options.budget)
     measure = Measure(source.stages, source.fp32, source.batches, default_backend())
@@ -40,7 +41,11 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
         quantised_stage(stage, source.fp32[stage.name], measure, options.ranges) for stage in source.stages
     ]
     found = search(stages, measure, budget, timed=source.target == "cpu")
-    return PrecisionGraphs(graphs=dict(found.graphs), notes=_notes(stages, found, options))
+    return PrecisionGraphs(
+        graphs=dict(found.graphs),
+        notes=_notes(stages, found, options),
+        ranges={one.stage.name: one.calibrated for one in stages},
+    )
 
 
 def _notes(stages: Sequence[QuantisedStage], found: Search, options: QuantiseOptions) -> dict[str, object]:

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 import onnx
 import onnx_ir as ir
 
-from textual_vision.calibration.cache import TensorRange
+from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export import rewrites_merge, rewrites_upsample
 from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of
-from textual_vision.export.quantise_plan import INT8, Layer, default_modes, layers_of
+from textual_vision.export.quantise_plan import INT8, Layer, activations_of, default_modes, layers_of
 from textual_vision.export.quantise_tables import row_scaled
 from textual_vision.export.quantise_write import Bias, quantised_graph
 from textual_vision.export.samples import Batch
+from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 
 PLAIN, CORRECTED, EQUALISED, BOTH = "plain", "corrected", "equalised", "both"
@@ -48,6 +49,7 @@ class QuantisedStage:
     ranges: Mapping[str, TensorRange]
     biases: Mapping[str, Bias]
     correction: str
+    calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalisation
     errors: Mapping[str, float]  # by correction: what was compared
 
     def graph(self, modes: Mapping[str, str]) -> bytes:
@@ -65,22 +67,37 @@ def quantised_stage(
     """Ranges and the best of the corrections: the one with the least error when every layer is int8."""
     inputs = inputs_of(stage, measure.batches)
     model = prepared(graph)
-    given = options.ranges.get(stage.name)
+    given = _given(stage, model, options)
     wanted = [name for name in options.corrections if given is None or name in (PLAIN, CORRECTED)]
+    plain = ranges_of(model, inputs, options.method) if given is None else given
     best: QuantisedStage | None = None
     errors: dict[str, float] = {}
-    bases: dict[bool, tuple[onnx.ModelProto, Mapping[str, TensorRange]]] = {}
+    bases: dict[bool, tuple[onnx.ModelProto, Mapping[str, TensorRange]]] = {False: (model, plain)}
     for correction in wanted or [PLAIN]:
         equal = correction in (EQUALISED, BOTH)
         if equal not in bases:
-            base = equalised(model, inputs) if equal else model
-            bases[equal] = (base, given or ranges_of(base, inputs, options.method))
+            base = equalised(model, inputs)
+            bases[equal] = (base, ranges_of(base, inputs, options.method))
         tried = _tried(stage, correction, *bases[equal], inputs)
         errors[correction] = measure.stage_error(stage, tried.graph(default_modes(tried.layers, INT8)))
         if best is None or errors[correction] < errors[best.correction]:
             best = tried
     assert best is not None
-    return replace(best, errors=errors)
+    return replace(best, calibrated=plain, errors=errors)
+
+
+def _given(
+    stage: StageSpec, model: onnx.ModelProto, options: RangeOptions
+) -> Mapping[str, TensorRange] | None:
+    """The stage's ranges if they need not be read off drawings; IntegrityError when one is missing."""
+    if not options.ranges:
+        return None
+    found = options.ranges.get(stage.name, {})
+    missing = [name for name in activations_of(model) if name not in found]
+    if missing:
+        problem = f"the calibration cache has no range for {len(missing)} tensors of {stage.name}"
+        raise IntegrityError(f"{problem}, such as {missing[0]!r}", AGAIN_HINT)
+    return found
 
 
 def _tried(
@@ -102,6 +119,7 @@ def _tried(
         ranges=ranges,
         biases=biases,
         correction=correction,
+        calibrated=ranges,
         errors={},
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual_vision.calibration.ranges import AUTO
+from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS
 from textual_vision.export.report import ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import Batch
@@ -62,6 +63,10 @@ def _options(options: BuildOptions) -> Iterator[str]:
         yield from ("--tokens", str(options.tokens))
     if options.budget is not None:
         yield from ("--budget", options.budget)
+    if options.calibration_count != CALIBRATION_PROMPTS:
+        yield from ("--calibration-prompts", str(options.calibration_count))
+    if options.calibration_cache is not None:
+        yield from ("--calibration-cache", options.calibration_cache.name)
     if options.range_method != AUTO:
         yield from ("--range-method", options.range_method)
     for rewrite in options.no_rewrite:

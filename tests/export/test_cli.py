@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from textual_vision.export.build import BuildOptions
 from textual_vision.export.cli import ELSEWHERE, command
+from textual_vision.export.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
 
@@ -76,6 +77,10 @@ def test_build_prints_the_table_and_the_next_command(
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", "--precision", "fp16")
     assert "export latent, opset 20" in result.output and "make fp16" in result.output
+    assert "to calibrate on" not in result.output
+    few = ("--precision", "int8", "--calibration-prompts", 3)
+    result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", *few)
+    assert f"choose 3 of {len(CALIBRATED)} prompts to calibrate on" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

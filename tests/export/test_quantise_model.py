@@ -30,7 +30,7 @@ from textual_vision.export.samples import Batch, reference_batches
 from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
 from textual_vision.export.stages import StagedModel
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
-from textual_vision.runtime.errors import BudgetError, UsageError
+from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
 
 PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
 PLAIN_RANGES = RangeOptions(method="mse", corrections=(PLAIN,))
@@ -181,3 +181,11 @@ def test_the_default_budget_is_what_a_build_promises() -> None:
 def test_sessions_of_int8_graphs_open_in_openvino_too(stages) -> None:
     graphs = {one.stage.name: one.graph(default_modes(one.layers, INT8)) for one in stages}
     assert set(open_sessions(graphs, "openvino")) == set(graphs)
+
+
+def test_a_cache_that_lacks_a_tensor_is_refused_by_its_name(source: FloatGraphs, measure: Measure) -> None:
+    last = source.stages[-1]
+    found = TensorRange(threshold=9.0, method="minmax", low=-9.0, high=9.0)
+    options = RangeOptions(ranges={last.name: {"nothing.known": found}})
+    with pytest.raises(IntegrityError, match=rf"no range for \d+ tensors of {last.name}, such as '"):
+        quantised_stage(last, source.fp32[last.name], measure, options)
