@@ -12,7 +12,7 @@ from textual_vision.export.prompts import COMPARED
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import BundleWarning, ParityError, UsageError
+from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
 from textual_vision.runtime.golden import GoldenResult, compare
 from textual_vision.runtime.pipeline import TextToImage
 
@@ -89,6 +89,11 @@ def _parity(
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
+        if precision not in BUDGETS:
+            problem = (
+                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(BUDGETS)}"
+            )
+            raise IntegrityError(problem, "leave out --checkpoint, or export the bundle again")
         graphs = {stage.name: bundle.read(spec.files[stage.name]) for stage in specs}
         for backend in backends:
             sessions = open_sessions(graphs, backend)
