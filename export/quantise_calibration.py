@@ -24,7 +24,7 @@ from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.errors import UsageError
 
 FOLDER = "calibration"
-CALIBRATION_PROMPTS = 64  # more buy little; see docs/int8.md
+CALIBRATION_PROMPTS = 64  # as many as there are of our own
 CHUNK_PROMPTS = 64  # drawn at a time when prompts are chosen: only the rows that they visit are kept
 TENSORRT_VERSION = "10.3.0"  # in the first line of TensorRT's own cache
 
