@@ -59,6 +59,7 @@ class TextToImage:
         manifest = bundle.manifest
         self._prompt_stages, self._picture_stages = _split(manifest)
         self._text_length = _text_length(manifest)
+        _check_noise(manifest)
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions = open_stages(bundle, precision, backend, threads)
         for stage in manifest.stages:
@@ -204,6 +205,14 @@ def _text_length(manifest: Manifest) -> int | None:
         )
         raise IntegrityError(problem, "export the bundle again")
     return length
+
+
+def _check_noise(manifest: Manifest) -> None:
+    for stage in manifest.stages:
+        for spec in stage.inputs:
+            if spec.name == NOISE and spec.shape[1:] != (manifest.noise.dim,):
+                problem = f"manifest.noise.dim: {manifest.noise.dim}, but {stage.name!r} takes {spec.shape}"
+                raise IntegrityError(problem, "export the bundle again")
 
 
 def _check_names(stage: StageSpec, session: Session, file: str) -> None:

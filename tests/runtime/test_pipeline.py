@@ -103,6 +103,12 @@ def test_an_unknown_noise_recipe_is_refused(edit_manifest):
         TextToImage.load(root)
 
 
+def test_noise_of_another_size_than_the_stages_take_is_refused(edit_manifest):
+    bundle = edit_manifest(lambda manifest: manifest["noise"].update(dim=7))
+    with pytest.raises(IntegrityError, match=r"noise.dim: 7, but 'latent' takes \('batch', 6\)"):
+        TextToImage.load(bundle, backend="onnxruntime")
+
+
 def test_a_stage_that_needs_what_no_stage_gives_is_refused(edit_manifest):
     root = edit_manifest(lambda manifest: manifest["stages"].reverse())
     with pytest.raises(IntegrityError, match="'generator' needs 'codes'"):
