@@ -112,7 +112,8 @@ def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[B
     for batch in batches:
         outputs = session.run({tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs})
         for name in names:
-            largest[name] = max(largest.get(name, 0.0), float(np.abs(outputs[name]).max(initial=0.0)))
+            here = float(np.abs(outputs[name]).max(initial=0.0))
+            largest[name] = np.inf if np.isnan(here) else max(largest.get(name, 0.0), here)
     return largest
 
 

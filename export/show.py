@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from textual_vision.export.build import BuildOptions, check_options, plan
@@ -85,12 +86,14 @@ def show_build(result: BuildResult, as_json: bool) -> None:
                 click.echo(line)
     seconds = sum(step.seconds for step in result.steps)
     size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
-    out.print(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {seconds:.0f} s")
-    out.print(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
+    click.echo(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {seconds:.0f} s")
+    click.echo(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
 
 
 def _build_table(result: BuildResult, backend: str) -> Table:
-    table = Table(title=f"{result.name}, {result.samples} pictures compared with PyTorch by {backend}")
+    table = Table(
+        title=f"{escape(result.name)}, {result.samples} pictures compared with PyTorch by {backend}"
+    )
     for name in (
         "stage",
         "precision",
@@ -161,7 +164,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         return
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
-    out.print(f"{manifest.name}: {size} pictures, {found.bytes / 1e6:.1f} MB, {manifest.licence}")
+    click.echo(f"{manifest.name}: {size} pictures, {found.bytes / 1e6:.1f} MB, {manifest.licence}")
     tensors = Table(title="stages")
     for name in ("stage", "takes", "gives"):
         tensors.add_column(name)
@@ -171,14 +174,14 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
             "\n".join(f"{t.name} {t.dtype} {_shape(t.shape)}" for t in s)
             for s in (stage.inputs, stage.outputs)
         )
-        tensors.add_row(stage.name, *sides)
+        tensors.add_row(escape(stage.name), *map(escape, sides))
     out.print(tensors)
     graphs_table = Table(title="graphs")
     for name in ("graph", "MB", "opset", "parameters", "operators", "verdict"):
         graphs_table.add_column(name)
     for graph in found.graphs:
         graphs_table.add_row(
-            graph.file,
+            escape(graph.file),
             f"{graph.bytes / 1e6:.1f}",
             str(graph.opset),
             ", ".join(
@@ -189,10 +192,10 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         )
     out.print(graphs_table)
     for engine in manifest.engines:
-        out.print(f"engines: {engine.fingerprint}, {engine.precision}")
-    out.print("made with: " + ", ".join(f"{name} {value}" for name, value in manifest.provenance.items()))
+        click.echo(f"engines: {engine.fingerprint}, {engine.precision}")
+    click.echo("made with: " + ", ".join(f"{name} {value}" for name, value in manifest.provenance.items()))
     for warning in manifest.warnings:
-        out.print(f"[yellow]warning:[/] {warning}")
+        click.echo(f"warning: {warning}")
 
 
 def _shape(shape: Sequence[int | str]) -> str:

@@ -160,6 +160,11 @@ def check_consistent(config: TrainConfig) -> None:
     """Raises UsageError when two fields contradict each other."""
     model = config.model
     upscale = 2 ** (len(model.generator.channels) - 1)
+    widths = (
+        (model.text.hidden, model.text.heads),
+        (model.latent.width, model.latent.heads),
+        (model.latent.fine_width, model.latent.fine_heads),
+    )
     rules = [
         (
             config.corpus in CORPORA,
@@ -190,9 +195,8 @@ def check_consistent(config: TrainConfig) -> None:
             f"{model.latent.coarse} nor twice it",
         ),
         (
-            model.latent.width % model.latent.heads == 0
-            and model.latent.fine_width % model.latent.fine_heads == 0,
-            "model.latent: a width is not a multiple of its heads",
+            all(heads > 0 and width % heads == 0 for width, heads in widths),
+            "a width of model.text or model.latent is not a multiple of its heads",
         ),
         (
             model.image_size // 2 ** len(model.discriminator.channels) == 4,
