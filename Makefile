@@ -12,6 +12,7 @@ help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.export  ## export the shipped model, verify it, draw both prompts
+	@mkdir -p $(OUT)
 	$(BIN)/tv-export build emoji --output $(OUT)/emoji.tv --precision fp32 --force
 	$(BIN)/tv-generate $(OUT)/emoji.tv --verify
 	$(BIN)/tv-generate $(OUT)/emoji.tv "dog wearing sunglasses" "green forest with river" --count 4 --grid -o $(OUT)/demo.png

@@ -148,6 +148,7 @@ class TrainConfig:
     losses: LossConfig = field(default_factory=LossConfig)
     refresh_every: int = 4  # steps of the joint phase between two of the codebook's
     ema: float = 0.998  # of the weights that are kept
+    joint_share: float = 0.3  # of what the joint phase changed that is kept: both ends draw worse
     style_in_caption: float = 0.6  # share of captions that name the art style
     checkpoint_minutes: float = 4.0
     precision: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 where the device is fast at it

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textual_vision.training.model import TextToImageModel
 
 WARMUP = 10  # the average of n steps looks back over about n / WARMUP of them at first
 
@@ -38,3 +41,17 @@ class Ema:
         for name, weight in state.items():
             if isinstance(weight, Tensor):
                 self.weights[name].copy_(weight)
+
+
+@torch.no_grad()
+def keep_share(model: TextToImageModel, before: dict[str, Tensor], share: float) -> None:
+    """Moves every weight back to `before` but for `share` of the way (Wortsman et al. 2022, eq. 1).
+
+    Between the two, pictures are better than at either end: fine-tuning against a discriminator rounds
+    shapes, and washes out colours and reconstructions when all of it is kept.
+    """
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point():
+            weight.copy_(torch.lerp(before[name].to(weight.device), weight, share))
+    rows = model.codebook.rows
+    rows.copy_(F.normalize(rows, dim=1))

@@ -5,6 +5,7 @@ RUN/tokenizer.json   the pruned tokenizer
 RUN/state.pt         weights, averages, optimisers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
 RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
+RUN/before-joint.safetensors   what the joint phase started from
 RUN/checkpoint/      the result
 """
 
@@ -27,7 +28,7 @@ from textual_vision.runtime.files import write_whole
 from textual_vision.training.batches import Batches, PictureSource, StepRandom, caption_with_style
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.ema import Ema
+from textual_vision.training.ema import Ema, keep_share
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import PictureDistance
 from textual_vision.training.phases import (
@@ -39,14 +40,17 @@ from textual_vision.training.phases import (
     on_any_process,
 )
 from textual_vision.training.run_state import (
+    BEFORE_JOINT,
     PHASES,
     STATE,
     TOKENIZER,
     cut_log,
     read_config,
     read_state,
+    read_weights,
     write_config,
     write_state,
+    write_weights,
 )
 from textual_vision.training.text_codes import fit_text_codes, text_code_usage, token_states
 from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
@@ -131,13 +135,26 @@ class TrainingRun:
             self.phase = self._phase(PHASES[self.phase_index])
         if self.is_main:
             self.watch.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
+        before = self._weights_before(self.phase.name)
         self._train(self.phase)
         # What a phase hands on is its average; the last noisy steps are dropped.
         self.model.load_state_dict(self.ema.weights)
+        if before is not None:
+            keep_share(self.model, before, self.config.joint_share)
         self.phase_index, self.next_step, self.phase = self.phase_index + 1, 0, None
         self.accelerator.free_memory()
         self.ema = Ema(self.model, self.config.ema)
         self.save()
+
+    def _weights_before(self, phase: str) -> dict[str, torch.Tensor] | None:
+        """What the joint phase started from; kept in a file, for it may be resumed long after."""
+        if phase != "joint":
+            return None
+        path = self.out / BEFORE_JOINT
+        if self.next_step == 0 and self.is_main:
+            write_weights(path, self.ema.weights)
+        self.accelerator.wait_for_everyone()
+        return read_weights(path)
 
     def _train(self, phase: Phase) -> None:
         self.model.train()

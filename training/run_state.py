@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
 from textual_vision.runtime.files import write_whole
@@ -15,6 +17,7 @@ from textual_vision.training.config import TrainConfig, config_from_dict, config
 
 PHASES = ("codebook", "latent", "joint")
 STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "log.jsonl"
+BEFORE_JOINT = "before-joint.safetensors"
 
 
 def write_state(run: Path, state: dict[str, Any]) -> None:
@@ -41,6 +44,19 @@ def read_state(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0]
         raise IntegrityError(f"{path} can't be read: {reason}", "start a new run") from error
     return state
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """One safetensors file, written whole."""
+    write_whole(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """What `write_weights` wrote; IntegrityError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"{path} can't be read: {error}", "start a new run") from error
 
 
 def write_config(run: Path, config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ from textual_vision.training.blocks import Residual, Upsample, pixels_from_signe
 from textual_vision.training.config import TrainConfig, load_config
 from textual_vision.training.describe import describe
 from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.ema import keep_share
 from textual_vision.training.image_encoder import Posterior, sample
 from textual_vision.training.model import TextToImageModel, stages_from_model
 
@@ -107,3 +108,11 @@ def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_
     for name in ("emoji-64", "emoji-128"):
         sizes = {size.stage: size.weights for size in describe(load_config(name))}
         assert sizes["latent"] + sizes["generator"] < 10e6
+
+
+def test_what_is_kept_of_a_phase_lies_between_its_ends(tiny_config: TrainConfig) -> None:
+    before, after = TextToImageModel(tiny_config.model), TextToImageModel(tiny_config.model)
+    first, last = before.latent.latents.weight, after.latent.latents.weight.clone()
+    keep_share(after, before.state_dict(), 0.25)
+    torch.testing.assert_close(after.latent.latents.weight, 0.75 * first + 0.25 * last)
+    torch.testing.assert_close(after.codebook.rows.norm(dim=1), torch.ones(len(after.codebook.rows)))
