@@ -82,6 +82,8 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     # What goes wrong on the CPU is raised; why a GPU's provider cannot start is told in the log alone.
     settings.log_severity_level = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
     settings.inter_op_num_threads = 1
+    # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     return settings
