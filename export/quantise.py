@@ -6,7 +6,7 @@ hold every stage's inputs; what comes back are graphs for the same stages and wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_vision.export.budget import DEFAULT_BUDGET, Search, parse_budget, search
@@ -15,6 +15,7 @@ from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import FLOAT
 from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, quantised_stage
 from textual_vision.runtime.backends.session import default_backend
+from textual_vision.runtime.errors import BudgetError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     """int8 graphs within the budget, as small and fast as a search finds them; see `budget.search`.
 
     Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
-    choice of layers meets the budget.
+    choice of layers meets the budget, or only one that leaves all in float.
     """
     options = options or QuantiseOptions(
         ranges=RangeOptions(method=source.range_method, ranges=source.ranges),
@@ -41,11 +42,22 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
         quantised_stage(stage, source.fp32[stage.name], measure, options.ranges) for stage in source.stages
     ]
     found = search(stages, measure, budget, timed=source.target == "cpu")
+    check_quantised(stages, found.modes)
     return PrecisionGraphs(
         graphs=dict(found.graphs),
         notes=_notes(stages, found, options),
         ranges={one.stage.name: one.calibrated for one in stages},
     )
+
+
+def check_quantised(stages: Sequence[QuantisedStage], modes: Mapping[str, Mapping[str, str]]) -> None:
+    """BudgetError when every layer stayed in float: that is no int8, whatever its name."""
+    kept = [modes.get(one.stage.name, {}).get(name, FLOAT) for one in stages for name in _names(one)]
+    if all(mode == FLOAT for mode in kept):
+        raise BudgetError(
+            f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
+            "ask for less with --budget, or build fp16: --precision fp16",
+        )
 
 
 def _notes(stages: Sequence[QuantisedStage], found: Search, options: QuantiseOptions) -> dict[str, object]:
