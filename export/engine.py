@@ -11,9 +11,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from textual_vision.export.engine_dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.engine_progress import Report, watched
-from textual_vision.runtime.backends.tensorrt_api import errors_in, last_error, new_logger, offers
-from textual_vision.runtime.engines import ShapeRange
+from textual_vision.runtime.backends.tensorrt_api import (
+    errors_in,
+    last_error,
+    new_logger,
+    offers,
+    released_on_error,
+)
+from textual_vision.runtime.engines import DlaCount, ShapeRange
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
 
 TABLE_START = "Layers:"
@@ -54,14 +61,19 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A built engine: its bytes, the types of its inputs and outputs, its layer table when the log had it."""
+    """A built engine: its bytes, the types of its inputs and outputs, its layer table when the log had it.
+
+    `dla` says what a DLA takes of it, None when none was asked for.
+    """
 
     plan: bytes
     dtypes: dict[str, str]
     table: str | None
     timing_cache: bytes | None
+    dla: DlaCount | None = None
 
 
+@released_on_error()
 def build_plan(
     trt: Any,
     graph: bytes,
@@ -87,6 +99,8 @@ def build_plan(
     config = builder.create_builder_config()
     configure(trt, builder, config, settings, calibrator)
     _add_profile(builder, config, network, profile, name)
+    if settings.dla_core is not None:
+        check_dla_shapes(profile, name)
     cache = _use_timing_cache(trt, config, timing_cache, settings)
     plan = watched(trt, config, lambda: builder.build_serialized_network(network, config), report)
     if plan is None:
@@ -98,9 +112,11 @@ def build_plan(
         dtypes=_dtypes(network),
         table=next((text for _, text in logger.messages if text.startswith(TABLE_START)), None),
         timing_cache=bytes(cache.serialize()) if cache is not None else None,
+        dla=dla_count(text for _, text in logger.messages) if settings.dla_core is not None else None,
     )
 
 
+@released_on_error()
 def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings) -> str:
     """The layer table of a plan built just now, by the inspector, which needs the GPU that it is for.
 
@@ -146,7 +162,7 @@ def configure(trt: Any, builder: Any, config: Any, settings: EngineSettings, cal
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if settings.dla_core is not None:
-        _use_dla(trt, builder, config, settings.dla_core)
+        _use_dla(trt, builder, config, settings)
 
 
 def _allow_types(trt: Any, config: Any, settings: EngineSettings, calibrator: Any) -> None:
@@ -171,32 +187,37 @@ def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
             raise UsageError(f"TensorRT {trt.__version__} has no same-compute-capability mode", hint)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     if settings.compute:
-        _choose_compute(trt, config, settings.compute)
+        choose_compute(trt, settings.compute, config)
 
 
-def _choose_compute(trt: Any, config: Any, compute: tuple[str, ...]) -> None:
+def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> None:
+    """Build for GPUs such as "8.6"; UsageError where the library cannot. `config` None only checks that."""
     if not offers(trt, "ComputeCapability.SM86"):
         raise UsageError(
             "only TensorRT-RTX builds for other GPUs than the one that is here",
             "leave out --compute-capability and build on the device, or use --target tensorrt-rtx",
         )
     members = {name: member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
-    config.num_compute_capabilities = len(compute)
-    for index, version in enumerate(compute):
-        wanted = f"SM{version.replace('.', '')}"
-        if wanted not in members:
-            known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members)
-            raise UsageError(
-                f"TensorRT-RTX {trt.__version__} does not build for compute capability {version}",
-                f"it builds for {known}; for a Jetson use --target tensorrt on the device",
-            )
-        config.set_compute_capability(members[wanted], index)
+    wanted = {version: f"SM{version.replace('.', '')}" for version in compute}
+    if unknown := [version for version, name in wanted.items() if name not in members]:
+        known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members)
+        raise UsageError(
+            f"TensorRT-RTX {trt.__version__} does not build for compute capability {unknown[0]}",
+            f"it builds for {known}; for a Jetson use --target tensorrt on the device",
+        )
+    if config is not None:
+        config.num_compute_capabilities = len(wanted)
+        for index, name in enumerate(wanted.values()):
+            config.set_compute_capability(members[name], index)
 
 
-def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+def _use_dla(trt: Any, builder: Any, config: Any, settings: EngineSettings) -> None:
+    core = settings.dla_core
+    assert core is not None
     if not 0 <= core < builder.num_DLA_cores:
         problem = f"DLA core {core} asked for, {builder.num_DLA_cores} are here"
         raise UsageError(problem, "leave out --dla: only Jetson Xavier and Orin have DLA cores")
+    check_dla_precision(settings.precision)
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -275,4 +296,4 @@ def _build_hint(logger: Any) -> str:
         return "close other programs, add swap, or give --workspace a smaller size"
     if "cuda" in text and "35" in text:
         return "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
-    return "try another precision or version of the library; --verbose shows its whole log"
+    return "try another precision or version of the library"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle import check_place, write_bundle
-from textual_vision.export.engine import EngineSettings, Plan, build_plan, table_from_plan
+from textual_vision.export.engine import Plan, build_plan, choose_compute, table_from_plan
 from textual_vision.export.engine_check import (
     check_int8,
     count_types,
@@ -18,7 +18,9 @@ from textual_vision.export.engine_check import (
     node_types,
     product_nodes,
 )
+from textual_vision.export.engine_dla import check_handed_over
 from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
+from textual_vision.export.engine_options import EngineOptions, check_kept, check_options, settings_as_text
 from textual_vision.export.engine_target import fingerprint_to_build, profile_of
 from textual_vision.runtime.backends.cudart import Device, load_cudart, probe
 from textual_vision.runtime.backends.session import choice_hint
@@ -27,6 +29,7 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import (
     ENGINE_JSON,
     ENGINE_SCHEMA_VERSION,
+    DlaCount,
     EngineRecord,
     Fingerprint,
     LayerCount,
@@ -39,31 +42,15 @@ from textual_vision.runtime.engines import (
 )
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
-from textual_vision.runtime.manifest import BatchProfile, EngineSpec, Manifest, StageSpec
+from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
 
-IN_FINGERPRINT = ("precision", "compute", "hardware", "version_compatible", "dla_core")
+ON_DLA = "dla"  # in place of a type
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What `tv-export engine` can be told; `batch` None is the manifest's, `settings` go to the builder.
-
-    `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
-    """
-
-    kind: str
-    settings: EngineSettings
-    batch: BatchProfile | None = None
-    rebuild: bool = False
-    ignore_memory: bool = False
-    calibration_cache: bytes | None = None
-    timing_folder: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """One stage's engine: its size, how long it took, and what it computes in (None: it does not tell)."""
+    """One stage's engine: its size, how long it took, what it computes in (None: it does not tell), where."""
 
     stage: str
     file: str
@@ -71,6 +58,7 @@ class StageResult:
     seconds: float
     count: LayerCount | None
     int8_meant: int
+    dla: DlaCount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +92,7 @@ def add_engines(
     (layers that should run in INT8 do not), DeviceMismatchError (too little memory), IntegrityError (a graph
     that the library cannot read, engines of an older graph without `rebuild`), TextualVisionError.
     """
-    check_kind(options.kind)
+    check_options(options)
     bundle = Bundle(path)
     check_place(path, force=True)  # building takes minutes or hours: not to be told only then
     precision = options.settings.precision
@@ -121,12 +109,14 @@ def add_engines(
     return _write(job, *_build_stages(job))
 
 
-def check_machine(kind: str) -> None:
-    """Raises BackendMissingError where this machine cannot build engines of `kind`."""
+def check_machine(kind: str, compute: tuple[str, ...] = ()) -> None:
+    """BackendMissingError where this machine cannot build engines of `kind`, UsageError for another GPU."""
     check_kind(kind)
     if kind == "tensorrt":
         probe(load_cudart())
-    load_library(kind)
+    trt = load_library(kind)
+    if compute:
+        choose_compute(trt, compute)
 
 
 def _kept(job: _Job) -> EngineResult | None:
@@ -134,7 +124,9 @@ def _kept(job: _Job) -> EngineResult | None:
     name, precision = job.fingerprint.name, job.options.settings.precision
     for spec in job.bundle.manifest.engines:
         if (spec.fingerprint, spec.precision) == (name, precision) and not job.options.rebuild:
-            check_graphs(job.bundle, spec, read_record(job.bundle, spec))
+            record = read_record(job.bundle, spec)
+            check_graphs(job.bundle, spec, record)
+            check_kept(record, job.options, job.bundle.manifest)
             return EngineResult(fingerprint=name, precision=precision, kept=True, stages=())
     return None
 
@@ -156,9 +148,12 @@ def _build_stages(job: _Job) -> tuple[dict[str, bytes], dict[str, StageEngine], 
             seconds=round(time.monotonic() - started, 2),
             count=engines[stage.name].count,
             int8_meant=meant,
+            dla=plan.dla,
         )
         results.append(result)
         job.tell(f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}")
+    if counts := {result.stage: result.dla for result in results if result.dla is not None}:
+        check_handed_over(counts)
     return plans, engines, tuple(results)
 
 
@@ -171,7 +166,7 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
     if not options.ignore_memory:
         needed = build_bytes(options.kind, len(graph), options.settings.workspace_bytes)
         check_memory(needed, available_bytes(), graph_file)
-    profile = profile_of(stage, options.batch or manifest.batch, manifest.text.max_tokens)
+    profile = profile_of(stage, options.batch or manifest.batch, manifest.text)
     plan = build_plan(
         job.trt,
         graph,
@@ -191,6 +186,7 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
         dtypes=plan.dtypes,
         count=count_types(types) if types else None,
         layers=types,
+        dla=plan.dla,
     )
     return plan, engine, meant
 
@@ -204,7 +200,13 @@ def _verified(job: _Job, graph: bytes, name: str, plan: Plan) -> tuple[dict[str,
     if not operators:
         return {}, 0
     types = node_types(layers_from_table(table), operators)
-    check_int8(types, operators, meant, name)
+    unnamed = operators.keys() - types.keys()
+    if plan.dla is not None and plan.dla.dla:
+        # A piece on the DLA is one row, which need not name what is in it, nor what it computes in.
+        types |= dict.fromkeys(unnamed, ON_DLA)
+        check_int8(types, operators, meant - unnamed, name)
+    else:
+        check_int8(types, operators, meant, name)
     return types, len(meant)
 
 
@@ -249,7 +251,7 @@ def _write(
         schema_version=ENGINE_SCHEMA_VERSION,
         fingerprint=job.fingerprint,
         precision=settings.precision,
-        settings=_settings_as_text(settings),
+        settings=settings_as_text(settings),
         stages=engines,
         dla_core=settings.dla_core,
     )
@@ -289,21 +291,11 @@ def _is_replaced(job: _Job, old: EngineSpec) -> bool:
     return same and job.options.rebuild
 
 
-def _settings_as_text(settings: EngineSettings) -> dict[str, str]:
-    given = {
-        name: value for name, value in dataclasses.asdict(settings).items() if value not in (None, False)
-    }
-    return {
-        name: ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in given.items()
-        if name not in IN_FINGERPRINT and value != ()
-    }
-
-
 def _shown(result: StageResult) -> str:
     count = result.count
+    where = f", {result.dla.dla} layers on the DLA, {result.dla.gpu} on the GPU" if result.dla else ""
     if count is None:
-        return "no convolution or matrix product"
+        return f"no convolution or matrix product{where}"
     parts = [
         f"{number} in {name}"
         for name, number in (
@@ -314,4 +306,4 @@ def _shown(result: StageResult) -> str:
         )
         if number
     ]
-    return f"products: {', '.join(parts)}"
+    return f"products: {', '.join(parts)}{where}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ import click
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.engine_bundle import EngineOptions, EngineResult
+    from textual_vision.export.engine_bundle import EngineResult
+    from textual_vision.export.engine_options import EngineOptions
     from textual_vision.runtime.manifest import BatchProfile
 
 MIB = 1 << 20
@@ -37,8 +39,17 @@ MIB = 1 << 20
     help="GPU to build for, such as 8.6; repeat it for several. TensorRT-RTX only. [default: 8.0 and later]",
 )
 @click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes to build for. [default: the bundle's own]")
-@click.option("--workspace", type=click.IntRange(1), metavar="MB", help="Most memory for one layer's work.")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="More finds faster kernels, slower.")
+@click.option(
+    "--workspace",
+    type=click.IntRange(1),
+    metavar="MB",
+    help="Most memory for one layer's work.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="More finds faster kernels, slower. TensorRT only.",
+)
 @click.option(
     "--hardware",
     type=click.Choice(["none", "same-compute-capability", "ampere+"]),
@@ -46,7 +57,11 @@ MIB = 1 << 20
     show_default=True,
     help="Also run on other GPUs: of the same compute capability, or every one from 8.0 on. TensorRT only.",
 )
-@click.option("--version-compatible", is_flag=True, help="Also run with later minor versions of the library.")
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Also run with later minor versions of the library. TensorRT only.",
+)
 @click.option("--dla", "dla_core", type=click.IntRange(0), metavar="CORE", help="Use this DLA of a Jetson.")
 @click.option("--weak", is_flag=True, help="Let TensorRT up to 10 choose types itself.")
 @click.option(
@@ -85,20 +100,30 @@ class EngineJob:
 
     @classmethod
     def for_build(cls, kind: str, precisions: tuple[str, ...], compute: tuple[str, ...]) -> EngineJob:
-        """Raises BackendMissingError, before any work, where this machine cannot build for `kind`."""
+        """Before any work: BackendMissingError where this machine cannot build for `kind`, UsageError."""
         from textual_vision.export.engine_bundle import check_machine
 
+        compute = _compute(compute)
         try:
-            check_machine(kind)
+            check_machine(kind, compute)
         except BackendMissingError as error:
             hint = f"{error.hint}; or leave the engines to the device: --no-engines"
             raise BackendMissingError(error.message, hint) from error
-        return cls(kind=kind, precisions=precisions, compute=_compute(compute))
+        return cls(kind=kind, precisions=precisions, compute=compute)
+
+    def steps(self, stages: Sequence[str]) -> list[str]:
+        """What `add_to` would do, in words."""
+        gpus = f" for compute capability {', '.join(self.compute)}" if self.compute else ""
+        return [
+            f"build {self.kind} engines of {precision}{gpus}: {', '.join(stages)}"
+            for precision in self.precisions
+        ]
 
     def add_to(self, bundle: Path) -> None:
         """Builds the engines of every precision; raises what `add_engines` does."""
         from textual_vision.export.engine import EngineSettings
-        from textual_vision.export.engine_bundle import EngineOptions, add_engines
+        from textual_vision.export.engine_bundle import add_engines
+        from textual_vision.export.engine_options import EngineOptions
 
         for precision in self.precisions:
             settings = EngineSettings(precision=precision, compute=self.compute)
@@ -108,7 +133,7 @@ class EngineJob:
 
 def _options(given: dict[str, object]) -> EngineOptions:
     from textual_vision.export.engine import EngineSettings
-    from textual_vision.export.engine_bundle import EngineOptions
+    from textual_vision.export.engine_options import EngineOptions
 
     workspace, cache = given["workspace"], given["calibration_cache"]
     settings = EngineSettings(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from textual_vision.runtime.backends.tensorrt_api import offers
@@ -76,28 +77,13 @@ def watched(
     monitor = new_monitor(trt, progress)
     if offers(trt, "IBuilderConfig.progress_monitor"):
         config.progress_monitor = monitor
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            outcome.append(build())
-        except BaseException as error:  # noqa: BLE001  it is raised again in the thread that waits
-            failure.append(error)
-
-    worker = threading.Thread(target=work, name="engine build")
     started = time.monotonic()
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(every)
-            if worker.is_alive():
+    with ThreadPoolExecutor(1, thread_name_prefix="engine build") as pool:
+        building = pool.submit(build)
+        try:
+            while not wait([building], every).done:
                 report(f"{time.monotonic() - started:.0f} s  {progress.text()}".rstrip())
-    except KeyboardInterrupt:
-        progress.cancelled = True
-        worker.join()
-        raise
+        finally:  # an interrupt, or a report that fails, waits for the build's next step, not for its end
+            progress.cancelled = True
     del monitor  # it had to outlive the build
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    return building.result()

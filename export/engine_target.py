@@ -8,7 +8,7 @@ from textual_vision.export.engine import EngineSettings
 from textual_vision.runtime.backends.cudart import Device
 from textual_vision.runtime.engines import Fingerprint, ShapeRange, jetpack_release
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.manifest import BatchProfile, StageSpec
+from textual_vision.runtime.manifest import BatchProfile, StageSpec, TextSpec
 
 MINIMUM_TOKENS = 2  # the two special tokens of an empty prompt
 RTX_DEFAULT_COMPUTE = ("8.0",)
@@ -36,11 +36,16 @@ def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: 
     )
 
 
-def profile_of(stage: StageSpec, batch: BatchProfile, max_tokens: int) -> dict[str, ShapeRange]:
+def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec) -> dict[str, ShapeRange]:
     """The smallest, usual and largest shape of each of a stage's inputs, from the manifest."""
+    max_tokens = text.max_tokens
     tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
     sizes = {
-        which: {"batch": getattr(batch, which), "tokens": min(tokens[which], max_tokens)} for which in tokens
+        which: {
+            "batch": getattr(batch, which),
+            "tokens": max_tokens if text.fixed else min(tokens[which], max_tokens),
+        }
+        for which in tokens
     }
     return {
         spec.name: ShapeRange(

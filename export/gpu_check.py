@@ -23,7 +23,8 @@ import click
 import numpy as np
 
 from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_bundle import EngineOptions, add_engines
+from textual_vision.export.engine_bundle import add_engines
+from textual_vision.export.engine_options import EngineOptions
 from textual_vision.export.parity import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
 from textual_vision.export.prompts import COMPARED
 from textual_vision.export.results import FAIL, PASS

@@ -74,11 +74,20 @@ class LayerCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DlaCount:
+    """How many of an engine's layers run on a Jetson's DLA (after fusion, each a piece of the graph), and on
+    the GPU."""
+
+    dla: int
+    gpu: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageEngine:
     """One stage's plan: the graph it came from, its tensors' types, shapes and arithmetic.
 
     `layers` has the type in which each convolution and matrix product of the graph runs, by node name; it is
-    empty, and `count` None, when the library does not tell.
+    empty, and `count` None, when the library does not tell. `dla` is None for an engine on the GPU alone.
     """
 
     graph: str
@@ -87,6 +96,7 @@ class StageEngine:
     dtypes: dict[str, str]
     count: LayerCount | None
     layers: dict[str, str]
+    dla: DlaCount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,9 +96,11 @@ class EngineSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name, in fresh arrays.
 
-        Raises UsageError when a shape is outside the engine's profile, a value does not fit its type or an
-        input is missing, and TextualVisionError when the engine fails.
+        Raises UsageError when a shape is outside the engine's profile, a value does not fit its type, an
+        input is missing or the engines were closed, and TextualVisionError when the engine fails.
         """
+        if self._context is None:
+            raise UsageError(f"{self._name}: its engines were closed", "open them again")
         shapes = tuple(self._bind(name, inputs) for name in self._inputs)
         results = {name: self._result(name) for name in self._outputs}
         self._launch(shapes)
@@ -270,5 +272,5 @@ def _check_profile(shape: Shape, tensor: EngineTensor, where: str) -> None:
     if not fits:
         raise UsageError(
             f"{where}: shape {shape}, the engine was built for {low} to {high}",
-            "ask for fewer pictures at once, or rebuild the engine: tv-export engine … --batch MIN,OPT,MAX",
+            "stay within it, or rebuild the engines: tv-export engine … --batch MIN,OPT,MAX --rebuild",
         )

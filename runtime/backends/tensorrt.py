@@ -6,6 +6,7 @@ of what is here is compared with each engine's; nothing is built and nothing els
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,23 @@ from typing import Any
 from textual_vision.runtime.backends.cuda_buffers import DeviceMemory
 from textual_vision.runtime.backends.cudart import CudaRuntime, Device, load_cudart, probe
 from textual_vision.runtime.backends.engine_session import EngineSession, scratch_bytes
-from textual_vision.runtime.backends.tensorrt_api import last_error, load_library, new_logger, offers
+from textual_vision.runtime.backends.tensorrt_api import (
+    last_error,
+    load_library,
+    new_logger,
+    offers,
+    released_on_error,
+)
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.engines import EngineRecord, Fingerprint, find_engines, jetpack_release
+from textual_vision.runtime.engines import (
+    EngineRecord,
+    Fingerprint,
+    find_engines,
+    jetpack_release,
+    rebuild_command,
+)
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import EngineSpec
-
-REBUILD_HINT = "build the engines again: tv-export engine BUNDLE --rebuild"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +61,25 @@ class EngineSet(Mapping[str, EngineSession]):
         options: EngineOptions,
     ) -> None:
         """Load every plan of `spec`; on an error everything taken so far is given back."""
-        self._memory, self._logger = memory, new_logger(trt)
-        self._sessions: dict[str, EngineSession] = {}
-        self._runtime: Any = None
+        self._memory, self._sessions = memory, dict[str, EngineSession]()
+        logger = new_logger(trt)
+        owners = [logger]  # what engines point into
+        # Whichever way the last reference goes, contexts and graphs go before what they use.
+        self._finalizer = weakref.finalize(self, _close, self._sessions, owners, memory)
+        hint = f"build them again: {rebuild_command(bundle, record.precision, record.fingerprint)}"
         try:
-            self._runtime = _new_runtime(trt, self._logger, record, options)
+            runtime = _new_runtime(trt, logger, record, options)
+            owners.append(runtime)
             engines = {
-                name: engine_from_plan(trt, self._runtime, bundle.read(file), file, self._logger)
+                name: engine_from_plan(trt, runtime, bundle.read(file), file, logger, hint)
                 for name, file in spec.files.items()
             }
             for stage in bundle.manifest.stages:
                 self._sessions[stage.name] = EngineSession(
-                    trt, engines[stage.name], stage, memory, self._logger, cuda_graph=options.cuda_graph
+                    trt, engines[stage.name], stage, memory, logger, cuda_graph=options.cuda_graph
                 )
             self._share_scratch(max(scratch_bytes(trt, engines[name]) for name in self._sessions))
-        except BaseException:
+        except BaseException:  # an interrupt leaves memory behind just as well; it is raised again
             self.close()
             raise
 
@@ -84,13 +99,19 @@ class EngineSet(Mapping[str, EngineSession]):
                 session.use_scratch(address, size)
 
     def close(self) -> None:
-        """Give back contexts and engines, then the library's runtime, then memory and stream."""
-        for session in self._sessions.values():
-            session.close()
-        self._runtime = None
-        self._memory.close()
+        """Give back contexts and engines, the library's runtime, memory and stream; once is enough."""
+        self._finalizer()
 
 
+def _close(sessions: Mapping[str, EngineSession], owners: list[Any], memory: DeviceMemory) -> None:
+    for session in sessions.values():
+        session.close()
+    while owners:
+        owners.pop()
+    memory.close()
+
+
+@released_on_error()
 def open_engines(
     bundle: Bundle,
     precision: str,
@@ -139,21 +160,24 @@ def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
     )
 
 
-def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any) -> Any:
-    """The engine in the plan's bytes; IntegrityError or DeviceMismatchError when the library refuses it."""
-    refuse_invalid_plan(trt, runtime, plan, name)
+def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> Any:
+    """The engine in the plan's bytes.
+
+    Raises IntegrityError or DeviceMismatchError, with the `hint`, when the library refuses it.
+    """
     if not plan:
-        raise IntegrityError(f"{name}: an empty plan", REBUILD_HINT)
+        raise IntegrityError(f"{name}: an empty plan", hint)
+    refuse_invalid_plan(trt, runtime, plan, name, hint)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         problem = last_error(logger)
         if "version" in problem.lower():
-            raise DeviceMismatchError(f"{name}: {problem}", REBUILD_HINT)
-        raise IntegrityError(f"{name}: TensorRT cannot read the plan: {problem}", REBUILD_HINT)
+            raise DeviceMismatchError(f"{name}: {problem}", hint)
+        raise IntegrityError(f"{name}: TensorRT cannot read the plan: {problem}", hint)
     return engine
 
 
-def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str) -> None:
+def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, hint: str) -> None:
     """Ask TensorRT-RTX about a plan before loading it: it says what is wrong without touching the GPU."""
     if not offers(trt, "EngineInvalidityDiagnostics.MALFORMED_ENGINE"):
         return
@@ -164,7 +188,7 @@ def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str) -> None:
     found = [problem for problem, member in known if int(bits) & int(member)]
     message = f"{name}: TensorRT-RTX refuses the plan: {', '.join(found) or 'unreadable'}"
     if not found or "MALFORMED_ENGINE" in found:
-        raise IntegrityError(message, REBUILD_HINT)
+        raise IntegrityError(message, hint)
     if "INSUFFICIENT_GPU_MEMORY" in found:
         raise TextualVisionError(message, "close other programs that use the GPU")
-    raise DeviceMismatchError(message, REBUILD_HINT)
+    raise DeviceMismatchError(message, hint)

@@ -7,6 +7,9 @@ said that this one does.
 from __future__ import annotations
 
 import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +36,21 @@ def offers(trt: Any, path: str) -> bool:
             return False
         found = getattr(found, name)
     return True
+
+
+@contextmanager
+def released_on_error() -> Iterator[None]:
+    """Decorates a function that makes objects of the library: an error that leaves it keeps none of them.
+
+    An error's traceback holds the variables of every function that it passed through, and errors end up in
+    reference cycles. The objects in them would be destroyed whenever Python collects its garbage: at worst
+    while the library holds a lock of its own and calls the logger, which is a process that hangs.
+    """
+    try:
+        yield
+    except BaseException as error:  # an interrupt holds the variables just as well; it is raised again
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def new_logger(trt: Any) -> Any:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_tensorrt import fake_library
+from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from textual_vision.export import engine_bundle
 from textual_vision.export.build import BuildOptions, build
 from textual_vision.export.results import BuildResult
 from textual_vision.export.stages import StagedModel, load_model
@@ -128,3 +131,12 @@ def built(
     """A bundle of the tiny checkpoint in float32 and half, and what building it found out."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny.tv"
     return folder, build(str(checkpoint), folder, SMALL_BUILD, cache=kept_steps)
+
+
+@pytest.fixture
+def orin(monkeypatch: pytest.MonkeyPatch) -> object:
+    """The library of a Jetson Orin with TensorRT 10.3, whose layer table has every product as float32."""
+    library = fake_library("10.3.0")
+    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan, settings: table_of(library))
+    monkeypatch.setattr(engine_bundle, "available_bytes", lambda: None)
+    return library

@@ -9,22 +9,23 @@ from fake_tensorrt import VERSIONS, fake_library
 
 from textual_vision.export import engine_progress
 from textual_vision.export.engine import EngineSettings, build_plan, table_from_plan
+from textual_vision.export.engine_dla import check_handed_over, dla_count
 from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
 from textual_vision.export.engine_progress import watched
-from textual_vision.runtime.engines import ShapeRange
+from textual_vision.runtime.engines import DlaCount, ShapeRange
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 
 UP_TO_10, FROM_10 = ("8.6.1", "10.3.0", "10.13.3.9"), VERSIONS[1:]
 PROFILE = {"x": ShapeRange(min=(1, 8, 8, 8), opt=(2, 8, 8, 8), max=(4, 8, 8, 8))}
-STRONG = "STRONGLY_TYPED"
+ONE_SHAPE = {"x": ShapeRange(min=(1, 8, 8, 8), opt=(1, 8, 8, 8), max=(1, 8, 8, 8))}
 
 
-def build(library, precision="fp32", *, timing_cache=b"", calibrator=None, **settings):
+def build(library, precision="fp32", *, profile=PROFILE, timing_cache=b"", calibrator=None, **settings):
     plan = build_plan(
         library,
         tiny.conv(),
         "tiny.onnx",
-        PROFILE,
+        profile,
         EngineSettings(precision=precision, **settings),
         report=lambda text: None,
         timing_cache=timing_cache,
@@ -116,12 +117,42 @@ def test_only_rtx_builds_for_a_gpu_that_is_not_here(version):
 def test_a_dla_gets_what_it_can_run_and_the_gpu_the_rest(version):
     library = fake_library(version)
     library.Builder.num_DLA_cores = 2
-    _, _, config = build(library, "fp16", dla_core=1)
+    plan, _, config = build(library, "fp16", profile=ONE_SHAPE, dla_core=1)
+    assert plan.dla == DlaCount(dla=0, gpu=0)  # the pretended library lists nothing
     assert config.default_device_type is library.DeviceType.DLA
     assert config.DLA_core == 1
     assert "GPU_FALLBACK" in config._set
     with pytest.raises(UsageError, match="DLA core 2 asked for, 2 are here"):
         build(library, dla_core=2)
+    with pytest.raises(UsageError, match="does not compute in fp32"):
+        build(library, "fp32", profile=ONE_SHAPE, dla_core=1)
+
+
+def test_a_dla_is_refused_an_input_that_varies_which_would_put_all_of_it_on_the_gpu():
+    library = fake_library("10.3.0")
+    library.Builder.num_DLA_cores = 1
+    with pytest.raises(UsageError, match=r"one shape only, 'x' goes from \(1, 8, 8, 8\) to \(4,") as caught:
+        build(library, "fp16", dla_core=0)
+    assert "--batch 1,1,1" in caught.value.hint
+    assert "--tokens" in caught.value.hint
+
+
+def test_what_a_dla_takes_is_counted_from_the_builds_log():
+    log = [
+        "---------- Layers Running on DLA ----------",
+        "[DlaLayer] {ForeignNode[conv_0...relu_3]}",
+        "---------- Layers Running on GPU ----------\n[GpuLayer] SHUFFLE: reshape\n[GpuLayer] SOFTMAX: prob",
+        "[DlaLayer] {ForeignNode[conv_7]}",
+        "a layer called [GpuLayer]",
+    ]
+    assert dla_count(log) == DlaCount(dla=2, gpu=2)
+
+
+def test_a_dla_that_takes_nothing_of_any_stage_is_an_error_with_the_numbers():
+    check_handed_over({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=1, gpu=4)})
+    with pytest.raises(DeviceMismatchError, match="no layer: latent 0 of 7, generator 0 of 4") as caught:
+        check_handed_over({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=0, gpu=4)})
+    assert "--dla" in caught.value.hint
 
 
 def test_no_dla_is_an_error_not_the_gpu_instead():
@@ -209,7 +240,8 @@ def test_an_interrupt_stops_the_build_at_its_next_step():
 
     with pytest.raises(KeyboardInterrupt):
         watched(library, config, build_until_told, interrupt, every=0.01)
-    assert threading.active_count() == 1 or "engine build" not in [t.name for t in threading.enumerate()]
+    assert steps
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("engine build")]
 
 
 def test_a_finished_phase_is_no_longer_shown():

@@ -7,14 +7,12 @@ import sys
 
 import pytest
 import tiny_graphs as tiny
-from fake_tensorrt import fake_library
+from pretended_orin import ORIN, options, silent
 
 from textual_vision.export import engine_bundle, engine_cli
-from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_bundle import EngineOptions, add_engines
+from textual_vision.export.engine_bundle import add_engines
 from textual_vision.export.engine_target import profile_of
 from textual_vision.runtime import console
-from textual_vision.runtime.backends.cudart import Device
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import ShapeRange, find_engines, read_record
 from textual_vision.runtime.errors import (
@@ -28,46 +26,12 @@ from textual_vision.runtime.manifest import (
     BatchProfile,
     StageSpec,
     TensorSpec,
+    TextSpec,
     write_manifest,
 )
 
-ORIN = Device(compute="8.7", driver="12.6", integrated=True, free_bytes=1 << 32, total_bytes=1 << 33)
 STAGES = ["text_encoder", "latent", "generator"]
-
-
-def silent(text):
-    pass
-
-
-def options(kind="tensorrt", precision="fp32", *, compute=(), **changed):
-    settings = {name: changed.pop(name) for name in list(changed) if name in SETTINGS}
-    given = {"timing_folder": None, **changed}
-    return EngineOptions(
-        kind=kind, settings=EngineSettings(precision=precision, compute=compute, **settings), **given
-    )
-
-
-SETTINGS = {field.name for field in dataclasses.fields(EngineSettings)}
-
-
-@pytest.fixture
-def orin(monkeypatch):
-    """A Jetson Orin with TensorRT 10.3, whose layer table names every product as float32."""
-    library = fake_library("10.3.0")
-    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan, settings: table_of(library))
-    monkeypatch.setattr(engine_bundle, "available_bytes", lambda: None)
-    return library
-
-
-def table_of(library, dtype="Float"):
-    network, _ = library._built[-1]
-    tensor = f"{{ Name: t, Dimensions: [-1,8], Datatype: {dtype}, Format: x }}"
-    rows = [
-        f"Name: {node}, LayerType: gemm, Inputs: [ {tensor}], Constants: [], Outputs: [ {tensor}], "
-        f"Metadata: [ONNX Layer: {node}]"
-        for node in network._nodes or ["none"]
-    ]
-    return "\n".join(rows or ["Name: none, LayerType: kgen, Inputs: [], Constants: [], Outputs: []"])
+TEXT = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=1, width=1)
 
 
 def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_built(
@@ -205,7 +169,16 @@ def test_a_size_that_varies_and_is_neither_batch_nor_tokens_is_refused():
         name="odd", inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", "height")),), outputs=()
     )
     with pytest.raises(UsageError, match="'x' varies in 'height'"):
-        profile_of(stage, BatchProfile(min=1, opt=1, max=1), 12)
+        profile_of(stage, BatchProfile(min=1, opt=1, max=1), TEXT)
+
+
+@pytest.mark.parametrize(("fixed", "tokens"), [(False, (2, 6, 12)), (True, (12, 12, 12))])
+def test_an_engine_takes_the_lengths_of_text_that_the_graphs_take(fixed, tokens):
+    words = TensorSpec(name="x", dtype="int64", shape=("batch", "tokens"))
+    stage = StageSpec(name="odd", inputs=(words,), outputs=())
+    text = dataclasses.replace(TEXT, fixed=fixed)
+    found = profile_of(stage, BatchProfile(min=1, opt=2, max=4), text)["x"]
+    assert (found.min, found.opt, found.max) == tuple(zip((1, 2, 4), tokens, strict=True))
 
 
 # The command, with the real TensorRT-RTX
@@ -278,7 +251,7 @@ def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle
         (["--precision", "fp4", "--target", "tensorrt-rtx"], 2, "no precision 'fp4'"),
         (["--target", "tensorrt-rtx"], 2, "--precision"),
         (["--precision", "fp32", "--target", "tensorrt-rtx", "--weak"], 2, "strongly typed"),
-        (["--precision", "fp32", "--target", "tensorrt-rtx", "--dla", "0"], 2, "DLA"),
+        (["--precision", "fp32", "--target", "tensorrt-rtx", "--dla", "0"], 2, "--dla"),
     ],
 )
 @needs_rtx

@@ -1,12 +1,14 @@
 """Real builds by TensorRT-RTX, which needs no GPU for that: what it takes, refuses and computes in."""
 
 import re
+import weakref
 
 import numpy as np
 import onnx
 import pytest
 import tiny_graphs as tiny
 
+from textual_vision.export import engine
 from textual_vision.export.engine import EngineSettings, build_plan
 from textual_vision.export.engine_check import (
     check_int8,
@@ -15,6 +17,7 @@ from textual_vision.export.engine_check import (
     node_types,
     product_nodes,
 )
+from textual_vision.runtime.backends.tensorrt_api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError
 
@@ -204,11 +207,29 @@ def test_a_small_engine_is_the_same_bytes_every_time():
     assert build(tiny.conv()).plan == build(tiny.conv()).plan
 
 
+def test_a_build_keeps_none_of_the_librarys_objects_alive_and_no_more_does_its_error(monkeypatch):
+    """Python's garbage collection would destroy them during a later call of the library, which then hangs."""
+    loggers = []  # everything that the library makes holds on to its logger
+
+    def noted(library):
+        logger = new_logger(library)
+        loggers.append(weakref.ref(logger))
+        return logger
+
+    monkeypatch.setattr(engine, "new_logger", noted)
+    build(tiny.conv())
+    with pytest.raises(IntegrityError) as refused:
+        build(tiny.quantised("Conv", zero_point=3))
+    with pytest.raises(UsageError) as misfit:
+        build(tiny.conv(), batch=(4, 2, 1))
+    assert refused.value.__traceback__ and misfit.value.__traceback__
+    assert [logger() for logger in loggers] == [None, None, None]
+
+
 def test_a_plan_that_is_no_plan_is_invalid_without_a_gpu():
     from textual_vision.runtime.backends.tensorrt import refuse_invalid_plan
-    from textual_vision.runtime.backends.tensorrt_api import new_logger
 
     # Asking about bytes reads no GPU when they are no engine; only then is it safe on this machine.
     runtime = trt.Runtime(new_logger(trt))
     with pytest.raises(IntegrityError, match=r"bad\.plan.*MALFORMED_ENGINE"):
-        refuse_invalid_plan(trt, runtime, b"x" * 1000, "bad.plan")
+        refuse_invalid_plan(trt, runtime, b"x" * 1000, "bad.plan", "build it again")

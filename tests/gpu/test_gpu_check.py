@@ -71,7 +71,8 @@ def test_engines_draw_what_onnx_runtime_draws(tiny_bundle):
 @pytest.mark.gpu
 def test_the_pipeline_runs_on_engines(tiny_bundle):
     from textual_vision.export.engine import EngineSettings
-    from textual_vision.export.engine_bundle import EngineOptions, add_engines
+    from textual_vision.export.engine_bundle import add_engines
+    from textual_vision.export.engine_options import EngineOptions
 
     gpu = find_gpu()
     for kind in gpu.libraries:
