@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.captioned import Entry, caption_from_text, require_folder
-from textual_vision.training.splits import TRAIN, VALIDATION
+from textual_vision.training.splits import TEST, TRAIN, VALIDATION, hashed_share
 
+SHARE_TO_CHOOSE_BY = 0.1  # of COCO's validation pictures
 _LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"
 
 
 def coco_entries(root: Path) -> Iterator[Entry]:
-    """Every image of every captions file: `val…` files are `validation`, the others `train`.
+    """Every image of every captions file: `val…` files are `test` and a few `validation`, others `train`.
 
     UsageError when the layout is another; IntegrityError when an annotation file is damaged. Images
     without a readable caption come as damaged entries.
@@ -37,7 +39,6 @@ def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
     pictures = next((place for place in (root / name, root / "images" / name) if place.is_dir()), None)
     if pictures is None:
         raise UsageError(f"{root} has {file.name} but no folder {name} of pictures", _LAYOUT)
-    split = VALIDATION if name.startswith("val") else TRAIN
     try:
         table = json.loads(file.read_text("utf-8"))
         captions = _captions_by_image(table["annotations"])
@@ -46,7 +47,15 @@ def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{file} is damaged: {error!r}", "fetch COCO's annotations again") from error
     for image in images:
-        yield _entry(image, pictures, captions, licences, split)
+        entry = _entry(image, pictures, captions, licences)
+        yield replace(entry, split=_split(name, entry.key))
+
+
+def _split(name: str, key: str) -> str:
+    """COCO's own validation pictures are for judging, but for those that a run chooses by."""
+    if not name.startswith("val"):
+        return TRAIN
+    return VALIDATION if hashed_share(key) < SHARE_TO_CHOOSE_BY else TEST
 
 
 def _captions_by_image(annotations: list[dict[str, Any]]) -> dict[object, tuple[str, ...]]:
@@ -64,7 +73,6 @@ def _entry(
     pictures: Path,
     captions: dict[object, tuple[str, ...]],
     licences: dict[object, str],
-    split: str,
 ) -> Entry:
     file_name = image.get("file_name") if isinstance(image, dict) else None
     # A bare name only: an annotation file must not be able to point out of its own folder.
@@ -74,6 +82,5 @@ def _entry(
         key=f"{pictures.name}/{file_name}",
         captions=captions.get(image.get("id"), ()),
         path=pictures / file_name,
-        split=split,
         licence=str(licences.get(image.get("license"), "")),
     )

@@ -17,6 +17,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 SCHEMA_VERSION = 1
 CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
+OPTIMISERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,9 @@ class LatentConfig:
 
     grid: int = 16  # rows and columns of image codes
     coarse: int = 8  # rows and columns of the attention grid
-    width: int = 192
-    blocks: int = 4
-    heads: int = 6
+    width: int = 224
+    blocks: int = 5
+    heads: int = 7
     fine_width: int = 128
     fine_blocks: int = 1
     fine_heads: int = 4
@@ -96,7 +97,8 @@ class PhaseConfig:
     steps: int
     batch: int
     learning_rate: float
-    warmup: int = 50  # steps of linear warm-up; cosine decay to a tenth follows
+    optimiser: str = "adamw"  # adamw | muon: for the matrices of the attention blocks, adamw for the rest
+    warmup: int = 50  # steps of linear warm-up; a cosine down to `phases.FINAL_RATE` follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +114,8 @@ class LossConfig:
     code_smoothing: float = 0.2  # share of the target spread over codes that mean nearly the same
     smoothing_scale: float = 50.0  # how near: of the cosine between two codes
     kl: float = 0.008
-    # Share of the joint phase's picture gradient that reaches the latents past the nearest code. At 1 an
-    # unsure latent network learns to dither codes into the mean picture.
+    # Share of the joint phase's adversarial gradient that reaches the latents past the nearest code.
     straight_through: float = 0.0
-    reconstruction: float = 0.5  # of the joint phase's teacher-forced half
     adversarial: float = 0.1
     feature_matching: float = 1.0
     mismatch: float = 1.0  # weight of real pictures with another caption; 0 is the paper to the letter
@@ -148,7 +148,9 @@ class TrainConfig:
     losses: LossConfig = field(default_factory=LossConfig)
     refresh_every: int = 4  # steps of the joint phase between two of the codebook's
     ema: float = 0.998  # of the weights that are kept
-    joint_share: float = 0.3  # of what the joint phase changed that is kept: both ends draw worse
+    # Of what the joint phase changed: the share that draws best by the validation pictures is kept (the
+    # last without such pictures). Fine-tuning against a discriminator can wash out colours.
+    joint_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     style_in_caption: float = 0.6  # share of captions that name the art style
     checkpoint_minutes: float = 4.0
     precision: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 where the device is fast at it
@@ -174,6 +176,18 @@ def check_consistent(config: TrainConfig) -> None:
         (
             config.precision in PRECISIONS,
             f"precision is {config.precision!r}, not one of {', '.join(PRECISIONS)}",
+        ),
+        (
+            len(config.joint_shares) > 0 and all(0 <= share <= 1 for share in config.joint_shares),
+            f"joint_shares is {list(config.joint_shares)}, not some numbers from 0 to 1",
+        ),
+        *(
+            (
+                getattr(config, name).optimiser in OPTIMISERS,
+                f"{name}.optimiser is {getattr(config, name).optimiser!r}, "
+                f"not one of {', '.join(OPTIMISERS)}",
+            )
+            for name in ("codebook_phase", "latent_phase", "joint_phase")
         ),
         (
             model.latent.grid * upscale == model.image_size,

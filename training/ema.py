@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.model import TextToImageModel
-
 WARMUP = 10  # the average of n steps looks back over about n / WARMUP of them at first
 
 
@@ -44,14 +42,13 @@ class Ema:
 
 
 @torch.no_grad()
-def keep_share(model: TextToImageModel, before: dict[str, Tensor], share: float) -> None:
-    """Moves every weight back to `before` but for `share` of the way (Wortsman et al. 2022, eq. 1).
-
-    Between the two, pictures are better than at either end: fine-tuning against a discriminator rounds
-    shapes, and washes out colours and reconstructions when all of it is kept.
-    """
-    for name, weight in model.state_dict().items():
-        if weight.is_floating_point():
-            weight.copy_(torch.lerp(before[name].to(weight.device), weight, share))
-    rows = model.codebook.rows
-    rows.copy_(F.normalize(rows, dim=1))
+def blended(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights of a model, `share` of the way from `before` to `after` (Wortsman et al. 2022, eq. 1)."""
+    found = {
+        name: torch.lerp(before[name].to(weight.device), weight, share)
+        if weight.is_floating_point()
+        else weight.clone()
+        for name, weight in after.items()
+    }
+    found["codebook.rows"] = F.normalize(found["codebook.rows"], dim=1)
+    return found

@@ -26,7 +26,7 @@ from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.features import DETAIL, Lite2, Looks, kid
 from textual_vision.training.recognition import Judge, answers_of, judge_from_corpus
 from textual_vision.training.sheet import contact_sheet
-from textual_vision.training.splits import SPLITS, TRAIN
+from textual_vision.training.splits import JUDGED, TRAIN
 
 SEEDS = 32  # of each named prompt
 DIVERSE_PROMPTS, DIVERSE_SEEDS = 24, 8
@@ -106,8 +106,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
 
 
 def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int | None) -> HeldOut:
-    splits = tuple(split for split in SPLITS if split != TRAIN)
-    source = EmojiSource(corpus, splits, checkpoint.config.model.image_size)
+    source = EmojiSource(corpus, JUDGED, checkpoint.config.model.image_size)
     chosen = list(range(len(source)))
     if limit is not None and limit < len(chosen):
         chosen = [int(index) for index in np.linspace(0, len(chosen) - 1, limit)]

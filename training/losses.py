@@ -20,19 +20,18 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
 
 
-def code_cross_entropy(similarity: Tensor, codes: Tensor, rows: Tensor, losses: LossConfig) -> Tensor:
-    """Cross-entropy of the logits `similarity` (N, K) to codes (N,), in nats.
+def code_cross_entropy(raw: Tensor, codes: Tensor, rows: Tensor, losses: LossConfig) -> Tensor:
+    """Cross-entropy of the logits `logit_scale` * raw (N, D) . rows (K, D) to codes (N,), in nats.
 
-    `code_smoothing` of each target goes to the unit rows (K, D) in proportion to
-    exp(smoothing_scale * cosine) with it: taking a code for one that looks the same is hardly a mistake.
+    `code_smoothing` of each target goes to the unit rows in proportion to exp(smoothing_scale * cosine)
+    with it: taking a code for one that looks the same is hardly a mistake. Logits are linear in the
+    rows, so the mean logit under a smoothed target is the logit of its mean row: nothing of N x K
+    numbers is needed but the logarithm of the sum.
     """
-    log_probability = F.log_softmax(similarity * losses.logit_scale, dim=1)
-    hard = F.nll_loss(log_probability, codes)
-    if losses.code_smoothing == 0:
-        return hard
-    near = F.softmax(rows @ rows.T * losses.smoothing_scale, dim=1)[codes]
-    soft = -(near * log_probability).sum(1).mean()
-    return (1 - losses.code_smoothing) * hard + losses.code_smoothing * soft
+    near = F.softmax(rows @ rows.T * losses.smoothing_scale, dim=1)
+    target = torch.lerp(rows, near @ rows, losses.code_smoothing)
+    scaled = raw * losses.logit_scale
+    return ((scaled @ rows.T).logsumexp(1) - (scaled * target[codes]).sum(1)).mean()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | None, weight: float) -> Tensor:

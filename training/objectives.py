@@ -6,6 +6,8 @@ model's parts, not copies.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,7 @@ from textual_vision.training.model import TextToImageModel
 from textual_vision.training.text_encoder import sentence_from_text
 
 Terms = dict[str, Tensor]
+AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
 PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
 
 
@@ -80,6 +83,16 @@ class CodebookObjective(nn.Module):
         return picture + self.losses.commitment * commitment, terms
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What the latent network said of a batch, and what it was told."""
+
+    latents: Tensor  # float32 (B, h, w, D), unit
+    codes: Tensor  # int64 (B, h, w): the picture's own
+    text: Tensor  # (B, T, C)
+    noise: Tensor  # (B, Z)
+
+
 class LatentObjective(nn.Module):
     """Phase 2: words and noise -> codes of the picture, the noise from a posterior over it."""
 
@@ -96,26 +109,24 @@ class LatentObjective(nn.Module):
         loss, terms, _ = self.predict(batch, random)
         return loss, terms
 
-    def predict(
-        self, batch: Batch, random: StepRandom
-    ) -> tuple[Tensor, Terms, tuple[Tensor, Tensor, Tensor]]:
-        """Also the unit latents (B, h, w, D), the text (B, T, C) and the noise (B, Z) they came from."""
+    def predict(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms, Predicted]:
+        """Loss, terms, and what they were taken of."""
         encoder, book = self._fixed
-        with torch.no_grad():
-            seen = encoder(batch.pictures).float()
-            with in_full_precision(seen):
-                codes = book.nearest(seen)
+        with torch.no_grad(), in_full_precision(batch.pictures):
+            codes = book.nearest(encoder(batch.pictures))
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise, kl = self._noise(batch, random)
         # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
         raw = self.latent(text, batch.attention_mask, noise).float()
         latents = F.normalize(raw, dim=3)
         with in_full_precision(latents):
-            similarity = book.similarity(raw).flatten(0, 2)
-            entropy = code_cross_entropy(similarity, codes.flatten(), book.rows, self.losses)
-        agreement = (similarity.argmax(1) == codes.flatten()).float().mean()
+            flat, wanted = raw.flatten(0, 2), codes.flatten()
+            entropy = code_cross_entropy(flat, wanted, book.rows, self.losses)
+            some = slice(None, None, AGREEMENT_EVERY)
+            agreement = (book.nearest(flat.detach()[some]) == wanted[some]).float().mean()
         terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": agreement}
-        return self.losses.code_cross_entropy * entropy + self.losses.kl * kl, terms, (latents, text, noise)
+        loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
+        return loss, terms, Predicted(latents=latents, codes=codes, text=text, noise=noise)
 
     def _noise(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Tensor]:
         """The posterior's, or the prior's for a share of the captions that tell everything."""
@@ -129,7 +140,12 @@ class LatentObjective(nn.Module):
 
 
 class JointObjective(nn.Module):
-    """Phase 3, the generator's side: own codes -> picture, judged by distance and by the discriminator."""
+    """Phase 3, the generator's side: every other picture from its own codes, the others from predicted ones.
+
+    A picture drawn from its own codes is held to what it shows; one from predicted codes only has to
+    convince the discriminator, for it may rightly show another drawing of the same words. Held to the
+    picture as well it would become the mean of all such drawings.
+    """
 
     def __init__(
         self,
@@ -147,34 +163,46 @@ class JointObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
-        book, discriminator = self._fixed
-        loss, terms, (latents, text, noise) = self.codes.predict(batch, random)
-        flat = latents.permute(0, 3, 1, 2)
-        with in_full_precision(latents):
-            rows = book.lookup(book.nearest(latents))
-        share = self.losses.straight_through * flat
-        drawn = self.generator(rows + share - share.detach(), text, batch.attention_mask, noise)
-        drawn = drawn.float()
-        picture = self.distance(drawn, batch.pictures)
+        loss, terms, predicted = self.codes.predict(batch, random)
+        own = torch.arange(len(batch.pictures), device=predicted.codes.device) % 2 == 0
+        rows = self._rows(predicted, own)
+        drawn = self.generator(rows, predicted.text, batch.attention_mask, predicted.noise).float()
+        picture = self.distance(drawn[own], batch.pictures[own])
+        terms = {**terms, "picture": picture, "psnr": psnr(drawn[own], batch.pictures[own])}
         loss = loss + picture
-        terms = {**terms, "picture": picture}
         if adversarial > 0:
-            sentence = sentence_from_text(text, batch.attention_mask).detach()
-            shown, real = drawn, batch.pictures
-            if self.losses.diff_augment:
-                chance = random.uniform(len(drawn), 4)
-                shown, real = diff_augment(drawn, chance), diff_augment(real, chance)
-            logits, features = discriminator(shown, sentence)
-            fooled = generator_loss(logits)
-            terms["fooled"] = fooled
-            loss = loss + adversarial * fooled
-            if self.losses.feature_matching > 0:
-                with torch.no_grad():
-                    _, real_features = discriminator(real, sentence)
-                matching = feature_distance(features, real_features)
-                terms["feature_matching"] = matching
-                loss = loss + adversarial * self.losses.feature_matching * matching
+            sentence = sentence_from_text(predicted.text, batch.attention_mask).detach()
+            judged = self._judged(drawn, batch.pictures, sentence, own, random)
+            terms |= judged
+            fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
+            loss = loss + adversarial * (fooled + self.losses.feature_matching * matching)
         return loss, terms, drawn.detach()
+
+    def _rows(self, predicted: Predicted, own: Tensor) -> Tensor:
+        """(B, D, h, w): of the picture's codes where `own`, elsewhere of the latents' nearest."""
+        book, _ = self._fixed
+        flat = predicted.latents.permute(0, 3, 1, 2)
+        with in_full_precision(flat):
+            nearest = book.lookup(book.nearest(predicted.latents))
+            true = book.lookup(predicted.codes)
+        share = self.losses.straight_through * flat
+        return torch.where(own[:, None, None, None], true, nearest + share - share.detach())
+
+    def _judged(
+        self, drawn: Tensor, real: Tensor, sentence: Tensor, own: Tensor, random: StepRandom
+    ) -> Terms:
+        """How far the discriminator is fooled, and for `own` pictures how far its features are theirs."""
+        _, discriminator = self._fixed
+        if self.losses.diff_augment:
+            chance = random.uniform(len(drawn), 4)
+            drawn, real = diff_augment(drawn, chance), diff_augment(real, chance)
+        logits, features = discriminator(drawn, sentence)
+        terms = {"fooled": generator_loss(logits)}
+        if self.losses.feature_matching > 0:
+            with torch.no_grad():
+                _, real_features = discriminator(real[own], sentence[own])
+            terms["feature_matching"] = feature_distance([f[own] for f in features], real_features)
+        return terms
 
 
 class DiscriminatorObjective(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from textual_vision.training.attention import GridBlock
 from textual_vision.training.batches import Batch, Batches, StepRandom
 from textual_vision.training.config import PhaseConfig, TrainConfig
 from textual_vision.training.discriminator import Discriminator
@@ -32,6 +33,7 @@ ADVERSARIAL_RAMP = 0.25  # of the joint phase, until the term has its full weigh
 REVIVE_EVERY = 50  # steps, in the first half of the codebook phase
 FINAL_RATE = 0.05  # of the learning rate, where the cosine ends
 DECODER_RATE = 0.5  # of the joint phase's rate: the generator can draw already
+MUON_RATE = 2.0  # of the phase's rate, moves being scaled to the size of AdamW's
 
 
 class DivergedError(Exception):
@@ -61,42 +63,71 @@ def rate_at(config: PhaseConfig, step: int) -> float:
 
 
 class _Optimised:
-    """An objective with its optimiser, spread by accelerate."""
+    """An objective with its optimisers, spread by accelerate."""
 
     def __init__(
         self,
         accelerator: Accelerator,
         objective: nn.Module,
+        kind: str,
         betas: tuple[float, float],
         slow: Iterable[Tensor] = (),
     ) -> None:
         self.accelerator = accelerator
         slow_ids = {id(p) for p in slow}
-        trained = [p for p in objective.parameters() if p.requires_grad]
+        matrices = hidden_matrices(objective) if kind == "muon" else []
+        by_muon = {id(p) for p in matrices}
+        rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in by_muon]
         groups = [
-            {"params": [p for p in trained if id(p) not in slow_ids], "share": 1.0},
-            {"params": [p for p in trained if id(p) in slow_ids], "share": DECODER_RATE},
+            {"params": [p for p in rest if id(p) not in slow_ids], "share": 1.0},
+            {"params": [p for p in rest if id(p) in slow_ids], "share": DECODER_RATE},
         ]
-        optimiser = torch.optim.AdamW(
-            [g for g in groups if g["params"]], betas=betas, weight_decay=WEIGHT_DECAY
-        )
-        self.objective, self.optimiser = accelerator.prepare(objective, optimiser)
+        optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, weight_decay=WEIGHT_DECAY)
+        ]
+        if matrices:
+            group = {"params": matrices, "share": MUON_RATE}
+            optimisers.append(
+                torch.optim.Muon([group], weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+            )
+        self.objective, *self.optimisers = accelerator.prepare(objective, *optimisers)
 
     def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
         """One step down the gradient; raises DivergedError, and moves nothing, when there is none."""
         if on_any_process(self.accelerator, not bool(torch.isfinite(loss))):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
             raise DivergedError(", ".join(bad) or "the loss")
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        for group in self.optimiser.param_groups:
+        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
+        for group in groups:
             group["lr"] = rate * group["share"]
-        parameters = itertools.chain(*(g["params"] for g in self.optimiser.param_groups))
+        parameters = itertools.chain(*(group["params"] for group in groups))
         norm = self.accelerator.clip_grad_norm_(parameters, GRADIENT_NORM)
         # Gradients are the same on all processes.
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise DivergedError("the gradient")
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        """The optimisers' states."""
+        return [optimiser.state_dict() for optimiser in self.optimisers]
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        """Goes on with saved ones."""
+        for optimiser, state in zip(self.optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
+
+
+def hidden_matrices(objective: nn.Module) -> list[Tensor]:
+    """What Muon (Jordan et al. 2024) is for: matrices between hidden states, here of the grid blocks.
+
+    200 steps of the latent phase came to 4.83 nats with it on them, to 4.90 with AdamW alone.
+    """
+    blocks = (module for module in objective.modules() if isinstance(module, GridBlock))
+    return [p for block in blocks for p in block.parameters() if p.ndim == 2]
 
 
 class _SingleObjective:
@@ -108,7 +139,7 @@ class _SingleObjective:
         self, accelerator: Accelerator, batches: Batches, config: PhaseConfig, objective: nn.Module, seed: int
     ) -> None:
         self.accelerator, self.batches, self.config, self.seed = accelerator, batches, config, seed
-        self.part = _Optimised(accelerator, objective, BETAS)
+        self.part = _Optimised(accelerator, objective, config.optimiser, BETAS)
 
     def step(self, step: int) -> Terms:
         """One batch, one move."""
@@ -119,11 +150,11 @@ class _SingleObjective:
 
     def state(self) -> dict[str, Any]:
         """The optimiser's state."""
-        return {"optimiser": self.part.optimiser.state_dict()}
+        return {"optimisers": self.part.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on with a saved optimiser."""
-        self.part.optimiser.load_state_dict(state["optimiser"])
+        self.part.load(state["optimisers"])
 
 
 class CodebookPhase(_SingleObjective):
@@ -193,9 +224,10 @@ class JointPhase:
         joint = JointObjective(model, config.losses, distance, self.discriminator)
         refresh = CodebookObjective(model, config.losses, distance)
         judge = DiscriminatorObjective(model, config.losses, self.discriminator)
-        self.drawing = _Optimised(accelerator, joint, ADVERSARIAL_BETAS, slow=model.generator.parameters())
-        self.refresh = _Optimised(accelerator, refresh, BETAS)
-        self.judging = _Optimised(accelerator, judge, ADVERSARIAL_BETAS)
+        kind, slow = self.config.optimiser, model.generator.parameters()
+        self.drawing = _Optimised(accelerator, joint, kind, ADVERSARIAL_BETAS, slow=slow)
+        self.refresh = _Optimised(accelerator, refresh, kind, BETAS)
+        self.judging = _Optimised(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
         """The generator's move, the discriminator's, and every `refresh_every` steps the codebook's."""
@@ -227,13 +259,13 @@ class JointPhase:
 
     def state(self) -> dict[str, Any]:
         """All optimisers and the discriminator."""
-        state: dict[str, Any] = {name: part.optimiser.state_dict() for name, part in self._parts().items()}
+        state: dict[str, Any] = {name: part.state() for name, part in self._parts().items()}
         return {**state, "discriminator": self.discriminator.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
         for name, part in self._parts().items():
-            part.optimiser.load_state_dict(state[name])
+            part.load(state[name])
         self.discriminator.load_state_dict(state["discriminator"])
 
 

@@ -57,4 +57,6 @@ def _split(record: Record, split: str, trained_styles: dict[str, set[str]]) -> s
         return splits.HELDOUT_COMPOSITION
     if split != splits.TRAIN or not splits.is_heldout_pair(record.concept, record.style):
         return split
-    return splits.HELDOUT_PAIR if record.concept in trained_styles else splits.TRAIN
+    if record.concept not in trained_styles:
+        return splits.TRAIN
+    return splits.pair_split(record.concept, record.style)

@@ -6,18 +6,17 @@ RUN/state.pt         weights, averages, optimisers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
 RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
 RUN/before-joint.safetensors   what the joint phase started from
+RUN/kept.safetensors           the best weights of the phase so far, by the validation pictures
 RUN/checkpoint/      the result
 """
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,10 +24,11 @@ from accelerate import Accelerator
 from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_whole
-from textual_vision.training.batches import Batches, PictureSource, StepRandom, caption_with_style
+from textual_vision.training.batches import Batches, PictureSource, StepRandom
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
+from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.ema import Ema, keep_share
+from textual_vision.training.ema import Ema, blended
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import PictureDistance
 from textual_vision.training.phases import (
@@ -39,8 +39,10 @@ from textual_vision.training.phases import (
     Phase,
     on_any_process,
 )
+from textual_vision.training.run_setup import Interrupts, all_captions, check_batches, mixed_precision
 from textual_vision.training.run_state import (
     BEFORE_JOINT,
+    KEPT,
     PHASES,
     STATE,
     TOKENIZER,
@@ -56,7 +58,6 @@ from textual_vision.training.text_codes import fit_text_codes, text_code_usage, 
 from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.watch import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
 
-CAPTIONED_PICTURES = 200_000  # whose captions the vocabulary is made from
 SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000
 
@@ -72,8 +73,18 @@ class InterruptedRunError(TextualVisionError):
 class TrainingRun:
     """Everything that a run holds in memory."""
 
-    def __init__(self, config: TrainConfig, source: PictureSource, notice: str, out: Path, say: Say) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: PictureSource,
+        notice: str,
+        out: Path,
+        say: Say,
+        choose_by: PictureSource | None = None,
+    ) -> None:
         self.config, self.source, self.notice, self.out = config, source, notice, out
+        self.choose_by = choose_by
+        self.best: float | None = None  # score of what the phase keeps so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
         self.say = say if self.is_main else _silent
@@ -83,7 +94,7 @@ class TrainingRun:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
-        self.interrupted = False
+        self.interrupts = Interrupts(self.say)
         self.saved = "nothing"
         self.watch = Watch(out, self.say)
 
@@ -116,16 +127,14 @@ class TrainingRun:
 
     def go(self) -> Path:
         """Every step that is left; returns the folder of the finished checkpoint."""
-        before = self._catch_interrupts()
         if self.is_main:
             self.watch.open(self._global_step())
         try:
-            while self.phase_index < len(PHASES):
-                self._train_phase()
+            with self.interrupts:
+                while self.phase_index < len(PHASES):
+                    self._train_phase()
         finally:
             self.watch.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if self.is_main:
             self.watch.curves()
         return self.save_result()
@@ -137,11 +146,9 @@ class TrainingRun:
             self.watch.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
         before = self._weights_before(self.phase.name)
         self._train(self.phase)
-        # What a phase hands on is its average; the last noisy steps are dropped.
-        self.model.load_state_dict(self.ema.weights)
-        if before is not None:
-            keep_share(self.model, before, self.config.joint_share)
-        self.phase_index, self.next_step, self.phase = self.phase_index + 1, 0, None
+        # What a phase hands on is an average; the last noisy steps are dropped.
+        self.model.load_state_dict(self._weights_after(self.phase.name, before))
+        self.phase_index, self.next_step, self.phase, self.best = self.phase_index + 1, 0, None, None
         self.accelerator.free_memory()
         self.ema = Ema(self.model, self.config.ema)
         self.save()
@@ -155,6 +162,39 @@ class TrainingRun:
             write_weights(path, self.ema.weights)
         self.accelerator.wait_for_everyone()
         return read_weights(path)
+
+    @cached_property
+    def choice(self) -> Choice | None:
+        """By what the best weights are told; None when there are too few validation pictures."""
+        if self.choose_by is None or len(self.choose_by) < AT_LEAST:
+            self.say(f"fewer than {AT_LEAST} validation pictures: the last weights of each phase are kept")
+            return None
+        return Choice(self.model, self.tokenizer, self.choose_by)
+
+    def _weights_after(self, phase: str, before: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        """The best of a phase's averages; through a file, so that every process goes on with the same."""
+        if self.is_main:
+            if before is not None:
+                shares = self.config.joint_shares
+                chosen = best_share(self.choice, before, self.ema.weights, shares, self.say)
+                self.watch.log({"phase": "choice", **asdict(chosen)})
+                write_weights(self.out / KEPT, blended(before, self.ema.weights, chosen.share))
+            elif self.best is None:
+                write_weights(self.out / KEPT, self.ema.weights)
+        self.accelerator.wait_for_everyone()
+        return read_weights(self.out / KEPT)
+
+    def _keep_if_best(self, phase: str, step: int, steps: int) -> None:
+        """Scores the averaged weights of the latent phase now and then, and writes those that are best."""
+        due = (step + 1) % CHOOSE_EVERY == 0 or step + 1 == steps
+        if phase != "latent" or not due or not self.is_main or self.choice is None:
+            return
+        score = self.choice.code_cross_entropy(self.ema.weights, self.config.losses)
+        self.watch.log({"phase": phase, "step": step, "validation_cross_entropy": score})
+        if better := self.best is None or score < self.best:
+            self.best = score
+            write_weights(self.out / KEPT, self.ema.weights)
+        self.say(f"validation: {score:.4f} nats a code{', the best so far' if better else ''}")
 
     def _train(self, phase: Phase) -> None:
         self.model.train()
@@ -172,7 +212,8 @@ class TrainingRun:
             self.ema.update(self.model)
             self.next_step = step + 1
             self._report(phase, step, terms)
-            stop = on_any_process(self.accelerator, self.interrupted)
+            self._keep_if_best(phase.name, step, phase.config.steps)
+            stop = on_any_process(self.accelerator, self.interrupts.asked)
             if stop or time.monotonic() - last_save > 60 * self.config.checkpoint_minutes:
                 self.save()
                 last_save = time.monotonic()
@@ -219,6 +260,7 @@ class TrainingRun:
                 "model": self.model.state_dict(),
                 "ema": self.ema.state(),
                 "phase": self.phase.state() if self.phase else None,
+                "best": self.best,
             },
         )
         self.saved = f"phase {_phase_name(self.phase_index)}, step {self.next_step}"
@@ -235,6 +277,7 @@ class TrainingRun:
         self.ema = Ema(self.model, self.config.ema)
         self.ema.load(state["ema"])
         self.phase_index, self.next_step = state["phase_index"], state["next_step"]
+        self.best = state["best"]
         if state["phase"] is not None:
             self.phase = self._phase(PHASES[self.phase_index])
             self.phase.load(state["phase"])
@@ -270,17 +313,6 @@ class TrainingRun:
         phases = (self.config.codebook_phase, self.config.latent_phase, self.config.joint_phase)
         return sum(phase.steps for phase in phases[: self.phase_index]) + self.next_step
 
-    def _catch_interrupts(self) -> dict[int, Any]:
-        """Lets a step finish before it stops; returns what was done about signals before."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-            self.say("finishing this step, then saving (once more to stop at once)")
-
-        return {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-
 
 def _silent(line: str) -> None:
     """What other processes than the main one say."""
@@ -290,38 +322,20 @@ def _phase_name(index: int) -> str:
     return PHASES[index] if index < len(PHASES) else "end"
 
 
-def mixed_precision(precision: str) -> str:
-    """accelerate's word for it; `auto` is bfloat16 where the device multiplies it natively, not on CPUs."""
-    if precision == "auto":
-        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if fast else "no"
-    return "bf16" if precision == "bfloat16" else "no"
-
-
-def check_batches(config: TrainConfig, processes: int) -> None:
-    """UsageError when a batch can't be dealt out evenly."""
-    for name in PHASES:
-        batch = getattr(config, f"{name}_phase").batch
-        if batch % processes:
-            raise UsageError(
-                f"{name}_phase.batch {batch} is no multiple of the {processes} processes",
-                "change the one or the other",
-            )
-
-
-def all_captions(source: PictureSource) -> list[str]:
-    """Every distinct caption, with and without its style, sorted; of a huge corpus, evenly chosen."""
-    found = set()
-    for index in range(0, len(source), -(-len(source) // CAPTIONED_PICTURES)):
-        for caption in source.captions(index):
-            found |= {caption, caption_with_style(caption, source.style(index))}
-    return sorted(found)
-
-
 def run(
-    config: TrainConfig, source: PictureSource, notice: str, out: Path, *, resume: bool, say: Say
+    config: TrainConfig,
+    source: PictureSource,
+    notice: str,
+    out: Path,
+    *,
+    resume: bool,
+    say: Say,
+    choose_by: PictureSource | None = None,
 ) -> Path:
-    """Trains `config` into `out`; raises UsageError when `out` holds another run."""
+    """Trains `config` into `out`; raises UsageError when `out` holds another run.
+
+    `choose_by` are pictures apart from `source` whose scores decide which weights are kept.
+    """
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(
@@ -331,7 +345,7 @@ def run(
         raise UsageError(f"{out} holds no run to resume", "leave --resume out to start one")
     if resume and read_config(out) != config:
         raise UsageError(f"{out} was started with another config", f"give {out / 'config.json'} as CONFIG")
-    training = TrainingRun(config, source, notice, out, say)
+    training = TrainingRun(config, source, notice, out, say, choose_by)
     if resume:
         training.resume()
     else:

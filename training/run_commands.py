@@ -35,14 +35,22 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
 
     from textual_vision.training.allocator import keep_freed_memory
     from textual_vision.training.run import run as train
-    from textual_vision.training.sources import open_source
+    from textual_vision.training.sources import open_source, validation_source
     from textual_vision.training.splits import TRAIN
 
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
     opened = open_source(parsed, corpus, (TRAIN,))
-    train(parsed, opened.source, opened.notice, out, resume=resume, say=click.echo)
+    train(
+        parsed,
+        opened.source,
+        opened.notice,
+        out,
+        resume=resume,
+        say=click.echo,
+        choose_by=validation_source(parsed, corpus),
+    )
 
 
 @click.command()

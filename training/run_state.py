@@ -17,7 +17,7 @@ from textual_vision.training.config import TrainConfig, config_from_dict, config
 
 PHASES = ("codebook", "latent", "joint")
 STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "log.jsonl"
-BEFORE_JOINT = "before-joint.safetensors"
+BEFORE_JOINT, KEPT = "before-joint.safetensors", "kept.safetensors"
 
 
 def write_state(run: Path, state: dict[str, Any]) -> None:

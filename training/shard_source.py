@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.errors import IntegrityError
 from textual_vision.training.captioned import (
     DAMAGE_GRACE,
     PICTURE_SUFFIXES,
@@ -38,8 +38,6 @@ class ShardPictures:
         self.damage = Damage(report=lambda name, reason: say(f"skipped {name}: {reason}"))
         parts = [_places(number, shard, splits) for number, shard in enumerate(self.shards)]
         self.places = np.concatenate([np.zeros((0, COLUMNS), np.int64), *parts])
-        if len(self.places) == 0:
-            raise UsageError(f"the shards hold no captioned picture of the splits {', '.join(splits)}")
         self.replaced: dict[int, int] = {}  # damaged sample -> the one after it
 
     def __len__(self) -> int:

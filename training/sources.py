@@ -14,6 +14,7 @@ from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.notice import WEIGHT_CREDITS, notice_text
 from textual_vision.training.shard_source import ShardPictures
 from textual_vision.training.shards import find_shards
+from textual_vision.training.splits import VALIDATION
 
 DEFAULT_CORPUS = Path("out/corpus")
 
@@ -34,6 +35,11 @@ def open_source(
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
     return SourceWithNotice(source=source, notice=notice_of(config))
+
+
+def validation_source(config: TrainConfig, folder: Path, say: Callable[[str], None] = print) -> PictureSource:
+    """The pictures in `folder` by which a run chooses what it keeps; there may be none."""
+    return _source(config, folder, (VALIDATION,), say)
 
 
 def _source(

@@ -3,8 +3,9 @@
 `concept` is a key that all names and all drawings of one thing share, so a thing held out is held
 out under every name and in every style. A concept whose hash falls below `TEST_SHARE` is `test`, below
 the sum of both shares `validation`, else `train`. Of the concepts in `train` a few (concept, style)
-pairs are `heldout_pair`: the thing is seen, but not in this style. Every dog that wears sunglasses
-is `heldout_composition`: both parts are seen, their combination never.
+pairs are held out, where the thing is seen, but not in this style: one half is `heldout_pair`, the other
+belongs to `validation`. Every dog that wears sunglasses is `heldout_composition`: both parts are seen,
+their combination never. By `validation` a run chooses what it keeps; the other three are for judging.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Iterable
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 HELDOUT_PAIR, HELDOUT_COMPOSITION = "heldout_pair", "heldout_composition"
+JUDGED = (TEST, HELDOUT_PAIR, HELDOUT_COMPOSITION)
 SPLITS = (TRAIN, VALIDATION, TEST, HELDOUT_PAIR, HELDOUT_COMPOSITION)
 
 TEST_SHARE = 0.03
 VALIDATION_SHARE = 0.03
 PAIR_SHARE = 0.04
+PAIRS_TO_CHOOSE_BY = 0.5  # of the pairs
 
 
 # Always trained on: the parts that compositions are made of, and what the first prompts ask for.
@@ -77,3 +80,9 @@ def concept_split(concept: str) -> str:
 def is_heldout_pair(concept: str, style: str) -> bool:
     """Whether a concept of `train` is held out in this style."""
     return not is_pinned(concept) and hashed_share(f"{concept}|{style}") < PAIR_SHARE
+
+
+def pair_split(concept: str, style: str) -> str:
+    """Where a held-out pair belongs."""
+    chosen = hashed_share(f"{concept}|{style}|choose") < PAIRS_TO_CHOOSE_BY
+    return VALIDATION if chosen else HELDOUT_PAIR

@@ -162,7 +162,7 @@ def test_coco_is_read_with_all_its_captions(coco: Path, tmp_path: Path) -> None:
     assert (first.key, first.split) == ("train2017/000000000000.jpg", "train")
     assert first.captions == tuple(f"Picture 0, {n}." for n in range(5))
     assert first.licence == "Attribution License"
-    assert corpus.records[2].split == "validation"
+    assert corpus.records[2].split == "test"
     assert corpus.summary["damaged_names"] == {"train2017/000000000002.jpg": "it has no caption"}
 
 

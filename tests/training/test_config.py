@@ -70,7 +70,11 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"codebook\.channels has 1 halvings": {"model": {"codebook": {"channels": [48]}}},
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
     r"latent\.grid 16 is neither model\.latent\.coarse 4": {"model": {"latent": {"coarse": 4}}},
-    r"not a multiple of its heads": {"model": {"latent": {"heads": 7}}},
+    r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
+    r"latent_phase\.optimiser is 'sgd', not one of adamw, muon": {
+        "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimiser": "sgd"}
+    },
+    r"joint_shares is \[2\.0\]": {"joint_shares": [2.0]},
     r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},
     r"norm is 'layer', not none, batch or spectral": {"model": {"discriminator": {"norm": "layer"}}},
     r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},

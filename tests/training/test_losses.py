@@ -25,19 +25,19 @@ def test_kl_is_the_divergence_from_a_standard_normal_summed_over_dimensions() ->
 
 
 def test_code_cross_entropy_without_smoothing_is_cross_entropy_of_scaled_logits() -> None:
-    similarity, codes = torch.rand(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    found = losses.code_cross_entropy(similarity, codes, torch.eye(4), HARD)
-    torch.testing.assert_close(found, F.cross_entropy(HARD.logit_scale * similarity, codes))
+    raw, codes = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    rows = F.normalize(torch.randn(4, 3), dim=1)
+    found = losses.code_cross_entropy(raw, codes, rows, HARD)
+    torch.testing.assert_close(found, F.cross_entropy(HARD.logit_scale * raw @ rows.T, codes))
 
 
-def test_smoothing_spares_a_code_that_looks_the_same() -> None:
-    rows = F.normalize(torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0]]), dim=1)
-    near, far = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]])
-    code = torch.tensor([0])
-    lost = [losses.code_cross_entropy(x, code, rows, SMOOTH) for x in (near, far)]
-    assert lost[0] < lost[1]
-    hard = [losses.code_cross_entropy(x, code, rows, HARD) for x in (near, far)]
-    torch.testing.assert_close(hard[0], hard[1])
+def test_smoothing_is_cross_entropy_to_targets_spread_by_cosine() -> None:
+    raw, codes = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    rows = F.normalize(torch.randn(4, 3), dim=1)
+    spread = (rows @ rows.T * SMOOTH.smoothing_scale).softmax(1)
+    target = (0.5 * torch.eye(4) + 0.5 * spread)[codes]
+    found = losses.code_cross_entropy(raw, codes, rows, SMOOTH)
+    torch.testing.assert_close(found, F.cross_entropy(SMOOTH.logit_scale * raw @ rows.T, target))
 
 
 def test_adversarial_losses_are_the_papers_on_probabilities() -> None:

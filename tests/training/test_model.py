@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from textual_vision.training.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.blocks import Residual, Upsample, pixels_from_signed
 from textual_vision.training.config import TrainConfig, load_config
 from textual_vision.training.describe import describe
 from textual_vision.training.discriminator import Discriminator
-from textual_vision.training.ema import keep_share
+from textual_vision.training.ema import blended
 from textual_vision.training.image_encoder import Posterior, sample
 from textual_vision.training.model import TextToImageModel, stages_from_model
+from textual_vision.training.phases import hidden_matrices
 
 
 @pytest.fixture
@@ -111,8 +113,27 @@ def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_
 
 
 def test_what_is_kept_of_a_phase_lies_between_its_ends(tiny_config: TrainConfig) -> None:
-    before, after = TextToImageModel(tiny_config.model), TextToImageModel(tiny_config.model)
-    first, last = before.latent.latents.weight, after.latent.latents.weight.clone()
-    keep_share(after, before.state_dict(), 0.25)
-    torch.testing.assert_close(after.latent.latents.weight, 0.75 * first + 0.25 * last)
-    torch.testing.assert_close(after.codebook.rows.norm(dim=1), torch.ones(len(after.codebook.rows)))
+    before, after = (TextToImageModel(tiny_config.model).state_dict() for _ in range(2))
+    between = blended(before, after, 0.25)
+    name = "latent.latents.weight"
+    torch.testing.assert_close(between[name], 0.75 * before[name] + 0.25 * after[name])
+    rows = between["codebook.rows"]
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_attention_in_products_is_the_fused_one(tiny_config: TrainConfig) -> None:
+    query, key, value = (torch.randn(2, 3, n, 8) for n in (5, 4, 4))
+    bias = score_bias(torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]))
+    for b in (bias, None):
+        torch.testing.assert_close(
+            attend_in_products(query, key, value, b), fused_attention(query, key, value, b)
+        )
+
+
+def test_muon_moves_the_matrices_of_attention_blocks_and_nothing_else(tiny_config: TrainConfig) -> None:
+    model = TextToImageModel(tiny_config.model)
+    found = {id(p) for p in hidden_matrices(model)}
+    names = {name for name, p in model.named_parameters() if id(p) in found}
+    assert all(name.startswith(("latent.coarse.", "latent.fine.")) for name in names)
+    assert "latent.coarse.0.grid.query.weight" in names
+    assert not any(name.endswith("bias") or "norm" in name for name in names)

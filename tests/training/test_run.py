@@ -101,7 +101,7 @@ def assert_same_state(a: Any, b: Any, where: str = "state") -> None:
 def test_a_run_leaves_a_checkpoint_a_log_of_every_phase_curves_and_events(whole: Path) -> None:
     checkpoint = load_checkpoint(str(whole / "checkpoint"))
     assert checkpoint.notice == "notice"
-    assert {line["phase"] for line in read_log(whole)} == {"text", "codebook", "latent", "joint"}
+    assert {line["phase"] for line in read_log(whole)} == {"text", "codebook", "latent", "joint", "choice"}
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((whole / "tensorboard").glob("events.*"))
 
@@ -130,7 +130,8 @@ def test_the_state_in_mid_joint_phase_holds_discriminator_optimisers_and_average
     state = read_state(tmp_path / "run/state.pt")
     assert state["phase"].keys() == {"drawing", "refresh", "judging", "discriminator"}
     assert state["ema"]["updates"] == 2
-    assert all(part["state"] for name, part in state["phase"].items() if name != "discriminator")
+    parts = [part for name, part in state["phase"].items() if name != "discriminator"]
+    assert all(optimiser["state"] for part in parts for optimiser in part)
 
 
 KILLED = """

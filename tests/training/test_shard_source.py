@@ -100,14 +100,18 @@ def test_too_much_damage_stops(folder: Path) -> None:
             source.picture(index)
 
 
-def test_a_tar_that_is_none_and_shards_without_captions_are_told(tmp_path: Path) -> None:
+def test_a_tar_that_is_none_and_shards_without_captions_are_told(
+    tmp_path: Path, tiny_config: TrainConfig
+) -> None:
     (tmp_path / "a.tar").write_bytes(b"x" * 2000)
     with pytest.raises(IntegrityError, match=r"a\.tar is damaged"):
         opened(tmp_path)
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         add(archive, "a.png", b"")
-    with pytest.raises(UsageError, match="no captioned picture"):
-        opened(tmp_path)
+    assert len(opened(tmp_path)) == 0
+    config = replace(tiny_config, corpus="shards")
+    with pytest.raises(UsageError, match="has no picture of the splits train"):
+        open_source(config, tmp_path, ("train",))
 
 
 def test_a_run_trains_from_shards(folder: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""What is kept is what scores best on the validation pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from textual_vision.runtime.noise import noise_from_seed
+from textual_vision.training.batches import (
+    PictureSource,
+    caption_with_style,
+    ids_from_captions,
+    signed_from_pixels,
+)
+from textual_vision.training.checkpoint import load_checkpoint
+from textual_vision.training.choice import Choice, best_share
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.run import run
+from textual_vision.training.run_state import read_log, read_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chosen") / "run"
+
+
+@pytest.fixture
+def chosen(
+    folder: Path, tiny_config: TrainConfig, shapes: PictureSource, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run that scores every other step, and chooses by its own pictures."""
+    monkeypatch.setattr("textual_vision.training.run.CHOOSE_EVERY", 2)
+    monkeypatch.setattr("textual_vision.training.run.AT_LEAST", 1)
+    if not folder.exists():
+        run(tiny_config, shapes, "notice", folder, resume=False, say=lambda line: None, choose_by=shapes)
+    return folder
+
+
+def test_the_latent_phase_hands_on_the_weights_with_the_least_cross_entropy(chosen: Path) -> None:
+    scores = [x["validation_cross_entropy"] for x in read_log(chosen) if "validation_cross_entropy" in x]
+    assert len(scores) == 2
+    checkpoint = load_checkpoint(str(chosen / "checkpoint"))
+    handed_on = read_weights(chosen / "before-joint.safetensors")
+    checkpoint.model.load_state_dict(handed_on)
+
+
+def test_the_share_of_the_joint_phase_with_the_least_distance_is_the_result(chosen: Path) -> None:
+    (line,) = [line for line in read_log(chosen) if line["phase"] == "choice"]
+    tried = {float(share): kid for share, kid in line["kid_from_share"].items()}
+    assert tried[line["share"]] == min(tried.values())
+    kept = read_weights(chosen / "kept.safetensors")
+    stored = load_checkpoint(str(chosen / "checkpoint")).model.state_dict()
+    torch.testing.assert_close(stored["codebook.rows"], kept["codebook.rows"], atol=1e-3, rtol=1e-3)
+
+
+def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_its_place(
+    chosen: Path, shapes: PictureSource
+) -> None:
+    checkpoint = load_checkpoint(str(chosen / "checkpoint"))
+    model, config = checkpoint.model.eval(), checkpoint.config
+    found = Choice(model, checkpoint.tokenizer, shapes).code_cross_entropy(model.state_dict(), config.losses)
+    total = 0.0
+    for index in range(len(shapes)):
+        caption = caption_with_style(shapes.captions(index)[0], shapes.style(index))
+        ids, mask = ids_from_captions(checkpoint.tokenizer, [caption])
+        with torch.no_grad():
+            _, text, _ = model.text_encoder(ids, mask)
+            noise = torch.from_numpy(noise_from_seed(index, 1, model.config.noise))
+            raw = model.latent(text, mask, noise).flatten(0, 2)
+            picture = signed_from_pixels(shapes.picture(index)[None])
+            codes = model.codebook.nearest(model.image_encoder(picture)).flatten()
+            logits = config.losses.logit_scale * raw @ model.codebook.rows.T
+            total += float(F.cross_entropy(logits, codes))
+    assert found == pytest.approx(total / len(shapes), rel=1e-3)
+
+
+def test_with_nothing_to_choose_by_the_last_share_is_kept() -> None:
+    assert best_share(None, {}, {}, (0.0, 0.5, 1.0), print).share == 1.0
+
+
+def test_a_run_with_too_few_validation_pictures_says_so_and_keeps_the_last(
+    tmp_path: Path, tiny_config: TrainConfig, shapes: PictureSource
+) -> None:
+    said: list[str] = []
+    run(tiny_config, shapes, "notice", tmp_path / "run", resume=False, say=said.append)
+    assert any("validation pictures" in line for line in said)
+    (line,) = [line for line in read_log(tmp_path / "run") if line["phase"] == "choice"]
+    assert json.dumps(line["kid_from_share"]) == "{}"

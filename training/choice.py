@@ -1,0 +1,102 @@
+"""What a run keeps is chosen by pictures that it isn't trained on and that no score is reported of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from textual_vision.runtime.noise import noise_from_seed
+from textual_vision.training.batches import (
+    PictureSource,
+    caption_with_style,
+    ids_from_captions,
+    signed_from_pixels,
+)
+from textual_vision.training.config import LossConfig
+from textual_vision.training.drawings import CHUNK, draw
+from textual_vision.training.ema import blended
+from textual_vision.training.features import Lite2, kid
+from textual_vision.training.losses import code_cross_entropy
+from textual_vision.training.model import TextToImageModel
+
+AT_LEAST, AT_MOST = 64, 512  # pictures: fewer say nothing, more take long
+CHOOSE_EVERY = 500  # steps of the latent phase
+
+
+class Choice:
+    """Scores by validation pictures, each with its plainest caption and its style; less is better."""
+
+    def __init__(self, model: TextToImageModel, tokenizer: Tokenizer, source: PictureSource) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        count = min(len(source), AT_MOST)
+        indices = [int(index) for index in np.linspace(0, len(source) - 1, count)]
+        self.pictures = np.stack([source.picture(index) for index in indices])
+        self.captions = [caption_with_style(source.captions(i)[0], source.style(i)) for i in indices]
+        self._lite2: Lite2 | None = None
+
+    @torch.no_grad()
+    def code_cross_entropy(self, weights: dict[str, Tensor], losses: LossConfig) -> float:
+        """Nats a code, of codes predicted from the caption and noise that knows nothing of the picture."""
+        self.model.load_state_dict(weights)
+        device = next(self.model.parameters()).device
+        hard = LossConfig(logit_scale=losses.logit_scale, code_smoothing=0.0)
+        found = []
+        for start in range(0, len(self.captions), CHUNK):
+            ids, mask = (x.to(device) for x in self._ids(start))
+            _, text, _ = self.model.text_encoder(ids, mask)
+            noise = np.concatenate(
+                [noise_from_seed(start + i, 1, self.model.config.noise) for i in range(len(ids))]
+            )
+            raw = self.model.latent(text, mask, torch.from_numpy(noise).to(device))
+            pictures = signed_from_pixels(self.pictures[start : start + CHUNK]).to(device)
+            codes = self.model.codebook.nearest(self.model.image_encoder(pictures))
+            rows = self.model.codebook.rows
+            found += [
+                float(code_cross_entropy(x.flatten(0, 1), c.flatten(), rows, hard))
+                for x, c in zip(raw, codes, strict=True)
+            ]
+        return float(np.mean(found))
+
+    def distance(self, weights: dict[str, Tensor]) -> float:
+        """KID of what is drawn for the captions against the pictures."""
+        self.model.load_state_dict(weights)
+        if self._lite2 is None:
+            self._lite2 = Lite2()
+            self._real = self._lite2.look(self.pictures).pooled
+        drawn = draw(self.model, self.tokenizer, self.captions, range(len(self.captions))).pictures
+        return kid(self._lite2.look(drawn).pooled, self._real)
+
+    def _ids(self, start: int) -> Sequence[Tensor]:
+        return ids_from_captions(self.tokenizer, self.captions[start : start + CHUNK])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenShare:
+    """`share` of a phase's change, and the KID of each share that was tried."""
+
+    share: float
+    kid_from_share: dict[float, float]
+
+
+def best_share(
+    choice: Choice | None,
+    before: dict[str, Tensor],
+    after: dict[str, Tensor],
+    shares: Sequence[float],
+    say: Callable[[str], None],
+) -> ChosenShare:
+    """The share of the way from `before` to `after` that draws best; the last one when nothing can tell."""
+    if choice is None:
+        return ChosenShare(share=shares[-1], kid_from_share={})
+    scores = {}
+    for share in shares:
+        scores[share] = choice.distance(blended(before, after, share))
+        say(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
+    return ChosenShare(share=min(scores, key=scores.__getitem__), kid_from_share=scores)
