@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openvino
@@ -32,9 +32,12 @@ class OpenVinoSession:
         self._core, self._model, self._settings, self._name = core, model, dict(settings), name
         compiled = core.compile_model(model, DEVICE, self._settings)
         self._request = compiled.create_infer_request()
-        self._outputs = [(output, output.get_any_name()) for output in compiled.outputs]
-        self.inputs = frozenset(entry.get_any_name() for entry in compiled.inputs)
-        self.outputs = frozenset(name for _, name in self._outputs)
+        # Compiled, a port has the names of all tensors that were found to be the same; here it has its own.
+        self._names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
+        count = len(model.inputs)
+        self._outputs = list(zip(compiled.outputs, self._names[count:], strict=True))
+        self.inputs = frozenset(self._names[:count])
+        self.outputs = frozenset(self._names[count:])
         self._runs: OrderedDict[Sizes, int] = OrderedDict()
         self._fixed: OrderedDict[Sizes, _FixedSizes] = OrderedDict()
 
@@ -61,7 +64,8 @@ class OpenVinoSession:
             if any(output.partial_shape.is_dynamic for output in model.outputs):
                 self._runs[sizes] = -1 << 62  # its outputs' sizes depend on values: never
                 return None
-            self._fixed[sizes] = _FixedSizes(self._core.compile_model(model, DEVICE, self._settings))
+            compiled = self._core.compile_model(model, DEVICE, self._settings)
+            self._fixed[sizes] = _FixedSizes(compiled, self._names)
             if len(self._fixed) > FIXED_LIMIT:
                 self._fixed.popitem(last=False)
         self._fixed.move_to_end(sizes)
@@ -77,12 +81,15 @@ class OpenVinoSession:
 class _FixedSizes:
     """A graph compiled for one set of sizes; its inputs and outputs keep their places in memory."""
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, names: Sequence[str]) -> None:
+        """`names` of the inputs, then of the outputs."""
         self._request = compiled.create_infer_request()
-        self._inputs = {port.get_any_name(): self._request.get_tensor(port).data for port in compiled.inputs}
-        self._outputs = {
-            port.get_any_name(): self._request.get_tensor(port).data for port in compiled.outputs
-        }
+        ports = (*compiled.inputs, *compiled.outputs)
+        places = [
+            (name, self._request.get_tensor(port).data) for name, port in zip(names, ports, strict=True)
+        ]
+        count = len(compiled.inputs)
+        self._inputs, self._outputs = dict(places[:count]), dict(places[count:])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name, for inputs of exactly these sizes and types."""
