@@ -27,12 +27,13 @@ from textual_vision.export.quantise_calibration import (
     notes_of_calibration,
     ranges_from_cache,
 )
+from textual_vision.export.reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
 from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
 from textual_vision.export.samples import Batch, batches_from_bytes, bytes_from_batches, reference_batches
-from textual_vision.export.stages import MERGED, StagedModel, load_model
+from textual_vision.export.stages import MERGED, StagedModel, load_model, with_fixed_text
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
 from textual_vision.runtime.errors import UsageError
@@ -62,6 +63,7 @@ class BuildOptions:
     no_rewrite: tuple[str, ...] = ()
     budget: str | None = None
     range_method: str = AUTO
+    reference: bool = False
     merged: bool = True
     force: bool = False
     allow_failing: bool = False
@@ -87,13 +89,12 @@ def build(
     """
     check_options(options)
     check_place(folder, force=options.force)
-    at = _Build(model=load_model(source), options=options, steps=Steps(cache, tell))
-    check_tokens(options, at.model)
+    at = _Build(model=model_of(source, options), options=options, steps=Steps(cache, tell))
     batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed)
     floats, rewrites = _float_graphs(at, batches)
     calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
     made = {name: _precision(at, name, floats, calibration) for name in options.precisions}
-    precisions = tuple(compared(at.model, name, graphs, batches, at.steps) for name, graphs in made.items())
+    precisions = tuple(_compared(at, name, graphs, batches) for name, graphs in made.items())
     result = _result(at, folder, precisions, rewrites)
     if result.verdict == FAIL and not options.allow_failing:
         raise failure_of(precisions)
@@ -118,7 +119,10 @@ def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
         steps.append(f"choose {count} of {offered} prompts to calibrate on")
     for precision in options.precisions:
         merged = " and merge its stages" if options.merged else ""
-        steps += [f"make {precision}{merged}", f"compare {precision} by {', '.join(usable_backends())}"]
+        steps += [
+            f"make {precision}{merged}",
+            f"compare {precision} by {', '.join(_backends(options, (precision,)))}",
+        ]
     return [*steps, "draw the report", "write the bundle"]
 
 
@@ -147,17 +151,15 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
 
 
-def check_tokens(options: BuildOptions, model: StagedModel) -> None:
-    """UsageError when a fixed number of tokens is not one that the model can take."""
-    longest = model.text.max_tokens
-    if options.tokens is not None and not 3 <= options.tokens <= longest:
-        raise UsageError(f"{options.tokens} tokens", f"{model.name} takes 3 to {longest}: --tokens {longest}")
+def model_of(source: str, options: BuildOptions) -> StagedModel:
+    """The model at `source`, for prompts as long as the options say; see `load_model`, `with_fixed_text`."""
+    model = load_model(source)
+    return model if options.tokens is None else with_fixed_text(model, options.tokens)
 
 
 def _drawn(at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: int) -> tuple[Batch, ...]:
     def work() -> bytes:
-        tokens = at.options.tokens
-        batches = reference_batches(at.model, texts, samples=samples, seed=seed, tokens=tokens)
+        batches = reference_batches(at.model, texts, samples=samples, seed=seed)
         return bytes_from_batches(batches)
 
     depends = [at.model.digest, texts, samples, seed, at.options.tokens]
@@ -238,18 +240,22 @@ def _precision(
     return PrecisionGraphs(notes=notes, graphs=files, files=others)
 
 
+def _compared(at: _Build, name: str, made: PrecisionGraphs, batches: Sequence[Batch]) -> PrecisionResult:
+    return compared(at.model, name, made, batches, at.steps, reference=at.options.reference)
+
+
 def _calibration(at: _Build) -> tuple[Batch, ...]:
     """Drawings of the prompts to calibrate on; of more than are wanted, those that visit the most rows."""
     options, texts = at.options, at.options.calibration_prompts
     seed = options.seed + CALIBRATION_SEED
     if len(texts) > options.calibration_count:
-        count, tokens = options.calibration_count, options.tokens
+        count = options.calibration_count
 
         def work() -> bytes:
-            chosen = chosen_prompts(at.model, texts, count=count, seed=seed, tokens=tokens)
+            chosen = chosen_prompts(at.model, texts, count=count, seed=seed)
             return json.dumps(chosen).encode()
 
-        depends = [at.model.digest, texts, count, seed, tokens]
+        depends = [at.model.digest, texts, count, seed, options.tokens]
         chosen = json.loads(at.steps.run("choose prompts to calibrate on", depends, work))
         texts = tuple(texts[index] for index in chosen)
     return _drawn(at, "draw to calibrate", texts, len(texts), seed)
@@ -293,6 +299,12 @@ def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> b
     return data
 
 
+def _backends(options: BuildOptions, precisions: Sequence[str]) -> tuple[str, ...]:
+    """Those that graphs of the precisions are compared by, the one whose times are told first."""
+    reference = options.reference and not set(REFERENCE_PRECISIONS).isdisjoint(precisions)
+    return (*usable_backends(), *([REFERENCE_BACKEND] if reference else []))
+
+
 def _result(
     at: _Build, folder: Path, precisions: tuple[PrecisionResult, ...], rewrites: tuple[RewriteResult, ...]
 ) -> BuildResult:
@@ -306,6 +318,6 @@ def _result(
         samples=at.options.samples,
         seed=at.options.seed,
         opset=at.options.opset,
-        backends=usable_backends(),
+        backends=_backends(at.options, at.options.precisions),
         versions=versions(),
     )

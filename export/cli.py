@@ -150,6 +150,11 @@ def command() -> None:
     show_default=True,
     help="How int8's ranges are found; auto: for each tensor the best of the others.",
 )
+@click.option(
+    "--reference",
+    is_flag=True,
+    help="Compare two pictures by ONNX's own reference implementation too: it takes minutes.",
+)
 @click.option("--no-rewrite", multiple=True, metavar="NAME", help="Leave out a rewrite of the graphs.")
 @click.option("--no-merged", is_flag=True, help="Leave out pipeline.onnx: half the size.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
@@ -187,7 +192,7 @@ def build_command(
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
     job = _engine_job(target, engines, compute, options)
     if dry_run:
-        show.show_plan(checkpoint, output, options, as_json)
+        show.show_plan(checkpoint, output, options, as_json, job)
         return
     result = build(
         checkpoint, output, options, cache=None if no_cache else default_cache(), tell=show.step_teller()

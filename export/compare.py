@@ -17,6 +17,12 @@ from textual_vision.export.parity import (
     verdict_of,
 )
 from textual_vision.export.precision import PrecisionGraphs
+from textual_vision.export.reference import (
+    REFERENCE_BACKEND,
+    REFERENCE_PRECISIONS,
+    first_samples,
+    reference_sessions,
+)
 from textual_vision.export.results import FREE_RUNNING, PrecisionResult, StageGraph, StageParity
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.samples import Batch, bytes_from_batches
@@ -26,15 +32,30 @@ from textual_vision.runtime.backends.session import SessionOptions, open_session
 
 
 def compared(
-    model: StagedModel, name: str, made: PrecisionGraphs, batches: Sequence[Batch], steps: Steps
+    model: StagedModel,
+    name: str,
+    made: PrecisionGraphs,
+    batches: Sequence[Batch],
+    steps: Steps,
+    *,
+    reference: bool = False,
 ) -> PrecisionResult:
-    """The comparison of precision `name`; raises nothing: verdicts are in the result."""
+    """The comparison of precision `name`, by the REFERENCE_BACKEND too if wanted; verdicts are in the result.
+
+    Raises TextualVisionError when a backend cannot compute a graph.
+    """
     parity: list[StageParity] = []
-    reference = bytes_from_batches(batches)
+    expected = bytes_from_batches(batches)
     for backend in usable_backends():
         work = partial(_parity, model, name, made.graphs, batches, backend)
-        depends = [name, made.graphs, reference, backend, dataclasses.astuple(BUDGETS[name])]
+        depends = [name, made.graphs, expected, backend, dataclasses.astuple(BUDGETS[name])]
         parity += parity_from_bytes(steps.run(f"compare {name} by {backend}", depends, work))
+    if reference and name in REFERENCE_PRECISIONS:
+        few = first_samples(batches)
+        stages = {stage.name: made.graphs[stage.name] for stage in model.stages}
+        depends = [name, stages, bytes_from_batches(few), dataclasses.astuple(BUDGETS[name])]
+        work = partial(_reference_parity, model, name, stages, few)
+        parity += parity_from_bytes(steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work))
     return PrecisionResult(
         precision=name,
         graphs=_graphs(model, name, made.graphs, batches),
@@ -59,6 +80,16 @@ def _parity(
         merged = parity_of([merged_spec(specs)], sessions, chained, budget=MERGED_BUDGET, backend=backend)
         found += tuple(one for one in merged if one.mode == FREE_RUNNING)
     return bytes_from_results(found)
+
+
+def _reference_parity(
+    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch]
+) -> bytes:
+    specs = [stage.spec for stage in model.stages]
+    sessions = reference_sessions(graphs)
+    return bytes_from_results(
+        parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=REFERENCE_BACKEND)
+    )
 
 
 def _graphs(

@@ -60,8 +60,9 @@ def best_milliseconds(graphs: Sequence[bytes], stage: StageSpec, batch: Batch, b
 
 
 def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
-    """The stage's inputs for the batch's first sample, without its padding."""
-    words = int((batch.tensors["attention_mask"][0] == 1).sum())
+    """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
+    mask = batch.tensors["attention_mask"]
+    words = mask.shape[1] if batch.fixed else int((mask[0] == 1).sum())
     return {
         tensor.name: batch.tensors[tensor.name][:1, :words]
         if TOKENS in tensor.shape

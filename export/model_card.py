@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from textual_vision.export.results import PrecisionResult
 from textual_vision.export.stages import StagedModel
+from textual_vision.runtime.manifest import TextSpec
 
 
 def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], provenance: dict[str, str]) -> str:
@@ -14,8 +15,8 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
         [
             f"# {model.name}",
             "",
-            f"Draws {model.image.width}×{model.image.height} pictures from English prompts of up to "
-            f"{model.text.max_tokens} tokens (word pieces).",
+            f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
+            f"{prompt_size(model.text)} (word pieces).",
             "",
             f"Licence: {model.licence}; see NOTICE for the works that the model was trained on.",
             "",
@@ -43,6 +44,11 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             "",
         ]
     )
+
+
+def prompt_size(text: TextSpec) -> str:
+    """How long prompts may be, in words."""
+    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed else "")
 
 
 def _parts(model: StagedModel) -> list[str]:

@@ -38,28 +38,50 @@ NEAR_TIE_MARGIN = 1e-4
 class Budget:
     """How far a precision may be from the reference.
 
-    `codes` is the least share of equal codes; where `near_ties_excused`, codes that lost by less than
-    NEAR_TIE_MARGIN count as equal and what follows from them is not held against later stages. `picture_db`
-    is the least PSNR of pictures, `cosine` the least of float tensors. `free_running` tells whether the whole
-    is judged too, or only each stage by itself.
+    `codes` is the least share of equal codes. `near_ties` is the largest share of codes that may differ and
+    still count as equal because they lost by less than NEAR_TIE_MARGIN (one code always may where it is not
+    0); what follows from them is not held against later stages, but at most the share `set_aside` of pictures
+    is passed over so. `picture_db` is the least PSNR of pictures, `cosine` the least of float tensors.
+    `free_running` tells whether the whole is judged too, or only each stage by itself.
     """
 
     codes: float
-    near_ties_excused: bool
+    near_ties: float
+    set_aside: float
     picture_db: float
     cosine: float
     free_running: bool
 
 
+# Rounding in another order moves distances by some 1e-6: about 2 in 10,000 codes of a trained model are so
+# near a tie. More flips than NEAR_TIES are an error of the graph, however near each of them was.
+NEAR_TIES, SET_ASIDE = 0.005, 0.5
+
 BUDGETS = {
-    "fp32": Budget(codes=1.0, near_ties_excused=True, picture_db=50.0, cosine=0.99999, free_running=True),
-    "fp16": Budget(codes=0.99, near_ties_excused=False, picture_db=40.0, cosine=0.999, free_running=True),
-    "int8": Budget(codes=0.97, near_ties_excused=False, picture_db=32.0, cosine=0.99, free_running=False),
+    "fp32": Budget(
+        codes=1.0,
+        near_ties=NEAR_TIES,
+        set_aside=SET_ASIDE,
+        picture_db=50.0,
+        cosine=0.99999,
+        free_running=True,
+    ),
+    "fp16": Budget(
+        codes=0.99, near_ties=0.0, set_aside=0.0, picture_db=40.0, cosine=0.999, free_running=True
+    ),
+    "int8": Budget(
+        codes=0.97, near_ties=0.0, set_aside=0.0, picture_db=32.0, cosine=0.99, free_running=False
+    ),
 }
 
 # A merged graph against its own stages one by one: only what a backend fuses across their borders may differ.
 MERGED_BUDGET = Budget(
-    codes=0.998, near_ties_excused=True, picture_db=45.0, cosine=0.99999, free_running=True
+    codes=0.998,
+    near_ties=NEAR_TIES,
+    set_aside=SET_ASIDE,
+    picture_db=45.0,
+    cosine=0.99999,
+    free_running=True,
 )
 
 
@@ -86,7 +108,7 @@ def parity_of(
     found = [_judged(stage, batches, forced, clean, budget, (TEACHER_FORCED, backend)) for stage in stages]
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
-        if budget.near_ties_excused:
+        if budget.near_ties:
             clean = [
                 c & _same_codes(stage, batch, tensors)
                 for c, batch, tensors in zip(clean, batches, free, strict=True)
@@ -143,20 +165,24 @@ def _judged(
     mode, backend = how
     everything = [np.ones_like(c) for c in clean]
     tensors: dict[str, Figures] = {}
-    reasons = []
+    reasons: list[str] = []
+    left_out = 0
     for tensor in stage.outputs:
         tensors[tensor.name] = figures_of(joined(tensor, batches, outputs, everything), NEAR_TIE_MARGIN)
         if mode == FREE_RUNNING and not budget.free_running:
             continue
         rows = clean
-        if (
-            budget.near_ties_excused and tensor.dtype != "int64"
-        ):  # what follows from the stage's own near ties
+        if budget.near_ties and tensor.dtype != "int64":  # what follows from the stage's own near ties
             same = (_same_codes(stage, batch, out) for batch, out in zip(batches, outputs, strict=True))
             rows = [c & s for c, s in zip(clean, same, strict=True)]
+        left_out = max(left_out, sum(int((~r).sum()) for r in rows))
         if any(r.any() for r in rows):
             judged = figures_of(joined(tensor, batches, outputs, rows), NEAR_TIE_MARGIN)
             reasons += _shortfalls(tensor.name, judged, budget)
+    samples = sum(len(c) for c in clean)
+    if left_out > _allowed(budget.set_aside, samples):
+        most = f"at most {100 * budget.set_aside:g} % may"
+        reasons.append(f"{left_out} of {samples} pictures follow from near ties, {most}")
     return StageParity(
         stage=stage.name,
         mode=mode,
@@ -164,25 +190,35 @@ def _judged(
         tensors=tensors,
         verdict=FAIL if reasons else PASS,
         reason="; ".join(reasons),
+        set_aside=left_out,
     )
+
+
+def _allowed(share: float, whole: int) -> int:
+    """The share of `whole`, rounded down, but one at least where any are allowed."""
+    return max(1, int(share * whole)) if share else 0
 
 
 def _shortfalls(name: str, figures: Figures, budget: Budget) -> list[str]:
     """Where the figures are outside the budget, in words."""
     if isinstance(figures, CodeFigures):
-        excused = figures.near_ties if budget.near_ties_excused else 0
-        share = (figures.equal + excused) / figures.compared
-        if share < budget.codes:
-            wrong = figures.compared - figures.equal - excused
-            return [
-                f"{name}: {wrong} of {figures.compared} codes differ, {100 * budget.codes:g} % must agree"
-            ]
+        excused = min(figures.near_ties, _allowed(budget.near_ties, figures.compared))
+        if (figures.equal + excused) / figures.compared < budget.codes:
+            return [f"{name}: {_codes_in_words(figures, budget)}"]
     elif isinstance(figures, ImageFigures):
         if figures.psnr_db is not None and figures.psnr_db < budget.picture_db:
             return [f"{name}: {figures.psnr_db:.1f} dB, the budget is {budget.picture_db:g} dB"]
     elif isinstance(figures, FloatFigures) and not figures.cosine >= budget.cosine:
         return [f"{name}: cosine {figures.cosine:.6f}, the budget is {budget.cosine:g}"]
     return []
+
+
+def _codes_in_words(figures: CodeFigures, budget: Budget) -> str:
+    different = figures.compared - figures.equal
+    text = f"{different} of {figures.compared} codes differ, {100 * budget.codes:g} % must agree"
+    if not (budget.near_ties and figures.near_ties):
+        return text
+    return f"{text}; {figures.near_ties} were near ties, at most {100 * budget.near_ties:g} % are excused"
 
 
 def failure_of(precisions: Sequence[PrecisionResult]) -> ParityError:

@@ -29,9 +29,7 @@ CHUNK_PROMPTS = 64  # drawn at a time when prompts are chosen: only the rows tha
 TENSORRT_VERSION = "10.3.0"  # in the first line of TensorRT's own cache
 
 
-def chosen_prompts(
-    model: StagedModel, prompts: Sequence[str], *, count: int, seed: int, tokens: int | None
-) -> list[int]:
+def chosen_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, seed: int) -> list[int]:
     """Which `count` of the prompts to calibrate on so that they visit many rows of every codebook.
 
     Indices in the order of choice; drawn by PyTorch with the seeds from `seed` on.
@@ -40,7 +38,7 @@ def chosen_prompts(
     rows = []
     for start in range(0, len(prompts), CHUNK_PROMPTS):
         part = prompts[start : start + CHUNK_PROMPTS]
-        for batch in reference_batches(model, part, samples=len(part), seed=seed + start, tokens=tokens):
+        for batch in reference_batches(model, part, samples=len(part), seed=seed + start):
             for index in range(len(batch.prompts)):
                 alone = {name: value[index : index + 1] for name, value in batch.tensors.items()}
                 rows.append(rows_visited(specs, model.tables, alone))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual_vision.calibration.ranges import AUTO
+from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS
 from textual_vision.export.report import ReportSource, report_files
 from textual_vision.export.results import BuildResult
@@ -37,7 +38,7 @@ def files_of_report(
         batches=batches,
         about={
             "picture": f"{image.width} × {image.height} pixels",
-            "prompt": f"up to {model.text.max_tokens} tokens",
+            "prompt": prompt_size(model.text),
             "licence": model.licence,
             "checkpoint": model.digest,
         },
@@ -71,6 +72,8 @@ def _options(options: BuildOptions) -> Iterator[str]:
         yield from ("--range-method", options.range_method)
     for rewrite in options.no_rewrite:
         yield from ("--no-rewrite", rewrite)
+    if options.reference:
+        yield "--reference"
     if not options.merged:
         yield "--no-merged"
     if options.allow_failing:

@@ -25,12 +25,14 @@ REFERENCE = "fp32"
 class Worst:
     """The worst of several comparisons; None where there is nothing of the kind.
 
-    `identical` pictures have no decibels. `cosine` and `max_abs` are of the float tensors.
+    `set_aside` pictures were not judged, since they follow from near ties. `identical` pictures have no
+    decibels. `cosine` and `max_abs` are of the float tensors.
     """
 
     agreement: float | None
     different: int
     near_ties: int
+    set_aside: int
     pictures: bool
     psnr_db: float | None
     ssim: float | None
@@ -137,6 +139,7 @@ def worst_of(parity: Sequence[StageParity]) -> Worst:
         agreement=worst_codes.agreement if codes else None,
         different=worst_codes.compared - worst_codes.equal,
         near_ties=worst_codes.near_ties,
+        set_aside=max((p.set_aside for p in parity), default=0),
         pictures=bool(images),
         psnr_db=min(decibels, default=None),
         ssim=min((i.ssim for i in images), default=None),

@@ -55,7 +55,10 @@ Figures: TypeAlias = "CodeFigures | FloatFigures | ImageFigures"
 
 @dataclass(frozen=True, kw_only=True)
 class StageParity:
-    """One stage against the reference: fed the reference's inputs (teacher-forced) or its own."""
+    """One stage against the reference: fed the reference's inputs (teacher-forced) or its own.
+
+    `set_aside` pictures did not count for the verdict, since they follow from near ties.
+    """
 
     stage: str
     mode: str
@@ -63,6 +66,7 @@ class StageParity:
     tensors: dict[str, Figures]
     verdict: str
     reason: str = ""  # why it failed
+    set_aside: int = 0
 
     @property
     def codes(self) -> CodeFigures | None:

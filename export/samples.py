@@ -26,37 +26,34 @@ BATCH_SIZE = 4  # of the comparison: several prompts of different length, so tha
 class Batch:
     """Some samples: every tensor of the way by its name, as the reference gave it.
 
-    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`).
+    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed` when the
+    graphs take prompts of this length only, so that padding must stay.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     tensors: Mapping[str, Array]
     margins: Mapping[str, npt.NDArray[np.float32]]
+    fixed: bool = False
 
 
 def reference_batches(
-    model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int, tokens: int | None = None
+    model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int
 ) -> tuple[Batch, ...]:
-    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on.
-
-    Prompts are padded to the longest of their batch, or to `tokens`.
-    """
+    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on."""
     tokenizer = Tokenizer(model.tokenizer, model.text)
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
-    return tuple(_reference_batch(model, tokenizer, part, tokens) for part in parts)
+    return tuple(_reference_batch(model, tokenizer, part) for part in parts)
 
 
 @torch.no_grad()
-def _reference_batch(
-    model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]], length: int | None
-) -> Batch:
+def _reference_batch(model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]]) -> Batch:
     tokens = tokenizer.encode([prompt for prompt, _ in chosen])
     noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for _, seed in chosen])
     tensors = {
-        "input_ids": torch.from_numpy(_padded(tokens.ids, length, model.text.pad_id)),
-        "attention_mask": torch.from_numpy(_padded(tokens.mask, length, 0)),
+        "input_ids": torch.from_numpy(tokens.ids),
+        "attention_mask": torch.from_numpy(tokens.mask),
         "noise": torch.from_numpy(noise),
     }
     margins: dict[str, Tensor] = {}
@@ -72,20 +69,15 @@ def _reference_batch(
         seeds=tuple(seed for _, seed in chosen),
         tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
         margins={name: value.contiguous().float().numpy() for name, value in margins.items()},
+        fixed=model.text.fixed,
     )
-
-
-def _padded(rows: npt.NDArray[np.int64], length: int | None, value: int) -> npt.NDArray[np.int64]:
-    """(B, T) to (B, length)."""
-    missing = max(0, (length or 0) - rows.shape[1])
-    return np.pad(rows, ((0, 0), (0, missing)), constant_values=value)[:, :length]
 
 
 def bytes_from_batches(batches: Sequence[Batch]) -> bytes:
     """The batches as one blob, for `batches_from_bytes`."""
     files = {}
     for index, batch in enumerate(batches):
-        files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds]).encode()
+        files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed]).encode()
         for kind, arrays in (("tensors", batch.tensors), ("margins", batch.margins)):
             for name, array in arrays.items():
                 buffer = io.BytesIO()
@@ -102,7 +94,7 @@ def batches_from_bytes(data: bytes) -> tuple[Batch, ...]:
 
 
 def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
-    prompts, seeds = json.loads(files[f"{index}.json"])
+    prompts, seeds, fixed = json.loads(files[f"{index}.json"])
     arrays: dict[str, dict[str, Array]] = {"tensors": {}, "margins": {}}
     for path, data in files.items():
         if path.startswith(f"{index}/"):
@@ -113,4 +105,5 @@ def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
         seeds=tuple(seeds),
         tensors=arrays["tensors"],
         margins={name: value.astype(np.float32) for name, value in arrays["margins"].items()},
+        fixed=fixed,
     )

@@ -147,7 +147,15 @@ def _batches(bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], b
         part = tuple(prompts[start : start + BATCH_SIZE])
         tokens = pipeline.tokenizer.encode(part)
         tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
-        found.append(Batch(prompts=part, seeds=(start,) * len(part), tensors=tensors, margins={}))
+        found.append(
+            Batch(
+                prompts=part,
+                seeds=(start,) * len(part),
+                tensors=tensors,
+                margins={},
+                fixed=manifest.text.fixed,
+            )
+        )
     return found
 
 

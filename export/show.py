@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textual_vision.export.build import BuildOptions, check_options, plan
+from textual_vision.export.build import BuildOptions, check_options, model_of, plan
 from textual_vision.export.doctor import Finding
+from textual_vision.export.engine_cli import EngineJob
 from textual_vision.export.inspection import Inspection
+from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
     FAIL,
@@ -28,9 +30,10 @@ from textual_vision.export.results import (
     StageParity,
     StepTiming,
 )
-from textual_vision.export.stages import MERGED, load_model
+from textual_vision.export.stages import MERGED, TOKENS
 from textual_vision.export.steps import Tell
 from textual_vision.export.verify import Verification
+from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
 
 WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal
@@ -57,11 +60,14 @@ def step_teller() -> Tell:
     return tell
 
 
-def show_plan(checkpoint: str, output: Path, options: BuildOptions, as_json: bool) -> None:
-    """What a build would do; raises what the build would raise before its first step."""
+def show_plan(
+    checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
+) -> None:
+    """What a build would do, its `engines` too; raises what the build would raise before its first step."""
     check_options(options)
-    model = load_model(checkpoint)
-    steps = plan(options, [stage.name for stage in model.stages])
+    model = model_of(checkpoint, options)
+    stages = [stage.name for stage in model.stages]
+    steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:
         print_json({"checkpoint": checkpoint, "bundle": str(output), "steps": steps})
         return
@@ -107,6 +113,8 @@ def _build_table(result: BuildResult, backend: str) -> Table:
     ):
         table.add_column(name, justify="left" if name in ("stage", "precision", "verdict") else "right")
     for precision in result.precisions:
+        if not any(one.backend == backend for one in precision.parity):
+            continue
         for graph in precision.graphs:
             table.add_row(*_build_row(precision, graph, backend))
         table.add_section()
@@ -118,6 +126,7 @@ def _build_row(precision: PrecisionResult, graph: StageGraph, backend: str) -> l
     free = precision.stage_parity(graph.stage, FREE_RUNNING, backend)
     codes = next((one.codes for one in (forced, free) if one is not None and one.codes is not None), None)
     verdicts = [one.verdict for one in (forced, free) if one is not None]
+    mark = MARKS[FAIL if FAIL in verdicts else PASS] if verdicts else ""
     return [
         graph.stage,
         precision.precision,
@@ -127,7 +136,7 @@ def _build_row(precision: PrecisionResult, graph: StageGraph, backend: str) -> l
         "" if codes is None else f"{100 * codes.agreement:.2f} %",
         _decibels(forced),
         "" if graph.stage == MERGED else _decibels(free),
-        MARKS[FAIL if FAIL in verdicts else PASS],
+        mark,
     ]
 
 
@@ -164,14 +173,16 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         return
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
-    click.echo(f"{manifest.name}: {size} pictures, {found.bytes / 1e6:.1f} MB, {manifest.licence}")
+    prompts = prompt_size(manifest.text)
+    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.licence}"
+    click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")
     for name in ("stage", "takes", "gives"):
         tensors.add_column(name)
     stages = [*manifest.stages, *([manifest.merged] if manifest.merged else [])]
     for stage in stages:
         sides = (
-            "\n".join(f"{t.name} {t.dtype} {_shape(t.shape)}" for t in s)
+            "\n".join(f"{t.name} {t.dtype} {_shape(t.shape, manifest.text)}" for t in s)
             for s in (stage.inputs, stage.outputs)
         )
         tensors.add_row(escape(stage.name), *map(escape, sides))
@@ -198,8 +209,9 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         click.echo(f"warning: {warning}")
 
 
-def _shape(shape: Sequence[int | str]) -> str:
-    return "×".join(str(size) for size in shape)
+def _shape(shape: Sequence[int | str], text: TextSpec) -> str:
+    known = {TOKENS: text.max_tokens} if text.fixed else {}
+    return "×".join(str(known.get(size, size) if isinstance(size, str) else size) for size in shape)
 
 
 def show_verification(found: Verification, as_json: bool) -> None:

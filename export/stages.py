@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from textual_vision.training.model import TextToImageModel, stages_from_model
 BATCH, TOKENS = "batch", "tokens"
 PROMPT_INPUTS = ("input_ids", "attention_mask")
 MERGED = "pipeline"
+TOKENS_LOWEST = 3  # a word between the two special tokens
 
 Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -71,6 +72,18 @@ class StagedModel:
     def stage(self, name: str) -> Stage:
         """The stage called `name`."""
         return next(stage for stage in self.stages if stage.name == name)
+
+
+def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
+    """The model for prompts of exactly `tokens`: shorter ones are padded, longer ones cut.
+
+    Raises UsageError when the model cannot take so many, or when fewer would leave no room for a word.
+    """
+    longest = model.text.max_tokens
+    if not TOKENS_LOWEST <= tokens <= longest:
+        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
+        raise UsageError(f"{tokens} tokens", hint)
+    return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
 
 
 def load_model(source: str) -> StagedModel:

@@ -78,13 +78,15 @@ def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
 ) -> dict[str, tuple[StageParity, ...]]:
     from textual_vision.export.samples import reference_batches
-    from textual_vision.export.stages import load_model
+    from textual_vision.export.stages import load_model, with_fixed_text
 
-    model = load_model(checkpoint)
+    model, text = load_model(checkpoint), bundle.manifest.text
     recorded = bundle.manifest.provenance.get("checkpoint")
     if recorded != model.digest:
         problem = f"the bundle was made of another checkpoint than {checkpoint}"
         raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
+    if text.fixed:
+        model = with_fixed_text(model, text.max_tokens)
     batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}

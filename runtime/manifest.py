@@ -71,7 +71,11 @@ class NoiseSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens."""
+    """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
+
+    `fixed` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a tensor's
+    shape is that number then.
+    """
 
     tokenizer: str
     max_tokens: int
@@ -79,6 +83,7 @@ class TextSpec:
     unknown_id: int
     groups: int
     width: int
+    fixed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +197,7 @@ def _check_sizes(manifest: Manifest) -> None:
         part = getattr(manifest, part_name)
         for item in dataclasses.fields(part):
             value, where = getattr(part, item.name), f"manifest.{part_name}.{item.name}"
-            if isinstance(value, int):
+            if type(value) is int:  # a bool is none
                 lowest = 0 if item.name.endswith("_id") else 1
                 _require(lowest <= value <= SIZE_LIMIT, where, f"not between {lowest} and {SIZE_LIMIT}")
     batch = manifest.batch

@@ -58,7 +58,7 @@ class TextToImage:
         self.bundle, self.precision, self.backend = bundle, precision, backend
         manifest = bundle.manifest
         self._prompt_stages, self._picture_stages = _split(manifest)
-        self._text_length = _text_length(manifest)
+        _check_text(manifest)
         _check_noise(manifest)
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions = open_stages(bundle, precision, backend, threads)
@@ -103,7 +103,7 @@ class TextToImage:
         """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
-        tokens = self._tokenizer.encode(prompts, self._text_length)
+        tokens = self._tokenizer.encode(prompts)
         size = self._batch_limit(self._prompt_stages, len(prompts))
         parts = [
             self._encode_batch(tokens.ids[start : start + size], tokens.mask[start : start + size])
@@ -192,19 +192,17 @@ def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
     return prompt_stages, picture_stages
 
 
-def _text_length(manifest: Manifest) -> int | None:
-    """The number of tokens that the graphs were exported for, or None when it may vary."""
-    inputs = [spec for stage in manifest.stages for spec in stage.inputs if spec.name in PROMPT_TENSORS]
-    fixed = {spec.shape[1] for spec in inputs if len(spec.shape) == 2 and isinstance(spec.shape[1], int)}
-    if not fixed:
-        return None
-    (length, *others) = sorted(size for size in fixed if isinstance(size, int))
-    if others or length < manifest.text.max_tokens:
-        problem = (
-            f"manifest.stages: text lengths {sorted(map(str, fixed))} with {manifest.text.max_tokens} tokens"
-        )
-        raise IntegrityError(problem, "export the bundle again")
-    return length
+def _check_text(manifest: Manifest) -> None:
+    """A number of tokens in a shape must be the one that every prompt is padded to."""
+    text = manifest.text
+    fixed = text.max_tokens if text.fixed else None
+    for stage in manifest.stages:
+        for spec in stage.inputs:
+            size = spec.shape[1] if spec.name in PROMPT_TENSORS and len(spec.shape) == 2 else fixed
+            if isinstance(size, int) and size != fixed:
+                takes = "varies" if fixed is None else f"is {fixed}"
+                problem = f"manifest.stages: {stage.name!r} takes {size} tokens, the text's length {takes}"
+                raise IntegrityError(problem, "export the bundle again")
 
 
 def _check_noise(manifest: Manifest) -> None:

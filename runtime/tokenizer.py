@@ -34,7 +34,7 @@ class PromptNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """`ids` and `mask` int64 (batch, tokens), padded to the longest prompt; mask is 0 on padding, else 1."""
+    """`ids` and `mask` int64 (batch, tokens); mask is 0 on padding, else 1."""
 
     ids: npt.NDArray[np.int64]
     mask: npt.NDArray[np.int64]
@@ -62,11 +62,10 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
-    def encode(self, prompts: Sequence[str], length: int | None = None) -> Tokens:
+    def encode(self, prompts: Sequence[str]) -> Tokens:
         """Token ids of the prompts; warns with PromptWarning of words unknown or cut.
 
-        `length` None pads to the longest prompt, a number (at least the manifest's max_tokens) to that.
-
+        Padded to the longest of them, or to `max_tokens` where the spec says that the length is fixed.
         Raises UsageError when there is no prompt or one has no text.
         """
         if not prompts:
@@ -75,8 +74,8 @@ class Tokenizer:
         notes = tuple(self._note(p, encoding) for p, encoding in zip(prompts, encodings, strict=True))
         for prompt, note in zip(prompts, notes, strict=True):
             _warn(prompt, note, self._spec.max_tokens)
-        if length is None:
-            length = max(len(encoding.ids) for encoding in encodings)
+        longest = max(len(encoding.ids) for encoding in encodings)
+        length = self._spec.max_tokens if self._spec.fixed else longest
         ids = np.full((len(prompts), length), self._spec.pad_id, np.int64)
         mask = np.zeros((len(prompts), length), np.int64)
         for row, encoding in enumerate(encodings):

@@ -93,6 +93,39 @@ def test_a_near_tie_is_excused_and_so_is_the_picture_that_follows_from_it() -> N
     assert image is not None and image.psnr_db is not None, "what differs is told even where it is excused"
 
 
+def many(margin: float, pictures: int) -> Batch:
+    """A reference of `pictures`, 4 codes each."""
+    batch = reference(margin)
+    repeat = pictures // len(batch.prompts)
+    return dataclasses.replace(
+        batch,
+        prompts=batch.prompts * repeat,
+        seeds=tuple(range(pictures)),
+        tensors={name: np.concatenate([value] * repeat) for name, value in batch.tensors.items()},
+        margins={name: np.concatenate([value] * repeat) for name, value in batch.margins.items()},
+    )
+
+
+@pytest.mark.parametrize(("flips", "verdict"), [(5, PASS), (6, FAIL)])
+def test_no_more_near_ties_are_excused_than_rounding_explains(flips: int, verdict: str) -> None:
+    latent = compared(many(1e-6, 256), flips)["latent", TEACHER_FORCED]  # 1024 codes, of which 0.5 %
+    assert latent.verdict == verdict
+    if verdict == FAIL:
+        assert latent.reason.endswith("; 6 were near ties, at most 0.5 % are excused")
+
+
+def test_near_ties_in_most_pictures_do_not_excuse_all_that_follows() -> None:
+    batch = reference(1e-6)
+    budget = dataclasses.replace(BUDGETS["fp32"], near_ties=1.0)
+    for wrong, verdict in ((8, PASS), (9, FAIL)):  # of 4 codes each: two pictures of four, or three
+        sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
+        found = parity_of([LATENT, GENERATOR], sessions, [batch], budget=budget, backend="onnxruntime")
+        whole = next(one for one in found if (one.stage, one.mode) == ("generator", FREE_RUNNING))
+        assert (whole.verdict, whole.set_aside) == (verdict, -(-wrong // 4))
+        if verdict == FAIL:
+            assert whole.reason == "3 of 4 pictures follow from near ties, at most 50 % may"
+
+
 def test_int8_may_lose_some_codes_and_is_not_judged_by_the_whole() -> None:
     batch = reference(0.5)
     budget = dataclasses.replace(BUDGETS["int8"], codes=0.9)

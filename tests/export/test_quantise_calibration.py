@@ -42,7 +42,7 @@ def rows_by_prompt(model: StagedModel, prompts: tuple[str, ...]) -> list[set[tup
 
 def test_each_prompt_is_chosen_for_the_rows_that_it_adds(tiny_model: StagedModel) -> None:
     rows = rows_by_prompt(tiny_model, OFFERED)
-    first, second = chosen_prompts(tiny_model, OFFERED, count=2, seed=0, tokens=None)
+    first, second = chosen_prompts(tiny_model, OFFERED, count=2, seed=0)
     assert len(rows[first]) == max(map(len, rows)) > min(map(len, rows))
     assert len(rows[second] - rows[first]) == max(len(one - rows[first]) for one in rows) > 0
 

@@ -168,25 +168,34 @@ def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifes
         TextToImage.load(root, backend=backend)
 
 
-def fix_the_text_length(length):
+def fix_the_text_length(length, shape="tokens"):
     def change(manifest):
+        manifest["text"].update(max_tokens=length, fixed=True)
         for stage in manifest["stages"]:
             for tensor in stage["inputs"]:
-                tensor["shape"] = [length if size == "tokens" else size for size in tensor["shape"]]
+                tensor["shape"] = [shape if size == "tokens" else size for size in tensor["shape"]]
 
     return change
 
 
-def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest):
-    fixed = TextToImage.load(edit_manifest(fix_the_text_length(16)), backend="onnxruntime")
+@pytest.mark.parametrize("shape", ["tokens", 8])
+def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest, shape):
+    fixed = TextToImage.load(edit_manifest(fix_the_text_length(8, shape)), backend="onnxruntime")
     text = fixed.encode_text(["a dog"])
-    assert text.tensors["input_ids"].shape == (1, 16)
+    assert text.tensors["input_ids"].shape == (1, 8)
     assert np.array_equal(fixed.draw(text, [7]).images[0], model("a dog", seed=7))
 
 
-def test_a_fixed_text_length_shorter_than_the_prompts_may_be_is_refused(edit_manifest):
-    with pytest.raises(IntegrityError, match="text lengths"):
-        TextToImage.load(edit_manifest(fix_the_text_length(8)))
+def test_a_prompt_longer_than_the_fixed_text_length_is_cut_with_a_warning(edit_manifest):
+    fixed = TextToImage.load(edit_manifest(fix_the_text_length(4)), backend="onnxruntime")
+    with pytest.warns(PromptWarning, match="longer than 4 tokens, the last 1 word was cut"):
+        cut = fixed("a dog dog", seed=7)
+    assert np.array_equal(cut, fixed("a dog", seed=7))
+
+
+def test_graphs_of_another_text_length_than_the_prompts_have_are_refused(edit_manifest):
+    with pytest.raises(IntegrityError, match="takes 16 tokens, the text's length is 8"):
+        TextToImage.load(edit_manifest(fix_the_text_length(8, 16)))
 
 
 @pytest.mark.parametrize(("stage", "name"), [("text_encoder", "attention"), ("latent", "codes")])
