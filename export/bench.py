@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,13 @@ import numpy as np
 from textual_vision.export.bench_ceiling import FLOAT32, INT8, Ceiling, ceilings, higher
 from textual_vision.export.bench_contestants import (
     BUNDLE,
-    Contestant,
     ContestantSpec,
     PromptReader,
-    open_contestant,
 )
 from textual_vision.export.bench_macs import multiply_accumulates
 from textual_vision.export.bench_plan import Tell, check_options, contestants_of
 from textual_vision.export.bench_process import ColdStart, cold_start
+from textual_vision.export.bench_racers import Racer
 from textual_vision.export.bench_results import (
     BenchOptions,
     BenchResult,
@@ -61,7 +60,7 @@ def bench(folder: Path, options: BenchOptions, tell: Tell = lambda _: None) -> B
     load = os.getloadavg()[0]
     bundle = Bundle(folder)
     check_options(bundle, options)
-    with tempfile.TemporaryDirectory(prefix="tv-bench-") as scratch, _known_threads(options.threads):
+    with tempfile.TemporaryDirectory(prefix="tv-bench-") as scratch, _threads_put_back():
         specs = tuple(contestants_of(folder, bundle, options, Path(scratch), tell))
         run = _run(specs, options, tell)
     found = tuple(_result(bundle, spec, run, options) for spec in specs)
@@ -83,17 +82,17 @@ def bench(folder: Path, options: BenchOptions, tell: Tell = lambda _: None) -> B
 
 
 def _run(specs: Sequence[ContestantSpec], options: BenchOptions, tell: Tell) -> _Run:
-    opened: dict[str, Contestant] = {}
-    for spec in specs:
-        tell(f"load {spec.name}")
-        opened[spec.name] = open_contestant(spec)
-    decibels = _same_pictures(opened, options.prompts[0])
     backends = tuple(dict.fromkeys(spec.backend for spec in specs if spec.kind == BUNDLE))
     tell("measure the ceiling")
     top = ceilings(backends, options.threads)
-    laps = {size: _laps(opened, options, size, tell) for size in sorted({1, *options.batches})}
+    with contextlib.ExitStack() as stack:  # a cold start is alone on the machine: they end before it
+        racers: dict[str, Racer] = {}
+        for spec in specs:
+            tell(f"load {spec.name}")
+            racers[spec.name] = stack.enter_context(Racer(spec))
+        decibels = _same_pictures(racers, options.prompts[0])
+        laps = {size: _laps(racers, options, size, tell) for size in sorted({1, *options.batches})}
     top = higher(top, ceilings(backends, options.threads))
-    opened.clear()  # a cold start is alone on the machine
     cold = {}
     for spec in specs if options.cold_starts else ():
         tell(f"cold start of {spec.name}")
@@ -101,31 +100,29 @@ def _run(specs: Sequence[ContestantSpec], options: BenchOptions, tell: Tell) -> 
     return _Run(ceilings=top, laps=laps, decibels=decibels, cold=cold)
 
 
-@contextmanager
-def _known_threads(threads: int | None) -> Iterator[None]:
-    """PyTorch's number of threads is the process's; it is put back."""
+@contextlib.contextmanager
+def _threads_put_back() -> Iterator[None]:
+    """PyTorch's number of threads is the process's; measuring the ceiling sets it."""
     import torch
 
     before = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _same_pictures(opened: Mapping[str, Contestant], prompt: str) -> dict[str, float | None]:
+def _same_pictures(racers: Mapping[str, Racer], prompt: str) -> dict[str, float | None]:
     """PSNR of each contestant's picture to the first's; None where it is identical."""
-    images = {name: contestant.draw([prompt], [0]).images for name, contestant in opened.items()}
+    images = {name: racer.picture([prompt], [0]) for name, racer in racers.items()}
     first = next(iter(images.values()))
     return {name: image_figures(first, image).psnr_db for name, image in images.items()}
 
 
-def _laps(opened: Mapping[str, Contestant], options: BenchOptions, size: int, tell: Tell) -> dict[str, Laps]:
+def _laps(racers: Mapping[str, Racer], options: BenchOptions, size: int, tell: Tell) -> dict[str, Laps]:
     prompts = list(itertools.islice(itertools.cycle(options.prompts), size))
     return laps_of(
-        opened,
+        racers,
         prompts,
         list(range(size)),
         warm_up=options.warm_up,

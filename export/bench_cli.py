@@ -25,7 +25,7 @@ BATCH_LIMIT = 1024
     metavar="PEER,…",
     help="eager, compile (PyTorch), naive (one plain export), openvino.",
 )
-@click.option("--checkpoint", help="What the bundle was made of. [default: the shipped one of its name]")
+@click.option("--checkpoint", help="What the bundle was made of. [default: that one of the shipped ones]")
 @click.option("--prompt", "prompts", multiple=True, help="What to draw; repeat it for batches.")
 @click.option(
     "--warm-up", type=click.IntRange(0), default=5, show_default=True, help="Drawings before measuring."

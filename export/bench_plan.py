@@ -76,8 +76,8 @@ def contestants_of(
 
 
 def _checkpoint(bundle: Bundle, options: BenchOptions) -> str:
-    """The checkpoint asked for, or the shipped one of the bundle's name; checked to be the bundle's own."""
-    from textual_vision.export.bench_torch import check_compiler, model_of_bundle
+    """The checkpoint asked for, or the shipped one that the bundle was made of; another is refused."""
+    from textual_vision.export.bench_torch import check_compiler, model_of_bundle, shipped_model_of_bundle
 
     if COMPILE in options.against:
         check_compiler()
@@ -85,12 +85,7 @@ def _checkpoint(bundle: Bundle, options: BenchOptions) -> str:
         model_of_bundle(options.checkpoint, bundle)
         place = Path(options.checkpoint)
         return str(place.resolve()) if place.exists() else options.checkpoint
-    try:
-        model_of_bundle(bundle.manifest.name, bundle)
-    except UsageError as error:
-        problem = "comparing with PyTorch needs the checkpoint that the bundle was made of"
-        raise UsageError(f"{problem}: {error.message}", "give it: --checkpoint FOLDER") from None
-    return bundle.manifest.name
+    return shipped_model_of_bundle(bundle)
 
 
 def _naive_file(checkpoint: str, bundle: Bundle, scratch: Path) -> Path:

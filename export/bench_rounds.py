@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from textual_vision.export.bench_contestants import Contestant
+from textual_vision.export.bench_worker import Lap
 
-BURST = (
-    3  # measured drawings of a contestant's turn, after one that is not: others' threads and caches linger
-)
+BURST = 5  # measured drawings of a contestant's turn
+UNMEASURED = 2  # before them: the caches hold what another drew with
+SETTLING_SECONDS = 0.02  # before those: another's threads may still wait busily
 RESAMPLES = 2000
 SPREAD = (2.5, 97.5)  # per cent
 
@@ -45,8 +45,16 @@ class Laps:
     stages: dict[str, np.ndarray[tuple[int, int], np.dtype[np.float64]]]
 
 
+class Drawer(Protocol):
+    """Who draws when it is told to; see bench_worker.burst."""
+
+    def burst(
+        self, prompts: Sequence[str], seeds: Sequence[int], unmeasured: int, measured: int
+    ) -> list[Lap]: ...
+
+
 def laps_of(
-    contestants: Mapping[str, Contestant],
+    drawers: Mapping[str, Drawer],
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -54,42 +62,23 @@ def laps_of(
     iterations: int,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Laps]:
-    """Time at least `iterations` drawings by every contestant, in turns whose order rotates."""
-    for name, contestant in contestants.items():
+    """Time at least `iterations` drawings by everyone, in turns whose order rotates."""
+    for name, drawer in drawers.items():
         tell(f"warm up {name}, batch {len(prompts)}")
-        for _ in range(warm_up):
-            contestant.draw(prompts, seeds)
+        drawer.burst(prompts, seeds, warm_up, 0)
     rounds = math.ceil(iterations / BURST)
     tell(f"{rounds} rounds of {BURST}, batch {len(prompts)}")
-    names = list(contestants)
-    found: dict[str, list[list[tuple[float, Mapping[str, float]]]]] = {name: [] for name in names}
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(rounds):
-            start = turn % len(names)
-            for name in names[start:] + names[:start]:
-                found[name].append(_burst(contestants[name], prompts, seeds))
-    finally:
-        if collecting:
-            gc.enable()
+    names = list(drawers)
+    found: dict[str, list[list[Lap]]] = {name: [] for name in names}
+    for turn in range(rounds):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            time.sleep(SETTLING_SECONDS)
+            found[name].append(drawers[name].burst(prompts, seeds, UNMEASURED, BURST))
     return {name: _laps(turns) for name, turns in found.items()}
 
 
-def _burst(
-    contestant: Contestant, prompts: Sequence[str], seeds: Sequence[int]
-) -> list[tuple[float, Mapping[str, float]]]:
-    contestant.draw(prompts, seeds)
-    found = []
-    for _ in range(BURST):
-        start = time.perf_counter()
-        drawing = contestant.draw(prompts, seeds)
-        found.append((time.perf_counter() - start, drawing.stage_seconds))
-    return found
-
-
-def _laps(turns: Sequence[Sequence[tuple[float, Mapping[str, float]]]]) -> Laps:
+def _laps(turns: Sequence[Sequence[Lap]]) -> Laps:
     stages = {name: np.array([[lap[1][name] for lap in burst] for burst in turns]) for name in turns[0][0][1]}
     return Laps(whole=np.array([[lap[0] for lap in burst] for burst in turns]), stages=stages)
 

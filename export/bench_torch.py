@@ -21,6 +21,7 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS
+from textual_vision.training.checkpoint import SHIPPED_FOLDER
 
 COMPILERS = ("c++", "g++", "clang++")
 
@@ -84,6 +85,21 @@ def model_of_bundle(checkpoint: str, bundle: Bundle) -> StagedModel:
         problem = f"{checkpoint} (digest {model.digest[:12]}…) is not what the bundle was made of"
         raise UsageError(f"{problem} ({str(expected)[:12]}…)", "give the right one: --checkpoint FOLDER")
     return model
+
+
+def shipped_model_of_bundle(bundle: Bundle) -> str:
+    """The name of the shipped checkpoint that the bundle was made of, whatever the model calls itself.
+
+    UsageError when it was made of none of them.
+    """
+    names = sorted(config.parent.name for config in SHIPPED_FOLDER.glob("*/config.json"))
+    expected = bundle.manifest.provenance.get("checkpoint")
+    for name in names:
+        if load_model(name).digest == expected:
+            return name
+    problem = "comparing with PyTorch needs the checkpoint that the bundle was made of"
+    shipped = f"it is none of the shipped ones ({', '.join(names)})"
+    raise UsageError(f"{problem}, and {shipped}", "give it: --checkpoint FOLDER")
 
 
 def check_compiler() -> None:

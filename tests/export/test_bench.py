@@ -7,19 +7,24 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from textual_vision.export import bench_plan
+from textual_vision.export import bench_plan, bench_torch
 from textual_vision.export.bench import bench
 from textual_vision.export.bench_cli import bench_command
-from textual_vision.export.bench_contestants import BUNDLE, ContestantSpec
+from textual_vision.export.bench_contestants import BUNDLE, ContestantSpec, open_contestant
 from textual_vision.export.bench_process import cold_start
+from textual_vision.export.bench_racers import Racer
 from textual_vision.export.bench_results import BenchOptions
+from textual_vision.export.bench_rounds import BURST
 from textual_vision.export.bench_table import tables_from_result
 from textual_vision.export.cli import command
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
 
 QUICK = BenchOptions(
@@ -111,7 +116,7 @@ def test_a_bundle_alone_gets_times_work_and_throughput(bundle: Path) -> None:
     (only,) = result.contestants
     assert only.name == "fp32 onnxruntime" and only.psnr_db is None and only.ratios == {}
     assert list(only.stages) == ["text_encoder", "latent", "generator"]
-    assert only.whole.count == 3 and list(only.whole.percentiles) == ["90", "99"]
+    assert only.whole.count == BURST and list(only.whole.percentiles) == ["90", "99"]
     assert sum(stage.median for stage in only.stages.values()) <= 1.5 * only.whole.median
     assert [t.batch for t in only.throughput] == [1, 2]
     assert only.work["latent"].macs == 8 * 256 + 6 * 256
@@ -137,6 +142,48 @@ def test_every_precision_and_backend_asked_for_takes_part(bundle: Path) -> None:
     result = bench(bundle, options)
     assert [one.name for one in result.contestants] == ["fp32 onnxruntime", "fp32 openvino"]
     assert set(result.contestants[1].ratios) == {"fp32 onnxruntime"}
+
+
+def test_a_contestant_draws_in_its_own_process_what_it_draws_in_this_one(bundle: Path) -> None:
+    spec = ContestantSpec(
+        name="x", kind=BUNDLE, bundle=str(bundle), precision="fp32", backend="onnxruntime", threads=1
+    )
+    with Racer(spec) as racer:
+        laps = racer.burst(["dog"], [0], unmeasured=1, measured=2)
+        images = racer.picture(["dog", "cat"], [0, 1])
+    assert np.array_equal(images, open_contestant(spec).draw(["dog", "cat"], [0, 1]).images)
+    assert len(laps) == 2 and all(0 < sum(stages.values()) <= seconds for seconds, stages in laps)
+
+
+def test_a_contestant_that_cannot_be_loaded_raises_the_same_here(tmp_path: Path) -> None:
+    spec = ContestantSpec(
+        name="x", kind=BUNDLE, bundle=str(tmp_path / "no"), precision="fp32", backend="openvino"
+    )
+    with pytest.raises(UsageError, match="does not exist") as caught:
+        Racer(spec)
+    assert caught.value.hint
+
+
+def test_a_contestant_whose_process_dies_is_named(bundle: Path) -> None:
+    spec = ContestantSpec(name="x", kind=BUNDLE, bundle=str(bundle), precision="fp32", backend="onnxruntime")
+    with Racer(spec) as racer, pytest.raises(TextualVisionError, match=r"the process with x ended: .*Error"):
+        racer.burst([3], [0], unmeasured=0, measured=1)  # type: ignore[list-item] - a crash
+
+
+def test_the_shipped_checkpoint_is_found_whatever_the_model_calls_itself(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}", "utf-8")
+    monkeypatch.setattr(bench_torch, "SHIPPED_FOLDER", tmp_path)
+    digests = {"one": "a" * 64, "two": "d" * 64}
+    monkeypatch.setattr(bench_torch, "load_model", lambda name: SimpleNamespace(digest=digests[name]))
+    assert bench_torch.shipped_model_of_bundle(Bundle(bundle)) == "two"
+    digests["two"] = "b" * 64
+    with pytest.raises(UsageError, match=r"none of the shipped ones \(one, two\)") as caught:
+        bench_torch.shipped_model_of_bundle(Bundle(bundle))
+    assert "--checkpoint" in caught.value.hint
 
 
 def test_a_fresh_process_tells_its_times_and_its_own_memory(bundle: Path) -> None:

@@ -15,7 +15,8 @@ from textual_vision.export.bench_ceiling import FLOAT32, INT8, Ceiling, ceilings
 from textual_vision.export.bench_cli import numbers
 from textual_vision.export.bench_contestants import Drawing
 from textual_vision.export.bench_macs import multiply_accumulates
-from textual_vision.export.bench_rounds import BURST, Laps, laps_of, ratio_of, timing_of
+from textual_vision.export.bench_rounds import BURST, UNMEASURED, Laps, laps_of, ratio_of, timing_of
+from textual_vision.export.bench_worker import Lap, burst
 from textual_vision.runtime.errors import UsageError
 
 
@@ -60,7 +61,7 @@ def test_multiply_accumulates_are_counted_from_real_shapes(
 
 
 class _Recorder:
-    """A contestant that notes when it draws."""
+    """A contestant that notes when it draws, in this process."""
 
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
@@ -69,14 +70,18 @@ class _Recorder:
         self.turns.append(self.name)
         return Drawing(images=np.zeros((len(seeds), 1, 1, 3), np.uint8), stage_seconds={"latent": 0.5})
 
+    def burst(
+        self, prompts: Sequence[str], seeds: Sequence[int], unmeasured: int, measured: int
+    ) -> list[Lap]:
+        return burst(self, prompts, seeds, unmeasured, measured)
+
 
 def test_contestants_take_turns_and_the_one_that_begins_changes() -> None:
     turns: list[str] = []
     pair = {name: _Recorder(name, turns) for name in ("a", "b")}
     laps = laps_of(pair, ["dog"], [0], warm_up=1, iterations=2 * BURST)
-    turn = [1 + BURST]
-    expected = ["a", "b", *["a"] * turn[0], *["b"] * turn[0], *["b"] * turn[0], *["a"] * turn[0]]
-    assert turns == expected
+    a, b = (["a"] * (UNMEASURED + BURST), ["b"] * (UNMEASURED + BURST))
+    assert turns == ["a", "b", *a, *b, *b, *a]
     assert laps["a"].whole.shape == laps["b"].stages["latent"].shape == (2, BURST)
     assert timing_of(laps["a"].stages["latent"], (90,)).percentiles == {"90": 500.0}
 
