@@ -153,7 +153,7 @@ def command() -> None:
 @click.option(
     "--reference",
     is_flag=True,
-    help="Compare two pictures by ONNX's own reference implementation too: it takes minutes.",
+    help="Compare two pictures by ONNX's own reference implementation too: it takes seconds for each.",
 )
 @click.option("--no-rewrite", multiple=True, metavar="NAME", help="Leave out a rewrite of the graphs.")
 @click.option("--no-merged", is_flag=True, help="Leave out pipeline.onnx: half the size.")

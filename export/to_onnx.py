@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -19,6 +19,7 @@ from textual_vision.runtime.errors import UsageError
 
 OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
 OPSET_NEWEST_OF_TENSORRT_10 = 20
+OPSET_OF_ATTENTION = 23
 BATCH_LIMIT = 1 << 15
 
 
@@ -86,12 +87,26 @@ def _program_from_stage(
                 input_names=[spec.name for spec in stage.spec.inputs],
                 output_names=[spec.name for spec in stage.spec.outputs],
                 dynamic_shapes=shapes,
+                custom_translation_table=_translations(options.opset),
             )
         # Whatever a user's module raises while it is traced comes through here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
             raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program
+
+
+def _translations(opset: int) -> dict[Callable[..., object], Callable[..., object]]:
+    """Operators to be exported otherwise than torch would.
+
+    From opset 23 on torch writes attention as one operator, with a mask of one row for all queries: ONNX allows
+    it, ONNX Runtime refuses it. As products and a softmax it runs everywhere, and rewrites see into it.
+    """
+    if opset < OPSET_OF_ATTENTION:
+        return {}
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+    return {torch.ops.aten.scaled_dot_product_attention.default: aten_scaled_dot_product_attention}
 
 
 def _drop_num_outputs(model: onnx.ModelProto) -> None:

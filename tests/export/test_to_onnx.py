@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
 
+from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage, tensor
-from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage, opset_newest
+from textual_vision.export.to_onnx import ExportOptions, check, check_opset, onnx_from_stage, opset_newest
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
@@ -55,6 +57,17 @@ class Film(nn.Module):
         return torch.cat([b, a], dim=2) + x.sum(2, keepdim=True)
 
 
+class Attention(nn.Module):
+    """Chunks in a row of three, and attention with a mask for all queries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:, None, None, :, 0] > 0).float() * -1e4
+        queries, keys, values = (part.unsqueeze(1) for part in torch.stack([x, x + 1, x * 2]).unbind(0))
+        found = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        left, right = found.squeeze(1).split(2, dim=2)
+        return torch.cat([right, left], dim=2)
+
+
 def exported(module: nn.Module, opset: int = 20) -> onnx.ModelProto:
     return onnx_from_stage(Stage(spec=SPEC, module=module), EXAMPLE, ExportOptions(opset=opset))
 
@@ -76,12 +89,20 @@ def test_a_branch_on_values_is_named_with_its_line() -> None:
     assert "\n" not in error.value.message
 
 
-@pytest.mark.parametrize("opset", [17, 20, opset_newest()])
-def test_graphs_of_every_opset_compute_what_pytorch_computes(opset: int) -> None:
-    module = Film()
-    model = exported(module, opset)
-    assert model.opset_import[0].version == opset
-    session = open_session(model.SerializeToString(), SessionOptions(backend="onnxruntime", name="odd"))
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", [Film, Attention])
+@pytest.mark.parametrize("opset", [17, 18, 20, opset_newest()])
+def test_graphs_of_every_opset_compute_what_pytorch_computes(
+    opset: int, kind: type[nn.Module], backend: str
+) -> None:
+    pytest.importorskip(backend)
+    module = kind()
+    exact = ir.from_proto(exported(module, opset))
+    assert exact.opset_imports[""] == opset
+    fold_constants(exact)
+    graph = ir.to_proto(exact)
+    check(graph)
+    session = open_session(graph.SerializeToString(), SessionOptions(backend=backend, name="odd"))
     for batch in (1, 2):
         x = EXAMPLE["x"][:batch]
         with torch.no_grad():
