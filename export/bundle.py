@@ -65,7 +65,7 @@ def _put(fresh: Path, folder: Path) -> None:
     try:
         folder.rename(old / "bundle")
         fresh.rename(folder)
-    except BaseException:
+    except BaseException:  # an interrupt puts the old bundle back too; it is raised again
         if not folder.exists() and (old / "bundle").exists():
             (old / "bundle").rename(folder)
         raise

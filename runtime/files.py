@@ -31,7 +31,7 @@ def _write_and_rename(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException:  # an interrupt leaves no half-written file either; it is raised again
         Path(temporary).unlink(missing_ok=True)
         raise
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,10 +17,9 @@ from textual_vision.training.corpus import (
     RECORDS,
     SCHEMA,
     SUMMARY,
+    fresh_corpus,
     json_from_record,
     npy_header,
-    refuse_foreign_folder,
-    replace_folder,
 )
 from textual_vision.training.records import Record
 from textual_vision.training.splits import TRAIN
@@ -45,11 +42,8 @@ def build_captioned_corpus(
     Pictures go to disk as they come: memory is flat in their number. IntegrityError when too many are
     damaged, or none is left; UsageError when `folder` holds something else.
     """
-    refuse_foreign_folder(folder)
     damage = damage or Damage()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with fresh_corpus(folder) as scratch:
         splits = _write_pictures(scratch, entries, size, threads, damage, progress)
         damage.check()
         if not splits:
@@ -65,9 +59,6 @@ def build_captioned_corpus(
             "credits": [],
         }
         (scratch / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        replace_folder(folder, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return summary
 
 

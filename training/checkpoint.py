@@ -107,7 +107,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in `path`; IntegrityError when the file is missing or damaged."""
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more particular
+    except Exception as error:  # `tokenizers` raises nothing more particular
         raise IntegrityError(f"{path} can't be read: {error}", AGAIN_HINT) from error
 
 
@@ -184,7 +184,7 @@ def _put(fresh: Path, folder: Path) -> None:
     try:
         folder.rename(old / folder.name)
         fresh.rename(folder)
-    except BaseException:
+    except BaseException:  # an interrupt puts the old checkpoint back too; it is raised again
         if not folder.exists() and (old / folder.name).exists():
             (old / folder.name).rename(folder)
         raise

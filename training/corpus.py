@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,22 @@ def refuse_foreign_folder(folder: Path) -> None:
     foreign = not folder.is_dir() or {item.name for item in folder.iterdir()} - {PICTURES, RECORDS, SUMMARY}
     if foreign:
         raise UsageError(f"{folder} exists and is no corpus alone", "name another folder, or empty this one")
+
+
+@contextmanager
+def fresh_corpus(folder: Path) -> Iterator[Path]:
+    """A folder to write a corpus into: it becomes `folder` when all went well, and vanishes when not.
+
+    UsageError when `folder` holds something else.
+    """
+    refuse_foreign_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield scratch
+        replace_folder(folder, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_folder(folder: Path, written: Path) -> None:

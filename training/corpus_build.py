@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +20,10 @@ from textual_vision.training.corpus import (
     RECORDS,
     SCHEMA,
     SUMMARY,
+    fresh_corpus,
     json_from_record,
     npy_header,
     refuse_foreign_folder,
-    replace_folder,
 )
 from textual_vision.training.notice import CORPUS_CREDITS
 from textual_vision.training.packages import (
@@ -68,14 +66,8 @@ def build_corpus(
     drawings = collect_drawings(packages, art, text, tones=tones, scenes=scenes_per_combination)
     if not drawings:
         raise IntegrityError(f"the packages in {packages} hold no icon that is known", "fetch them again")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        summary = _write(scratch, drawings, size, workers, (*art, text), progress)
-        replace_folder(folder, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return summary
+    with fresh_corpus(folder) as scratch:
+        return _write(scratch, drawings, size, workers, (*art, text), progress)
 
 
 def collect_drawings(
@@ -181,9 +173,8 @@ def _render_into(
     with ProcessPoolExecutor(workers) as pool:
         try:
             _write_rendered(pictures, pool.map(_render, jobs), len(svgs), progress)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else leaving would first draw all the rest
-            raise
+        finally:  # after an error or an interrupt, leaving would first draw all the rest
+            pool.shutdown(cancel_futures=True)
 
 
 def _write_rendered(pictures: BinaryIO, results: Iterable[Pixels], total: int, progress: Progress) -> None:

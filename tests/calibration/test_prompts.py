@@ -76,7 +76,8 @@ def test_repeated_prompts_count_once_and_are_warned_of() -> None:
 
 def test_few_prompts_are_warned_of() -> None:
     with pytest.warns(CalibrationWarning, match="only 2 different prompts"):
-        distinct_prompts(["a dog", "a cat"], "here")
+        found = distinct_prompts(["a dog", "a cat"], "here")
+    assert found.texts == ("a dog", "a cat")
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=40))

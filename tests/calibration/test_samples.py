@@ -73,7 +73,8 @@ def test_prompts_are_chosen_for_the_rows_they_visit(pipeline: FloatPipeline) -> 
 def test_a_table_that_is_hardly_visited_is_warned_of(pipeline: FloatPipeline) -> None:
     wide = FloatPipeline(**{**vars(pipeline), "tables": {"codes": 1000}})
     with pytest.warns(CalibrationWarning, match="of the 1000 rows behind 'codes'"):
-        samples_from_prompts(wide, PROMPTS[:1], count=1)
+        (table,) = samples_from_prompts(wide, PROMPTS[:1], count=1).coverage
+    assert table.visited + len(table.never) == table.rows == 1000
 
 
 def test_codes_of_words_are_counted_by_group_and_without_padding(pipeline: FloatPipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -118,39 +119,37 @@ def test_a_second_build_with_one_option_changed_redoes_only_what_changed(
     assert "draw the reference" in redone and "compare fp32 by onnxruntime" in redone
 
 
-def impossible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget for fp16 that no half graph meets."""
-    budget = dataclasses.replace(parity.BUDGETS["fp16"], picture_db=200.0, cosine=1.1)
-    monkeypatch.setitem(parity.BUDGETS, "fp16", budget)
-
-
-def test_a_bundle_outside_its_budget_is_refused_and_nothing_is_written(
+@pytest.fixture
+def build_in_vain(
     small_build: BuildOptions,
     built: Built,
     checkpoint: Path,
     kept_steps: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., BuildResult]:
+    """Builds into a folder under a budget for fp16 that no half graph meets."""
+    budget = dataclasses.replace(parity.BUDGETS["fp16"], picture_db=200.0, cosine=1.1)
+    monkeypatch.setitem(parity.BUDGETS, "fp16", budget)
+
+    def attempt(place: Path, **changed: bool) -> BuildResult:
+        return build(str(checkpoint), place, dataclasses.replace(small_build, **changed), cache=kept_steps)
+
+    return attempt
+
+
+def test_a_bundle_outside_its_budget_is_refused_and_nothing_is_written(
+    build_in_vain: Callable[..., BuildResult], tmp_path: Path
 ) -> None:
-    impossible(monkeypatch)
     with pytest.raises(ParityError, match=r"fp16 text_encoder .* cosine") as error:
-        build(str(checkpoint), tmp_path / "bad.tv", small_build, cache=kept_steps)
+        build_in_vain(tmp_path / "bad.tv")
     assert error.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_bundle_that_is_allowed_says_so_whenever_it_is_loaded(
-    small_build: BuildOptions,
-    built: Built,
-    checkpoint: Path,
-    kept_steps: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    build_in_vain: Callable[..., BuildResult], built: Built, tmp_path: Path
 ) -> None:
-    impossible(monkeypatch)
-    options = dataclasses.replace(small_build, allow_failing=True)
-    result = build(str(checkpoint), tmp_path / "bad.tv", options, cache=kept_steps)
-    assert result.verdict == FAIL
+    assert build_in_vain(tmp_path / "bad.tv", allow_failing=True).verdict == FAIL
     manifest = Bundle(tmp_path / "bad.tv").manifest
     assert manifest.precisions["fp16"].verdict == FAIL and manifest.default_precision == "fp32"
     with pytest.warns(BundleWarning, match="fp16 failed"):

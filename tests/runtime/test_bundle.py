@@ -101,7 +101,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tiny_bundle):
 
 def test_the_bundle_itself_may_be_reached_by_a_link(tiny_bundle, tmp_path):
     (tmp_path / "link.tv").symlink_to(tiny_bundle)
-    Bundle(tmp_path / "link.tv").verify()
+    bundle = Bundle(tmp_path / "link.tv")
+    bundle.verify()
+    assert bundle.manifest == Bundle(tiny_bundle).manifest
 
 
 @pytest.mark.parametrize("name", ["nowhere", "tiny.tv/MODEL_CARD.md", "tiny.tv/golden"])

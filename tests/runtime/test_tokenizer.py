@@ -76,7 +76,8 @@ def test_special_tokens_in_a_prompt_are_text(tokenizer):
 def test_an_ordinary_prompt_gives_no_warning(tokenizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tokenizer.encode(["a dog, a cat."])
+        tokens = tokenizer.encode(["a dog, a cat."])
+    assert tokens.mask.sum() == 8  # six pieces between the two that begin and end a prompt
 
 
 def test_text_that_is_not_unicode_is_refused(tokenizer):

@@ -59,7 +59,9 @@ def test_packages_that_are_there_already_need_no_npm(
     tiny_packages: TinyPackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    before = sorted(tiny_packages.folder.rglob("*"))
     fetch_packages(tiny_packages.folder, (*tiny_packages.art, tiny_packages.text))
+    assert before and sorted(tiny_packages.folder.rglob("*")) == before
 
 
 def test_what_npm_complains_about_is_passed_on_and_nothing_is_left(
