@@ -21,7 +21,13 @@ from textual_vision.runtime.backends.tensorrt_api import (
     released_on_error,
 )
 from textual_vision.runtime.engines import DlaCount, ShapeRange
-from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    DeviceMismatchError,
+    IntegrityError,
+    TextualVisionError,
+    UsageError,
+)
 
 TABLE_START = "Layers:"
 PRECISIONS_OF_GRAPH = ("fp32", "fp16", "int8")
@@ -88,8 +94,8 @@ def build_plan(
     """Build the ONNX `graph` (called `name` in errors) for the shapes of `profile`.
 
     With `tensorrt` a driver must be there: probe it before. Raises UsageError for what this version cannot
-    do or a profile that does not fit, IntegrityError for a graph it cannot read, TextualVisionError when the
-    build fails.
+    do or a profile that does not fit, IntegrityError for a graph it cannot read, DeviceMismatchError without
+    memory enough, BackendMissingError without the GPU that it wants, TextualVisionError when a build fails.
     """
     logger = new_logger(trt)
     builder = trt.Builder(logger)
@@ -104,9 +110,7 @@ def build_plan(
     cache = _use_timing_cache(trt, config, timing_cache, settings)
     plan = watched(trt, config, lambda: builder.build_serialized_network(network, config), report)
     if plan is None:
-        raise TextualVisionError(
-            f"{name}: TensorRT cannot build it: {last_error(logger)}", _build_hint(logger)
-        )
+        raise _build_error(name, logger, settings)
     return Plan(
         plan=bytes(plan),
         dtypes=_dtypes(network),
@@ -290,10 +294,15 @@ def _dtypes(network: Any) -> dict[str, str]:
     return {tensor.name: tensor.dtype.name for tensor in (*inputs, *outputs)}
 
 
-def _build_hint(logger: Any) -> str:
+def _build_error(name: str, logger: Any, settings: EngineSettings) -> TextualVisionError:
+    """Why the library built nothing, and what to do about it."""
+    problem = f"{name}: TensorRT cannot build it: {last_error(logger)}"
     text = " ".join(errors_in(logger)).lower()
+    if ("memory" in text or "workspace" in text) and settings.workspace_bytes is not None:
+        return UsageError(problem, "give --workspace more, or leave it out; or close other programs")
     if "memory" in text:
-        return "close other programs, add swap, or give --workspace a smaller size"
+        return DeviceMismatchError(problem, "close other programs, add swap, or give a smaller --batch")
     if "cuda" in text and "35" in text:
-        return "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
-    return "try another precision or version of the library"
+        hint = "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
+        return BackendMissingError(problem, hint)
+    return TextualVisionError(problem, "try another precision or version of the library")

@@ -151,27 +151,36 @@ def read_record(bundle: Bundle, spec: EngineSpec) -> EngineRecord:
 
 
 def find_engines(bundle: Bundle, precision: str, here: Fingerprint) -> tuple[EngineSpec, EngineRecord]:
-    """The engines of `precision` that run here.
+    """The engines of `precision` that run here, those for this very GPU and version before compatible ones.
 
     Raises DeviceMismatchError, with what differs and the command that builds fitting ones, when there are
     none; IntegrityError when those that fit came from other graphs than the bundle's.
     """
     misfits: list[str] = []
+    fitting: list[tuple[EngineSpec, EngineRecord]] = []
     for spec in bundle.manifest.engines:
         if spec.precision != precision:
             continue
         record = read_record(bundle, spec)
         if record.fingerprint.kind != here.kind:
             continue
-        if not (problems := differences(record.fingerprint, here)):
-            check_graphs(bundle, spec, record)
-            return spec, record
-        misfits.append(f"{spec.fingerprint} was {'; '.join(problems)}")
+        if problems := differences(record.fingerprint, here):
+            misfits.append(f"{spec.fingerprint} was {'; '.join(problems)}")
+        else:
+            fitting.append((spec, record))
+    if fitting:
+        spec, record = min(fitting, key=lambda one: _compatible(one[1].fingerprint))
+        check_graphs(bundle, spec, record)
+        return spec, record
     command = rebuild_command(bundle, precision, here)
     if not misfits:
         problem = f"the bundle has no {here.kind} engines of precision {precision!r}"
         raise DeviceMismatchError(problem, f"build them on this device: {command}")
     raise DeviceMismatchError(f"no engine runs here: {' | '.join(misfits)}", f"build one here: {command}")
+
+
+def _compatible(built: Fingerprint) -> tuple[bool, bool]:
+    return built.compatibility != "none", built.version_compatible
 
 
 def differences(built: Fingerprint, here: Fingerprint) -> list[str]:
@@ -215,7 +224,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def check_graphs(bundle: Bundle, spec: EngineSpec, record: EngineRecord) -> None:
     """IntegrityError unless every plan came from the graph that the bundle has now."""
     files = bundle.manifest.files
-    command = rebuild_command(bundle, spec.precision, record.fingerprint)
+    command = rebuild_command(bundle, spec.precision, record.fingerprint, record.dla_core)
     for stage in spec.files:
         built = record.stages.get(stage)
         now = files[built.graph].sha256 if built is not None and built.graph in files else None
@@ -225,11 +234,19 @@ def check_graphs(bundle: Bundle, spec: EngineSpec, record: EngineRecord) -> None
             raise IntegrityError(problem, f"the graphs have changed since; build it again: {command}")
 
 
-def rebuild_command(bundle: Bundle, precision: str, here: Fingerprint) -> str:
-    """The command line that builds engines for `here`."""
-    command = f"tv-export engine {bundle.root} --precision {precision} --target {here.kind}"
-    if here.kind == "tensorrt-rtx":
-        command += "".join(f" --compute-capability {compute}" for compute in here.compute)
+def rebuild_command(bundle: Bundle, precision: str, wanted: Fingerprint, dla_core: int | None = None) -> str:
+    """The command line that builds engines with the fingerprint `wanted`, in place of those that have it."""
+    command = f"tv-export engine {bundle.root} --precision {precision} --target {wanted.kind}"
+    if wanted.kind == "tensorrt-rtx":
+        # Without a named GPU its engines are for every one from 8.0 on.
+        named = wanted.compute if wanted.compatibility == "none" else ()
+        command += "".join(f" --compute-capability {compute}" for compute in named)
+    elif wanted.compatibility != "none":
+        command += f" --hardware {wanted.compatibility}"
+    if wanted.version_compatible:
+        command += " --version-compatible"
+    if dla_core is not None:
+        command += f" --dla {dla_core}"
     return f"{command} --rebuild"
 
 

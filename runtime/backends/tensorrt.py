@@ -16,6 +16,7 @@ from textual_vision.runtime.backends.cudart import CudaRuntime, Device, load_cud
 from textual_vision.runtime.backends.engine_session import EngineSession, scratch_bytes
 from textual_vision.runtime.backends.tensorrt_api import (
     last_error,
+    last_message,
     load_library,
     new_logger,
     offers,
@@ -29,7 +30,13 @@ from textual_vision.runtime.engines import (
     jetpack_release,
     rebuild_command,
 )
-from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    DeviceMismatchError,
+    IntegrityError,
+    TextualVisionError,
+    UsageError,
+)
 from textual_vision.runtime.manifest import EngineSpec
 
 
@@ -66,12 +73,14 @@ class EngineSet(Mapping[str, EngineSession]):
         owners = [logger]  # what engines point into
         # Whichever way the last reference goes, contexts and graphs go before what they use.
         self._finalizer = weakref.finalize(self, _close, self._sessions, owners, memory)
-        hint = f"build them again: {rebuild_command(bundle, record.precision, record.fingerprint)}"
+        command = rebuild_command(bundle, record.precision, record.fingerprint, record.dla_core)
         try:
             runtime = _new_runtime(trt, logger, record, options)
             owners.append(runtime)
             engines = {
-                name: engine_from_plan(trt, runtime, bundle.read(file), file, logger, hint)
+                name: engine_from_plan(
+                    trt, runtime, bundle.read(file), file, logger, f"build them again: {command}"
+                )
                 for name, file in spec.files.items()
             }
             for stage in bundle.manifest.stages:
@@ -163,11 +172,12 @@ def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
 def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> Any:
     """The engine in the plan's bytes.
 
-    Raises IntegrityError or DeviceMismatchError, with the `hint`, when the library refuses it.
+    Raises IntegrityError or DeviceMismatchError, with the `hint`, when the library refuses it, and
+    BackendMissingError when it cannot use the GPU.
     """
     if not plan:
         raise IntegrityError(f"{name}: an empty plan", hint)
-    refuse_invalid_plan(trt, runtime, plan, name, hint)
+    refuse_invalid_plan(trt, runtime, plan, name, logger, hint)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         problem = last_error(logger)
@@ -177,7 +187,7 @@ def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any
     return engine
 
 
-def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, hint: str) -> None:
+def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> None:
     """Ask TensorRT-RTX about a plan before loading it: it says what is wrong without touching the GPU."""
     if not offers(trt, "EngineInvalidityDiagnostics.MALFORMED_ENGINE"):
         return
@@ -186,6 +196,8 @@ def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, hint: st
         return
     known = trt.EngineInvalidityDiagnostics.__members__.items()
     found = [problem for problem, member in known if int(bits) & int(member)]
+    if not found and "cuda" in (said := last_message(logger)).lower():
+        raise BackendMissingError(f"{name}: TensorRT-RTX cannot use the GPU: {said}", "check `nvidia-smi`")
     message = f"{name}: TensorRT-RTX refuses the plan: {', '.join(found) or 'unreadable'}"
     if not found or "MALFORMED_ENGINE" in found:
         raise IntegrityError(message, hint)

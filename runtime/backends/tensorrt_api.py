@@ -72,6 +72,11 @@ def errors_in(logger: Any) -> list[str]:
     return [text for severity, text in logger.messages if severity in ("ERROR", "INTERNAL_ERROR")]
 
 
+def last_message(logger: Any) -> str:
+    """The last that the library said, of any severity, in one line."""
+    return " ".join(logger.messages[-1][1].split())[:300] if logger.messages else ""
+
+
 def last_error(logger: Any) -> str:
     """The last error in one line, for our own message."""
     errors = errors_in(logger)

@@ -196,6 +196,13 @@ def test_building_for_the_gpu_that_is_not_here_says_what_to_do(monkeypatch):
             report=print,
         )
     assert "--compute-capability" in caught.value.hint
+    assert caught.value.exit_code == 6
+
+
+def test_too_little_room_to_work_in_says_so():
+    with pytest.raises(UsageError, match=r"tiny\.onnx: TensorRT cannot build it") as caught:
+        build(tiny.quantised("Conv"), workspace_bytes=1)
+    assert "--workspace" in caught.value.hint
 
 
 def test_weak_types_and_calibrators_are_refused():
@@ -230,6 +237,7 @@ def test_a_plan_that_is_no_plan_is_invalid_without_a_gpu():
     from textual_vision.runtime.backends.tensorrt import refuse_invalid_plan
 
     # Asking about bytes reads no GPU when they are no engine; only then is it safe on this machine.
-    runtime = trt.Runtime(new_logger(trt))
+    logger = new_logger(trt)
+    runtime = trt.Runtime(logger)
     with pytest.raises(IntegrityError, match=r"bad\.plan.*MALFORMED_ENGINE"):
-        refuse_invalid_plan(trt, runtime, b"x" * 1000, "bad.plan", "build it again")
+        refuse_invalid_plan(trt, runtime, b"x" * 1000, "bad.plan", logger, "build it again")

@@ -102,7 +102,16 @@ def test_what_rtx_says_of_a_plan_decides_the_error(bits, kind, words):
     runtime = library.Runtime(new_logger(library))
     object.__setattr__(runtime, "get_engine_validity", lambda plan: (library.EngineValidity.INVALID, bits))
     with pytest.raises(kind, match=words):
-        tensorrt.refuse_invalid_plan(library, runtime, b"x", "a.plan", "rebuild")
+        tensorrt.refuse_invalid_plan(library, runtime, b"x", "a.plan", runtime._logger, "rebuild")
+
+
+def test_a_gpu_that_rtx_cannot_reach_is_not_the_plans_fault():
+    library = fake_library("rtx-1.7.1.116")
+    runtime = library.Runtime(new_logger(library))
+    runtime._logger.log(library._severity.INFO, "Error reading CUDA GPU properties (cudaError 35)")
+    object.__setattr__(runtime, "get_engine_validity", lambda plan: (library.EngineValidity.INVALID, 0))
+    with pytest.raises(BackendMissingError, match="cannot use the GPU: Error reading CUDA"):
+        tensorrt.refuse_invalid_plan(library, runtime, b"x", "a.plan", runtime._logger, "rebuild")
 
 
 def test_engines_with_host_code_are_loaded_only_when_trusted(engines_in, cuda, counters):

@@ -20,6 +20,7 @@ from textual_vision.runtime.engines import (
     engine_folder,
     find_engines,
     jetpack_release,
+    rebuild_command,
     record_from_bytes,
 )
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, UsageError
@@ -125,6 +126,31 @@ def test_an_engine_of_another_device_is_refused_with_what_differs_and_the_comman
     assert "36.4.3, here none" in caught.value.message
     assert "tv-export engine" in caught.value.hint
     assert caught.value.hint.endswith("--precision fp32 --target tensorrt --rebuild")
+
+
+@pytest.mark.parametrize(
+    ("built", "options"),
+    [
+        (DESKTOP, "--target tensorrt-rtx --compute-capability 8.6 --compute-capability 12.0 --rebuild"),
+        (dataclasses.replace(DESKTOP, compatibility="ampere+"), "--target tensorrt-rtx --rebuild"),
+        (
+            dataclasses.replace(ORIN, compatibility="ampere+"),
+            "--target tensorrt --hardware ampere+ --rebuild",
+        ),
+        (
+            dataclasses.replace(ORIN, version_compatible=True),
+            "--target tensorrt --version-compatible --rebuild",
+        ),
+    ],
+)
+def test_the_command_that_rebuilds_makes_the_same_fingerprint(tiny_bundle, built, options):
+    assert rebuild_command(Bundle(tiny_bundle), "int8", built).endswith(f"--precision int8 {options}")
+    assert rebuild_command(Bundle(tiny_bundle), "int8", built, dla_core=1).endswith("--dla 1 --rebuild")
+
+
+def test_an_engine_for_this_very_gpu_goes_before_one_for_many(add):
+    add(dataclasses.replace(ORIN, compatibility="ampere+", compute=("8.0",)))
+    assert find_engines(add(ORIN), "fp32", ORIN)[0].fingerprint == "tensorrt-10.3.0-sm87"
 
 
 def test_a_bundle_without_engines_says_how_to_build_them(tiny_bundle):
