@@ -75,6 +75,14 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         ),
         True,
     ),
+    "openvino-bf16": (
+        Backend(
+            module="textual_vision.runtime.backends.openvino",
+            library="openvino",
+            install="pip install 'textual-vision[openvino]'; bfloat16 needs a CPU with AMX or AVX-512 BF16",
+        ),
+        False,
+    ),
     "onnxruntime-cuda": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
     "onnxruntime-tensorrt": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
     "tensorrt": (

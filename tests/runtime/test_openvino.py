@@ -6,17 +6,17 @@ from onnx import helper
 from tiny_graphs import FLOAT, INT64, graph
 
 from textual_vision.runtime.backends.session import SessionOptions
-from textual_vision.runtime.errors import TextualVisionError
+from textual_vision.runtime.errors import BackendMissingError, TextualVisionError
 
 openvino = pytest.importorskip("textual_vision.runtime.backends.openvino")
 OFTEN = openvino.RUNS_BEFORE_FIXING + 1
 
 
-def _session(operator="MatMul", kind=FLOAT, output=("batch", 5)):
+def _session(operator="MatMul", kind=FLOAT, output=("batch", 5), backend="openvino"):
     constants = {"w": np.arange(20, dtype=np.float32).reshape(4, 5)} if operator == "MatMul" else {}
     nodes = [helper.make_node(operator, ["x", *constants], ["y"])]
     data = graph(nodes, {"x": (FLOAT, ["batch", 4])}, {"y": (kind, list(output))}, constants)
-    return openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
+    return openvino.open_session(data, SessionOptions(backend=backend, name="tiny.onnx", threads=1))
 
 
 def _rows(count, seed=0):
@@ -71,3 +71,33 @@ def test_inputs_that_do_not_fit_are_an_error_however_often_others_came():
         session.run({"x": _rows(2)})
     with pytest.raises(TextualVisionError, match=r"tiny\.onnx: OpenVINO failed"):
         session.run({"no such input": _rows(2)})
+
+
+def _chosen(operator):
+    nodes = [helper.make_node(operator, ["x"], ["y"], axis=-1, keepdims=0)]
+    return graph(nodes, {"x": (FLOAT, ["batch", 3, 4, 6])}, {"y": (INT64, ["batch", 3, 4])}, {})
+
+
+@pytest.mark.parametrize(("operator", "choose"), [("ArgMax", np.argmax), ("ArgMin", np.argmin)])
+def test_the_best_along_the_last_axis_is_found_along_another_and_is_the_same(operator, choose):
+    data = _chosen(operator)
+    model = openvino.openvino.Core().read_model(data, b"")
+    assert openvino.turn_choices(model) == 1
+    assert openvino.turn_choices(model) == 0
+    session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
+    x = (
+        np.random.default_rng(0).integers(0, 3, (2, 3, 4, 6)).astype(np.float32)
+    )  # with ties: the first counts
+    for _ in range(OFTEN):
+        assert np.array_equal(session.run({"x": x})["y"], choose(x, axis=-1))
+
+
+def test_bfloat16_is_computed_only_when_asked_for_by_name():
+    if "BF16" not in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(BackendMissingError, match="bfloat16"):
+            _session(backend="openvino-bf16")
+        return
+    w, x = np.arange(20, dtype=np.float32).reshape(4, 5), _rows(64)
+    exact, rough = (_session(backend=name).run({"x": x})["y"] for name in ("openvino", "openvino-bf16"))
+    assert np.abs(exact - x @ w).max() < 1e-4 < np.abs(rough - x @ w).max()
+    assert np.allclose(rough, x @ w, atol=1.0)
