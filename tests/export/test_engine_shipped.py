@@ -13,6 +13,8 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.training.checkpoint import find_checkpoint
 
 PRECISIONS = ("fp32", "fp16", "int8")
+# Every layer that can be in int8 is: what it costs is not the engine's business.
+ANYTHING = "code_agreement>=0,psnr>=0,generator_psnr>=0"
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
@@ -25,7 +27,10 @@ def shipped(tmp_path_factory):
     except UsageError:
         pytest.skip("no model is shipped in this copy")
     place = tmp_path_factory.mktemp("shipped") / "emoji.tv"
-    build("emoji", place, BuildOptions(precisions=PRECISIONS, target="tensorrt", allow_failing=True))
+    options = BuildOptions(
+        precisions=PRECISIONS, target="tensorrt", budget=ANYTHING, merged=False, allow_failing=True
+    )
+    build("emoji", place, options)
     return place
 
 
@@ -41,11 +46,12 @@ def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shi
         stage = record.stages[built.stage]
         operators, meant = product_nodes(bundle.read(stage.graph))
         assert set(stage.layers) == set(operators), f"{built.stage}: products that the engine does not name"
-        assert {name for name, dtype in stage.layers.items() if dtype == "int8"} >= meant
+        assert {name for name, dtype in stage.layers.items() if dtype == "int8"} == meant
+        assert bool(meant) == (precision == "int8")
     generator = record.stages["generator"]
     assert generator.dtypes["image"] == "UINT8"
     assert generator.dtypes["codes"] == "INT64"
     if precision == "fp16":
         assert generator.count.fp16 > generator.count.float32
     if precision == "int8":
-        assert generator.count.int8 > 0
+        assert generator.count.int8 > generator.count.float32
