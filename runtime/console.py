@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
 import click
@@ -14,6 +17,7 @@ from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarni
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_CLOSED_PIPE = 141
 OS_HINTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another place",
@@ -37,7 +41,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     with warnings.catch_warnings():
         warnings.simplefilter("always", TextualVisionWarning)
         warnings.showwarning = _warning_shower(warnings.showwarning)
-        sys.exit(_exit_code(command, arguments))
+        with _termination_raised():
+            code = _exit_code(command, arguments)
+        sys.exit(code)
 
 
 def say(kind: str, text: str, style: str) -> None:
@@ -59,6 +65,30 @@ def say_error(message: str, hint: str = "") -> None:
         say("hint", hint, "red")
 
 
+class _Terminated(BaseException):
+    """SIGTERM; as an exception, so that what is half-written is removed on the way out."""
+
+
+@contextlib.contextmanager
+def _termination_raised() -> Iterator[None]:
+    """Meanwhile SIGTERM raises, unless whoever started us has other plans for it."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     try:
         result = command.main(args=arguments, standalone_mode=False)
@@ -70,6 +100,9 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         say_error("interrupted")
         return EXIT_INTERRUPTED
+    except _Terminated:
+        say_error("terminated")
+        return EXIT_TERMINATED
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter complains again while it shuts down
         return EXIT_CLOSED_PIPE
