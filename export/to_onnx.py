@@ -99,8 +99,8 @@ def _program_from_stage(
 def _translations(opset: int) -> dict[Callable[..., object], Callable[..., object]]:
     """Operators to be exported otherwise than torch would.
 
-    From opset 23 on torch writes attention as one operator, with a mask of one row for all queries: ONNX allows
-    it, ONNX Runtime refuses it. As products and a softmax it runs everywhere, and rewrites see into it.
+    From opset 23 on torch writes attention as one operator, its mask one row for all queries: ONNX allows it,
+    ONNX Runtime refuses it. As products and a softmax it runs everywhere, and rewrites see into it.
     """
     if opset < OPSET_OF_ATTENTION:
         return {}
