@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name, lines_of
+from textual_vision.runtime.backends.session import (
+    FAILED_HINT,
+    Array,
+    SessionOptions,
+    backend_by_name,
+    lines_of,
+)
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 
 PROVIDERS = {
@@ -52,7 +58,8 @@ class OnnxRuntimeSession:
         try:
             values = self._session.run(self._outputs, dict(inputs))
         except ORT_ERRORS as error:
-            raise TextualVisionError(f"{self._name}: ONNX Runtime failed: {lines_of(error)[0]}") from None
+            message = f"{self._name}: ONNX Runtime failed: {lines_of(error)[0]}"
+            raise TextualVisionError(message, FAILED_HINT) from None
         return dict(zip(self._outputs, values, strict=True))
 
 

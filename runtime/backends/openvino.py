@@ -9,7 +9,13 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-from textual_vision.runtime.backends.session import Array, SessionOptions, backend_by_name, lines_of
+from textual_vision.runtime.backends.session import (
+    FAILED_HINT,
+    Array,
+    SessionOptions,
+    backend_by_name,
+    lines_of,
+)
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 
 DEVICE = "CPU"
@@ -55,7 +61,8 @@ class OpenVinoSession:
                 return fixed.run(inputs)
             results = self._request.infer(dict(inputs))
         except OPENVINO_ERRORS as error:
-            raise TextualVisionError(f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}") from None
+            message = f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}"
+            raise TextualVisionError(message, FAILED_HINT) from None
         self._note(sizes)
         return {name: results[output].copy() for output, name in self._outputs}
 

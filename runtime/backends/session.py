@@ -57,6 +57,7 @@ class Backend:
     engines: bool = False
 
 
+FAILED_HINT = "tv-generate BUNDLE --verify tells whether the bundle or this machine is to blame"
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
 _TENSORRT = "textual_vision.runtime.backends.tensorrt"
 _GPU = "pip uninstall onnxruntime && pip install 'textual-vision[gpu]'"
