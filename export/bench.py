@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from textual_vision.export.bench_ceiling import FLOAT32, INT8, Ceiling, ceilings, higher
+from textual_vision.export.bench_ceiling import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
 from textual_vision.export.bench_contestants import (
     BUNDLE,
     ContestantSpec,
@@ -164,7 +164,7 @@ def _work(
     prompt: str,
 ) -> dict[str, StageWork]:
     """The multiply-accumulates of every stage, beside the ceiling of what it computes in."""
-    dtype = INT8 if spec.precision == "int8" and INT8 in top else FLOAT32
+    dtype = INT8 if spec.precision == "int8" and INT8 in top else LOWER.get(spec.backend, FLOAT32)
     work = {}
     for stage, macs in _stage_macs(bundle, spec.precision, spec.backend, prompt).items():
         rate = macs / (1e-3 * stages[stage].median)

@@ -16,7 +16,8 @@ from textual_vision.runtime.errors import IntegrityError
 SIZE = 1024
 REPEATS, FEWEST, LIMIT_SECONDS = 12, 3, 0.4  # fewer where a repeat takes long
 OPSET, IR_VERSION = 17, 8
-FLOAT32, INT8 = "float32", "int8"
+FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
+LOWER = {"openvino-bf16": BFLOAT16}  # backends that compute float32 graphs in something else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Ceiling:
 
 
 def ceilings(backends: Sequence[str], threads: int | None) -> dict[str, Ceiling]:
-    """Of float32 and of int8, each the best of the `backends` (and, for float32, of PyTorch).
+    """Of float32 and of int8, each the best of the `backends` (and, for float32, of PyTorch); of bfloat16
+    where one of them computes in that.
 
     int8 is tried as MatMulInteger and as explicit Q/DQ, since backends are fast at one or the other.
     """
@@ -37,7 +39,8 @@ def ceilings(backends: Sequence[str], threads: int | None) -> dict[str, Ceiling]
     small = np.clip(values * 40, -127, 127).astype(np.int8)
     found: list[Ceiling | None] = [_by_torch(values, threads)]
     for backend in backends:
-        found.append(_ceiling(FLOAT32, _float_graph(values), values, (backend, "MatMul", threads)))
+        dtype = LOWER.get(backend, FLOAT32)
+        found.append(_ceiling(dtype, _float_graph(values), values, (backend, "MatMul", threads)))
         found.append(
             _ceiling(INT8, _integer_graph(small), _unsigned(small), (backend, "MatMulInteger", threads))
         )

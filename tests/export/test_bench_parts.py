@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.bench_ceiling import FLOAT32, INT8, Ceiling, ceilings, higher
+from textual_vision.export import bench_ceiling
+from textual_vision.export.bench_ceiling import BFLOAT16, FLOAT32, INT8, Ceiling, ceilings, higher
 from textual_vision.export.bench_cli import numbers
 from textual_vision.export.bench_contestants import Drawing
 from textual_vision.export.bench_macs import multiply_accumulates
@@ -116,6 +117,13 @@ def test_ceilings_are_measured_for_float_and_integers() -> None:
     found = ceilings(("onnxruntime",), threads=1)
     assert set(found) == {FLOAT32, INT8}
     assert all(one.macs_per_second > 0 and one.by for one in found.values())
+
+
+def test_what_computes_in_bfloat16_has_a_ceiling_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_ceiling.LOWER, "onnxruntime", BFLOAT16)
+    found = ceilings(("onnxruntime",), threads=1)
+    assert set(found) == {FLOAT32, BFLOAT16, INT8}
+    assert found[FLOAT32].by.startswith("torch") and found[BFLOAT16].by == "onnxruntime MatMul"
 
 
 def test_of_two_ceilings_the_higher_counts() -> None:
