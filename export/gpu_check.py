@@ -133,6 +133,8 @@ def _by_provider(
     except BackendMissingError as error:
         tell(f"left out: {error.message}")
         return {}
+    except TextualVisionError as error:
+        return {provider: _failed(error)}
     return {provider: _attempt(partial(_compared, bundle.manifest.stages, sessions, batches, precision))}
 
 
@@ -140,7 +142,11 @@ def _attempt(work: Callable[[], dict[str, object]]) -> dict[str, object]:
     try:
         return work()
     except TextualVisionError as error:
-        return {"verdict": FAIL, "error": error.message, "hint": error.hint}
+        return _failed(error)
+
+
+def _failed(error: TextualVisionError) -> dict[str, object]:
+    return {"verdict": FAIL, "error": error.message, "hint": error.hint}
 
 
 def _engines(
