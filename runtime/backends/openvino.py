@@ -23,17 +23,17 @@ DEVICE = "CPU"
 PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
 OPENVINO_ERRORS = (RuntimeError, UnicodeDecodeError)
 
-# A graph compiled for fixed sizes runs a sixth faster, but compiling takes as long as some hundred runs save:
-# so only for sizes that came this often, and only for so many sizes, the least recent dropped.
-RUNS_BEFORE_FIXING, FIXED_LIMIT = 3, 4
+FIXED_LIMIT = 4  # batch sizes that stay compiled, the least recent dropped
 
 LEAST_TURNED_RANK = 3  # below it the second axis is the last
 
-Sizes = tuple[tuple[str, tuple[int, ...], str], ...]
-
 
 class OpenVinoSession:
-    """One graph: compiled for any sizes, and again for the sizes that it is often run with."""
+    """One graph; where only the batch is open, compiled for each batch size, which runs a sixth faster.
+
+    How a graph is compiled depends on the sizes of a run alone, never on what came before: compiled otherwise
+    it rounds otherwise, and a near tie falls otherwise.
+    """
 
     largest_batch: int | None = None
 
@@ -41,53 +41,59 @@ class OpenVinoSession:
         self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, object], name: str
     ) -> None:
         self._core, self._model, self._settings, self._name = core, model, dict(settings), name
-        compiled = core.compile_model(model, DEVICE, self._settings)
-        self._request = compiled.create_infer_request()
         # Compiled, a port has the names of all tensors that were found to be the same; here it has its own.
         self._names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
         count = len(model.inputs)
-        self._outputs = list(zip(compiled.outputs, self._names[count:], strict=True))
         self.inputs = frozenset(self._names[:count])
         self.outputs = frozenset(self._names[count:])
-        self._runs: OrderedDict[Sizes, int] = OrderedDict()
-        self._fixed: OrderedDict[Sizes, _FixedSizes] = OrderedDict()
+        self._fixed: OrderedDict[int, _FixedSizes] = OrderedDict()
+        self._request: openvino.InferRequest | None = None
+        if only_batch_is_open(model):
+            self._fixed_for(1)
+        else:
+            compiled = core.compile_model(model, DEVICE, self._settings)
+            self._request = compiled.create_infer_request()
+            self._outputs = list(zip(compiled.outputs, self._names[count:], strict=True))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; TextualVisionError when OpenVINO cannot compute them."""
-        sizes = tuple((name, value.shape, value.dtype.str) for name, value in inputs.items())
         try:
-            fixed = self._fixed_for(sizes)
-            if fixed is not None:
-                return fixed.run(inputs)
+            if self._request is None:
+                return self._fixed_for(max(len(value) for value in inputs.values())).run(inputs)
             results = self._request.infer(dict(inputs))
         except OPENVINO_ERRORS as error:
             message = f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}"
             raise TextualVisionError(message, FAILED_HINT) from None
-        self._note(sizes)
         return {name: results[output].copy() for output, name in self._outputs}
 
-    def _fixed_for(self, sizes: Sizes) -> _FixedSizes | None:
-        """What is compiled for `sizes`, which is done here when they have come often enough."""
-        if sizes not in self._fixed:
-            if self._runs.get(sizes, 0) < RUNS_BEFORE_FIXING:
-                return None
-            model = self._model.clone()
-            model.reshape({name: list(shape) for name, shape, _ in sizes})
-            if any(output.partial_shape.is_dynamic for output in model.outputs):
-                self._runs[sizes] = -1 << 62  # its outputs' sizes depend on values: never
-                return None
+    def _fixed_for(self, batch: int) -> _FixedSizes:
+        """What is compiled for `batch`, which is done here when it comes first."""
+        if batch not in self._fixed:
+            model = sized(self._model, batch)
             compiled = self._core.compile_model(model, DEVICE, self._settings)
-            self._fixed[sizes] = _FixedSizes(compiled, self._names)
+            self._fixed[batch] = _FixedSizes(compiled, self._names)
             if len(self._fixed) > FIXED_LIMIT:
                 self._fixed.popitem(last=False)
-        self._fixed.move_to_end(sizes)
-        return self._fixed[sizes]
+        self._fixed.move_to_end(batch)
+        return self._fixed[batch]
 
-    def _note(self, sizes: Sizes) -> None:
-        """Count a run; sizes that have not come for long are forgotten."""
-        self._runs[sizes] = self._runs.pop(sizes, 0) + 1
-        if len(self._runs) > 16 * FIXED_LIMIT:
-            self._runs.popitem(last=False)
+
+def only_batch_is_open(model: openvino.Model) -> bool:
+    """Whether all sizes are known once the first dimension of every input is."""
+    shapes = [port.partial_shape for port in model.inputs]
+    if any(shape.rank.is_dynamic or len(shape) == 0 for shape in shapes):
+        return False
+    if any(shape[0].is_static or any(n.is_dynamic for n in list(shape)[1:]) for shape in shapes):
+        return False
+    # Not so where an output's size depends on values.
+    return not any(output.partial_shape.is_dynamic for output in sized(model, 1).outputs)
+
+
+def sized(model: openvino.Model, batch: int) -> openvino.Model:
+    """A copy for one batch size."""
+    copy = model.clone()
+    copy.reshape({port.get_any_name(): [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
+    return copy
 
 
 class _FixedSizes:
@@ -106,7 +112,11 @@ class _FixedSizes:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name, for inputs of exactly these sizes and types."""
         for name, place in self._inputs.items():
-            np.copyto(place, inputs[name], casting="no")
+            value = inputs.get(name)
+            if value is None or (value.dtype, value.shape) != (place.dtype, place.shape):
+                given = "nothing" if value is None else f"{value.dtype} {value.shape}"
+                raise RuntimeError(f"input {name!r} is {place.dtype} {place.shape}, was given {given}")
+            place[...] = value
         self._request.infer(share_outputs=True)
         return {name: place.copy() for name, place in self._outputs.items()}
 
