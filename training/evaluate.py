@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training import measures
 from textual_vision.training.alignment import Sentences, Towers, load_towers, recall_at_1
@@ -107,6 +108,11 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
 
 def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int | None) -> HeldOut:
     source = EmojiSource(corpus, JUDGED, checkpoint.config.model.image_size)
+    if len(source) == 0:
+        raise UsageError(
+            f"the corpus has no picture of the splits {', '.join(JUDGED)} to judge by",
+            "make it of more pictures: about 3 in 100 are kept for judging",
+        )
     chosen = list(range(len(source)))
     if limit is not None and limit < len(chosen):
         chosen = [int(index) for index in np.linspace(0, len(chosen) - 1, limit)]

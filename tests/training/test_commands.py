@@ -22,6 +22,7 @@ from textual_vision.training.config import TrainConfig, config_to_dict
 from textual_vision.training.corpus import load_corpus
 from textual_vision.training.evaluate import evaluate
 from textual_vision.training.run_state import PHASES
+from textual_vision.training.splits import JUDGED
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_evaluate_writes_scores_and_a_sheet_of_held_out_prompts(trained: Path, c
     scores = json.loads((folder / "evaluation.json").read_text())
     assert json.loads(said[said.index("{") :]) == scores
     records = [json.loads(line) for line in (corpus / "records.jsonl").read_text().splitlines()]
-    assert scores["held_out_pictures"] == sum(record["split"] != "train" for record in records) > 0
+    assert scores["held_out_pictures"] == sum(record["split"] in JUDGED for record in records) > 0
     assert scores["reconstruction"]["psnr_db"] > 0
     assert scores["recognition"] is None  # nothing in this corpus wears sunglasses
     assert 0 <= scores["alignment"]["all"]["real"] <= 1
