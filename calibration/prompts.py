@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import TextualVisionWarning, UsageError
+from textual_vision.runtime.errors import IntegrityError, TextualVisionWarning, UsageError
+from textual_vision.runtime.strict_json import json_from_bytes
 
 FILE_LIMIT_BYTES = 16 << 20
 PROMPT_LIMIT = 100_000
 FEW_PROMPTS = 32  # below this the ranges follow the prompts' accidents
+RANDOM = "random"  # the name by which random words may be asked for
+RANDOM_WORDS = 6  # of a prompt
 FORMAT_HINT = "write a UTF-8 text file with one prompt a line; lines that begin with # are comments"
 
 
@@ -78,6 +81,27 @@ def distinct_prompts(texts: Sequence[str], where: str) -> Prompts:
     if few := few_prompts(len(kept)):
         warnings.warn(f"{where}: {few}", CalibrationWarning, stacklevel=2)
     return Prompts(texts=kept, repeated=repeated)
+
+
+def random_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ...]:
+    """`count` prompts of random words of `tokenizer` (the text of tokenizer.json), for those who ask by name.
+
+    Rare words in senseless order reach other codes and other ranges than prompts do: warns of it with
+    CalibrationWarning. Raises IntegrityError when the tokenizer lists no words.
+    """
+    warnings.warn(
+        "calibrating with random words: the ranges are not those of real prompts",
+        CalibrationWarning,
+        stacklevel=2,
+    )
+    found = json_from_bytes(tokenizer, "tokenizer.json")
+    model = found.get("model") if isinstance(found, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    words = sorted(word for word in vocabulary if word.isalpha()) if isinstance(vocabulary, dict) else []
+    if not words:
+        raise IntegrityError("tokenizer.json lists no words to choose from", "calibrate with prompts")
+    chosen = np.random.default_rng(seed).integers(0, len(words), (count, RANDOM_WORDS))
+    return tuple(" ".join(words[index] for index in row) for row in chosen)
 
 
 def few_prompts(count: int) -> str:

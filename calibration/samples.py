@@ -21,9 +21,7 @@ from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
 
-RANDOM = "random"  # the name by which random word pieces may be asked for
 BATCH_SIZE = 8
-RANDOM_TOKENS = 12
 TOKENS = "tokens"  # how a stage's description calls the axis of words
 FEW_ROWS = 0.5  # of a table's rows visited, below which a calibration is worth a warning
 
@@ -90,26 +88,6 @@ def samples_from_prompts(
         tokens = pipeline.tokenizer.encode(batch)
         drawn += [drawing(pipeline, tokens.ids, tokens.mask, seed) for seed in seeds]
     return _samples(pipeline, tuple(prompts), tuple(seeds), drawn)
-
-
-def random_samples(pipeline: FloatPipeline, *, vocabulary: int, count: int, seed: int = 0) -> Samples:
-    """`count` drawings of random word pieces, for those who ask for them by the name of RANDOM.
-
-    They are no prompts: rare pieces in senseless order reach other codes and other ranges than words do.
-    Warns of it with CalibrationWarning.
-    """
-    warnings.warn(
-        "calibrating with random word pieces: the ranges are not those of real prompts",
-        CalibrationWarning,
-        stacklevel=2,
-    )
-    random = np.random.default_rng(seed)
-    drawn = []
-    for index, start in enumerate(range(0, count, BATCH_SIZE)):
-        size = min(BATCH_SIZE, count - start)
-        ids = random.integers(0, vocabulary, (size, RANDOM_TOKENS), np.int64)
-        drawn.append(drawing(pipeline, ids, np.ones_like(ids), seed + index))
-    return _samples(pipeline, tuple(f"{RANDOM} {index}" for index in range(count)), (seed,), drawn)
 
 
 def drawing(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from textual_vision.calibration.cache import Origin, origin_of, read_cache
+from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
@@ -57,6 +58,7 @@ class BuildOptions:
     seed: int = 0
     prompts: tuple[str, ...] = COMPARED
     calibration_prompts: tuple[str, ...] = CALIBRATED
+    calibration_random: bool = False
     calibration_count: int = CALIBRATION_PROMPTS
     calibration_cache: Path | None = None
     target: str = "cpu"
@@ -234,9 +236,10 @@ def _precision(
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
         ranges = options.range_method if given is None else f"the cache {given.name}"
-        notes["calibration"] = notes_of_calibration(
-            at.model, calibration, len(options.calibration_prompts), ranges
+        offered = (
+            options.calibration_count if options.calibration_random else len(options.calibration_prompts)
         )
+        notes["calibration"] = notes_of_calibration(at.model, calibration, offered, ranges)
     return PrecisionGraphs(notes=notes, graphs=files, files=others)
 
 
@@ -248,6 +251,8 @@ def _calibration(at: _Build) -> tuple[Batch, ...]:
     """Drawings of the prompts to calibrate on; of more than are wanted, those that visit the most rows."""
     options, texts = at.options, at.options.calibration_prompts
     seed = options.seed + CALIBRATION_SEED
+    if options.calibration_random:
+        texts = random_prompts(at.model.tokenizer, options.calibration_count, options.seed)
     if len(texts) > options.calibration_count:
         count = options.calibration_count
 

@@ -121,7 +121,7 @@ def command() -> None:
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Calibrate on these prompts, one a line. [default: others of ours]",
+    help="Calibrate on these prompts, one a line; `random`: on random words. [default: others of ours]",
 )
 @click.option(
     "--calibration-prompts",
@@ -219,7 +219,7 @@ def _options(given: dict[str, object]) -> BuildOptions:
     """The command's options as the library takes them."""
     import warnings
 
-    from textual_vision.calibration.prompts import CalibrationWarning, read_prompts
+    from textual_vision.calibration.prompts import RANDOM, CalibrationWarning, read_prompts
     from textual_vision.export.build import BuildOptions
 
     changed = dict(given)
@@ -230,7 +230,9 @@ def _options(given: dict[str, object]) -> BuildOptions:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # few prompts are enough to compare on
             changed["prompts"] = read_prompts(compared).texts
-    if isinstance(calibrated, Path):
+    if calibrated == Path(RANDOM):
+        changed["calibration_random"] = True
+    elif isinstance(calibrated, Path):
         changed["calibration_prompts"] = read_prompts(calibrated).texts
     return BuildOptions(**changed)  # type: ignore[arg-type]
 

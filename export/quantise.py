@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from textual_vision.export.budget import DEFAULT_BUDGET, Search, parse_budget, search
+from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
 from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_plan import FLOAT
+from textual_vision.export.quantise_plan import FLOAT, QUANTISED
+from textual_vision.export.quantise_search import Search, search
 from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, quantised_stage
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
@@ -39,7 +40,8 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     budget = parse_budget(options.budget)
     measure = Measure(source.stages, source.fp32, source.batches, default_backend())
     stages = [
-        quantised_stage(stage, source.fp32[stage.name], measure, options.ranges) for stage in source.stages
+        quantised_stage(stage, source.fp32[stage.name], measure, options.ranges, target=source.target)
+        for stage in source.stages
     ]
     found = search(stages, measure, budget, timed=source.target == "cpu")
     check_quantised(stages, found.modes)
@@ -53,7 +55,7 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
 def check_quantised(stages: Sequence[QuantisedStage], modes: Mapping[str, Mapping[str, str]]) -> None:
     """BudgetError when every layer stayed in float: that is no int8, whatever its name."""
     kept = [modes.get(one.stage.name, {}).get(name, FLOAT) for one in stages for name in _names(one)]
-    if all(mode == FLOAT for mode in kept):
+    if not set(kept) & set(QUANTISED):
         raise BudgetError(
             f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
             "ask for less with --budget, or build fp16: --precision fp16",

@@ -21,7 +21,8 @@ from onnx import numpy_helper
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.quantise_observe import fake_quantised, layer_alone, observed, session_of
 from textual_vision.export.quantise_plan import CONV, INT8, LINEAR, Layer, layers_of, readers_of
-from textual_vision.export.quantise_write import Bias, quantised_weight
+from textual_vision.export.quantise_round import QuantisedWeight
+from textual_vision.export.quantise_write import Bias
 from textual_vision.runtime.backends.session import Session
 
 Float32 = npt.NDArray[np.float32]
@@ -35,8 +36,9 @@ def corrected_biases(
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
+    weights: Mapping[str, QuantisedWeight],
 ) -> dict[str, Bias]:
-    """Layer → its corrected bias, for every int8 layer with a bias of its own."""
+    """Layer → its corrected bias, for every int8 layer with a bias of its own; `weights` by their names."""
     layers = {
         layer: bias
         for layer in layers_of(model)
@@ -44,7 +46,7 @@ def corrected_biases(
     }
     if not layers:
         return {}
-    sessions = {layer.name: _both(model, layer) for layer in layers}
+    sessions = {layer.name: _both(model, layer, weights[layer.weight]) for layer in layers}
     shifts: dict[str, npt.NDArray[np.float64]] = {}
     activations = [layer.activation for layer in layers if layer.activation is not None]
     for values in observed(model, activations, inputs):
@@ -140,9 +142,8 @@ def _bias_of(model: onnx.ModelProto, layer: Layer) -> str | None:
     )
 
 
-def _both(model: onnx.ModelProto, layer: Layer) -> tuple[Session, Session]:
+def _both(model: onnx.ModelProto, layer: Layer, weight: QuantisedWeight) -> tuple[Session, Session]:
     """The layer alone, with its float weights and with what is left of them in int8."""
-    weight = quantised_weight(_values(model, layer.weight), layer.axis)
     exact = session_of(layer_alone(model, layer), layer.name)
     return exact, session_of(layer_alone(model, layer, weight.dequantised()), layer.name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +53,9 @@ class Measure:
     ) -> None:
         self.stages, self.floats, self.batches, self.backend = tuple(stages), dict(floats), batches, backend
         self._sessions: dict[str, tuple[bytes, Session]] = {}
-        self._times: dict[str, float] = {}
 
-    def score(self, changed: Mapping[str, bytes], *, timed: bool = False) -> Score:
-        """The score with the `changed` stages' graphs in place of the float ones."""
+    def score(self, changed: Mapping[str, bytes]) -> Score:
+        """The score, without time, with the `changed` stages' graphs in place of the float ones."""
         free = [self._free(batch, changed) for batch in self.batches]
         picture = self._picture_stage()
         forced = [self._forced(batch, picture, changed) for batch in self.batches]
@@ -68,17 +66,20 @@ class Measure:
             generator_psnr=self._psnr(picture, forced),
             psnr=self._psnr(picture, free),
             megabytes=sum(len(graph) for graph in graphs.values()) / BYTES_PER_MEGABYTE,
-            milliseconds=sum(self._time(s, graphs[s.name]) for s in self.stages) if timed else None,
         )
 
-    def stage_error(self, stage: StageSpec, graph: bytes) -> float:
-        """How far the stage is from the reference, teacher-forced: wrong codes' share plus relative error."""
+    def stage_error(self, stage: StageSpec, graph: bytes, *, batches: int | None = None) -> float:
+        """How far the stage is from the reference, teacher-forced: wrong codes' share plus relative error.
+
+        On the first `batches` drawings, None on all.
+        """
         session = self._session(graph, stage.name)
-        outputs = [session.run(_inputs(stage, batch.tensors)) for batch in self.batches]
-        everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
+        given = self.batches[:batches]
+        outputs = [session.run(_inputs(stage, batch.tensors)) for batch in given]
+        everything = [np.ones(len(batch.prompts), bool) for batch in given]
         total = 0.0
         for tensor in stage.outputs:
-            pair = joined(tensor, self.batches, outputs, everything)
+            pair = joined(tensor, given, outputs, everything)
             if tensor.dtype == "int64" and len(tensor.shape) > 2:
                 total += float(np.mean(pair.expected != pair.found))
                 continue
@@ -131,12 +132,6 @@ class Measure:
             options = SessionOptions(backend=self.backend, name=place)
             self._sessions[place] = (graph, open_session(graph, options))
         return self._sessions[place][1]
-
-    def _time(self, stage: StageSpec, graph: bytes) -> float:
-        digest = hashlib.sha256(graph).hexdigest()
-        if digest not in self._times:
-            (self._times[digest],) = self.time(stage, [graph])
-        return self._times[digest]
 
 
 def _inputs(stage: StageSpec, tensors: Tensors) -> Tensors:

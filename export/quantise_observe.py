@@ -35,14 +35,8 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     `inputs` are the graph's, one mapping a batch. Memory does not grow with their number. Raises UsageError
     when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
     """
-    if not inputs:
-        raise UsageError("nothing to calibrate with", "give at least one prompt")
-    tensors = activations_of(model)
-    histograms = {name: MagnitudeHistogram(name) for name in tensors}
-    for values in observed(model, tensors, inputs):
-        for name, histogram in histograms.items():
-            histogram.add(values[name].astype(np.float32, copy=False))
-    chosen = dict.fromkeys(tensors, method)
+    histograms = histograms_of(model, inputs)
+    chosen = dict.fromkeys(histograms, method)
     if method == AUTO:
         chosen = _best_methods(model, histograms, inputs[:TRIED_BATCHES])
     return {
@@ -54,6 +48,18 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
         )
         for name, histogram in histograms.items()
     }
+
+
+def histograms_of(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, MagnitudeHistogram]:
+    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises."""
+    if not inputs:
+        raise UsageError("nothing to calibrate with", "give at least one prompt")
+    tensors = activations_of(model)
+    histograms = {name: MagnitudeHistogram(name) for name in tensors}
+    for values in observed(model, tensors, inputs):
+        for name, histogram in histograms.items():
+            histogram.add(values[name].astype(np.float32, copy=False))
+    return histograms
 
 
 def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:

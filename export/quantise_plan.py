@@ -1,10 +1,11 @@
 """Which parts of a graph can be integers, and which tensors must then share a scale.
 
 A *layer* is a node with constant weights: a convolution, a matrix product, or a table that rows are looked up
-in. Each can be in one of three modes:
+in. Each can be in one of four modes:
 
 int8      weights and what the node reads are int8; the product is computed in integers
 weights   weights are stored in int8 and computed with in float: a quarter of the size, nothing else changes
+half      weights are stored in half and computed with in float: half the size
 float     as it was
 """
 
@@ -17,8 +18,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-INT8, WEIGHTS, FLOAT = "int8", "weights", "float"
-MODES = (INT8, WEIGHTS, FLOAT)
+INT8, WEIGHTS, HALF, FLOAT = "int8", "weights", "half", "float"
+MODES = (INT8, WEIGHTS, HALF, FLOAT)
+QUANTISED = (INT8, WEIGHTS)
 CONV, LINEAR, TABLE = "conv", "linear", "table"
 KINDS = {"Conv": CONV, "MatMul": LINEAR, "Gemm": LINEAR, "Gather": TABLE, "GatherND": TABLE}
 # Ops that only move values: what is exact in int8 before them is exact after them, with the same scale.
@@ -92,13 +94,13 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
     three of seven integer convolutions, and gained OpenVINO nothing.
     """
     layers = {layer.output: layer for layer in layers_of(model)}
-    chosen = {layer.output: layer for layer in layers.values() if modes.get(layer.name, FLOAT) == INT8}
+    chosen = {layer.output: layer for layer in layers.values() if modes.get(layer.name) == INT8}
     groups = {layer.activation: layer.activation for layer in chosen.values() if layer.activation is not None}
     moved_from: dict[str, str] = {}
     for node in model.graph.node:
         source = node.input[0] if node.input else ""
         layer = layers.get(node.output[0])
-        if layer is not None and modes.get(layer.name, FLOAT) != FLOAT and layer.kind == TABLE:
+        if layer is not None and modes.get(layer.name) in QUANTISED and layer.kind == TABLE:
             moved_from[layer.output] = layer.weight
         elif layer is not None and layer.output in chosen and layer.kind == CONV:
             groups[layer.output] = moved_from[layer.output] = layer.output

@@ -15,20 +15,31 @@ from textual_vision.export import rewrites_merge, rewrites_upsample
 from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of
-from textual_vision.export.quantise_plan import INT8, Layer, activations_of, default_modes, layers_of
-from textual_vision.export.quantise_tables import row_scaled
+from textual_vision.export.quantise_plan import (
+    INT8,
+    QUANTISED,
+    SMALLEST_WEIGHT,
+    Layer,
+    activations_of,
+    default_modes,
+    layers_of,
+)
+from textual_vision.export.quantise_round import QuantisedWeight, nearest_weights, weights_for_inputs
+from textual_vision.export.quantise_tables import SCALED, row_scaled
 from textual_vision.export.quantise_write import Bias, quantised_graph
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 
-PLAIN, CORRECTED, EQUALISED, BOTH = "plain", "corrected", "equalised", "both"
-CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH)
+PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED = "plain", "corrected", "equalised", "both", "rounded"
+CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RangeOptions:
     """`method` of ranges (see `calibration.ranges`) and the `corrections` that are tried.
+
+    ROUNDED, weights rounded for their real inputs, is tried on top of the best of the others.
 
     `ranges`, stage → tensor → range, spares reading them off the drawings; corrections that move ranges are
     then not tried.
@@ -41,49 +52,101 @@ class RangeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedStage:
-    """A stage ready to be written with any modes: `model` in float (maybe equalised), and what int8 needs."""
+    """A stage ready to be written with any modes: `model` in float (maybe equalised), and what int8 needs.
+
+    `weights` are the layers' in int8 by their names; of large tables those whose rows are divided by their
+    magnitudes (see `row_scaled`).
+    """
 
     stage: StageSpec
     model: onnx.ModelProto
     layers: tuple[Layer, ...]
     ranges: Mapping[str, TensorRange]
+    weights: Mapping[str, QuantisedWeight]
     biases: Mapping[str, Bias]
     correction: str
     calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalisation
     errors: Mapping[str, float]  # by correction: what was compared
 
-    def graph(self, modes: Mapping[str, str]) -> bytes:
-        """The stage's graph with each layer in its mode, serialised."""
-        chosen = {layer.name for layer in self.layers if modes.get(layer.name) is not None}
+    def graph(self, modes: Mapping[str, str], *, compact: bool = True) -> bytes:
+        """The stage's graph with each layer in its mode, serialised; not `compact` is quicker, and larger."""
+        chosen = {layer.name: modes[layer.name] for layer in self.layers if layer.name in modes}
+        tables = {name for name, mode in chosen.items() if mode in QUANTISED}
         thresholds = {name: found.threshold for name, found in self.ranges.items()}
-        graph = quantised_graph(self.model, {n: modes[n] for n in chosen}, thresholds, self.biases)
+        thresholds |= {f"{name}{SCALED}": value for name, value in thresholds.items()}
+        model = row_scaled(self.model, tables)
+        graph = quantised_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
         data: bytes = graph.SerializeToString()
         return data
 
 
 def quantised_stage(
-    stage: StageSpec, graph: bytes, measure: Measure, options: RangeOptions
+    stage: StageSpec, graph: bytes, measure: Measure, options: RangeOptions, *, target: str = "cpu"
 ) -> QuantisedStage:
-    """Ranges and the best of the corrections: the one with the least error when every layer is int8."""
+    """Ranges and the best of the corrections: the one with the least error when every layer is int8.
+
+    `target` is what the graph is for, "cpu" or "tensorrt".
+    """
     inputs = inputs_of(stage, measure.batches)
-    model = prepared(graph)
+    model = prepared(graph, target)
     given = _given(stage, model, options)
-    wanted = [name for name in options.corrections if given is None or name in (PLAIN, CORRECTED)]
+    moving = (EQUALISED, BOTH) if given is not None else ()
+    wanted = [name for name in options.corrections if name not in (*moving, ROUNDED)]
     plain = ranges_of(model, inputs, options.method) if given is None else given
-    best: QuantisedStage | None = None
+    bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain)}
+    tried: dict[str, QuantisedStage] = {}
     errors: dict[str, float] = {}
-    bases: dict[bool, tuple[onnx.ModelProto, Mapping[str, TensorRange]]] = {False: (model, plain)}
+
+    def attempt(name: str, one: QuantisedStage) -> None:
+        tried[name] = one
+        errors[name] = measure.stage_error(stage, one.graph(default_modes(one.layers, INT8), compact=False))
+
     for correction in wanted or [PLAIN]:
         equal = correction in (EQUALISED, BOTH)
         if equal not in bases:
             base = equalised(model, inputs)
-            bases[equal] = (base, ranges_of(base, inputs, options.method))
-        tried = _tried(stage, correction, *bases[equal], inputs)
-        errors[correction] = measure.stage_error(stage, tried.graph(default_modes(tried.layers, INT8)))
-        if best is None or errors[correction] < errors[best.correction]:
-            best = tried
-    assert best is not None
-    return replace(best, calibrated=plain, errors=errors)
+            bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method))
+        attempt(correction, _corrected(bases[equal], correction, inputs))
+    best = min(errors, key=lambda name: errors[name])
+    if ROUNDED in options.corrections:
+        rounded = _for_inputs(bases[best in (EQUALISED, BOTH)], inputs)
+        if rounded is not None:
+            attempt(f"{best}, {ROUNDED}", _corrected(rounded, best, inputs))
+            best = min(errors, key=lambda name: errors[name])
+    return replace(tried[best], correction=best, calibrated=plain, errors=errors)
+
+
+def _base(stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> QuantisedStage:
+    """The stage with its weights rounded to the nearest and its own biases."""
+    layers = layers_of(model)
+    weights = nearest_weights(row_scaled(model), [one for one in layers if one.parameters >= SMALLEST_WEIGHT])
+    return QuantisedStage(
+        stage=stage,
+        model=model,
+        layers=layers,
+        ranges=ranges,
+        weights=weights,
+        biases={},
+        correction=PLAIN,
+        calibrated=ranges,
+        errors={},
+    )
+
+
+def _for_inputs(base: QuantisedStage, inputs: Sequence[Inputs]) -> QuantisedStage | None:
+    """The stage with its weights rounded for their inputs; None where that changes none."""
+    modes = default_modes(base.layers, INT8)
+    layers = [layer for layer in base.layers if layer.name in modes]
+    weights = weights_for_inputs(base.model, layers, base.weights, inputs)
+    return replace(base, weights={**base.weights, **weights}) if weights else None
+
+
+def _corrected(base: QuantisedStage, correction: str, inputs: Sequence[Inputs]) -> QuantisedStage:
+    if correction not in (CORRECTED, BOTH):
+        return base
+    thresholds = {name: found.threshold for name, found in base.ranges.items()}
+    modes = default_modes(base.layers, INT8)
+    return replace(base, biases=corrected_biases(base.model, modes, thresholds, inputs, base.weights))
 
 
 def _given(
@@ -100,42 +163,19 @@ def _given(
     return found
 
 
-def _tried(
-    stage: StageSpec,
-    correction: str,
-    model: onnx.ModelProto,
-    ranges: Mapping[str, TensorRange],
-    inputs: Sequence[Inputs],
-) -> QuantisedStage:
-    layers = layers_of(model)
-    biases: Mapping[str, Bias] = {}
-    if correction in (CORRECTED, BOTH):
-        thresholds = {name: found.threshold for name, found in ranges.items()}
-        biases = corrected_biases(model, default_modes(layers, INT8), thresholds, inputs)
-    return QuantisedStage(
-        stage=stage,
-        model=model,
-        layers=layers,
-        ranges=ranges,
-        biases=biases,
-        correction=correction,
-        calibrated=ranges,
-        errors={},
-    )
-
-
-def prepared(graph: bytes) -> onnx.ModelProto:
+def prepared(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
     """The float graph in the form that int8 needs, whether or not that is the fastest in float.
 
-    Products that read one tensor become one product (ONNX Runtime leaves products in float that share one
-    quantised tensor), transposed convolutions become convolutions (no backend runs the former in int8), and
-    large tables get a magnitude for every row.
+    Products that read one tensor become one product on the CPU (ONNX Runtime leaves products in float that
+    share one quantised tensor; TensorRT does so with products that are sliced apart), and transposed
+    convolutions become convolutions (no backend runs the former in int8).
     """
     model = ir.from_proto(onnx.load_from_string(graph))
     rewrites_upsample.upsample_by_crop(model)
     rewrites_merge.merge_conditions(model)
-    rewrites_merge.merge_linears(model)
-    return row_scaled(ir.to_proto(model))
+    if target == "cpu":
+        rewrites_merge.merge_linears(model)
+    return ir.to_proto(model)
 
 
 def inputs_of(stage: StageSpec, batches: Sequence[Batch]) -> list[Inputs]:

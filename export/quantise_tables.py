@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx
@@ -12,10 +12,13 @@ from textual_vision.export.quantise_plan import TABLE, Layer, layers_of
 
 LARGE_TABLE = 1 << 16  # values: smaller tables are exact enough with one scale, and spare the second lookup
 SMALLEST_ROW = 1e-12
+SCALED = ".scaled"  # after the name of what was looked up: with its magnitude again
 
 
-def row_scaled(model: onnx.ModelProto) -> onnx.ModelProto:
+def row_scaled(model: onnx.ModelProto, names: Container[str] | None = None) -> onnx.ModelProto:
     """A copy that looks up rows divided by their largest magnitude, and that magnitude beside them.
+
+    `names` are the layers to do so for, None all that are large enough to be worth it.
 
     It computes the same. One int8 scale for the whole table then is as exact as one for every row, and any
     backend can do it: scales by row of a table are not something that Q/DQ can say.
@@ -30,8 +33,9 @@ def row_scaled(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input[place] = renamed.get(name, name)
         nodes.append(node)
         layer = tables.get(node.output[0])
-        if layer is not None and _is_large(graph, node, layer):
-            scaled = f"{layer.output}.scaled"
+        wanted = layer is not None and (names is None or layer.name in names)
+        if layer is not None and wanted and _is_large(graph, node, layer):
+            scaled = f"{layer.output}{SCALED}"
             nodes += _magnitudes(graph, node, layer, scaled)
             renamed[layer.output] = scaled
     kept = list(nodes)

@@ -15,29 +15,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
-from textual_vision.export.quantise_plan import FLOAT, INT8, Layer, layers_of, scale_groups
+from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
+from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
 from textual_vision.export.quantise_store import store_in_half
 from textual_vision.export.quantise_tables import constant_proto, row_nodes, row_shapes
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
-Int8 = npt.NDArray[np.int8]
-
-SMALLEST_SCALE = 1e-12  # of a channel that is all zeros
-SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the channel's limit
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantisedWeight:
-    """`values` int8 in the weight's shape; `scales` float32 (channels,) or () for one scale."""
-
-    values: Int8
-    scales: Float32
-    axis: int | None
-
-    def dequantised(self) -> Float32:
-        """What the backends compute with."""
-        return self.values.astype(np.float32) * _broadcast(self.scales, self.values.ndim, self.axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,36 +32,22 @@ class Bias:
     values: Float32
 
 
-def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantisedWeight:
-    """Round `weight` to int8, a scale for each index of `axis` (None: one scale).
-
-    With `search`, each channel's limit is the one of a few below its largest weight with the least squared
-    error; without, the largest weight itself.
-    """
-    axes = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    largest = np.abs(weight).max(axis=axes)
-    best_scales = _scales(largest)
-    best_error = _squared_error(weight, best_scales, axis, axes)
-    for shrink in SHRINKS[1:] if search else ():
-        scales = _scales(largest * shrink)
-        error = _squared_error(weight, scales, axis, axes)
-        better = error < best_error
-        best_scales = np.where(better, scales, best_scales).astype(np.float32)
-        best_error = np.where(better, error, best_error)
-    return QuantisedWeight(values=_rounded(weight, best_scales, axis), scales=best_scales, axis=axis)
-
-
 def quantised_graph(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     biases: Mapping[str, Bias] | None = None,
+    rounded: Mapping[str, QuantisedWeight] | None = None,
+    *,
+    compact: bool = True,
 ) -> onnx.ModelProto:
     """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
 
     `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
     that becomes 127; `biases`, layer → its bias corrected for int8, is used for layers in that mode (see
-    `quantise_correct`). What stays float is stored in half where that loses nothing. Raises UsageError for a
+    `quantise_correct`); `rounded`, by their names, are int8 weights to use instead of the nearest (see
+    `quantise_round`). With `compact`
+    other constants are stored in half where that loses nothing. Raises UsageError for a
     layer that the graph does not have, or an activation without a range.
     """
     layers = {layer.name: layer for layer in layers_of(model)}
@@ -91,14 +61,15 @@ def quantised_graph(
         if modes.get(name) == INT8:
             tensor = constant_proto(graph, bias.constant)
             tensor.CopyFrom(numpy_helper.from_array(bias.values, bias.constant))
-    weights = {
-        layer.weight: quantised_weight(_constant(graph, layer.weight), layer.axis)
-        for layer in layers.values()
-        if modes.get(layer.name, FLOAT) != FLOAT
-    }
+    quantised = [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED]
+    weights = dict(rounded or {})
+    for layer in quantised:
+        if layer.weight not in weights:
+            weights[layer.weight] = quantised_weight(_constant(graph, layer.weight), layer.axis)
     scales = _activation_scales(model, modes, thresholds, weights)
     _write(graph, layers, modes, weights, scales)
-    store_in_half(graph)
+    if compact:
+        store_in_half(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
     return graph
 
 
@@ -134,12 +105,12 @@ def _write(
     from_conv = {
         tensor for tensor, root in scale_groups(graph, modes).items() if root != tensor or root in int8_layers
     }
-    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name, FLOAT) != FLOAT])
+    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED])
     nodes: list[onnx.NodeProto] = []
     written: set[str] = set()
     for node in graph.graph.node:
         layer = by_output.get(node.output[0])
-        if layer is not None and modes.get(layer.name, FLOAT) != FLOAT:
+        if layer is not None and modes.get(layer.name) in QUANTISED:
             if layer.weight not in written:
                 nodes.append(_weight_node(graph, layer.weight, weights[layer.weight]))
                 written.add(layer.weight)
@@ -211,27 +182,3 @@ def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
 
 def _constant(graph: onnx.ModelProto, name: str) -> Float32:
     return np.asarray(numpy_helper.to_array(constant_proto(graph, name)), np.float32)
-
-
-def _scales(largest: npt.NDArray[np.floating]) -> Float32:
-    return np.maximum(np.asarray(largest, np.float64) / LEVELS, SMALLEST_SCALE).astype(np.float32)
-
-
-def _rounded(weight: Float32, scales: Float32, axis: int | None) -> Int8:
-    steps = weight / _broadcast(scales, weight.ndim, axis)
-    rounded: Int8 = np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8)
-    return rounded
-
-
-def _squared_error(
-    weight: Float32, scales: Float32, axis: int | None, axes: tuple[int, ...] | None
-) -> Float32:
-    back = _rounded(weight, scales, axis) * _broadcast(scales, weight.ndim, axis)
-    error: Float32 = ((weight - back) ** 2).sum(axis=axes)
-    return error
-
-
-def _broadcast(scales: Float32, rank: int, axis: int | None) -> Float32:
-    if axis is None:
-        return scales
-    return scales.reshape([-1 if i == axis else 1 for i in range(rank)])

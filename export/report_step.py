@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS
@@ -64,6 +65,8 @@ def _options(options: BuildOptions) -> Iterator[str]:
         yield from ("--tokens", str(options.tokens))
     if options.budget is not None:
         yield from ("--budget", options.budget)
+    if options.calibration_random:
+        yield from ("--calibration", RANDOM)
     if options.calibration_count != CALIBRATION_PROMPTS:
         yield from ("--calibration-prompts", str(options.calibration_count))
     if options.calibration_cache is not None:

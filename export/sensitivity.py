@@ -165,7 +165,7 @@ def _batches(bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], b
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Prompts to draw, one a line. [default: a few of ours]",
+    help="Prompts to draw, one a line; `random`: random words. [default: a few of ours]",
 )
 @click.option("--samples", type=click.IntRange(1), default=16, show_default=True, help="Prompts to draw.")
 @click.option(
@@ -190,15 +190,19 @@ def sensitivity_command(
     """Quantise each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
-    from textual_vision.calibration.prompts import read_prompts
+    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
     from textual_vision.export.prompts import CALIBRATED
     from textual_vision.runtime.backends.session import default_backend
     from textual_vision.runtime.bundle import Bundle
 
-    prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
+    opened = Bundle(bundle)
+    if calibration == Path(RANDOM):
+        prompts = random_prompts(opened.read(opened.manifest.text.tokenizer), samples)
+    else:
+        prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
     found = []
     layers = sensitivity_of_bundle(
-        Bundle(bundle), prompts[:samples], backend=backend or default_backend(), method=method
+        opened, prompts[:samples], backend=backend or default_backend(), method=method
     )
     for one in layers:
         found.append(one)

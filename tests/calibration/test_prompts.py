@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from textual_vision.calibration.prompts import (
     CalibrationWarning,
     choose_for_coverage,
     distinct_prompts,
+    random_prompts,
     read_prompts,
 )
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.errors import IntegrityError, UsageError
 
 MANY = [f"dog number {index}" for index in range(FEW_PROMPTS)]
 
@@ -121,3 +123,18 @@ def test_when_all_rows_are_visited_the_choice_starts_a_new_round() -> None:
 def test_a_choice_never_repeats_and_is_as_long_as_it_can_be(rows: list[list[int]], count: int) -> None:
     chosen = choose_for_coverage([np.array(row, np.int64) for row in rows], count)
     assert len(chosen) == len(set(chosen)) == min(count, len(rows))
+
+
+def test_random_words_are_of_the_vocabulary_and_only_with_a_warning() -> None:
+    words = ("dog", "cat", "##s", "[PAD]", "9")
+    tokenizer = json.dumps({"model": {"vocab": {word: i for i, word in enumerate(words)}}}).encode()
+    with pytest.warns(CalibrationWarning, match="random words"):
+        prompts = random_prompts(tokenizer, 10)
+    assert len(prompts) == 10 and set(" ".join(prompts).split()) == {"dog", "cat"}
+
+
+@pytest.mark.parametrize("text", [b"{}", b'{"model": {"vocab": {"##s": 1}}}'])
+@pytest.mark.filterwarnings("ignore::textual_vision.calibration.prompts.CalibrationWarning")
+def test_a_tokenizer_without_words_has_no_random_prompts(text: bytes) -> None:
+    with pytest.raises(IntegrityError, match="no words"):
+        random_prompts(text, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textual_vision.calibration.prompts import CalibrationWarning
-from textual_vision.calibration.samples import FloatPipeline, random_samples, samples_from_prompts
+from textual_vision.calibration.samples import FloatPipeline, samples_from_prompts
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import UsageError
@@ -87,12 +87,6 @@ def test_codes_of_words_are_counted_by_group_and_without_padding(pipeline: Float
 def test_no_drawing_is_an_error(pipeline: FloatPipeline, count: int, seeds: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="prompts and"):
         samples_from_prompts(pipeline, PROMPTS, count=count, seeds=seeds)
-
-
-def test_random_words_are_drawn_only_with_a_warning(pipeline: FloatPipeline) -> None:
-    with pytest.warns(CalibrationWarning, match="random word pieces"):
-        samples = random_samples(pipeline, vocabulary=16, count=10)
-    assert samples.drawings == 10 == sum(len(batch["input_ids"]) for batch in samples.inputs["text_encoder"])
 
 
 def test_a_codebook_of_a_tensor_that_no_stage_gives_is_refused(pipeline: FloatPipeline) -> None:

@@ -19,6 +19,7 @@ from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_observe import ranges_of
 from textual_vision.export.quantise_plan import (
     FLOAT,
+    HALF,
     INT8,
     WEIGHTS,
     activations_of,
@@ -26,9 +27,10 @@ from textual_vision.export.quantise_plan import (
     layers_of,
     scale_groups,
 )
+from textual_vision.export.quantise_round import nearest_weights, quantised_weight
 from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_in_half
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
-from textual_vision.export.quantise_write import quantised_graph, quantised_weight
+from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.errors import UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -257,7 +259,9 @@ def test_equalising_changes_nothing_in_float_and_helps_in_int8(products) -> None
 def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
     inputs, modes = feeds(convolutions, 8), {"colour": INT8}
     thresholds = {**thresholds_of(convolutions), "sum": 20.0}  # clips hard, so that the mean shifts
-    biases = corrected_biases(convolutions, modes, thresholds, inputs)
+    biases = corrected_biases(
+        convolutions, modes, thresholds, inputs, nearest_weights(convolutions, layers_of(convolutions))
+    )
     assert set(biases) == {"colour"}
     expected = np.concatenate([run(convolutions, one)[0] for one in inputs])
     shifts = []
@@ -270,7 +274,13 @@ def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
 
 def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
     inputs = feeds(convolutions)
-    biases = corrected_biases(convolutions, {"side": INT8}, thresholds_of(convolutions), inputs)
+    biases = corrected_biases(
+        convolutions,
+        {"side": INT8},
+        thresholds_of(convolutions),
+        inputs,
+        nearest_weights(convolutions, layers_of(convolutions)),
+    )
     graph = quantised_graph(convolutions, {}, {}, biases)
     np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
 
@@ -289,6 +299,33 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
+def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> None:
+    half = normal(64, 64).astype(np.float16).astype(np.float32)
+    half[:, 32:] *= np.float32(32**-0.25)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    value = [("x", TensorProto.FLOAT, [4, 64])]
+    model = model_of(nodes, {"w": half}, value, [("y", TensorProto.FLOAT, [4, 64])])
+    inputs = {"x": normal(4, 64)}
+    before = run(model, inputs)[0]
+    store_in_half(model)
+    assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
+@pytest.mark.parametrize(("largest", "kind"), [(9.0, TensorProto.FLOAT16), (1e6, TensorProto.FLOAT)])
+def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float, kind: int) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(products)
+    layer = next(one for one in layers_of(model) if one.parameters >= SMALLEST_CONSTANT)
+    tensor = next(one for one in model.graph.initializer if one.name == layer.weight)
+    values = numpy_helper.to_array(tensor) * 1.0
+    values.flat[0] = largest
+    tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
+    graph = quantised_graph(model, {layer.name: HALF}, {})
+    found = {one.name.removesuffix(".half"): one.data_type for one in graph.graph.initializer}
+    assert found[layer.weight] == kind
 
 
 def test_an_unknown_layer_and_a_missing_range_are_errors(convolutions) -> None:

@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
-from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget, search
+from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.parity import open_sessions
 from textual_vision.export.precision import FloatGraphs
 from textual_vision.export.quantise import QuantiseOptions, int8_from_float
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import INT8, default_modes
+from textual_vision.export.quantise_search import search
 from textual_vision.export.quantise_stage import (
     PLAIN,
     QuantisedStage,
