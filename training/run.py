@@ -189,12 +189,16 @@ class TrainingRun:
         due = (step + 1) % CHOOSE_EVERY == 0 or step + 1 == steps
         if phase != "latent" or not due or not self.is_main or self.choice is None:
             return
-        score = self.choice.code_cross_entropy(self.ema.weights, self.config.losses)
-        self.watch.log({"phase": phase, "step": step, "validation_cross_entropy": score})
-        if better := self.best is None or score < self.best:
-            self.best = score
+        nats = self.choice.code_cross_entropy(self.ema.weights, self.config.losses)
+        kid = self.choice.distance(self.ema.weights)
+        self.watch.log(
+            {"phase": phase, "step": step, "validation_cross_entropy": nats, "validation_kid": kid}
+        )
+        if better := self.best is None or kid < self.best:
+            self.best = kid
             write_weights(self.out / KEPT, self.ema.weights)
-        self.say(f"validation: {score:.4f} nats a code{', the best so far' if better else ''}")
+        best = ", the best so far" if better else ""
+        self.say(f"validation: KID {kid:.4f}{best}; {nats:.4f} nats a code")
 
     def _train(self, phase: Phase) -> None:
         self.model.train()

@@ -40,12 +40,15 @@ def chosen(
     return folder
 
 
-def test_the_latent_phase_hands_on_the_weights_with_the_least_cross_entropy(chosen: Path) -> None:
-    scores = [x["validation_cross_entropy"] for x in read_log(chosen) if "validation_cross_entropy" in x]
+def test_the_latent_phase_hands_on_the_weights_that_draw_nearest_to_real_pictures(
+    chosen: Path, shapes: PictureSource
+) -> None:
+    scores = [x["validation_kid"] for x in read_log(chosen) if "validation_kid" in x]
     assert len(scores) == 2
     checkpoint = load_checkpoint(str(chosen / "checkpoint"))
+    choice = Choice(checkpoint.model, checkpoint.tokenizer, shapes)
     handed_on = read_weights(chosen / "before-joint.safetensors")
-    checkpoint.model.load_state_dict(handed_on)
+    assert choice.distance(handed_on) == pytest.approx(min(scores), abs=1e-6)
 
 
 def test_the_share_of_the_joint_phase_with_the_least_distance_is_the_result(chosen: Path) -> None:
