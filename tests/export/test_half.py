@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from textual_vision.export import half, quantise_store
 from textual_vision.export.half import fp16_from_float
 from textual_vision.export.half_cast import half_from_float
 from textual_vision.export.precision import FloatGraphs
@@ -24,10 +25,11 @@ SPEC = StageSpec(
 
 def graph() -> bytes:
     """x → squares up to 1e6, brought back to 1; and the nearest of four codes."""
+    random = np.random.default_rng(1)
     constants = {
         "big": np.array(1e6, np.float32),
-        "book": RANDOM.standard_normal((6, 4)).astype(np.float32),
-        "w": RANDOM.standard_normal((6, 6)).astype(np.float32),
+        "book": random.standard_normal((6, 4)).astype(np.float32),
+        "w": random.standard_normal((6, 6)).astype(np.float32),
     }
     nodes = [
         helper.make_node("Mul", ["x", "big"], ["huge"], name="grow/Mul"),
@@ -106,3 +108,21 @@ def test_what_says_its_own_type_keeps_it() -> None:
     session = open_session(half, SessionOptions(backend="onnxruntime", name="g"))
     given = np.array([[0.5, 1, 2, 3, 4, 5]], np.float32)  # exact in half
     assert np.array_equal(session.run({"x": given})["y"], (given + 1.5) * 1.5)
+
+
+def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(half, "CODES_WANTED", 1.1)
+    monkeypatch.setattr(quantise_store, "SMALLEST_CONSTANT", 1)
+    source = FloatGraphs(stages=[SPEC], fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    made = fp16_from_float(source)
+    assert "codes were others" in made.notes["latent"]["float32"]["all"]
+    types = {node.op_type for node in onnx.load_from_string(made.graphs["latent"]).graph.node}
+    assert types == {
+        "Mul",
+        "Div",
+        "MatMul",
+        "ArgMax",
+    }  # these constants are none of float16's: nothing to store
+    session = open_session(made.graphs["latent"], SessionOptions(backend="onnxruntime", name="g"))
+    tensors = source.batches[0].tensors
+    assert np.array_equal(session.run({"x": tensors["x"]})["codes"], tensors["codes"])
