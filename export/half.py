@@ -71,7 +71,8 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
 def _stored_in_half(graph: bytes) -> bytes:
     model = onnx.load_from_string(graph)
     store_in_half(model)  # only what is exact: rounding the codebook alone moved .5 % of the codes
-    return model.SerializeToString()
+    stored: bytes = model.SerializeToString()
+    return stored
 
 
 def _deciding(model: onnx.ModelProto) -> dict[str, str]:
