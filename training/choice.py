@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.training.batches import (
     PictureSource,
     caption_with_style,
@@ -19,7 +18,7 @@ from textual_vision.training.batches import (
     signed_from_pixels,
 )
 from textual_vision.training.config import LossConfig
-from textual_vision.training.drawings import CHUNK, draw
+from textual_vision.training.drawings import CHUNK, draw, noise_rows
 from textual_vision.training.ema import blended
 from textual_vision.training.features import Lite2, kid
 from textual_vision.training.losses import code_cross_entropy
@@ -47,22 +46,18 @@ class Choice:
         self.model.load_state_dict(weights)
         device = next(self.model.parameters()).device
         hard = LossConfig(logit_scale=losses.logit_scale, code_smoothing=0.0)
-        found = []
-        for start in range(0, len(self.captions), CHUNK):
-            ids, mask = (x.to(device) for x in self._ids(start))
+        rows = self.model.codebook.rows
+        total, seeds = 0.0, range(len(self.captions))
+        for start in seeds[::CHUNK]:
+            part = slice(start, start + CHUNK)
+            ids, mask = (x.to(device) for x in ids_from_captions(self.tokenizer, self.captions[part]))
             _, text, _ = self.model.text_encoder(ids, mask)
-            noise = np.concatenate(
-                [noise_from_seed(start + i, 1, self.model.config.noise) for i in range(len(ids))]
-            )
-            raw = self.model.latent(text, mask, torch.from_numpy(noise).to(device))
-            pictures = signed_from_pixels(self.pictures[start : start + CHUNK]).to(device)
+            raw = self.model.latent(text, mask, noise_rows(self.model, seeds, start).to(device))
+            pictures = signed_from_pixels(self.pictures[part]).to(device)
             codes = self.model.codebook.nearest(self.model.image_encoder(pictures))
-            rows = self.model.codebook.rows
-            found += [
-                float(code_cross_entropy(x.flatten(0, 1), c.flatten(), rows, hard))
-                for x, c in zip(raw, codes, strict=True)
-            ]
-        return float(np.mean(found))
+            mean = code_cross_entropy(raw.flatten(0, 2), codes.flatten(), rows, hard)
+            total += len(ids) * float(mean)
+        return total / len(self.captions)
 
     def distance(self, weights: dict[str, Tensor]) -> float:
         """KID of what is drawn for the captions against the pictures."""
@@ -72,9 +67,6 @@ class Choice:
             self._real = self._lite2.look(self.pictures).pooled
         drawn = draw(self.model, self.tokenizer, self.captions, range(len(self.captions))).pictures
         return kid(self._lite2.look(drawn).pooled, self._real)
-
-    def _ids(self, start: int) -> Sequence[Tensor]:
-        return ids_from_captions(self.tokenizer, self.captions[start : start + CHUNK])
 
 
 @dataclass(frozen=True, kw_only=True)

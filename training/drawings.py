@@ -36,7 +36,7 @@ def draw(
     pictures, codes = [], []
     for start in range(0, len(prompts), CHUNK):
         ids, mask = ids_from_captions(tokenizer, prompts[start : start + CHUNK])
-        drawing = model.draw(ids.to(device), mask.to(device), _noise(model, seeds, start).to(device))
+        drawing = model.draw(ids.to(device), mask.to(device), noise_rows(model, seeds, start).to(device))
         pictures.append(drawing.image.cpu().numpy())
         codes.append(drawing.codes.cpu())
     return Drawn(pictures=np.concatenate(pictures), codes=torch.cat(codes))
@@ -55,14 +55,15 @@ def reconstruct(
         _, text, _ = stages.text_encoder(ids.to(device), mask.to(device))
         latents = model.image_encoder(signed_from_pixels(pictures[start : start + CHUNK]).to(device))
         part = model.codebook.nearest(latents)
-        noise = _noise(model, range(len(pictures)), start)
+        noise = noise_rows(model, range(len(pictures)), start)
         image = stages.generator(part, text, mask.to(device), noise.to(device))
         found.append(image.cpu().numpy())
         codes.append(part.cpu())
     return Drawn(pictures=np.concatenate(found), codes=torch.cat(codes))
 
 
-def _noise(model: TextToImageModel, seeds: Sequence[int], start: int) -> torch.Tensor:
+def noise_rows(model: TextToImageModel, seeds: Sequence[int], start: int) -> torch.Tensor:
+    """The first noise of up to CHUNK seeds from `start` on, (B, Z)."""
     rows = [noise_from_seed(seed, 1, model.config.noise)[0] for seed in seeds[start : start + CHUNK]]
     return torch.from_numpy(np.stack(rows))
 

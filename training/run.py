@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.batches import Batches, PictureSource, StepRandom
@@ -39,7 +38,13 @@ from textual_vision.training.phases import (
     Phase,
     on_any_process,
 )
-from textual_vision.training.run_setup import Interrupts, all_captions, check_batches, mixed_precision
+from textual_vision.training.run_setup import (
+    InterruptedRunError,
+    Interrupts,
+    all_captions,
+    check_batches,
+    mixed_precision,
+)
 from textual_vision.training.run_state import (
     BEFORE_JOINT,
     KEPT,
@@ -47,6 +52,7 @@ from textual_vision.training.run_state import (
     STATE,
     TOKENIZER,
     cut_log,
+    phase_name,
     read_config,
     read_state,
     read_weights,
@@ -62,12 +68,6 @@ SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000
 
 Say = Callable[[str], None]
-
-
-class InterruptedRunError(TextualVisionError):
-    """Someone asked the run to stop; it is saved."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 class TrainingRun:
@@ -87,7 +87,7 @@ class TrainingRun:
         self.best: float | None = None  # score of what the phase keeps so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
-        self.say = say if self.is_main else _silent
+        self.say = say if self.is_main else (lambda line: None)
         check_batches(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
         self.model = TextToImageModel(config.model)
@@ -267,7 +267,7 @@ class TrainingRun:
                 "best": self.best,
             },
         )
-        self.saved = f"phase {_phase_name(self.phase_index)}, step {self.next_step}"
+        self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
 
     def resume(self) -> None:
         """Goes on exactly where `save` left off."""
@@ -287,7 +287,7 @@ class TrainingRun:
             self.phase.load(state["phase"])
         if self.is_main:
             cut_log(self.out, self.phase_index, self.next_step)
-        self.saved = f"phase {_phase_name(self.phase_index)}, step {self.next_step}"
+        self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
         self.say(f"resumed: {self.saved}")
 
     def save_result(self) -> Path:
@@ -316,14 +316,6 @@ class TrainingRun:
         """Steps since the start of the first phase."""
         phases = (self.config.codebook_phase, self.config.latent_phase, self.config.joint_phase)
         return sum(phase.steps for phase in phases[: self.phase_index]) + self.next_step
-
-
-def _silent(line: str) -> None:
-    """What other processes than the main one say."""
-
-
-def _phase_name(index: int) -> str:
-    return PHASES[index] if index < len(PHASES) else "end"
 
 
 def run(

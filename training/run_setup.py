@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.console import EXIT_INTERRUPTED
+from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.batches import PictureSource, caption_with_style
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.run_state import PHASES
@@ -47,6 +48,12 @@ def all_captions(source: PictureSource) -> list[str]:
         for caption in source.captions(index):
             found |= {caption, caption_with_style(caption, source.style(index))}
     return sorted(found)
+
+
+class InterruptedRunError(TextualVisionError):
+    """Someone asked the run to stop; it is saved."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class Interrupts:

@@ -20,6 +20,11 @@ STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "lo
 BEFORE_JOINT, KEPT = "before-joint.safetensors", "kept.safetensors"
 
 
+def phase_name(index: int) -> str:
+    """The phase of an index; "end" behind the last."""
+    return PHASES[index] if index < len(PHASES) else "end"
+
+
 def write_state(run: Path, state: dict[str, Any]) -> None:
     """Replaces RUN/state.pt; TextualVisionError when it can't, and the one before it stays."""
     fresh = run / f"{STATE}.tmp"

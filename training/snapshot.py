@@ -9,7 +9,7 @@ from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
-from textual_vision.training.run_state import PHASES, STATE, TOKENIZER, read_config, read_state
+from textual_vision.training.run_state import STATE, TOKENIZER, phase_name, read_config, read_state
 from textual_vision.training.sources import notice_of
 
 
@@ -31,5 +31,4 @@ def snapshot(run: Path, out: Path) -> Snapshot:
     weights = {name: w for name, w in state["ema"].items() if isinstance(w, Tensor)}
     tokenizer = read_tokenizer(run / TOKENIZER)
     save_checkpoint(out, config, weights, tokenizer, notice_of(config))
-    phase = PHASES[state["phase_index"]] if state["phase_index"] < len(PHASES) else "end"
-    return Snapshot(folder=out, phase=phase, step=state["next_step"])
+    return Snapshot(folder=out, phase=phase_name(state["phase_index"]), step=state["next_step"])

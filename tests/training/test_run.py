@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,45 +232,43 @@ def test_a_gradient_that_is_no_number_moves_nothing(
     assert torch.equal(seen["before"], seen["weight"])
 
 
-def test_a_full_disk_is_told_and_leaves_the_state_before_it(
-    train: Train, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """From the third step of a run on, no file can be larger than that many bytes."""
     step = CodebookPhase.step
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def filled(self: CodebookPhase, number: int) -> Any:
-        if number == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
-        return step(self, number)
+    def fill(most: int) -> None:
+        def filled(self: CodebookPhase, number: int) -> Any:
+            if number == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+            return step(self, number)
 
-    monkeypatch.setattr(CodebookPhase, "step", filled)
-    try:
-        with pytest.raises(TextualVisionError, match=r"state\.pt can't be written") as caught:
-            train(tmp_path / "run", config=replace(tiny_config, checkpoint_minutes=0.0))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        monkeypatch.setattr(CodebookPhase, "step", filled)
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_told_and_leaves_the_state_before_it(
+    train: Train, tiny_config: TrainConfig, tmp_path: Path, fill_disk: Callable[[int], None]
+) -> None:
+    fill_disk(1 << 20)
+    with pytest.raises(TextualVisionError, match=r"state\.pt can't be written") as caught:
+        train(tmp_path / "run", config=replace(tiny_config, checkpoint_minutes=0.0))
     assert "disk full" in caught.value.hint
     assert read_state(tmp_path / "run/state.pt")["next_step"] == 2
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
 def test_a_disk_that_is_full_for_the_tokenizer_already_leaves_the_one_before_it(
-    train: Train, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tiny_config: TrainConfig, tmp_path: Path, fill_disk: Callable[[int], None]
 ) -> None:
-    step = CodebookPhase.step
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def filled(self: CodebookPhase, number: int) -> Any:
-        if number == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        return step(self, number)
-
-    monkeypatch.setattr(CodebookPhase, "step", filled)
-    try:
-        with pytest.raises(OSError, match="too large"):
-            train(tmp_path / "run", config=replace(tiny_config, checkpoint_minutes=0.0))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    fill_disk(1000)
+    with pytest.raises(OSError, match="too large"):
+        train(tmp_path / "run", config=replace(tiny_config, checkpoint_minutes=0.0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert snapshot(tmp_path / "run", tmp_path / "taken").step == 2
 
 
