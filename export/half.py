@@ -17,7 +17,7 @@ import onnx
 from textual_vision.export.half_cast import half_from_float, is_float, typed
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
-from textual_vision.export.quantise_store import store_in_half
+from textual_vision.export.quantise_store import store_exactly
 from textual_vision.export.results import FAIL, TEACHER_FORCED, StageParity
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -70,7 +70,7 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
 
 def _stored_in_half(graph: bytes) -> bytes:
     model = onnx.load_from_string(graph)
-    store_in_half(model)  # only what is exact: rounding the codebook alone moved .5 % of the codes
+    store_exactly(model)  # only what is exact: rounding the codebook alone moved .5 % of the codes
     stored: bytes = model.SerializeToString()
     return stored
 

@@ -20,6 +20,7 @@ from textual_vision.export.quantise_plan import HALF, INT8, MODES, WEIGHTS, defa
 from textual_vision.export.quantise_stage import QuantisedStage
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
+HOPELESS = 0.5  # of the budget, summed over what is asked for: half of the layers can't make up for it
 HARM_BATCHES = 4  # on which layers are compared with each other
 CAUTION = 1.25  # every choice that failed makes what is foretold of errors this much darker
 TRIED_TOGETHER = 12  # choices of all stages that are measured
@@ -107,7 +108,7 @@ class _Ladder:
         half = default_modes(layers, HALF)
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHTS, INT8))
         some = self._holds(half) and (self._holds(stored) or self._step_back(half, stored))
-        if some and integer != stored and not self._holds(integer):
+        if some and integer != stored and not self._holds(integer) and self._near():
             if any(rung.modes == stored for rung in self._rungs):
                 self._step_back(stored, integer)
             self._step_back(half, integer)
@@ -117,6 +118,10 @@ class _Ladder:
             return found
         times = self._measure.time(self._stage.stage, [rung.graph for rung in found])
         return [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
+
+    def _near(self) -> bool:
+        """Whether stepping back with some layers could bring what was tried last within the budget."""
+        return shortfall(self.tried[-1].score, self._budget) < HOPELESS
 
     def _step_back(self, upper: Modes, lower: Modes) -> bool:
         """Adds as much of `lower` as holds: ever fewer of its most harmful layers as in `upper`.

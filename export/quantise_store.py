@@ -1,8 +1,9 @@
-"""Constants that stay float, in half the bytes."""
+"""Constants that stay float, in a quarter or half of the bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 SMALLEST_CONSTANT = 4096  # values: below it the node costs more than it saves
 PROBE_ROWS = 8
+STEP_BITS = 16  # training.grid's
 # Attention's 1/√width is folded into the matrix of queries, or its root into those of queries and of keys;
 # widths are mostly powers of two, up to 256.
 FACTORS = tuple(np.float32(2.0 ** (-quarter / 4)) for quarter in range(17))
@@ -19,34 +21,89 @@ Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
-def store_in_half(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None:
-    """Stores large float32 constants as float16 with a Cast, in place, where every value is one of float16's.
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """`values` times every one of `factors`, in their order, is the constant."""
 
-    Those of `names` are rounded to that, unless a value is too large for float16; a factor for each column
-    follows where that makes it exact. Checkpoints keep matrices in half precision, so what no rewrite has
-    touched still is. Backends fold these nodes when they load the graph.
+    values: npt.NDArray[np.int8] | Half
+    factors: Sequence[Float32]
+    suffix: str
+
+
+def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None:
+    """Stores large float32 constants as int8 or float16 with a Cast, in place, where that loses nothing.
+
+    int8 are matrices and tables whose rows or columns are whole multiples of one number: training leaves them
+    so. Those of `names` become float16 in any case, unless a value is too large for it. Products with
+    numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph.
     """
     nodes: list[onnx.NodeProto] = []
     for tensor in list(graph.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_CONSTANT:
             continue
-        name, values = tensor.name, np.asarray(numpy_helper.to_array(tensor))
-        half, factors = _halves(values)
-        exact = np.array_equal(half.astype(np.float32) * factors, values)
-        if not exact and not (name in names and np.isfinite(half).all()):
+        name = tensor.name
+        found = _stored(np.asarray(numpy_helper.to_array(tensor)), inexact=name in names)
+        if found is None:
             continue
-        scaled = bool((factors != 1).any())
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        cast = f"{name}.cast" if scaled else name
+        tensor.CopyFrom(numpy_helper.from_array(found.values, f"{name}.{found.suffix}"))
+        made = [name, *(f"{name}.times{i}" for i in range(len(found.factors)))][::-1]
         nodes.append(
-            helper.make_node("Cast", [tensor.name], [cast], name=f"{name}.cast", to=TensorProto.FLOAT)
+            helper.make_node("Cast", [tensor.name], [made[0]], name=f"{name}.cast", to=TensorProto.FLOAT)
         )
-        if scaled:
-            graph.graph.initializer.append(numpy_helper.from_array(factors, f"{name}.factors"))
-            nodes.append(helper.make_node("Mul", [cast, f"{name}.factors"], [name], name=f"{name}.scale"))
+        for i, factors in enumerate(found.factors):
+            graph.graph.initializer.append(numpy_helper.from_array(factors, f"{name}.factors{i}"))
+            nodes.append(
+                helper.make_node(
+                    "Mul", [made[i], f"{name}.factors{i}"], [made[i + 1]], name=f"{name}.scale{i}"
+                )
+            )
     rest = list(graph.graph.node)
     del graph.graph.node[:]
     graph.graph.node.extend([*nodes, *rest])
+
+
+def _stored(values: Float32, *, inexact: bool) -> _Stored | None:
+    """The smallest way to store a constant without a loss, or as float16 if `inexact` will do."""
+    if (whole := _integers(values)) is not None:
+        return whole
+    half, factors = _halves(values)
+    exact = np.array_equal(half.astype(np.float32) * factors, values)
+    if not exact and not (inexact and np.isfinite(half).all()):
+        return None
+    return _Stored(values=half, factors=[factors] if (factors != 1).any() else [], suffix="half")
+
+
+def _integers(values: Float32) -> _Stored | None:
+    """Whole numbers of a step for each row or column, times a factor of FACTORS; None if not."""
+    for axis in (-1, -2) if values.ndim > 1 else ():
+        probe = values[..., :PROBE_ROWS, :] if axis == -1 else values[..., :PROBE_ROWS]
+        if _whole_numbers(probe, axis) is not None and (found := _whole_numbers(values, axis)) is not None:
+            return found
+    return None
+
+
+def _whole_numbers(values: Float32, axis: int) -> _Stored | None:
+    """Steps are of the slices along `axis`."""
+    shape = np.abs(values).max(axis=axis, keepdims=True).shape
+    factors, steps = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    whole = np.zeros(values.shape, np.int8)
+    for factor in FACTORS:
+        fitting = _rounded_up(np.abs(values / factor).max(axis=axis, keepdims=True) / np.float32(127))
+        rounded = np.round(values / factor / fitting)
+        exact = (rounded * fitting * factor == values).all(axis=axis, keepdims=True) & (factors == 0)
+        factors, steps = np.where(exact, factor, factors), np.where(exact, fitting, steps)
+        whole = np.where(exact, rounded.astype(np.int8), whole)
+        if factors.all():
+            scales = [steps] if (factors == 1).all() else [steps, factors]
+            return _Stored(values=whole, factors=scales, suffix="int8")
+    return None
+
+
+def _rounded_up(steps: Float32) -> Float32:
+    """To as few bits as training rounds the steps of its matrices to; 1 for rows of nothing."""
+    mantissa, exponent = np.frexp(steps)
+    found = np.ldexp(np.ceil(mantissa * (1 - 2.0**-21) * 2.0**STEP_BITS) / 2.0**STEP_BITS, exponent)
+    return np.where(found > 0, found, 1).astype(np.float32)
 
 
 def _halves(values: Float32) -> tuple[Half, Float32]:

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
 from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
-from textual_vision.export.quantise_store import store_in_half
+from textual_vision.export.quantise_store import store_exactly
 from textual_vision.export.quantise_tables import constant_proto, row_nodes, row_shapes
 from textual_vision.runtime.errors import UsageError
 
@@ -69,7 +69,7 @@ def quantised_graph(
     scales = _activation_scales(model, modes, thresholds, weights)
     _write(graph, layers, modes, weights, scales)
     if compact:
-        store_in_half(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
+        store_exactly(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
     return graph
 
 

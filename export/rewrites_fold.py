@@ -22,7 +22,7 @@ def tidy(model: ir.Model) -> None:
     for step in (
         passes.RemoveUnusedNodesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
+        passes.DeduplicateInitializersPass(size_limit=NO_LIMIT),
         passes.CommonSubexpressionEliminationPass(),
         passes.IdentityEliminationPass(),
         passes.RemoveUnusedNodesPass(),
@@ -83,8 +83,8 @@ class _ScaledLinear(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         transpose = heads.producer()
         reshape = transpose.inputs[0].producer()
         linear = op.Add(
-            op.MatMul(x, _initializer(op, weight.const_value.numpy() * factor, f"{weight.name}_scaled")),
-            _initializer(op, bias.const_value.numpy() * factor, f"{bias.name}_scaled"),
+            op.MatMul(x, _scaled(op, weight, factor)),
+            _scaled(op, bias, factor),
         )
         reshaped = op.Reshape(linear, shape, **_plain(reshape))
         return op.Transpose(reshaped, **_plain(transpose))
@@ -130,8 +130,7 @@ class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc
 
     def rewrite(self, op, offset, x, weight, scale):  # type: ignore[no-untyped-def]
         factor = -scale.const_value.numpy().reshape(())
-        fresh = _initializer(op, weight.const_value.numpy() * factor, f"{weight.name}_scaled")
-        return op.Add(offset, op.MatMul(x, fresh))
+        return op.Add(offset, op.MatMul(x, _scaled(op, weight, factor)))
 
 
 def fold_scales(model: ir.Model) -> None:
@@ -147,6 +146,16 @@ def fold_distance(model: ir.Model) -> None:
 def fold_film(model: ir.Model) -> None:
     """FiLM's 1 + scale into the bias of what gives the scale."""
     rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model)
+
+
+def _scaled(op, weight: ir.Value, factor: np.ndarray) -> ir.Value:  # type: ignore[no-untyped-def]
+    """A constant times a number: made once for all the places that use it, a network's every step."""
+    made: dict[float, ir.Value] = weight.meta.setdefault("scaled", {})
+    if float(factor) not in made:
+        name = f"{weight.name}_scaled{len(made) or ''}"
+        assert weight.const_value is not None
+        made[float(factor)] = _initializer(op, weight.const_value.numpy() * factor, name)
+    return made[float(factor)]
 
 
 def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def]

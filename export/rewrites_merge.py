@@ -19,9 +19,10 @@ def merge_linears(model: ir.Model) -> None:
             source = pair[0].inputs[0]
             assert source is not None
             groups.setdefault(source, []).append(pair)
+    made: dict[tuple[int, ...], tuple[ir.Value, ir.Value]] = {}
     for source, pairs in groups.items():
         if len(pairs) >= LEAST:
-            _merge(model, source, pairs)
+            _merge(model, source, pairs, made)
     model.graph.sort()
 
 
@@ -55,15 +56,25 @@ def _constant(value: ir.Value | None, rank: int) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == rank
 
 
-def _merge(model: ir.Model, source: ir.Value, pairs: list[tuple[ir.Node, ir.Node]]) -> None:
+def _merge(
+    model: ir.Model,
+    source: ir.Value,
+    pairs: list[tuple[ir.Node, ir.Node]],
+    made: dict[tuple[int, ...], tuple[ir.Value, ir.Value]],
+) -> None:
+    """`made` are the merged constants so far: a network that runs in steps has them once for all steps."""
     weights = [matmul.inputs[1].const_value.numpy() for matmul, _ in pairs]
     biases = [
         next(v for v in add.inputs if v is not None and v.const_value is not None).const_value.numpy()
         for _, add in pairs
     ]
-    stem = f"merged_{pairs[0][1].outputs[0].name}"
-    weight = _initializer(model, f"{stem}_weight", np.concatenate(weights, axis=1))
-    bias = _initializer(model, f"{stem}_bias", np.concatenate(biases))
+    constants = (v for pair in pairs for node in pair for v in node.inputs if v and v.const_value is not None)
+    key = tuple(id(value) for value in constants)
+    if key not in made:
+        stem = f"merged_{pairs[0][1].outputs[0].name}"
+        weight = _initializer(model, f"{stem}_weight", np.concatenate(weights, axis=1))
+        made[key] = weight, _initializer(model, f"{stem}_bias", np.concatenate(biases))
+    weight, bias = made[key]
     product = ir.node("MatMul", [source, weight])
     total = ir.node("Add", [product.outputs[0], bias])
     _split(model, [product, total], [add for _, add in pairs], [w.shape[1] for w in weights], axis=-1)

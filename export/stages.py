@@ -180,8 +180,9 @@ def _text_margins(model: TextToImageModel) -> Margins:
 def _latent_margins(model: TextToImageModel) -> Margins:
     @torch.no_grad()
     def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        latents = model.latent(inputs["text"], inputs["attention_mask"], inputs["noise"])
-        best = model.codebook.similarity(F.normalize(latents, dim=-1)).topk(2, dim=-1).values
+        words, noise = (inputs["text"], inputs["attention_mask"]), inputs["noise"]
+        latents = F.normalize(model.latent.plan(*words, noise, model.codebook).latents, dim=-1)
+        best = model.codebook.similarity(latents).topk(2, dim=-1).values
         return {"codes": best[..., 0] - best[..., 1]}
 
     return margins

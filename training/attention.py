@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 MASKED_SCORE = -1e4  # representable in half precision, unlike -inf after a rounding mistake
 
+KeyValue = tuple[Tensor, Tensor]  # of a memory, each (B, heads, M, W / heads)
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with separate projections."""
@@ -20,11 +22,14 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(memory_width or width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, W), memory (B, M, V), bias (B, 1, 1, M) added to the scores -> (B, N, W)."""
-        query, key, value = self.query(x), self.key(memory), self.value(memory)
+    def remember(self, memory: Tensor) -> KeyValue:
+        """memory (B, M, V) -> its keys and values."""
+        return self._split(self.key(memory)), self._split(self.value(memory))
+
+    def forward(self, x: Tensor, memory: KeyValue, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, W), what `remember` gave, bias (B, 1, 1, M) added to the scores -> (B, N, W)."""
         attend = attend_in_products if self.training and x.device.type == "cpu" else fused_attention
-        mixed = attend(self._split(query), self._split(key), self._split(value), bias)
+        mixed = attend(self._split(self.query(x)), *memory, bias)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor |
     On CPUs the fused form's gradient doesn't use the matrix units: for 64 queries in bfloat16 it took
     half of a training step.
     """
-    scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
+    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     mixed: Tensor = scores.softmax(3).to(value.dtype) @ value
@@ -62,11 +67,14 @@ class GridBlock(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, text: Tensor, bias: Tensor) -> Tensor:
-        """x (B, N, W), text (B, T, C), bias (B, 1, 1, T) -> (B, N, W)."""
-        x = x + self.words(self.norm_words(x), text, bias)
+    def forward(self, x: Tensor, words: KeyValue, bias: Tensor, first: int = 0) -> Tensor:
+        """x (B, N, W), the words as `self.words` remembers them, bias (B, 1, 1, T) -> (B, N - first, W).
+
+        The positions before `first` are looked at, but not worked out.
+        """
+        x = x + self.words(self.norm_words(x), words, bias)
         normed = self.norm_grid(x)
-        x = x + self.grid(normed, normed)
+        x = x[:, first:] + self.grid(normed[:, first:], self.grid.remember(normed))
         return x + self.feed(self.norm_feed(x))  # type: ignore[no-any-return]
 
 

@@ -68,6 +68,10 @@ class StepRandom:
         """Uniform numbers in [0, 1), (count, *shape), for this process's `count` samples."""
         return self._share(torch.rand((count * self.world, *shape), generator=self.generator))
 
+    def shared(self, count: int) -> Tensor:
+        """Uniform numbers in [0, 1), (count,), the same for all processes."""
+        return torch.rand(count, generator=self.generator)
+
     def _share(self, whole: Tensor) -> Tensor:
         count = len(whole) // self.world
         return whole[self.rank * count : (self.rank + 1) * count]

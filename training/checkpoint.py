@@ -1,7 +1,7 @@
 """A checkpoint: a folder with everything that drawing, exporting and evaluating need. Never pickle.
 
 config.json          the training config, every dimension in it
-model.safetensors    weights; matrices and kernels in half precision, the rest in float32
+model.safetensors    weights: matrices int8 with a step for each row, kernels float16, the rest float32
 tokenizer.json       the pruned tokenizer
 NOTICE               licences of data and pretrained weights
 evaluation.json      what `tv-train evaluate` measured (absent before)
@@ -9,6 +9,7 @@ evaluation.json      what `tv-train evaluate` measured (absent before)
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -30,10 +31,12 @@ from textual_vision.training.config import (
     config_from_dict,
     config_to_dict,
 )
+from textual_vision.training.grid import grid_scales, is_rounded, on_grid
 from textual_vision.training.model import TextToImageModel
 
 SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "NOTICE")
+SCALE = ".scale"  # behind the name of an int8 tensor
 AGAIN_HINT = "the file is damaged: fetch or save the checkpoint again"
 
 
@@ -123,8 +126,8 @@ def _model(config: TrainConfig, folder: Path) -> TextToImageModel:
 
 def _load_weights(model: TextToImageModel, path: Path) -> None:
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
+        weights = _unpacked(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
         raise IntegrityError(f"{path} can't be read: {error}", AGAIN_HINT) from error
     expected = model.state_dict()
     for name, tensor in expected.items():
@@ -167,7 +170,7 @@ def save_checkpoint(
         fresh.chmod(0o755)
         # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
         write_whole(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
-        stored = {name: _stored(name, weight) for name, weight in weights.items()}
+        stored = dict(itertools.chain(*(_stored(name, weight) for name, weight in weights.items())))
         write_whole(fresh / "model.safetensors", safetensors_bytes(stored))
         write_whole(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
         write_whole(fresh / "NOTICE", notice.encode())
@@ -193,11 +196,27 @@ def _put(fresh: Path, folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _stored(name: str, weight: torch.Tensor) -> torch.Tensor:
-    """Matrices and kernels as float16: training rounds them before they are evaluated.
-
-    Codebook rows stay float32: their nearest neighbours must not change by storing them.
-    """
+def _stored(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Matrices on their grids as int8 and their scales; others, and kernels, as float16."""
+    weight = weight.detach()
+    if is_rounded(name, weight) and torch.equal(on_grid(weight), weight):
+        steps = grid_scales(weight)
+        return [(name, (weight / steps).round().to(torch.int8).contiguous()), (name + SCALE, steps)]
     if weight.ndim >= 2 and weight.is_floating_point() and not name.startswith("codebook."):
-        return weight.detach().half().contiguous()
-    return weight.detach().contiguous()
+        return [(name, weight.half().contiguous())]
+    return [(name, weight.contiguous())]
+
+
+def _unpacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """int8 tensors times the scales that belong to them; raises ValueError where the two don't fit."""
+    found = {}
+    for name, tensor in weights.items():
+        if name.removesuffix(SCALE) in weights and name.endswith(SCALE):
+            continue
+        if tensor.dtype == torch.int8:
+            scale = weights.get(name + SCALE)
+            if scale is None or scale.dtype != torch.float32 or scale.shape != (*tensor.shape[:-1], 1):
+                raise ValueError(f"tensor {name} is int8, and {name + SCALE} is no float32 step for each row")
+            tensor = tensor.to(torch.float32) * scale
+        found[name] = tensor
+    return found

@@ -48,16 +48,19 @@ class CodebookConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """Text and noise to a grid of latents: attention on a coarse grid, then up to the full one."""
+    """Text and noise to a grid of latents, on a lattice that each step makes twice as dense."""
 
     grid: int = 16  # rows and columns of image codes
-    coarse: int = 8  # rows and columns of the attention grid
-    width: int = 224
-    blocks: int = 5
-    heads: int = 7
-    fine_width: int = 128
-    fine_blocks: int = 1
-    fine_heads: int = 4
+    steps: int = 6  # in which a drawing's codes are chosen; 1: all at once
+    width: int = 256
+    blocks: int = 4
+    heads: int = 4
+    # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
+    # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
+    # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
+    open_steps: int = 3
+    guidance: float = 2.0
+    temperature: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +116,9 @@ class LossConfig:
     logit_scale: float = 4.0  # of the dot product of a raw latent and a code
     code_smoothing: float = 0.2  # share of the target spread over codes that mean nearly the same
     smoothing_scale: float = 50.0  # how near: of the cosine between two codes
+    code_noise: float = 0.1  # share of the codes that a step is told falsely: it will meet its own mistakes
+    words_dropped: float = 0.1  # share of the captions that the latent network isn't told
     kl: float = 0.008
-    # Share of the joint phase's adversarial gradient that reaches the latents past the nearest code.
-    straight_through: float = 0.0
     adversarial: float = 0.1
     feature_matching: float = 1.0
     mismatch: float = 1.0  # weight of real pictures with another caption; 0 is the paper to the letter
@@ -166,7 +169,6 @@ def check_consistent(config: TrainConfig) -> None:
     widths = (
         (model.text.hidden, model.text.heads),
         (model.latent.width, model.latent.heads),
-        (model.latent.fine_width, model.latent.fine_heads),
     )
     rules = [
         (
@@ -205,9 +207,14 @@ def check_consistent(config: TrainConfig) -> None:
             f"model.text.groups {model.text.groups}",
         ),
         (
-            model.latent.grid in (model.latent.coarse, 2 * model.latent.coarse),
-            f"model.latent.grid {model.latent.grid} is neither model.latent.coarse "
-            f"{model.latent.coarse} nor twice it",
+            model.latent.steps >= 1 and model.latent.grid % 2 ** (model.latent.steps // 2) == 0,
+            f"model.latent.steps is {model.latent.steps}: a grid of {model.latent.grid} can't be halved "
+            "that often",
+        ),
+        (
+            model.latent.guidance == 1 or config.losses.words_dropped > 0,
+            f"model.latent.guidance {model.latent.guidance} needs a network that has learned to draw without "
+            "words: losses.words_dropped is 0",
         ),
         (
             all(heads > 0 and width % heads == 0 for width, heads in widths),

@@ -1,19 +1,53 @@
-"""Words and noise to a grid of latents, whose nearest codes are the drawing's plan."""
+"""Words and noise to a grid of latents, whose nearest codes are the drawing's plan.
+
+The codes of a grid depend on each other: chosen all at once they are each the likeliest by itself, and
+together a blur. So they are chosen in steps, a coarse lattice first and each step as many again between
+those that are there, every step seeing all before it (cf. Chang et al. 2022, MaskGIT, and the lattice
+order of Besnier et al. 2025). A step looks only at the positions chosen so far and at its own: all steps
+together cost less than two passes over the whole grid. One step is the one-pass network of the paper.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from textual_vision.training.attention import GridBlock, score_bias
-from textual_vision.training.blocks import Condition, Upsample
+from textual_vision.training.attention import GridBlock, KeyValue, score_bias
+from textual_vision.training.blocks import Condition
+from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
 
 POSITION_STD = 0.02
 
 
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What every step is told: computed once for a drawing."""
+
+    start: Tensor  # (B, 1, W): the sentence and the noise
+    words: list[KeyValue]  # for each block
+    bias: Tensor  # (B, 1, 1, T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the network chose; `latents` are those whose nearest rows the codes are."""
+
+    codes: Tensor  # int64 (B, h, w)
+    latents: Tensor  # float32 (B, h, w, D)
+
+
 class LatentNetwork(nn.Module):
-    """Attention on a coarse grid, a transposed convolution up to the full one, attention there."""
+    """Transformer blocks over the positions of a growing lattice, with attention to the words."""
+
+    order: Tensor
+    place: Tensor
+    signs: Tensor
+    mixing: Tensor
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -21,34 +55,110 @@ class LatentNetwork(nn.Module):
         self.config = config
         self.condition = Condition(text_width, model.noise, model.generator.condition)
         self.start = nn.Linear(model.generator.condition, config.width)
-        self.queries = nn.Parameter(torch.randn(config.coarse**2, config.width) * POSITION_STD)
-        self.coarse = nn.ModuleList(
+        self.known = nn.Linear(model.codebook.width, config.width)
+        self.unknown = nn.Parameter(torch.randn(config.steps, config.width) * POSITION_STD)
+        self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * POSITION_STD)
+        self.blocks = nn.ModuleList(
             GridBlock(config.width, config.heads, text_width) for _ in range(config.blocks)
         )
-        self.up: nn.Module = nn.Identity()
-        width = config.width
-        if config.grid == 2 * config.coarse:
-            width = config.fine_width
-            self.up = Upsample(config.width, width, model.generator.condition)
-        self.fine_position = nn.Parameter(torch.randn(config.grid**2, width) * POSITION_STD)
-        self.fine = nn.ModuleList(
-            GridBlock(width, config.fine_heads, text_width) for _ in range(config.fine_blocks)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.latents = nn.Linear(width, model.codebook.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.latents = nn.Linear(config.width, model.codebook.width)
+        order = lattice_order(config.grid, config.steps)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("place", order.argsort(), persistent=False)
+        self.register_buffer("signs", hashed_signs("position", config.grid**2, model.noise), persistent=False)
+        mixing = hashed_signs("latent", model.noise, model.codebook.width) / model.noise**0.5
+        self.register_buffer("mixing", mixing, persistent=False)
 
-    def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
-        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> latents float32 (B, h, w, D)."""
-        condition = self.condition(text, attention_mask, noise)
-        bias = score_bias(attention_mask)
-        x = self.queries + self.start(condition).unsqueeze(1)  # (B, coarse * coarse, W)
-        for block in self.coarse:
-            x = block(x, text, bias)
-        if not isinstance(self.up, nn.Identity):
-            grid = x.transpose(1, 2).unflatten(2, (self.config.coarse, self.config.coarse))
-            x = self.up(grid, condition).flatten(2).transpose(1, 2)
-        x = x + self.fine_position
-        for block in self.fine:
-            x = block(x, text, bias)
-        latents = self.latents(self.norm(x))
-        return latents.unflatten(1, (self.config.grid, self.config.grid))  # type: ignore[no-any-return]
+    def context(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Context:
+        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps share."""
+        return Context(
+            start=self.start(self.condition(text, attention_mask, noise)).unsqueeze(1),
+            words=[block.words.remember(text) for block in self.blocks],
+            bias=score_bias(attention_mask),
+        )
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """How many positions are known before a step, and after it."""
+        after = self.config.grid**2 >> (self.config.steps - 1 - step)
+        return (after // 2 if step > 0 else 0), after
+
+    def forward(self, context: Context, rows: Tensor, step: int) -> Tensor:
+        """Rows of the codes that are known before `step`, (B, M, D) in `order` -> raw latents of the
+        next ones, (B, N - M, D)."""
+        before, after = self.positions(step)
+        x = (self.unknown[step] + self.position[before:after]) + context.start
+        if before:
+            known = self.known(rows) + (self.unknown[step] + self.position[:before]) + context.start
+            x = torch.cat([known, x], 1)
+        last = len(self.blocks) - 1
+        for index, (block, words) in enumerate(zip(self.blocks, context.words, strict=True)):
+            x = block(x, words, context.bias, first=before if index == last else 0)
+        return self.latents(self.norm(x))  # type: ignore[no-any-return]
+
+    def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
+        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
+        context = self.context(text, attention_mask, noise)
+        # One word that says nothing is what all words are when they say nothing.
+        speechless = self.context(
+            torch.zeros_like(text[:, :1]), torch.ones_like(attention_mask[:, :1]), noise
+        )
+        chances = self.chances(noise)
+        rows = context.start[:, :0]  # none yet
+        codes, latents = [], []
+        for step in range(self.config.steps):
+            raw = self(context, rows, step)
+            if step < self.config.open_steps:
+                if self.config.guidance != 1:
+                    raw = torch.lerp(self(speechless, rows, step), raw, self.config.guidance)
+                raw = raw + self.config.temperature * chances[:, slice(*self.positions(step))]
+            codes.append(book.nearest(raw))
+            latents.append(raw)
+            rows = torch.cat([F.embedding(chosen, book.rows) for chosen in codes], 1)
+        shape = (self.config.grid, self.config.grid)
+        return Plan(
+            codes=torch.cat(codes, 1)[:, self.place].unflatten(1, shape),
+            latents=torch.cat(latents, 1)[:, self.place].unflatten(1, shape),
+        )
+
+    def chances(self, noise: Tensor) -> Tensor:
+        """noise (B, Z) -> about standard normals for the positions of the open steps, (B, N, D) in `order`.
+
+        Each is a sum of all noise with signs of its own: those of one drawing look independent, and nothing
+        but the noise has to be given.
+        """
+        return (
+            noise.unsqueeze(1) * self.signs[: self.positions(self.config.open_steps - 1)[1]]
+        ) @ self.mixing
+
+    def told(self, context: Context, codes: Tensor, book: Codebook) -> Tensor:
+        """Raw latents (B, h, w, D) of every step, each told a picture's own codes (B, h, w) before it."""
+        rows = F.embedding(codes.flatten(1)[:, self.order], book.rows)
+        found = [self(context, rows[:, : self.positions(i)[0]], i) for i in range(self.config.steps)]
+        shape = (self.config.grid, self.config.grid)
+        return torch.cat(found, 1)[:, self.place].unflatten(1, shape)
+
+
+def hashed_signs(name: str, rows: int, columns: int) -> Tensor:
+    """+1 and -1, float32 (rows, columns), the same on every machine: bits of SHAKE-128 of a name."""
+    digest = hashlib.shake_128(name.encode()).digest(rows * columns // 8 + 1)
+    bits = [byte >> place & 1 for byte in digest for place in range(8)]
+    return 2.0 * torch.tensor(bits[: rows * columns], dtype=torch.float32).view(rows, columns) - 1.0
+
+
+def lattice_order(grid: int, steps: int) -> Tensor:
+    """Row-major positions of a grid, coarse lattice first: int64 (grid * grid,).
+
+    Each of `steps - 1` halvings leaves a square or a quincunx lattice, in turn, centred on the grid.
+    """
+    halvings = steps - 1
+    shift = 2 ** ((halvings + 1) // 2) // 2
+    row, column = torch.meshgrid(torch.arange(grid) + shift, torch.arange(grid) + shift, indexing="ij")
+    survived = torch.zeros(grid, grid, dtype=torch.int64)
+    for halving in range(1, halvings + 1):
+        stride = 2 ** (halving // 2)
+        on_lattice = (row % stride == 0) & (column % stride == 0)
+        if halving % 2 == 1:
+            on_lattice &= (row // stride + column // stride) % 2 == 0
+        survived[on_lattice] = halving
+    return survived.flatten().argsort(descending=True, stable=True)

@@ -59,7 +59,7 @@ class LatentStage(nn.Module):
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
         """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
-        return self.codebook.nearest(self.latent(text, attention_mask, noise))
+        return self.latent.plan(text, attention_mask, noise, self.codebook).codes
 
 
 class GeneratorStage(nn.Module):

@@ -84,11 +84,10 @@ class CodebookObjective(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted:
-    """What the latent network said of a batch, and what it was told."""
+class Told:
+    """What the latent network was told of a batch."""
 
-    latents: Tensor  # float32 (B, h, w, D), unit
-    codes: Tensor  # int64 (B, h, w): the picture's own
+    codes: Tensor  # int64 (B, h, w): the pictures' own
     text: Tensor  # (B, T, C)
     noise: Tensor  # (B, Z)
 
@@ -109,24 +108,47 @@ class LatentObjective(nn.Module):
         loss, terms, _ = self.predict(batch, random)
         return loss, terms
 
-    def predict(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms, Predicted]:
+    def predict(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms, Told]:
         """Loss, terms, and what they were taken of."""
         encoder, book = self._fixed
         with torch.no_grad(), in_full_precision(batch.pictures):
             codes = book.nearest(encoder(batch.pictures))
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise, kl = self._noise(batch, random)
-        # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
-        raw = self.latent(text, batch.attention_mask, noise).float()
-        latents = F.normalize(raw, dim=3)
-        with in_full_precision(latents):
-            flat, wanted = raw.flatten(0, 2), codes.flatten()
-            entropy = code_cross_entropy(flat, wanted, book.rows, self.losses)
-            some = slice(None, None, AGREEMENT_EVERY)
-            agreement = (book.nearest(flat.detach()[some]) == wanted[some]).float().mean()
-        terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": agreement}
+        wanted = codes.flatten(1)[:, self.latent.order]
+        rows = F.embedding(self._with_mistakes(wanted, random), book.rows)
+        context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise)
+        entropy, right, seen = codes.new_zeros((), dtype=torch.float32), [], self._steps(random)
+        for step in seen:
+            before, after = self.latent.positions(step)
+            # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
+            raw = self.latent(context, rows[:, :before], step).float().flatten(0, 1)
+            new = wanted[:, before:after].flatten()
+            with in_full_precision(raw):
+                entropy = entropy + code_cross_entropy(raw, new, book.rows, self.losses) / len(seen)
+                some = slice(None, None, AGREEMENT_EVERY)
+                right.append(book.nearest(raw.detach()[some]) == new[some])
+        terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": torch.cat(right).float().mean()}
         loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
-        return loss, terms, Predicted(latents=latents, codes=codes, text=text, noise=noise)
+        return loss, terms, Told(codes=codes, text=text, noise=noise)
+
+    def _steps(self, random: StepRandom) -> list[int]:
+        """One of the coarser half of the steps and one of the finer: all would cost thrice as much."""
+        count = self.latent.config.steps
+        halves = (range(count // 2), range(count // 2, count))
+        chance = random.shared(2).tolist()
+        return [half[int(c * len(half))] for half, c in zip(halves, chance, strict=True) if half]
+
+    def _with_mistakes(self, codes: Tensor, random: StepRandom) -> Tensor:
+        """Codes (B, N), a share of them replaced by others of the same picture."""
+        chance = random.uniform(len(codes), 2, codes.shape[1]).to(codes.device)
+        elsewhere = codes.gather(1, (chance[:, 0] * codes.shape[1]).long())
+        return torch.where(chance[:, 1] < self.losses.code_noise, elsewhere, codes)
+
+    def _dropped(self, text: Tensor, random: StepRandom) -> Tensor:
+        """Nothing instead of the words of some captions: what there is besides words is learned too."""
+        kept = random.uniform(len(text)).to(text.device) >= self.losses.words_dropped
+        return text * kept[:, None, None]
 
     def _noise(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Tensor]:
         """The posterior's, or the prior's for a share of the captions that tell everything."""
@@ -163,30 +185,29 @@ class JointObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
-        loss, terms, predicted = self.codes.predict(batch, random)
-        own = torch.arange(len(batch.pictures), device=predicted.codes.device) % 2 == 0
-        rows = self._rows(predicted, own)
-        drawn = self.generator(rows, predicted.text, batch.attention_mask, predicted.noise).float()
+        loss, terms, told = self.codes.predict(batch, random)
+        own = torch.arange(len(batch.pictures), device=told.codes.device) % 2 == 0
+        rows = self._rows(told, batch.attention_mask, own)
+        drawn = self.generator(rows, told.text, batch.attention_mask, told.noise).float()
         picture = self.distance(drawn[own], batch.pictures[own])
         terms = {**terms, "picture": picture, "psnr": psnr(drawn[own], batch.pictures[own])}
         loss = loss + picture
         if adversarial > 0:
-            sentence = sentence_from_text(predicted.text, batch.attention_mask).detach()
+            sentence = sentence_from_text(told.text, batch.attention_mask).detach()
             judged = self._judged(drawn, batch.pictures, sentence, own, random)
             terms |= judged
             fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
             loss = loss + adversarial * (fooled + self.losses.feature_matching * matching)
         return loss, terms, drawn.detach()
 
-    def _rows(self, predicted: Predicted, own: Tensor) -> Tensor:
-        """(B, D, h, w): of the picture's codes where `own`, elsewhere of the latents' nearest."""
+    def _rows(self, told: Told, attention_mask: Tensor, own: Tensor) -> Tensor:
+        """(B, D, h, w): of the picture's codes where `own`, elsewhere of the network's choice."""
         book, _ = self._fixed
-        flat = predicted.latents.permute(0, 3, 1, 2)
-        with in_full_precision(flat):
-            nearest = book.lookup(book.nearest(predicted.latents))
-            true = book.lookup(predicted.codes)
-        share = self.losses.straight_through * flat
-        return torch.where(own[:, None, None, None], true, nearest + share - share.detach())
+        codes, network, other = told.codes.clone(), self.codes.latent, ~own
+        with torch.no_grad(), in_full_precision(told.text):
+            words = (told.text[other], attention_mask[other])
+            codes[other] = network.plan(*words, told.noise[other], book).codes
+        return book.lookup(codes)
 
     def _judged(
         self, drawn: Tensor, real: Tensor, sentence: Tensor, own: Tensor, random: StepRandom

@@ -28,6 +28,7 @@ from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.ema import Ema, blended
+from textual_vision.training.grid import weights_on_grid
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import PictureDistance
 from textual_vision.training.phases import (
@@ -294,7 +295,7 @@ class TrainingRun:
         """The averaged weights as a checkpoint."""
         folder = self.out / "checkpoint"
         if self.is_main:
-            weights = {name: weight.cpu() for name, weight in self.ema.weights.items()}
+            weights = weights_on_grid({name: weight.cpu() for name, weight in self.ema.weights.items()})
             save_checkpoint(folder, self.config, weights, self.tokenizer, self.notice)
         self.say(f"wrote {folder}")
         return folder

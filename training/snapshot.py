@@ -9,6 +9,7 @@ from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
+from textual_vision.training.grid import weights_on_grid
 from textual_vision.training.run_state import STATE, TOKENIZER, phase_name, read_config, read_state
 from textual_vision.training.sources import notice_of
 
@@ -28,7 +29,7 @@ def snapshot(run: Path, out: Path) -> Snapshot:
         raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --out named")
     state = read_state(run / STATE)
     config = read_config(run)
-    weights = {name: w for name, w in state["ema"].items() if isinstance(w, Tensor)}
+    weights = weights_on_grid({name: w for name, w in state["ema"].items() if isinstance(w, Tensor)})
     tokenizer = read_tokenizer(run / TOKENIZER)
     save_checkpoint(out, config, weights, tokenizer, notice_of(config))
     return Snapshot(folder=out, phase=phase_name(state["phase_index"]), step=state["next_step"])

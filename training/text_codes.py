@@ -11,6 +11,7 @@ from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import Batches, ids_from_captions
+from textual_vision.training.grid import on_grid
 from textual_vision.training.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
@@ -61,8 +62,8 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
                 drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
                 centres[~alive] = points[drawn]
         left = float(_assign(points, centres)[0].mean())
-        quantiser.centroids[group] = retire_twins(centres, TWIN_SHARE * left)
-        error += left / len(parts)
+        quantiser.centroids[group] = on_grid(retire_twins(centres, TWIN_SHARE * left))
+        error += float(_assign(points, quantiser.centroids[group])[0].mean()) / len(parts)
     encoder.words.rows.copy_(quantiser.centroids)
     return error
 

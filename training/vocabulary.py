@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.training.config import TextConfig
+from textual_vision.training.grid import on_grid
 from textual_vision.training.text_encoder import WordEncoder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -78,11 +79,8 @@ def _with_vocabulary(source: Path, kept: list[str], max_tokens: int) -> Tokenize
 
 
 def warm_start(encoder: WordEncoder, config: TextConfig, old_ids: list[int]) -> None:
-    """Copies MiniLM's first layers in, rounded to half precision.
-
-    The rounding happens before anything is learned on top, so the checkpoint stores these weights in
-    half the space without a loss.
-    """
+    """Copies MiniLM's first layers in, its matrices rounded to what int8 holds, before anything is
+    learned on top."""
     source = load_file(minilm_folder() / "model.safetensors")
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
@@ -91,7 +89,7 @@ def warm_start(encoder: WordEncoder, config: TextConfig, old_ids: list[int]) -> 
                 value = value[old_ids]
             elif name == "position.weight":
                 value = value[: config.max_tokens] + source["embeddings.token_type_embeddings.weight"][0]
-            parameter.copy_(value.half().float())
+            parameter.copy_(on_grid(value) if value.ndim == 2 else value)
             parameter.requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -28,10 +29,11 @@ from textual_vision.export.quantise_plan import (
     scale_groups,
 )
 from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_in_half
+from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
 from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.errors import UsageError
+from textual_vision.training.grid import on_grid
 
 RANDOM = np.random.default_rng(0)
 Feeds = dict[str, np.ndarray]
@@ -295,7 +297,7 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
     )
     inputs = {"x": normal(*shape)}
     before = run(model, inputs)[0]
-    store_in_half(model)
+    store_exactly(model)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
@@ -309,8 +311,26 @@ def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> 
     model = model_of(nodes, {"w": half}, value, [("y", TensorProto.FLOAT, [4, 64])])
     inputs = {"x": normal(4, 64)}
     before = run(model, inputs)[0]
-    store_in_half(model)
+    store_exactly(model)
     assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(turned: bool) -> None:
+    matrix = on_grid(torch.from_numpy(normal(96, 64))).numpy()
+    matrix = np.ascontiguousarray(matrix.T) if turned else matrix
+    matrix[..., : 32 if turned else 64] *= np.float32(32**-0.25)  # as attention's scale is folded in
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"w": matrix},
+        [("x", TensorProto.FLOAT, [4, matrix.shape[0]])],
+        [("y", TensorProto.FLOAT, [4, matrix.shape[1]])],
+    )
+    inputs = {"x": normal(4, matrix.shape[0])}
+    before = run(model, inputs)[0]
+    store_exactly(model)
+    assert [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8] == ["w.int8"]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
 

@@ -73,11 +73,11 @@ def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_it
         with torch.no_grad():
             _, text, _ = model.text_encoder(ids, mask)
             noise = torch.from_numpy(noise_from_seed(index, 1, model.config.noise))
-            raw = model.latent(text, mask, noise).flatten(0, 2)
             picture = signed_from_pixels(shapes.picture(index)[None])
-            codes = model.codebook.nearest(model.image_encoder(picture)).flatten()
-            logits = config.losses.logit_scale * raw @ model.codebook.rows.T
-            total += float(F.cross_entropy(logits, codes))
+            codes = model.codebook.nearest(model.image_encoder(picture))
+            raw = model.latent.told(model.latent.context(text, mask, noise), codes, model.codebook)
+            logits = config.losses.logit_scale * raw.flatten(0, 2) @ model.codebook.rows.T
+            total += float(F.cross_entropy(logits, codes.flatten()))
     assert found == pytest.approx(total / len(shapes), rel=1e-3)
 
 

@@ -69,7 +69,8 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"latent\.grid 16 x 4 .* is not model\.image_size 128": {"model": {"image_size": 128}},
     r"codebook\.channels has 1 halvings": {"model": {"codebook": {"channels": [48]}}},
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
-    r"latent\.grid 16 is neither model\.latent\.coarse 4": {"model": {"latent": {"coarse": 4}}},
+    r"latent\.steps is 10: a grid of 16 can't be halved": {"model": {"latent": {"steps": 10}}},
+    r"latent\.steps is 0": {"model": {"latent": {"steps": 0}}},
     r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
     r"latent_phase\.optimiser is 'sgd', not one of adamw, muon": {
         "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimiser": "sgd"}

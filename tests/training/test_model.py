@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from textual_vision.training.describe import describe
 from textual_vision.training.discriminator import Discriminator
 from textual_vision.training.ema import blended
 from textual_vision.training.image_encoder import Posterior, sample
+from textual_vision.training.latent import lattice_order
 from textual_vision.training.model import TextToImageModel, stages_from_model
 from textual_vision.training.phases import hidden_matrices
 
@@ -63,15 +66,84 @@ def test_the_stages_are_views_of_the_model(model: TextToImageModel) -> None:
 def test_words_and_noise_both_move_the_latents(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
     with torch.no_grad():
-        latents = model.latent(text, mask, noise)
-        assert not torch.allclose(latents, model.latent(text, mask, -noise))
-        assert not torch.allclose(latents, model.latent(-text, mask, noise))
+        latents = model.latent.plan(text, mask, noise, model.codebook).latents
+        for other in ((text, mask, -noise), (-text, mask, noise)):
+            assert not torch.allclose(latents, model.latent.plan(*other, model.codebook).latents)
+
+
+def test_a_drawing_chooses_what_its_steps_are_told(model: TextToImageModel) -> None:
+    text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
+    model = unguided(model)
+    with torch.no_grad():
+        plan = model.latent.plan(text, mask, noise, model.codebook)
+        context = model.latent.context(text, mask, noise)
+        told = model.latent.told(context, plan.codes, model.codebook)
+    torch.testing.assert_close(plan.latents, told)
+    assert torch.equal(plan.codes, model.codebook.nearest(told))
+
+
+def unguided(model: TextToImageModel) -> TextToImageModel:
+    model.latent.config = replace(model.latent.config, guidance=1.0, temperature=0.0)
+    return model
+
+
+def test_guidance_goes_past_what_the_words_add(model: TextToImageModel) -> None:
+    text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
+    model = unguided(model)
+    with torch.no_grad():
+        told = model.latent.plan(text, mask, noise, model.codebook).latents
+        untold = model.latent.plan(0 * text, mask, noise, model.codebook).latents
+        model.latent.config = replace(model.latent.config, guidance=3.0)
+        guided = model.latent.plan(text, mask, noise, model.codebook).latents
+    first = [
+        x.flatten(1, 2)[:, model.latent.order[: model.latent.positions(0)[1]]] for x in (told, untold, guided)
+    ]
+    torch.testing.assert_close(first[2], first[1] + 3 * (first[0] - first[1]))
+
+
+def test_chances_are_standard_normal_and_look_independent(model: TextToImageModel) -> None:
+    config = load_config("emoji-64").model
+    network = TextToImageModel(config).latent
+    found = network.chances(torch.randn(4000, config.noise, generator=torch.Generator().manual_seed(0)))
+    assert found.shape == (4000, network.positions(config.latent.open_steps - 1)[1], config.codebook.width)
+    assert float(found.mean()) == pytest.approx(0, abs=0.01)
+    assert float(found.std()) == pytest.approx(1, abs=0.02)
+    flat = found.transpose(1, 2)  # positions of one drawing against each other, over many drawings
+    together = torch.einsum("bdn,bdm->nm", flat, flat) / (flat.shape[0] * flat.shape[1])
+    assert float(together.fill_diagonal_(0).square().mean().sqrt()) < 0.25
+
+
+def test_a_code_changes_only_later_steps(model: TextToImageModel) -> None:
+    text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
+    network = model.latent
+    before, after = network.positions(1)
+    place = network.order[before]  # the first that the second step chooses
+    codes = torch.randint(0, 12, (1, 8, 8))
+    changed = codes.clone()
+    changed.view(-1)[place] += 1
+    with torch.no_grad():
+        context = network.context(text, mask, noise)
+        moved = network.told(context, codes, model.codebook) - network.told(context, changed, model.codebook)
+    moved = moved.abs().amax(3).flatten()[network.order] > 0
+    assert not moved[:after].any()
+    assert moved[after:].all()
+
+
+@pytest.mark.parametrize(("grid", "steps"), [(16, 6), (16, 7), (8, 4), (4, 1), (32, 8)])
+def test_every_step_makes_the_lattice_twice_as_dense(grid: int, steps: int) -> None:
+    order = lattice_order(grid, steps)
+    assert sorted(order.tolist()) == list(range(grid * grid))
+    for step in range(steps - 1):
+        known = order[: grid * grid >> (steps - 1 - step)]
+        row, column = known // grid, known % grid
+        gap = (row[:, None] - row).abs().minimum(grid - (row[:, None] - row).abs()) ** 2
+        gap = gap + (column[:, None] - column).abs().minimum(grid - (column[:, None] - column).abs()) ** 2
+        nearest = gap.masked_fill(torch.eye(len(known), dtype=torch.bool), 10**6).amin(1)
+        assert nearest.unique().tolist() == [2 ** (steps - 1 - step)]  # squared, and for all the same
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
 def test_the_discriminator_judges_each_picture_with_its_words(tiny_config: TrainConfig, norm: str) -> None:
-    from dataclasses import replace
-
     changed = replace(tiny_config.model.discriminator, norm=norm)
     judge = Discriminator(replace(tiny_config.model, discriminator=changed)).eval()
     pictures, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
@@ -134,6 +206,6 @@ def test_muon_moves_the_matrices_of_attention_blocks_and_nothing_else(tiny_confi
     model = TextToImageModel(tiny_config.model)
     found = {id(p) for p in hidden_matrices(model)}
     names = {name for name, p in model.named_parameters() if id(p) in found}
-    assert all(name.startswith(("latent.coarse.", "latent.fine.")) for name in names)
-    assert "latent.coarse.0.grid.query.weight" in names
+    assert all(name.startswith("latent.blocks.") for name in names)
+    assert "latent.blocks.0.grid.query.weight" in names
     assert not any(name.endswith("bias") or "norm" in name for name in names)
