@@ -3,7 +3,7 @@
 Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
 (the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, modules are
 tried in float32 one by one from the output backwards, and those that help stay. A stage of whose codes too
-many still differ for a picture to bear is computed in float32, from weights stored in half where that
+many still differ for a picture to bear is computed in float32, from weights stored in int8 or half where that
 is exact. Inputs and outputs keep their types.
 """
 
@@ -17,7 +17,7 @@ import onnx
 from textual_vision.export.half_cast import half_from_float, is_float, typed
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
-from textual_vision.export.quantise_store import store_exactly
+from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.export.results import FAIL, TEACHER_FORCED, StageParity
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -42,8 +42,8 @@ def fp16_from_float(source: FloatGraphs) -> PrecisionGraphs:
         graph, islands = _half_stage(stage, source.fp32[stage.name], source.batches[:BATCHES])
         codes = _parity(stage, graph, source.batches).codes
         if codes is not None and codes.agreement < CODES_WANTED:
-            graph = _stored_in_half(source.fp32[stage.name])
-            islands = {"all": f"in half {1 - codes.agreement:.2%} of the codes were others; stored in half"}
+            graph = stored_exactly(source.fp32[stage.name])
+            islands = {"all": f"in half {1 - codes.agreement:.2%} of the codes were others; float32"}
         graphs[stage.name] = graph
         notes[stage.name] = {"float32": islands}
     return PrecisionGraphs(graphs=graphs, notes=notes)
@@ -66,13 +66,6 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
         if parity.verdict != FAIL:
             break
     return made, islands
-
-
-def _stored_in_half(graph: bytes) -> bytes:
-    model = onnx.load_from_string(graph)
-    store_exactly(model)  # only what is exact: rounding the codebook alone moved .5 % of the codes
-    stored: bytes = model.SerializeToString()
-    return stored
 
 
 def _deciding(model: onnx.ModelProto) -> dict[str, str]:

@@ -18,8 +18,10 @@ from textual_vision.export.budget import Budget, Trial, cannot_meet, json_of_sco
 from textual_vision.export.quantise_measure import BYTES_PER_MEGABYTE, Measure, Score
 from textual_vision.export.quantise_plan import HALF, INT8, MODES, WEIGHTS, default_modes
 from textual_vision.export.quantise_stage import QuantisedStage
+from textual_vision.export.quantise_store import stored_exactly
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
+LESS = 0.95  # of the bytes: int8 weights that lose something must save something
 HOPELESS = 0.5  # of the budget, summed over what is asked for: half of the layers can't make up for it
 HARM_BATCHES = 4  # on which layers are compared with each other
 CAUTION = 1.25  # every choice that failed makes what is foretold of errors this much darker
@@ -107,12 +109,14 @@ class _Ladder:
         layers = self._stage.layers
         half = default_modes(layers, HALF)
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHTS, INT8))
-        some = self._holds(half) and (self._holds(stored) or self._step_back(half, stored))
+        some = self._holds(half)
+        if some and len(self._stage.graph(stored)) < LESS * len(self._stage.graph(half)):
+            some = self._holds(stored) or (self._near() and self._step_back(half, stored))
         if some and integer != stored and not self._holds(integer) and self._near():
             if any(rung.modes == stored for rung in self._rungs):
                 self._step_back(stored, integer)
             self._step_back(half, integer)
-        floating = self._rung({}, self._measure.floats[self._stage.stage.name])
+        floating = self._rung({}, stored_exactly(self._measure.floats[self._stage.stage.name]))
         found = [*self._rungs, floating]
         if not timed:
             return found

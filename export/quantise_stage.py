@@ -32,6 +32,7 @@ from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 
 PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED = "plain", "corrected", "equalised", "both", "rounded"
+HOPELESS = 0.25  # of the codes wrong when every layer is int8: no correction makes up for it
 CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED)
 
 
@@ -107,6 +108,8 @@ def quantised_stage(
             base = equalised(model, inputs)
             bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method))
         attempt(correction, _corrected(bases[equal], correction, inputs))
+        if errors[correction] > HOPELESS:
+            return replace(tried[correction], correction=correction, calibrated=plain, errors=errors)
     best = min(errors, key=lambda name: errors[name])
     if ROUNDED in options.corrections:
         rounded = _for_inputs(bases[best in (EQUALISED, BOTH)], inputs)

@@ -21,6 +21,14 @@ Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
+def stored_exactly(graph: bytes) -> bytes:
+    """The serialised graph with what `store_exactly` can store without a loss."""
+    model = onnx.load_from_string(graph)
+    store_exactly(model)
+    stored: bytes = model.SerializeToString()
+    return stored
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
     """`values` times every one of `factors`, in their order, is the constant."""

@@ -27,7 +27,12 @@ class MultiHeadAttention(nn.Module):
         return self._split(self.key(memory)), self._split(self.value(memory))
 
     def forward(self, x: Tensor, memory: KeyValue, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, W), what `remember` gave, bias (B, 1, 1, M) added to the scores -> (B, N, W)."""
+        """x (B, N, W), what `remember` gave, bias (B, 1, 1, M) added to the scores -> (B, N, W).
+
+        Of a memory of one thing (1, heads, 1, W / heads) that is the answer to everything: (1, 1, W).
+        """
+        if memory[1].shape[2] == 1:
+            return self.output(memory[1].transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         attend = attend_in_products if self.training and x.device.type == "cpu" else fused_attention
         mixed = attend(self._split(self.query(x)), *memory, bias)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -58,9 +58,9 @@ class LatentConfig:
     # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
     # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
     # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
-    open_steps: int = 3
-    guidance: float = 2.0
-    temperature: float = 0.1
+    open_steps: int = 5
+    guidance: float = 2.5
+    temperature: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class LossConfig:
     smoothing_scale: float = 50.0  # how near: of the cosine between two codes
     code_noise: float = 0.1  # share of the codes that a step is told falsely: it will meet its own mistakes
     words_dropped: float = 0.1  # share of the captions that the latent network isn't told
-    kl: float = 0.008
+    kl: float = 0.002
     adversarial: float = 0.1
     feature_matching: float = 1.0
     mismatch: float = 1.0  # weight of real pictures with another caption; 0 is the paper to the letter

@@ -10,7 +10,9 @@ together cost less than two passes over the whole grid. One step is the one-pass
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class LatentNetwork(nn.Module):
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps share."""
         return Context(
             start=self.start(self.condition(text, attention_mask, noise)).unsqueeze(1),
-            words=[block.words.remember(text) for block in self.blocks],
+            words=[block.words.remember(text) for block in cast(Iterable[GridBlock], self.blocks)],
             bias=score_bias(attention_mask),
         )
 
@@ -99,10 +101,10 @@ class LatentNetwork(nn.Module):
     def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
         context = self.context(text, attention_mask, noise)
-        # One word that says nothing is what all words are when they say nothing.
-        speechless = self.context(
-            torch.zeros_like(text[:, :1]), torch.ones_like(attention_mask[:, :1]), noise
-        )
+        # One word that says nothing is what all words are when they say nothing; one for all pictures.
+        silence = torch.zeros(1, 1, text.shape[2], dtype=text.dtype, device=text.device)
+        alone = torch.ones(1, 1, dtype=attention_mask.dtype, device=text.device)
+        speechless = self.context(silence, alone, noise)
         chances = self.chances(noise)
         rows = context.start[:, :0]  # none yet
         codes, latents = [], []
@@ -136,7 +138,8 @@ class LatentNetwork(nn.Module):
         rows = F.embedding(codes.flatten(1)[:, self.order], book.rows)
         found = [self(context, rows[:, : self.positions(i)[0]], i) for i in range(self.config.steps)]
         shape = (self.config.grid, self.config.grid)
-        return torch.cat(found, 1)[:, self.place].unflatten(1, shape)
+        latents: Tensor = torch.cat(found, 1)[:, self.place].unflatten(1, shape)
+        return latents
 
 
 def hashed_signs(name: str, rows: int, columns: int) -> Tensor:
