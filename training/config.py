@@ -17,6 +17,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 SCHEMA_VERSION = 1
 CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
+NORMS = ("none", "batch", "spectral")  # of the discriminator
 OPTIMISERS = ("adamw", "muon")
 
 
@@ -164,57 +165,54 @@ class TrainConfig:
 
 def check_consistent(config: TrainConfig) -> None:
     """Raises UsageError when two fields contradict each other."""
-    model = config.model
-    upscale = 2 ** (len(model.generator.channels) - 1)
-    widths = (
-        (model.text.hidden, model.text.heads),
-        (model.latent.width, model.latent.heads),
-    )
-    rules = [
-        (
-            config.corpus in CORPORA,
-            f"corpus is {config.corpus!r}, not one of {', '.join(CORPORA)}",
-        ),
-        (
-            config.precision in PRECISIONS,
-            f"precision is {config.precision!r}, not one of {', '.join(PRECISIONS)}",
-        ),
-        (
-            len(config.joint_shares) > 0 and all(0 <= share <= 1 for share in config.joint_shares),
-            f"joint_shares is {list(config.joint_shares)}, not some numbers from 0 to 1",
-        ),
+    for holds, message in [*_choices(config), *_sizes(config.model), *_methods(config)]:
+        if not holds:
+            raise UsageError(f"config {config.name!r}: {message}", "change what is named here")
+
+
+Rules = list[tuple[bool, str]]  # what must hold, and what is said where it doesn't
+
+
+def _choices(config: TrainConfig) -> Rules:
+    """Fields that take one of a few values."""
+    found = [
+        ("corpus", config.corpus, CORPORA),
+        ("precision", config.precision, PRECISIONS),
+        ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(
-            (
-                getattr(config, name).optimiser in OPTIMISERS,
-                f"{name}.optimiser is {getattr(config, name).optimiser!r}, "
-                f"not one of {', '.join(OPTIMISERS)}",
-            )
+            (f"{name}.optimiser", getattr(config, name).optimiser, OPTIMISERS)
             for name in ("codebook_phase", "latent_phase", "joint_phase")
         ),
+    ]
+    return [
+        (value in allowed, f"{name} is {value!r}, not one of {', '.join(allowed)}")
+        for name, value, allowed in found
+    ]
+
+
+def _sizes(model: ModelConfig) -> Rules:
+    """What is halved, doubled and divided must come out even."""
+    upscale = 2 ** (len(model.generator.channels) - 1)
+    latent, text = model.latent, model.text
+    widths = ((text.hidden, text.heads), (latent.width, latent.heads))
+    return [
         (
-            model.latent.grid * upscale == model.image_size,
-            f"model.latent.grid {model.latent.grid} x {upscale} (len(model.generator.channels) - 1 "
+            latent.grid * upscale == model.image_size,
+            f"model.latent.grid {latent.grid} x {upscale} (len(model.generator.channels) - 1 "
             f"doublings) is not model.image_size {model.image_size}",
         ),
         (
-            model.latent.grid * 2 ** len(model.codebook.channels) == model.image_size,
+            latent.grid * 2 ** len(model.codebook.channels) == model.image_size,
             f"model.codebook.channels has {len(model.codebook.channels)} halvings: {model.image_size} "
-            f"pixels do not become model.latent.grid {model.latent.grid}",
+            f"pixels do not become model.latent.grid {latent.grid}",
         ),
         (
-            model.text.hidden % model.text.groups == 0,
-            f"model.text.hidden {model.text.hidden} is not a multiple of "
-            f"model.text.groups {model.text.groups}",
+            text.hidden % text.groups == 0,
+            f"model.text.hidden {text.hidden} is not a multiple of model.text.groups {text.groups}",
         ),
         (
-            model.latent.steps >= 1 and model.latent.grid % 2 ** (model.latent.steps // 2) == 0,
-            f"model.latent.steps is {model.latent.steps}: a grid of {model.latent.grid} can't be halved "
-            "that often",
-        ),
-        (
-            model.latent.guidance == 1 or config.losses.words_dropped > 0,
-            f"model.latent.guidance {model.latent.guidance} needs a network that has learned to draw without "
-            "words: losses.words_dropped is 0",
+            latent.steps >= 1 and latent.grid % 2 ** (latent.steps // 2) == 0,
+            f"model.latent.steps is {latent.steps}: a grid of {latent.grid} can't be halved that often",
         ),
         (
             all(heads > 0 and width % heads == 0 for width, heads in widths),
@@ -225,19 +223,33 @@ def check_consistent(config: TrainConfig) -> None:
             f"model.discriminator.channels has {len(model.discriminator.channels)} halvings: "
             f"{model.image_size} pixels do not become 4",
         ),
+    ]
+
+
+def _methods(config: TrainConfig) -> Rules:
+    """Ways of training and drawing that exclude or need each other."""
+    latent, discriminator = config.model.latent, config.model.discriminator
+    return [
         (
-            model.discriminator.norm in ("none", "batch", "spectral"),
-            f"model.discriminator.norm is {model.discriminator.norm!r}, not none, batch or spectral",
+            1 <= latent.open_steps <= latent.steps,
+            f"model.latent.open_steps is {latent.open_steps}, not from 1 to model.latent.steps "
+            f"{latent.steps}",
         ),
         (
-            not (model.discriminator.norm == "batch" and config.losses.gradient_penalty > 0),
+            latent.guidance == 1 or config.losses.words_dropped > 0,
+            f"model.latent.guidance {latent.guidance} needs a network that has learned to draw without "
+            "words: losses.words_dropped is 0",
+        ),
+        (
+            len(config.joint_shares) > 0 and all(0 <= share <= 1 for share in config.joint_shares),
+            f"joint_shares is {list(config.joint_shares)}, not some numbers from 0 to 1",
+        ),
+        (
+            not (discriminator.norm == "batch" and config.losses.gradient_penalty > 0),
             "model.discriminator.norm 'batch' contradicts losses.gradient_penalty > 0: the penalty is "
             "defined per picture, batch norm mixes pictures",
         ),
     ]
-    for holds, message in rules:
-        if not holds:
-            raise UsageError(f"config {config.name!r}: {message}", "change what is named here")
 
 
 Config = TypeVar("Config")

@@ -58,7 +58,7 @@ def tiny_config() -> TrainConfig:
             width=16,
         ),
         codebook=CodebookConfig(codes=16, width=8, channels=(8, 8)),
-        latent=LatentConfig(grid=4, steps=3, width=16, blocks=1, heads=2),
+        latent=LatentConfig(grid=4, steps=3, open_steps=2, width=16, blocks=1, heads=2),
         generator=GeneratorConfig(channels=(16, 12, 8), residual_blocks=1, condition=12),
         discriminator=DiscriminatorConfig(channels=(8, 8)),
     )

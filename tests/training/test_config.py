@@ -71,13 +71,16 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
     r"latent\.steps is 10: a grid of 16 can't be halved": {"model": {"latent": {"steps": 10}}},
     r"latent\.steps is 0": {"model": {"latent": {"steps": 0}}},
+    r"latent\.open_steps is 4, not from 1 to model\.latent\.steps 3": {
+        "model": {"latent": {"steps": 3, "open_steps": 4}}
+    },
     r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
     r"latent_phase\.optimiser is 'sgd', not one of adamw, muon": {
         "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimiser": "sgd"}
     },
     r"joint_shares is \[2\.0\]": {"joint_shares": [2.0]},
     r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},
-    r"norm is 'layer', not none, batch or spectral": {"model": {"discriminator": {"norm": "layer"}}},
+    r"norm is 'layer', not one of none, batch, spectral": {"model": {"discriminator": {"norm": "layer"}}},
     r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},
     r"corpus is 'cocoa'": {"corpus": "cocoa"},
     r"precision is 'half'": {"precision": "half"},
