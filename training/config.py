@@ -17,6 +17,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 SCHEMA_VERSION = 1
 CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
+SEES = ("pixels", "features")
 NORMS = ("none", "batch", "spectral")  # of the discriminator
 OPTIMISERS = ("adamw", "muon")
 
@@ -75,8 +76,9 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Convolutions from the picture to 4x4, joined with the text."""
+    """Judges pictures with their words; training only."""
 
+    sees: str = "pixels"  # pixels | features: of EfficientNet-Lite0, `channels[-1]` wide at each of 3 scales
     channels: tuple[int, ...] = (32, 64, 128, 128)
     norm: str = "none"  # none | batch | spectral: batch norm works against the gradient penalty
 
@@ -120,6 +122,7 @@ class LossConfig:
     code_noise: float = 0.1  # share of the codes that a step is told falsely: it will meet its own mistakes
     words_dropped: float = 0.1  # share of the captions that the latent network isn't told
     kl: float = 0.002
+    fine_cross_entropy: float = 0.1  # of the last steps in the joint phase, where the picture teaches too
     adversarial: float = 0.1
     feature_matching: float = 1.0
     mismatch: float = 1.0  # weight of real pictures with another caption; 0 is the paper to the letter
@@ -178,6 +181,7 @@ def _choices(config: TrainConfig) -> Rules:
     found = [
         ("corpus", config.corpus, CORPORA),
         ("precision", config.precision, PRECISIONS),
+        ("model.discriminator.sees", config.model.discriminator.sees, SEES),
         ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(
             (f"{name}.optimiser", getattr(config, name).optimiser, OPTIMISERS)
@@ -243,6 +247,11 @@ def _methods(config: TrainConfig) -> Rules:
         (
             len(config.joint_shares) > 0 and all(0 <= share <= 1 for share in config.joint_shares),
             f"joint_shares is {list(config.joint_shares)}, not some numbers from 0 to 1",
+        ),
+        (
+            not (discriminator.sees == "features" and config.losses.gradient_penalty > 0),
+            "model.discriminator.sees 'features' contradicts losses.gradient_penalty > 0: the penalty would "
+            "be of the pretrained network, which does not learn",
         ),
         (
             not (discriminator.norm == "batch" and config.losses.gradient_penalty > 0),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from textual_vision.training.config import ModelConfig, TrainConfig
-from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.discriminator import make_discriminator
 from textual_vision.training.model import TextToImageModel, stages_from_model
 
 FLOPS_PER_MAC = 2  # as torch counts them
@@ -29,7 +29,7 @@ def describe(config: TrainConfig) -> list[StageSize]:
     """The three stages in drawing order, then what only training uses; for prompts of full length."""
     with torch.device("meta"):
         model = TextToImageModel(config.model).eval()
-        discriminator = Discriminator(config.model)
+    discriminator = make_discriminator(config.model)
     costs = _costs(model, config.model)
     book = model.codebook.rows.numel()
     sizes = {

@@ -36,11 +36,28 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all steps of a drawing go by."""
+
+    told: Context
+    speechless: Context  # the same noise, and words that say nothing: what guidance leads away from
+    chances: Tensor  # (B, N, D): see `LatentNetwork.chances`
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What the network chose; `latents` are those whose nearest rows the codes are."""
 
     codes: Tensor  # int64 (B, h, w)
     latents: Tensor  # float32 (B, h, w, D)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanThrough:
+    """`rows` of the codes that were known or chosen; `first`: raw latents of the first step that chose."""
+
+    rows: Tensor  # float32 (B, D, h, w)
+    first: Tensor | None  # (B, N, D)
 
 
 class LatentNetwork(nn.Module):
@@ -100,20 +117,11 @@ class LatentNetwork(nn.Module):
 
     def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
-        context = self.context(text, attention_mask, noise)
-        # One word that says nothing is what all words are when they say nothing; one for all pictures.
-        silence = torch.zeros(1, 1, text.shape[2], dtype=text.dtype, device=text.device)
-        alone = torch.ones(1, 1, dtype=attention_mask.dtype, device=text.device)
-        speechless = self.context(silence, alone, noise)
-        chances = self.chances(noise)
-        rows = context.start[:, :0]  # none yet
+        setting = self.setting(text, attention_mask, noise)
+        rows = text.new_zeros(len(text), 0, book.rows.shape[1])  # none yet
         codes, latents = [], []
         for step in range(self.config.steps):
-            raw = self(context, rows, step)
-            if step < self.config.open_steps:
-                if self.config.guidance != 1:
-                    raw = torch.lerp(self(speechless, rows, step), raw, self.config.guidance)
-                raw = raw + self.config.temperature * chances[:, slice(*self.positions(step))]
+            raw = self.chosen(setting, rows, step)
             codes.append(book.nearest(raw))
             latents.append(raw)
             rows = torch.cat([F.embedding(chosen, book.rows) for chosen in codes], 1)
@@ -122,6 +130,53 @@ class LatentNetwork(nn.Module):
             codes=torch.cat(codes, 1)[:, self.place].unflatten(1, shape),
             latents=torch.cat(latents, 1)[:, self.place].unflatten(1, shape),
         )
+
+    def setting(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Setting:
+        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps of a drawing go by."""
+        # One word that says nothing is what all words are when they say nothing; one for all pictures.
+        silence = torch.zeros(1, 1, text.shape[2], dtype=text.dtype, device=text.device)
+        alone = torch.ones(1, 1, dtype=attention_mask.dtype, device=text.device)
+        return Setting(
+            told=self.context(text, attention_mask, noise),
+            speechless=self.context(silence, alone, noise),
+            chances=self.chances(noise),
+        )
+
+    def chosen(self, setting: Setting, rows: Tensor, step: int) -> Tensor:
+        """`forward` as a drawing takes it: in the open steps guided, and moved by the drawing's noise."""
+        raw: Tensor = self(setting.told, rows, step)
+        if step >= self.config.open_steps:
+            return raw
+        if self.config.guidance != 1:
+            # Learned from (`plan_through`) is only what the words say.
+            unguided = self(setting.speechless, rows.detach(), step).detach()
+            raw = torch.lerp(unguided, raw, self.config.guidance)
+        return raw + self.config.temperature * setting.chances[:, slice(*self.positions(step))]
+
+    def plan_through(self, setting: Setting, known: Tensor, book: Codebook, learned: int) -> PlanThrough:
+        """As `plan`, after the codes `known` (B, M) of the first steps; gradients pass the last `learned`.
+
+        They pass a choice as if the raw latent at unit length were the row that is nearest to it (Bengio
+        et al. 2013, straight through): what judges the picture can move choices that are made at once
+        to go together, which the cross-entropy of each by itself can't.
+        """
+        rows = F.embedding(known, book.rows)
+        steps, first = self.config.steps, None
+        for step in range(steps):
+            if self.positions(step)[1] <= known.shape[1]:
+                continue
+            through = step >= steps - learned
+            with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+                raw = self.chosen(setting, rows, step).float()
+                first = raw if first is None else first
+                row = F.embedding(book.nearest(raw.detach()), book.rows)
+                if through:
+                    unit = F.normalize(raw, dim=-1)
+                    row = unit + (row - unit).detach()
+            rows = torch.cat([rows, row], 1)
+        grid = self.config.grid
+        placed = rows[:, self.place].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+        return PlanThrough(rows=placed, first=first)
 
     def chances(self, noise: Tensor) -> Tensor:
         """noise (B, Z) -> about standard normals for the positions of the open steps, (B, N, D) in `order`.

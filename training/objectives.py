@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from textual_vision.training.batches import Batch, StepRandom
 from textual_vision.training.config import LossConfig
-from textual_vision.training.discriminator import Discriminator
 from textual_vision.training.image_encoder import sample
 from textual_vision.training.losses import (
     Perceptual,
@@ -31,6 +30,7 @@ from textual_vision.training.text_encoder import sentence_from_text
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
+LEARNED_STEPS = 2  # the last: three quarters of the codes, chosen in two goes
 PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
 
 
@@ -105,11 +105,11 @@ class LatentObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms."""
-        loss, terms, _ = self.predict(batch, random)
+        loss, terms, _ = self.predict(batch, random, self.steps(random))
         return loss, terms
 
-    def predict(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms, Told]:
-        """Loss, terms, and what they were taken of."""
+    def predict(self, batch: Batch, random: StepRandom, seen: list[int]) -> tuple[Tensor, Terms, Told]:
+        """Loss of the steps `seen`, terms, and what they were taken of."""
         encoder, book = self._fixed
         with torch.no_grad(), in_full_precision(batch.pictures):
             codes = book.nearest(encoder(batch.pictures))
@@ -118,7 +118,7 @@ class LatentObjective(nn.Module):
         wanted = codes.flatten(1)[:, self.latent.order]
         rows = F.embedding(self._with_mistakes(wanted, random), book.rows)
         context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise)
-        entropy, right, seen = codes.new_zeros((), dtype=torch.float32), [], self._steps(random)
+        entropy, right = codes.new_zeros((), dtype=torch.float32), []
         for step in seen:
             before, after = self.latent.positions(step)
             # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
@@ -132,7 +132,7 @@ class LatentObjective(nn.Module):
         loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
         return loss, terms, Told(codes=codes, text=text, noise=noise)
 
-    def _steps(self, random: StepRandom) -> list[int]:
+    def steps(self, random: StepRandom) -> list[int]:
         """One of the coarser half of the steps and one of the finer: all would cost thrice as much."""
         count = self.latent.config.steps
         halves = (range(count // 2), range(count // 2, count))
@@ -162,11 +162,12 @@ class LatentObjective(nn.Module):
 
 
 class JointObjective(nn.Module):
-    """Phase 3, the generator's side: every other picture from its own codes, the others from predicted ones.
+    """Phase 3, the drawing side: what is drawn from own codes, from some of them and from words alone.
 
-    A picture drawn from its own codes is held to what it shows; one from predicted codes only has to
-    convince the discriminator, for it may rightly show another drawing of the same words. Held to the
-    picture as well it would become the mean of all such drawings.
+    A third of the pictures is drawn from all of its own codes, a third from those of the coarse steps with
+    the rest chosen; both are held to what the picture shows. The last third is drawn from its words and only
+    has to convince the discriminator, for it may rightly show another drawing of the same words. Held to
+    the picture as well it would become the mean of all such drawings.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class JointObjective(nn.Module):
         model: TextToImageModel,
         losses: LossConfig,
         distance: PictureDistance,
-        discriminator: Discriminator,
+        discriminator: nn.Module,
     ) -> None:
         super().__init__()
         self.codes = LatentObjective(model, losses)
@@ -185,34 +186,57 @@ class JointObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
-        loss, terms, told = self.codes.predict(batch, random)
-        own = torch.arange(len(batch.pictures), device=told.codes.device) % 2 == 0
-        rows = self._rows(told, batch.attention_mask, own)
+        # The coarse steps learn what they did; the fine ones by what is drawn with them, and as they did.
+        loss, terms, told = self.codes.predict(batch, random, self.codes.steps(random)[:1])
+        kind = torch.arange(len(batch.pictures), device=told.codes.device) % 3
+        rows, entropy = self._rows(told, batch.attention_mask, kind, random)
         drawn = self.generator(rows, told.text, batch.attention_mask, told.noise).float()
-        picture = self.distance(drawn[own], batch.pictures[own])
-        terms = {**terms, "picture": picture, "psnr": psnr(drawn[own], batch.pictures[own])}
-        loss = loss + picture
+        own, held = kind == 0, kind < 2
+        picture = self.distance(drawn[held], batch.pictures[held])
+        terms |= {"fine_cross_entropy": entropy, "picture": picture}
+        terms["psnr"] = psnr(drawn[own], batch.pictures[own])
+        loss = loss + picture + self.losses.fine_cross_entropy * entropy
         if adversarial > 0:
             sentence = sentence_from_text(told.text, batch.attention_mask).detach()
-            judged = self._judged(drawn, batch.pictures, sentence, own, random)
+            # Not those from all of their own codes: they are for likeness, which convincing would cost.
+            chosen = ~own
+            words, among = sentence[chosen], held[chosen]
+            judged = self._judged(drawn[chosen], batch.pictures[chosen], words, among, random)
             terms |= judged
             fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
             loss = loss + adversarial * (fooled + self.losses.feature_matching * matching)
         return loss, terms, drawn.detach()
 
-    def _rows(self, told: Told, attention_mask: Tensor, own: Tensor) -> Tensor:
-        """(B, D, h, w): of the picture's codes where `own`, elsewhere of the network's choice."""
+    def _rows(
+        self, told: Told, attention_mask: Tensor, kind: Tensor, random: StepRandom
+    ) -> tuple[Tensor, Tensor]:
+        """Rows (B, D, h, w) of each kind, and the cross-entropy of the first codes chosen after own ones."""
         book, _ = self._fixed
-        codes, network, other = told.codes.clone(), self.codes.latent, ~own
-        with torch.no_grad(), in_full_precision(told.text):
-            words = (told.text[other], attention_mask[other])
-            codes[other] = network.plan(*words, told.noise[other], book).codes
-        return book.lookup(codes)
+        latent = self.codes.latent
+        own = told.codes.flatten(1)[:, latent.order]
+        steps = latent.config.steps
+        learned = min(LEARNED_STEPS, steps)
+        first = steps - learned + int(float(random.shared(1)) * learned)
+        known = {1: latent.positions(first)[0], 2: 0}
+        rows, entropy = book.lookup(told.codes), told.text.new_zeros(())
+        for number, count in known.items():
+            (which,) = torch.nonzero(kind == number, as_tuple=True)
+            if not len(which):
+                continue
+            setting = latent.setting(told.text[which], attention_mask[which], told.noise[which])
+            plan = latent.plan_through(setting, own[which, :count], book, learned)
+            rows = rows.index_copy(0, which, plan.rows)
+            if number == 1 and plan.first is not None:
+                wanted = own[which, slice(*latent.positions(first))]
+                with in_full_precision(rows):
+                    raw = plan.first.flatten(0, 1)
+                    entropy = code_cross_entropy(raw, wanted.flatten(), book.rows, self.losses)
+        return rows, entropy
 
     def _judged(
-        self, drawn: Tensor, real: Tensor, sentence: Tensor, own: Tensor, random: StepRandom
+        self, drawn: Tensor, real: Tensor, sentence: Tensor, held: Tensor, random: StepRandom
     ) -> Terms:
-        """How far the discriminator is fooled, and for `own` pictures how far its features are theirs."""
+        """How far the discriminator is fooled, and for `held` pictures how far its features are theirs."""
         _, discriminator = self._fixed
         if self.losses.diff_augment:
             chance = random.uniform(len(drawn), 4)
@@ -221,15 +245,15 @@ class JointObjective(nn.Module):
         terms = {"fooled": generator_loss(logits)}
         if self.losses.feature_matching > 0:
             with torch.no_grad():
-                _, real_features = discriminator(real[own], sentence[own])
-            terms["feature_matching"] = feature_distance([f[own] for f in features], real_features)
+                _, real_features = discriminator(real[held], sentence[held])
+            terms["feature_matching"] = feature_distance([f[held] for f in features], real_features)
         return terms
 
 
 class DiscriminatorObjective(nn.Module):
     """Phase 3, the other side: real with its words, real with others' words, drawn."""
 
-    def __init__(self, model: TextToImageModel, losses: LossConfig, discriminator: Discriminator) -> None:
+    def __init__(self, model: TextToImageModel, losses: LossConfig, discriminator: nn.Module) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.losses = losses

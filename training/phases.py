@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from textual_vision.training.attention import GridBlock
 from textual_vision.training.batches import Batch, Batches, StepRandom
 from textual_vision.training.config import PhaseConfig, TrainConfig
-from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.discriminator import make_discriminator
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import (
     CodebookObjective,
@@ -32,7 +31,7 @@ ADVERSARIAL_BETAS = (0.5, 0.99)
 ADVERSARIAL_RAMP = 0.25  # of the joint phase, until the term has its full weight
 REVIVE_EVERY = 50  # steps, in the first half of the codebook phase
 FINAL_RATE = 0.05  # of the learning rate, where the cosine ends
-DECODER_RATE = 0.5  # of the joint phase's rate: the generator can draw already
+REFRESH_RATE = 0.5  # of the joint phase's rate, for the codebook's steps
 MUON_RATE = 2.0  # of the phase's rate, moves being scaled to the size of AdamW's
 
 
@@ -71,19 +70,13 @@ class _Optimised:
         objective: nn.Module,
         kind: str,
         betas: tuple[float, float],
-        slow: Iterable[Tensor] = (),
     ) -> None:
         self.accelerator = accelerator
-        slow_ids = {id(p) for p in slow}
         matrices = hidden_matrices(objective) if kind == "muon" else []
         by_muon = {id(p) for p in matrices}
         rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in by_muon]
-        groups = [
-            {"params": [p for p in rest if id(p) not in slow_ids], "share": 1.0},
-            {"params": [p for p in rest if id(p) in slow_ids], "share": DECODER_RATE},
-        ]
         optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, weight_decay=WEIGHT_DECAY)
+            torch.optim.AdamW([{"params": rest, "share": 1.0}], betas=betas, weight_decay=WEIGHT_DECAY)
         ]
         if matrices:
             group = {"params": matrices, "share": MUON_RATE}
@@ -220,12 +213,12 @@ class JointPhase:
     ) -> None:
         self.accelerator, self.batches, self.whole = accelerator, batches, config
         self.config, self.seed = config.joint_phase, config.seed
-        self.discriminator = Discriminator(config.model)
+        self.discriminator = make_discriminator(config.model).to(accelerator.device)
         joint = JointObjective(model, config.losses, distance, self.discriminator)
         refresh = CodebookObjective(model, config.losses, distance)
         judge = DiscriminatorObjective(model, config.losses, self.discriminator)
-        kind, slow = self.config.optimiser, model.generator.parameters()
-        self.drawing = _Optimised(accelerator, joint, kind, ADVERSARIAL_BETAS, slow=slow)
+        kind = self.config.optimiser
+        self.drawing = _Optimised(accelerator, joint, kind, ADVERSARIAL_BETAS)
         self.refresh = _Optimised(accelerator, refresh, kind, BETAS)
         self.judging = _Optimised(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
@@ -242,7 +235,7 @@ class JointPhase:
             terms |= self._judge(batch, drawn, step, rate)
         if step % self.whole.refresh_every == 0:
             loss, refreshed = self.refresh.objective(batch, random)
-            self.refresh.move(loss, rate * DECODER_RATE, refreshed)
+            self.refresh.move(loss, rate * REFRESH_RATE, refreshed)
             terms["psnr"] = refreshed["psnr"]
         return detached(terms)
 

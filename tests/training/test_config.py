@@ -81,6 +81,8 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"joint_shares is \[2\.0\]": {"joint_shares": [2.0]},
     r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},
     r"norm is 'layer', not one of none, batch, spectral": {"model": {"discriminator": {"norm": "layer"}}},
+    r"sees is 'text', not one of pixels, features": {"model": {"discriminator": {"sees": "text"}}},
+    r"'features' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"sees": "features"}}},
     r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},
     r"corpus is 'cocoa'": {"corpus": "cocoa"},
     r"precision is 'half'": {"precision": "half"},

@@ -11,7 +11,7 @@ from textual_vision.training.attention import attend_in_products, fused_attentio
 from textual_vision.training.blocks import Residual, Upsample, pixels_from_signed
 from textual_vision.training.config import TrainConfig, load_config
 from textual_vision.training.describe import describe
-from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.discriminator import Discriminator, make_discriminator
 from textual_vision.training.ema import blended
 from textual_vision.training.image_encoder import Posterior, sample
 from textual_vision.training.latent import lattice_order
@@ -149,9 +149,25 @@ def test_the_discriminator_judges_each_picture_with_its_words(tiny_config: Train
     pictures, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
     with torch.no_grad():
         logits, features = judge(pictures, sentence)
-        assert logits.shape == (3,)
+        assert logits.shape == (3, 1)
         assert [f.shape[2] for f in features] == [8, 4]
         assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0))[0])
+
+
+def test_a_discriminator_of_features_judges_at_three_scales_and_leaves_what_it_sees_by_alone(
+    tiny_config: TrainConfig,
+) -> None:
+    changed = replace(tiny_config.model.discriminator, sees="features")
+    judge = make_discriminator(replace(tiny_config.model, image_size=64, discriminator=changed))
+    pictures, sentence = torch.randn(2, 3, 64, 64, requires_grad=True), torch.randn(2, 16)
+    logits, features = judge(pictures, sentence)
+    assert logits.shape == (2, 3)
+    assert [f.shape[1:] for f in features] == [(8, 4, 4)] * 3
+    assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0))[0])
+    logits.sum().backward()
+    assert pictures.grad is not None and bool(pictures.grad.abs().sum() > 0)
+    trained = {name.split(".")[0] for name, weight in judge.named_parameters() if weight.requires_grad}
+    assert trained == {"entries", "bodies", "heads"}
 
 
 def test_the_posterior_is_sampled_by_its_mean_and_deviation(tiny_config: TrainConfig) -> None:
