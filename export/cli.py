@@ -197,9 +197,8 @@ def build_command(
     result = build(
         checkpoint, output, options, cache=None if no_cache else default_cache(), tell=show.step_teller()
     )
-    if job is not None:
-        job.add_to(output)
-    show.show_build(result, as_json)
+    engines_built = () if job is None else job.add_to(output)
+    show.show_build(result, as_json, engines_built)
 
 
 def _engine_job(

@@ -119,16 +119,18 @@ class EngineJob:
             for precision in self.precisions
         ]
 
-    def add_to(self, bundle: Path) -> None:
+    def add_to(self, bundle: Path) -> tuple[EngineResult, ...]:
         """Builds the engines of every precision; raises what `add_engines` does."""
         from textual_vision.export.engine import EngineSettings
         from textual_vision.export.engine_bundle import add_engines
         from textual_vision.export.engine_options import EngineOptions
 
+        done = []
         for precision in self.precisions:
             settings = EngineSettings(precision=precision, compute=self.compute)
             options = EngineOptions(kind=self.kind, settings=settings, timing_folder=_timing_folder())
-            add_engines(bundle, options, tell=lambda text: click.echo(f"  {text}", err=True))
+            done.append(add_engines(bundle, options, tell=lambda text: click.echo(f"  {text}", err=True)))
+        return tuple(done)
 
 
 def _options(given: dict[str, object]) -> EngineOptions:

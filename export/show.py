@@ -15,6 +15,7 @@ from rich.table import Table
 
 from textual_vision.export.build import BuildOptions, check_options, model_of, plan
 from textual_vision.export.doctor import Finding
+from textual_vision.export.engine_bundle import EngineResult
 from textual_vision.export.engine_cli import EngineJob
 from textual_vision.export.inspection import Inspection
 from textual_vision.export.model_card import prompt_size
@@ -76,10 +77,10 @@ def show_plan(
         click.echo(f"  {step}")
 
 
-def show_build(result: BuildResult, as_json: bool) -> None:
+def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResult] = ()) -> None:
     """The table of a build, what its rewrites bought, and the next command to type."""
     if as_json:
-        print_json(dataclasses.asdict(result))
+        print_json({**dataclasses.asdict(result), "engines": [dataclasses.asdict(one) for one in engines]})
         return
     out = console()
     for backend in result.backends:

@@ -118,7 +118,7 @@ class LatentNetwork(nn.Module):
     def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
         setting = self.setting(text, attention_mask, noise)
-        rows = text.new_zeros(len(text), 0, book.rows.shape[1])  # none yet
+        rows = text.new_zeros(text.shape[0], 0, book.rows.shape[1])  # none yet
         codes, latents = [], []
         for step in range(self.config.steps):
             raw = self.chosen(setting, rows, step)

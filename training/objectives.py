@@ -6,7 +6,7 @@ model's parts, not copies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +189,7 @@ class JointObjective(nn.Module):
         # The coarse steps learn what they did; the fine ones by what is drawn with them, and as they did.
         loss, terms, told = self.codes.predict(batch, random, self.codes.steps(random)[:1])
         kind = torch.arange(len(batch.pictures), device=told.codes.device) % 3
+        told = self._from_words_alone(told, kind == 2, random)
         rows, entropy = self._rows(told, batch.attention_mask, kind, random)
         drawn = self.generator(rows, told.text, batch.attention_mask, told.noise).float()
         own, held = kind == 0, kind < 2
@@ -206,6 +207,11 @@ class JointObjective(nn.Module):
             fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
             loss = loss + adversarial * (fooled + self.losses.feature_matching * matching)
         return loss, terms, drawn.detach()
+
+    def _from_words_alone(self, told: Told, which: Tensor, random: StepRandom) -> Told:
+        """With noise that knows nothing of the pictures of `which`; none of it is learned here."""
+        blind = random.normal(*told.noise.shape).to(told.noise.device)
+        return replace(told, noise=torch.where(which[:, None], blind, told.noise.detach()))
 
     def _rows(
         self, told: Told, attention_mask: Tensor, kind: Tensor, random: StepRandom

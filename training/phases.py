@@ -223,7 +223,7 @@ class JointPhase:
         self.judging = _Optimised(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
-        """The generator's move, the discriminator's, and every `refresh_every` steps the codebook's."""
+        """The drawing side's move, the discriminator's, and now and then the codebook's."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
         rate = rate_at(self.config, step)
         weight = self.whole.losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
@@ -233,7 +233,7 @@ class JointPhase:
         terms = {"loss": loss, **terms}
         if self.whole.losses.adversarial > 0:
             terms |= self._judge(batch, drawn, step, rate)
-        if step % self.whole.refresh_every == 0:
+        if self.whole.refresh_every > 0 and step % self.whole.refresh_every == 0:
             loss, refreshed = self.refresh.objective(batch, random)
             self.refresh.move(loss, rate * REFRESH_RATE, refreshed)
             terms["psnr"] = refreshed["psnr"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,12 @@ def has_gpu() -> bool:
 @pytest.mark.filterwarnings("ignore::textual_vision.runtime.errors.PromptWarning")
 def test_a_build_for_rtx_brings_its_engines(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
-    result = build(tmp_path / "toy.tv", "--target", "tensorrt-rtx", "--compute-capability", "8.6")
+    options = ("--target", "tensorrt-rtx", "--compute-capability", "8.6", "--json")
+    result = build(tmp_path / "toy.tv", *options)
     assert result.exit_code == 0, result.output
     (engine,) = Bundle(tmp_path / "toy.tv").manifest.engines
+    (told,) = json.loads(result.stdout)["engines"]
+    assert told["fingerprint"] == engine.fingerprint and told["precision"] == "fp32"
     assert engine.fingerprint.endswith("sm86") and engine.precision == "fp32"
 
 
