@@ -114,6 +114,7 @@ class LossConfig:
     l1: float = 1.0
     l2: float = 1.0
     perceptual: float = 0.3  # ignores brightness, hence never without l1
+    likeness: float = 3.0  # of what is drawn from all of a picture's own codes, in the joint phase
     commitment: float = 0.25
     code_cross_entropy: float = 1.0
     logit_scale: float = 4.0  # of the dot product of a raw latent and a code

@@ -192,8 +192,9 @@ class JointObjective(nn.Module):
         told = self._from_words_alone(told, kind == 2, random)
         rows, entropy = self._rows(told, batch.attention_mask, kind, random)
         drawn = self.generator(rows, told.text, batch.attention_mask, told.noise).float()
-        own, held = kind == 0, kind < 2
-        picture = self.distance(drawn[held], batch.pictures[held])
+        own, partly = kind == 0, kind == 1
+        alike = self.distance(drawn[own], batch.pictures[own])
+        picture = self.losses.likeness * alike + self.distance(drawn[partly], batch.pictures[partly])
         terms |= {"fine_cross_entropy": entropy, "picture": picture}
         terms["psnr"] = psnr(drawn[own], batch.pictures[own])
         loss = loss + picture + self.losses.fine_cross_entropy * entropy
@@ -201,7 +202,7 @@ class JointObjective(nn.Module):
             sentence = sentence_from_text(told.text, batch.attention_mask).detach()
             # Not those from all of their own codes: they are for likeness, which convincing would cost.
             chosen = ~own
-            words, among = sentence[chosen], held[chosen]
+            words, among = sentence[chosen], partly[chosen]
             judged = self._judged(drawn[chosen], batch.pictures[chosen], words, among, random)
             terms |= judged
             fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
