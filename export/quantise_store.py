@@ -21,10 +21,15 @@ Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
-def stored_exactly(graph: bytes) -> bytes:
-    """The serialised graph with what `store_exactly` can store without a loss."""
+def stored_exactly(graph: bytes, *, shapes: bool = True) -> bytes:
+    """The serialised graph with what `store_exactly` can store without a loss.
+
+    Without `shapes`, those of the values between its nodes are left out: people read them, backends do not.
+    """
     model = onnx.load_from_string(graph)
     store_exactly(model)
+    if not shapes:
+        del model.graph.value_info[:]
     stored: bytes = model.SerializeToString()
     return stored
 

@@ -199,7 +199,7 @@ class LatentPhase(_SingleObjective):
 
 
 class JointPhase:
-    """Phase 3: generator and discriminator in turns, with now and then a step of phase 1."""
+    """Phase 3: what draws and the discriminator in turns, with now and then a step of phase 1."""
 
     name = "joint"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from textual_vision.export.quantise_calibration import (
     ranges_from_cache,
     spans_of_rows,
 )
+from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import reference_batches
 from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.errors import UsageError
@@ -94,3 +98,15 @@ def test_a_cache_by_another_method_than_asked_for_is_refused(tmp_path: Path) -> 
     assert ranges_from_cache(path, ORIGIN, "auto") == ranges_from_cache(path, ORIGIN, "mse")
     with pytest.raises(UsageError, match="by mse, not by entropy"):
         ranges_from_cache(path, ORIGIN, "entropy")
+
+
+def test_the_documented_example_tells_the_peak_of_every_number_of_drawings(
+    built: tuple[Path, BuildResult],
+) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "calibration_memory.py"
+    run = [sys.executable, str(example), str(built[0]), "10", "20"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    peaks = [re.fullmatch(r"(\d+) drawings: (\d+) MB at the peak", line) for line in lines]
+    assert [peak and peak.group(1) for peak in peaks] == ["10", "20"]
