@@ -13,6 +13,7 @@ from typing import Any
 
 from textual_vision.export.engine_dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.engine_progress import Report, watched
+from textual_vision.export.quantise_store import unpacked
 from textual_vision.runtime.backends.tensorrt_api import (
     errors_in,
     last_error,
@@ -101,7 +102,7 @@ def build_plan(
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, network, graph, name)
+    _parse(trt, parser, network, unpacked(graph), name)
     config = builder.create_builder_config()
     configure(trt, builder, config, settings, calibrator)
     _add_profile(builder, config, network, profile, name)

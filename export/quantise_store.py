@@ -34,6 +34,36 @@ def stored_exactly(graph: bytes, *, shapes: bool = True) -> bytes:
     return stored
 
 
+def unpacked(graph: bytes) -> bytes:
+    """The serialised graph with constants that are stored as int8 and a Cast as the float32 that they mean.
+
+    TensorRT takes int8 constants before a DequantizeLinear only.
+    """
+    model = onnx.load_from_string(graph)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    rest = []
+    for node in model.graph.node:
+        stored = [constants.get(name) for name in node.input]
+        if node.op_type not in ("Cast", "Mul") or not _is_unpacking(node, stored):
+            rest.append(node)
+            continue
+        values = [np.asarray(numpy_helper.to_array(tensor)) for tensor in stored if tensor is not None]
+        product = np.prod(np.broadcast_arrays(*values), axis=0, dtype=np.float32)
+        constants[node.output[0]] = numpy_helper.from_array(product, node.output[0])
+    used = {name for node in rest for name in node.input} | {out.name for out in model.graph.output}
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(rest)
+    model.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
+    unfolded: bytes = model.SerializeToString()
+    return unfolded
+
+
+def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto | None]) -> bool:
+    """Whether a Cast or Mul is one that `store_exactly` put behind an int8 constant."""
+    kinds = {TensorProto.UNDEFINED if tensor is None else tensor.data_type for tensor in stored}
+    return kinds == {TensorProto.INT8 if node.op_type == "Cast" else TensorProto.FLOAT}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
     """`values` times every one of `factors`, in their order, is the constant."""

@@ -17,6 +17,7 @@ from textual_vision.export.engine_check import (
     node_types,
     product_nodes,
 )
+from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.runtime.backends.tensorrt_api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError
@@ -75,6 +76,18 @@ def test_int8_layers_are_counted():
 def test_types_of_inputs_and_outputs_are_the_graphs():
     assert build(tiny.lookup()).dtypes == {"x": "FLOAT", "codes": "INT64", "found": "FLOAT"}
     assert build(tiny.pixels(cast_last=True)).dtypes == {"x": "FLOAT", "image": "UINT8"}
+
+
+def test_constants_that_are_stored_as_int8_and_a_cast_can_be_built():
+    steps = np.float32(1 + np.arange(128) % 7) / np.float32(64)
+    whole = np.random.default_rng(0).integers(-127, 128, (64, 128)).astype(np.float32)
+    whole[0] = 127
+    shapes = ({"x": (tiny.FLOAT, ["batch", 4, 64])}, {"y": (tiny.FLOAT, ["batch", 4, 128])})
+    product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = stored_exactly(tiny.graph([product], *shapes, {"w": whole * steps}))
+    assert "Cast" in {node.op_type for node in onnx.load_model_from_string(graph).graph.node}
+    types, operators, _ = types_in(build(graph), graph)
+    assert types == dict.fromkeys(operators, "float32")
 
 
 def test_int8_weights_make_a_smaller_engine():

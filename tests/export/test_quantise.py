@@ -29,7 +29,7 @@ from textual_vision.export.quantise_plan import (
     scale_groups,
 )
 from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly
+from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly, unpacked
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
 from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.errors import UsageError
@@ -332,6 +332,10 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
     store_exactly(model)
     assert [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8] == ["w.int8"]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
+    again = onnx.load_from_string(unpacked(model.SerializeToString())).graph
+    assert [node.op_type for node in again.node] == ["MatMul"]
+    (weight,) = again.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(weight), matrix)
 
 
 @pytest.mark.parametrize(("largest", "kind"), [(9.0, TensorProto.FLOAT16), (1e6, TensorProto.FLOAT)])
