@@ -154,7 +154,9 @@ class TrainConfig:
         default_factory=lambda: PhaseConfig(steps=800, batch=32, learning_rate=3e-4)
     )
     losses: LossConfig = field(default_factory=LossConfig)
-    refresh_every: int = 4  # steps of the joint phase between two of the codebook's; 0: it stays as it is
+    refresh_every: int = (
+        4  # steps of the joint phase between two of the image encoder's; 0: it stays as it is
+    )
     ema: float = 0.998  # of the weights that are kept
     # Of what the joint phase changed: the share that draws best by the validation pictures is kept (the
     # last without such pictures). Fine-tuning against a discriminator can wash out colours.

@@ -65,14 +65,19 @@ class CodebookObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms; moves the codebook when training."""
-        real = batch.pictures
-        latents = self.image_encoder(real).float()
-        with in_full_precision(real):
+        latents = self.image_encoder(batch.pictures).float()
+        with in_full_precision(latents):
             codes = self.codebook.nearest(latents)
             rows = self.codebook.lookup(codes)
             if self.training:
                 self.codebook.update(latents.detach().flatten(0, 2), codes.flatten())
-        flat = latents.permute(0, 3, 1, 2)
+        return self.likeness(latents, rows, batch, random)
+
+    def likeness(
+        self, latents: Tensor, rows: Tensor, batch: Batch, random: StepRandom
+    ) -> tuple[Tensor, Terms]:
+        """What the rows (B, D, h, w) of latents (B, h, w, D) draw against the pictures, straight through."""
+        real, flat = batch.pictures, latents.permute(0, 3, 1, 2)
         commitment = F.mse_loss(flat, rows) * flat.shape[1]
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise = random.normal(len(real), self.noise_width).to(real.device)
@@ -81,6 +86,26 @@ class CodebookObjective(nn.Module):
         picture = self.distance(drawn, real)
         terms = {"picture": picture, "commitment": commitment, "psnr": psnr(drawn, real)}
         return picture + self.losses.commitment * commitment, terms
+
+
+class EncoderObjective(nn.Module):
+    """Phase 3: the image encoder goes on choosing, of the codes that there are, those that draw its picture.
+
+    The codebook stays: its rows are what the latent network was trained on.
+    """
+
+    def __init__(self, whole: CodebookObjective) -> None:
+        super().__init__()
+        self.image_encoder = whole.image_encoder
+        self._whole = (whole,)  # a tuple: not trained here
+
+    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+        """Loss and terms."""
+        (whole,) = self._whole
+        latents = self.image_encoder(batch.pictures).float()
+        with in_full_precision(latents):
+            rows = whole.codebook.lookup(whole.codebook.nearest(latents))
+        return whole.likeness(latents, rows, batch, random)
 
 
 @dataclass(frozen=True, kw_only=True)

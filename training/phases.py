@@ -18,6 +18,7 @@ from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import (
     CodebookObjective,
     DiscriminatorObjective,
+    EncoderObjective,
     JointObjective,
     LatentObjective,
     PictureDistance,
@@ -31,7 +32,7 @@ ADVERSARIAL_BETAS = (0.5, 0.99)
 ADVERSARIAL_RAMP = 0.25  # of the joint phase, until the term has its full weight
 REVIVE_EVERY = 50  # steps, in the first half of the codebook phase
 FINAL_RATE = 0.05  # of the learning rate, where the cosine ends
-REFRESH_RATE = 0.5  # of the joint phase's rate, for the codebook's steps
+REFRESH_RATE = 0.5  # of the joint phase's rate, for the image encoder's steps
 MUON_RATE = 2.0  # of the phase's rate, moves being scaled to the size of AdamW's
 
 
@@ -199,7 +200,7 @@ class LatentPhase(_SingleObjective):
 
 
 class JointPhase:
-    """Phase 3: what draws and the discriminator in turns, with now and then a step of phase 1."""
+    """Phase 3: what draws and the discriminator in turns, now and then the image encoder."""
 
     name = "joint"
 
@@ -215,7 +216,7 @@ class JointPhase:
         self.config, self.seed = config.joint_phase, config.seed
         self.discriminator = make_discriminator(config.model).to(accelerator.device)
         joint = JointObjective(model, config.losses, distance, self.discriminator)
-        refresh = CodebookObjective(model, config.losses, distance)
+        refresh = EncoderObjective(CodebookObjective(model, config.losses, distance))
         judge = DiscriminatorObjective(model, config.losses, self.discriminator)
         kind = self.config.optimiser
         self.drawing = _Optimised(accelerator, joint, kind, ADVERSARIAL_BETAS)
@@ -223,7 +224,7 @@ class JointPhase:
         self.judging = _Optimised(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
-        """The drawing side's move, the discriminator's, and now and then the codebook's."""
+        """The drawing side's move, the discriminator's, and now and then the image encoder's."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
         rate = rate_at(self.config, step)
         weight = self.whole.losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
