@@ -17,6 +17,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 SCHEMA_VERSION = 1
 CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
+KEEPS = ("all", "generator")  # of what the joint phase changed
 SEES = ("pixels", "features")
 NORMS = ("none", "batch", "spectral")  # of the discriminator
 OPTIMISERS = ("adamw", "muon")
@@ -161,6 +162,9 @@ class TrainConfig:
     # Of what the joint phase changed: the share that draws best by the validation pictures is kept (the
     # last without such pictures). Fine-tuning against a discriminator can wash out colours.
     joint_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    joint_keeps: str = (
+        "all"  # all | generator: of that change; generator: and the image encoder's, no other's
+    )
     style_in_caption: float = 0.6  # share of captions that name the art style
     checkpoint_minutes: float = 4.0
     precision: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 where the device is fast at it
@@ -184,6 +188,7 @@ def _choices(config: TrainConfig) -> Rules:
     found = [
         ("corpus", config.corpus, CORPORA),
         ("precision", config.precision, PRECISIONS),
+        ("joint_keeps", config.joint_keeps, KEEPS),
         ("model.discriminator.sees", config.model.discriminator.sees, SEES),
         ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(

@@ -52,3 +52,12 @@ def blended(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -
     }
     found["codebook.rows"] = F.normalize(found["codebook.rows"], dim=1)
     return found
+
+
+def with_generator_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of `before` but for the generator and the image encoder, which are those of `after`."""
+    parts = ("generator.", "image_encoder.")
+    return {
+        name: weight if name.startswith(parts) else before[name].to(weight.device)
+        for name, weight in after.items()
+    }

@@ -27,7 +27,7 @@ from textual_vision.training.batches import Batches, PictureSource, StepRandom
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.ema import Ema, blended
+from textual_vision.training.ema import Ema, blended, with_generator_of
 from textual_vision.training.grid import weights_on_grid
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import PictureDistance
@@ -176,10 +176,12 @@ class TrainingRun:
         """The best of a phase's averages; through a file, so that every process goes on with the same."""
         if self.is_main:
             if before is not None:
-                shares = self.config.joint_shares
-                chosen = best_share(self.choice, before, self.ema.weights, shares, self.say)
+                after = self.ema.weights
+                if self.config.joint_keeps == "generator":
+                    after = with_generator_of(before, after)
+                chosen = best_share(self.choice, before, after, self.config.joint_shares, self.say)
                 self.watch.log({"phase": "choice", **asdict(chosen)})
-                write_weights(self.out / KEPT, blended(before, self.ema.weights, chosen.share))
+                write_weights(self.out / KEPT, blended(before, after, chosen.share))
             elif self.best is None:
                 write_weights(self.out / KEPT, self.ema.weights)
         self.accelerator.wait_for_everyone()

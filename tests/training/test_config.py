@@ -84,6 +84,7 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"sees is 'text', not one of pixels, features": {"model": {"discriminator": {"sees": "text"}}},
     r"'features' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"sees": "features"}}},
     r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},
+    r"joint_keeps is 'latent', not one of all, generator": {"joint_keeps": "latent"},
     r"corpus is 'cocoa'": {"corpus": "cocoa"},
     r"precision is 'half'": {"precision": "half"},
 }

@@ -12,7 +12,7 @@ from textual_vision.training.blocks import Residual, Upsample, pixels_from_signe
 from textual_vision.training.config import TrainConfig, load_config
 from textual_vision.training.describe import describe
 from textual_vision.training.discriminator import Discriminator, make_discriminator
-from textual_vision.training.ema import blended
+from textual_vision.training.ema import blended, with_generator_of
 from textual_vision.training.image_encoder import Posterior, sample
 from textual_vision.training.latent import lattice_order
 from textual_vision.training.model import TextToImageModel, stages_from_model
@@ -225,3 +225,15 @@ def test_muon_moves_the_matrices_of_attention_blocks_and_nothing_else(tiny_confi
     assert all(name.startswith("latent.blocks.") for name in names)
     assert "latent.blocks.0.grid.query.weight" in names
     assert not any(name.endswith("bias") or "norm" in name for name in names)
+
+
+def test_of_the_joint_phase_the_generator_alone_can_be_kept() -> None:
+    names = ("latent.norm.bias", "generator.colour.bias", "image_encoder.last.bias", "codebook.rows")
+    before, after = ({name: torch.full((2, 2), value) for name in names} for value in (0.0, 1.0))
+    kept = with_generator_of(before, after)
+    assert {name: float(weight.mean()) for name, weight in kept.items()} == {
+        "latent.norm.bias": 0.0,
+        "generator.colour.bias": 1.0,
+        "image_encoder.last.bias": 1.0,
+        "codebook.rows": 0.0,
+    }
