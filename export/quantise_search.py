@@ -116,7 +116,7 @@ class _Ladder:
             if any(rung.modes == stored for rung in self._rungs):
                 self._step_back(stored, integer)
             self._step_back(half, integer)
-        floating = self._rung({}, stored_exactly(self._measure.floats[self._stage.stage.name], shapes=False))
+        floating = self._rung({}, stored_exactly(self._measure.floats[self._stage.stage.name], notes=False))
         found = [*self._rungs, floating]
         if not timed:
             return found

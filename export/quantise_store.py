@@ -21,15 +21,18 @@ Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
-def stored_exactly(graph: bytes, *, shapes: bool = True) -> bytes:
+def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
     """The serialised graph with what `store_exactly` can store without a loss.
 
-    Without `shapes`, those of the values between its nodes are left out: people read them, backends do not.
+    Without `notes`, shapes of values between nodes and where nodes come from are left out: people read them,
+    backends do not.
     """
     model = onnx.load_from_string(graph)
     store_exactly(model)
-    if not shapes:
+    if not notes:
         del model.graph.value_info[:]
+        for node in model.graph.node:
+            del node.metadata_props[:]
     stored: bytes = model.SerializeToString()
     return stored
 

@@ -29,7 +29,7 @@ from textual_vision.export.quantise_plan import (
     scale_groups,
 )
 from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly, unpacked
+from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly, stored_exactly, unpacked
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
 from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.errors import UsageError
@@ -301,6 +301,27 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
+def test_notes_that_only_people_read_can_be_left_out() -> None:
+    model = onnx.load_from_string(tiny_linear_with_notes())
+    kept, bare = (
+        onnx.load_from_string(stored_exactly(model.SerializeToString(), notes=n)) for n in (True, False)
+    )
+    assert kept.graph.value_info and kept.graph.node[0].metadata_props
+    assert not bare.graph.value_info and not bare.graph.node[0].metadata_props
+    inputs = {"x": normal(4, 8)}
+    np.testing.assert_array_equal(run(kept, inputs)[0], run(bare, inputs)[0])
+
+
+def tiny_linear_with_notes() -> bytes:
+    shape = [4, 8]
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["y"])]
+    model = model_of(nodes, {}, [("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)])
+    model.graph.value_info.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, shape))
+    model.graph.node[0].metadata_props.add(key="scope", value="latent")
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> None:
