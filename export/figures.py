@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from textual_vision.export.results import CodeFigures, Figures, FloatFigures, ImageFigures
 from textual_vision.export.samples import Array, Batch
+from textual_vision.export.stages import STEP
 from textual_vision.runtime.manifest import TensorSpec
 
 Float64 = npt.NDArray[np.float64]
@@ -28,6 +29,7 @@ class Joined:
     expected: Array
     found: Array
     margins: npt.NDArray[np.float32] | None = None
+    steps: npt.NDArray[np.float32] | None = None  # in which each code was chosen, told of all before it
 
 
 def joined(
@@ -37,7 +39,7 @@ def joined(
     chosen: Sequence[npt.NDArray[np.bool_]],
 ) -> Joined:
     """The `chosen` samples of all batches; of tensors with a tokens axis only the words, not the padding."""
-    expected, found, margins = [], [], []
+    expected, found, margins, steps = [], [], [], []
     for batch, output, rows in zip(batches, outputs, chosen, strict=True):
         keep: npt.NDArray[np.bool_] = rows
         if len(tensor.shape) > 1 and tensor.shape[1] == "tokens":
@@ -46,11 +48,14 @@ def joined(
         found.append(output[tensor.name][keep])
         if tensor.name in batch.margins:
             margins.append(batch.margins[tensor.name][keep])
+        if tensor.name + STEP in batch.margins:
+            steps.append(batch.margins[tensor.name + STEP][keep])
     return Joined(
         dtype=tensor.dtype,
         expected=np.concatenate(expected),
         found=np.concatenate(found),
         margins=np.concatenate(margins) if margins else None,
+        steps=np.concatenate(steps) if steps else None,
     )
 
 
@@ -61,8 +66,20 @@ def figures_of(pair: Joined, near_tie_margin: float) -> Figures:
     if pair.dtype.startswith("float"):
         return float_figures(pair.expected, pair.found)
     differs = pair.expected != pair.found
-    ties = 0 if pair.margins is None else int((differs & (pair.margins < near_tie_margin)).sum())
-    return CodeFigures(compared=differs.size, equal=int((~differs).sum()), near_ties=ties)
+    ties = np.zeros_like(differs) if pair.margins is None else differs & (pair.margins < near_tie_margin)
+    following = 0
+    if pair.steps is not None:
+        # What differs after a sample's first difference, if that was a near tie, follows from it.
+        apart = tuple(range(1, differs.ndim))
+        first = np.where(ties, pair.steps, np.inf).min(axis=apart, keepdims=True)
+        earliest = np.where(differs, pair.steps, np.inf).min(axis=apart, keepdims=True)
+        following = int((differs & ~ties & (pair.steps > first) & (first == earliest)).sum())
+    return CodeFigures(
+        compared=differs.size,
+        equal=int((~differs).sum()),
+        near_ties=int(ties.sum()),
+        following=following,
+    )
 
 
 def float_figures(expected: Array, found: Array) -> FloatFigures:

@@ -203,6 +203,8 @@ def _shortfalls(name: str, figures: Figures, budget: Budget) -> list[str]:
     """Where the figures are outside the budget, in words."""
     if isinstance(figures, CodeFigures):
         excused = min(figures.near_ties, _allowed(budget.near_ties, figures.compared))
+        if excused == figures.near_ties:  # all of what they changed follows from them
+            excused += min(figures.following, _allowed(budget.set_aside, figures.compared))
         if (figures.equal + excused) / figures.compared < budget.codes:
             return [f"{name}: {_codes_in_words(figures, budget)}"]
     elif isinstance(figures, ImageFigures):
@@ -218,7 +220,10 @@ def _codes_in_words(figures: CodeFigures, budget: Budget) -> str:
     text = f"{different} of {figures.compared} codes differ, {100 * budget.codes:g} % must agree"
     if not (budget.near_ties and figures.near_ties):
         return text
-    return f"{text}; {figures.near_ties} were near ties, at most {100 * budget.near_ties:g} % are excused"
+    after = f", {figures.following} followed from these" if figures.following else ""
+    return (
+        f"{text}; {figures.near_ties} were near ties, at most {100 * budget.near_ties:g} % are excused{after}"
+    )
 
 
 def failure_of(precisions: Sequence[PrecisionResult]) -> ParityError:

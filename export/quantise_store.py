@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 SMALLEST_CONSTANT = 4096  # values: below it the node costs more than it saves
@@ -42,7 +43,10 @@ def unpacked(graph: bytes) -> bytes:
 
     TensorRT takes int8 constants before a DequantizeLinear only.
     """
-    model = onnx.load_from_string(graph)
+    try:
+        model = onnx.load_from_string(graph)
+    except DecodeError:
+        return graph  # TensorRT's own parser says what is wrong
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     rest = []
     for node in model.graph.node:

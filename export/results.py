@@ -19,6 +19,7 @@ class CodeFigures:
     compared: int
     equal: int
     near_ties: int
+    following: int = 0  # chosen after a near tie fell the other way, and told of it
 
     @property
     def agreement(self) -> float:

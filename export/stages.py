@@ -26,6 +26,7 @@ from textual_vision.training.model import TextToImageModel, stages_from_model
 BATCH, TOKENS = "batch", "tokens"
 PROMPT_INPUTS = ("input_ids", "attention_mask")
 MERGED = "pipeline"
+STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
 TOKENS_LOWEST = 3  # a word between the two special tokens
 
 Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -37,7 +38,9 @@ class Stage:
 
     `margins` tells how clearly codes were chosen: from the stage's inputs by name to, for each output of
     codes, the gap between the best two candidates (float, the codes' shape; relative to the length of what
-    was quantised). Without it every different code counts as a difference.
+    was quantised). Without it every different code counts as a difference. Codes that were chosen in steps,
+    each told of those before it, have their step's number under the output's name and ".step" (float, the
+    codes' shape).
     """
 
     spec: StageSpec
@@ -178,12 +181,17 @@ def _text_margins(model: TextToImageModel) -> Margins:
 
 
 def _latent_margins(model: TextToImageModel) -> Margins:
+    network = model.latent
+    counts = torch.tensor([b - a for a, b in map(network.positions, range(network.config.steps))])
+    in_order = torch.repeat_interleave(torch.arange(network.config.steps), counts)
+    steps = in_order[network.place].unflatten(0, (network.config.grid, network.config.grid))
+
     @torch.no_grad()
     def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         words, noise = (inputs["text"], inputs["attention_mask"]), inputs["noise"]
         latents = F.normalize(model.latent.plan(*words, noise, model.codebook).latents, dim=-1)
         best = model.codebook.similarity(latents).topk(2, dim=-1).values
-        return {"codes": best[..., 0] - best[..., 1]}
+        return {"codes": best[..., 0] - best[..., 1], f"codes{STEP}": steps.expand(best.shape[:-1])}
 
     return margins
 

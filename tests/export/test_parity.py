@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from textual_vision.export.figures import float_figures, image_figures, ssim
-from textual_vision.export.parity import BUDGETS, parity_of
-from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, StageParity
+from textual_vision.export.figures import Joined, figures_of, float_figures, image_figures, ssim
+from textual_vision.export.parity import BUDGETS, NEAR_TIE_MARGIN, parity_of
+from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeFigures, StageParity
 from textual_vision.export.samples import Array, Batch
 from textual_vision.export.stages import tensor
 from textual_vision.runtime.manifest import StageSpec
@@ -208,3 +208,21 @@ def test_what_follows_from_a_near_tie_within_its_own_stage_is_excused_too(
 
     found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["fp32"], backend="onnxruntime")
     assert {one.verdict for one in found} == {verdict}
+
+
+@pytest.mark.parametrize(("steps", "tie", "following"), [((0, 1), 0, 1), ((1, 0), 0, 0), ((0, 1), 1, 0)])
+def test_what_was_chosen_after_a_near_tie_fell_the_other_way_follows_from_it(
+    steps: tuple[int, int], tie: int, following: int
+) -> None:
+    """A code told of one that fell is no mistake of its own; one that was chosen before it is."""
+    margins = np.ones((1, 2), np.float32)
+    margins[0, tie] = 1e-6
+    pair = Joined(
+        dtype="int64",
+        expected=np.array([[3, 4]]),
+        found=np.array([[5, 6]]),
+        margins=margins,
+        steps=np.array([steps], np.float32),
+    )
+    figures = figures_of(pair, NEAR_TIE_MARGIN)
+    assert figures == CodeFigures(compared=2, equal=0, near_ties=1, following=following)
