@@ -15,6 +15,7 @@ from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
 NO_LIMIT = 1 << 40
+TABLE_BYTES = 1 << 12  # a smaller one may be stored more than once
 
 
 def tidy(model: ir.Model) -> None:
@@ -32,9 +33,15 @@ def tidy(model: ir.Model) -> None:
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same."""
+    """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same.
+
+    Parts of a table that has several readers stay parts of it, and are stored once.
+    """
     folding = _constant_folding.FoldConstantsPass(
-        shape_inference=True, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT
+        shape_inference=True,
+        input_size_limit=NO_LIMIT,
+        output_size_limit=NO_LIMIT,
+        should_fold=lambda node: False if _is_part_of_table(node) else None,
     )
     for _ in range(2):
         folding(model)
@@ -43,6 +50,13 @@ def fold_constants(model: ir.Model) -> None:
         for node in model.graph.all_nodes():
             if node.op_type == "Split":
                 node.attributes.pop("num_outputs", None)
+
+
+def _is_part_of_table(node: ir.Node) -> bool:
+    table = node.inputs[0] if node.op_type == "Slice" else None
+    if table is None or table.const_value is None:
+        return False
+    return table.const_value.nbytes >= TABLE_BYTES and len(table.uses()) > 1
 
 
 def fold_batch_norm(model: ir.Model) -> None:

@@ -141,7 +141,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         image=ImageSpec(height=size, width=size),
         noise_dim=config.noise,
         text=_text_spec(checkpoint),
-        tokenizer=(checkpoint.folder / "tokenizer.json").read_bytes(),
+        tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
         licence="Apache-2.0",
         notice=checkpoint.notice,
         digest=_digest(checkpoint.folder),

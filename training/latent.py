@@ -106,10 +106,11 @@ class LatentNetwork(nn.Module):
         """Rows of the codes that are known before `step`, (B, M, D) in `order` -> raw latents of the
         next ones, (B, N - M, D)."""
         before, after = self.positions(step)
-        x = (self.unknown[step] + self.position[before:after]) + context.start
+        # In this order: a sum of constants would be stored for every step.
+        told = context.start + self.unknown[step]
+        x = told + self.position[before:after]
         if before:
-            known = self.known(rows) + (self.unknown[step] + self.position[:before]) + context.start
-            x = torch.cat([known, x], 1)
+            x = torch.cat([self.known(rows) + told + self.position[:before], x], 1)
         last = len(self.blocks) - 1
         for index, (block, words) in enumerate(zip(self.blocks, context.words, strict=True)):
             x = block(x, words, context.bias, first=before if index == last else 0)

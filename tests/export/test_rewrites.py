@@ -230,6 +230,32 @@ def test_a_constant_is_kept_once() -> None:
     assert operators(after)["Neg"] == 0
 
 
+def test_parts_of_a_table_that_is_read_twice_are_not_stored_again() -> None:
+    table = weights(16, 200)
+    constants = {
+        "table": table,
+        "bias": weights(1),
+        "zero": np.array([0]),
+        "eight": np.array([8]),
+        "twelve": np.array([12]),
+    }
+    nodes = [
+        helper.make_node("Slice", ["table", "zero", "eight"], ["start"]),
+        helper.make_node("Slice", ["table", "zero", "twelve"], ["most"]),
+        helper.make_node("MatMul", ["x", "start"], ["t"]),
+        helper.make_node("MatMul", ["w", "most"], ["u"]),
+        helper.make_node("Neg", ["bias"], ["b"]),
+        helper.make_node("Add", ["t", "b"], ["v"]),
+        helper.make_node("Add", ["v", "u"], ["y"]),
+    ]
+    inputs = {"x": ["batch", 8], "w": ["batch", 12]}
+    graph = graph_of(nodes, constants, inputs, {"y": ["batch", 200]})
+    given = {"x": weights(3, 8), "w": weights(3, 12)}
+    after = check_same(graph, rewrites_fold.fold_constants, given, 0.0)
+    stored = [numpy_helper.to_array(value) for value in onnx.load_from_string(after).graph.initializer]
+    assert sum(value.nbytes for value in stored if value.dtype == np.float32) == table.nbytes + 4
+
+
 def test_an_unknown_rewrite_or_target_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(UsageError, match="unknown rewrite 'fold'") as error:
         check_rewrites(["fold"], "cpu")
