@@ -15,6 +15,7 @@ from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import FLOAT, QUANTISED
 from textual_vision.export.quantise_search import Search, search
 from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, quantised_stage
+from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
 
@@ -38,7 +39,8 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
         budget=source.budget or DEFAULT_BUDGET,
     )
     budget = parse_budget(options.budget)
-    measure = Measure(source.stages, source.fp32, source.batches, default_backend())
+    stored = {name: stored_exactly(graph, notes=False) for name, graph in source.fp32.items()}
+    measure = Measure(source.stages, source.fp32, source.batches, default_backend(), stored)
     stages = [
         quantised_stage(stage, source.fp32[stage.name], measure, options.ranges, target=source.target)
         for stage in source.stages

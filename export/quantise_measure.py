@@ -42,6 +42,7 @@ class Measure:
     """Scores graphs on `batches`, drawings whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
+    `stored` are graphs that compute what the `floats` do, but take the megabytes of those that are not changed.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Measure:
         floats: Mapping[str, bytes],
         batches: Sequence[Batch],
         backend: str,
+        stored: Mapping[str, bytes] | None = None,
     ) -> None:
         self.stages, self.floats, self.batches, self.backend = tuple(stages), dict(floats), batches, backend
+        self._stored = {**self.floats, **(stored or {})}
         self._sessions: dict[str, tuple[bytes, Session]] = {}
 
     def score(self, changed: Mapping[str, bytes]) -> Score:
@@ -59,7 +62,7 @@ class Measure:
         free = [self._free(batch, changed) for batch in self.batches]
         picture = self._picture_stage()
         forced = [self._forced(batch, picture, changed) for batch in self.batches]
-        graphs = {**self.floats, **changed}
+        graphs = {**self._stored, **changed}
         return Score(
             text_code_agreement=self._agreement(TEXT_CODES, free),
             code_agreement=self._agreement(CODES, free),

@@ -68,6 +68,7 @@ class QuantisedStage:
     correction: str
     calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalisation
     errors: Mapping[str, float]  # by correction: what was compared
+    target: str  # what the graph is for, "cpu" or "tensorrt"
 
     def graph(self, modes: Mapping[str, str], *, compact: bool = True) -> bytes:
         """The stage's graph with each layer in its mode, serialised; not `compact` is quicker, and larger."""
@@ -77,6 +78,8 @@ class QuantisedStage:
         thresholds |= {f"{name}{SCALED}": value for name, value in thresholds.items()}
         model = row_scaled(self.model, tables)
         graph = quantised_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
+        if self.target == "cpu":
+            graph = rewrites_upsample.woven_channels_last(graph)
         data: bytes = graph.SerializeToString()
         return data
 
@@ -94,7 +97,7 @@ def quantised_stage(
     moving = (EQUALISED, BOTH) if given is not None else ()
     wanted = [name for name in options.corrections if name not in (*moving, ROUNDED)]
     plain = ranges_of(model, inputs, options.method) if given is None else given
-    bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain)}
+    bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain, target)}
     tried: dict[str, QuantisedStage] = {}
     errors: dict[str, float] = {}
 
@@ -106,7 +109,7 @@ def quantised_stage(
         equal = correction in (EQUALISED, BOTH)
         if equal not in bases:
             base = equalised(model, inputs)
-            bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method))
+            bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method), target)
         attempt(correction, _corrected(bases[equal], correction, inputs))
         if errors[correction] > HOPELESS:
             return replace(tried[correction], correction=correction, calibrated=plain, errors=errors)
@@ -119,7 +122,9 @@ def quantised_stage(
     return replace(tried[best], correction=best, calibrated=plain, errors=errors)
 
 
-def _base(stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorRange]) -> QuantisedStage:
+def _base(
+    stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorRange], target: str
+) -> QuantisedStage:
     """The stage with its weights rounded to the nearest and its own biases."""
     layers = layers_of(model)
     weights = nearest_weights(row_scaled(model), [one for one in layers if one.parameters >= SMALLEST_WEIGHT])
@@ -133,6 +138,7 @@ def _base(stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorR
         correction=PLAIN,
         calibrated=ranges,
         errors={},
+        target=target,
     )
 
 

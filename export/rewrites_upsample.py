@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 from onnxscript import rewriter
 from onnxscript.rewriter import pattern
@@ -109,6 +110,48 @@ class _Wide(_Lowered):
 def upsample_by_crop(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
     rewriter.RewriteRuleSet([_Cropped.rule()]).apply_to_model(model)
+
+
+class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+    def pattern(self, op, x):  # type: ignore[no-untyped-def]
+        return op.DepthToSpace(x, _outputs=["woven"])
+
+    def check(self, context, x, woven, **_):  # type: ignore[no-untyped-def]
+        how = woven.producer().attributes
+        sizes = list(x.shape or [])
+        return (
+            len(sizes) == 4
+            and all(isinstance(size, int) for size in sizes[1:])
+            and how.get_string("mode", "DCR") == "DCR"
+            and how.get_int("blocksize") == STRIDE
+        )
+
+    def rewrite(self, op, x, woven, **_):  # type: ignore[no-untyped-def]
+        _, channels, height, width = x.shape
+        narrow = channels // STRIDE**2
+        apart, joined = (
+            op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{woven.name}_{name}")
+            for name, value in (
+                ("apart", [0, 0, 0, STRIDE, STRIDE, narrow]),
+                ("joined", [0, STRIDE * height, STRIDE * width, narrow]),
+            )
+        )
+        phases = op.Reshape(op.Transpose(x, perm=[0, 2, 3, 1]), apart)
+        last = op.Reshape(op.Transpose(phases, perm=[0, 1, 3, 2, 4, 5]), joined)
+        return op.Transpose(last, perm=[0, 3, 1, 2])
+
+
+def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """DepthToSpace as turns and reshapes that leave each position's channels together; exact.
+
+    ONNX Runtime's integer convolutions have their channels last, so the outer turns cancel theirs, and what
+    is left copies whole rows of channels instead of single numbers. OpenVINO's backend turns it back.
+    """
+    if not any(node.op_type == "DepthToSpace" for node in graph.graph.node):
+        return graph
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(graph))
+    rewriter.RewriteRuleSet([_WovenLast.rule()]).apply_to_model(model)
+    return ir.to_proto(model)
 
 
 def upsample_wide(model: ir.Model) -> None:

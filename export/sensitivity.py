@@ -120,14 +120,16 @@ def sensitivity_of_bundle(
         raise UsageError("the bundle has no float32 graphs to start from", hint)
     files = manifest.precisions["fp32"].files
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
-    batches = _batches(bundle, graphs, prompts, backend)
+    batches = drawings_of_bundle(bundle, graphs, prompts, backend)
     measure = Measure(manifest.stages, graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
     stages = [quantised_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
     yield from sensitivity(stages, measure)
 
 
-def _batches(bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str) -> list[Batch]:
+def drawings_of_bundle(
+    bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
+) -> list[Batch]:
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
     from textual_vision.export.parity import open_sessions

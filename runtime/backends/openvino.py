@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import openvino
-from openvino import opset13
 
+from textual_vision.runtime.backends.openvino_rewrites import join_weaving, turn_choices
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -24,8 +23,6 @@ PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
 OPENVINO_ERRORS = (RuntimeError, UnicodeDecodeError)
 
 FIXED_LIMIT = 4  # batch sizes that stay compiled, the least recent dropped
-
-LEAST_TURNED_RANK = 3  # below it the second axis is the last
 
 
 class OpenVinoSession:
@@ -140,48 +137,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
     try:
         model = core.read_model(graph, b"")
         turn_choices(model)
+        join_weaving(model)
         return OpenVinoSession(core, model, settings, options.name)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"
         raise IntegrityError(problem, "export it again, or use another --backend") from None
-
-
-def turn_choices(model: openvino.Model) -> int:
-    """Choosing the best along the last axis takes OpenVINO thrice as long as along another one, so it is
-    done along the second. Exact: the same values are compared in the same order. Returns how many changed.
-    """
-    count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "TopK" and _along_last(node):
-            _turn(node)
-            count += 1
-    model.validate_nodes_and_infer_types()
-    return count
-
-
-def _along_last(node: openvino.Node) -> bool:
-    rank = node.input_value(0).get_partial_shape().rank
-    if rank.is_dynamic or rank.get_length() < LEAST_TURNED_RANK:
-        return False
-    axis: int = node.get_axis()
-    return axis in (-1, rank.get_length() - 1)
-
-
-def _turn(node: openvino.Node) -> None:
-    last = node.input_value(0).get_partial_shape().rank.get_length() - 1
-    how = node.get_attributes()
-    turned = opset13.transpose(node.input_value(0), np.array([0, last, *range(1, last)]))
-    chosen = opset13.topk(
-        turned,
-        node.input_value(1),
-        1,
-        how["mode"],
-        how["sort"],
-        how["index_element_type"],
-        stable=how["stable"],
-    )
-    for output, fresh in zip(node.outputs(), chosen.outputs(), strict=True):
-        back = opset13.transpose(fresh, np.array([0, *range(2, last + 1), 1]))
-        back.output(0).set_names(output.get_names())
-        for target in output.get_target_inputs():
-            target.replace_source_output(back.output(0))

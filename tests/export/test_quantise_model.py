@@ -89,6 +89,13 @@ def test_a_transposed_convolution_becomes_one_that_int8_can_run(floats: dict[str
     assert "ConvTranspose" not in after and "DepthToSpace" in after
 
 
+def test_pictures_are_woven_with_channels_last_on_the_cpu_alone(stages: list[QuantisedStage]) -> None:
+    for target, woven in (("cpu", True), ("tensorrt", False)):
+        stage = replace(stages[-1], target=target)
+        graph = onnx.load_from_string(stage.graph(default_modes(stage.layers, INT8)))
+        assert ("DepthToSpace" in {node.op_type for node in graph.graph.node}) is not woven
+
+
 def test_the_search_meets_the_budget_that_it_was_given(source: FloatGraphs, stages, measure: Measure) -> None:
     budget = parse_budget("code_agreement>=0.97,psnr>=32,generator_psnr>=30")
     found = search(stages, measure, budget)

@@ -86,6 +86,26 @@ def test_a_transposed_convolution_is_a_convolution_woven_together(bias: bool, ch
     assert operators(after)["DepthToSpace"] == 1
 
 
+def depth_to_space(mode: str, height: int | str) -> bytes:
+    node = helper.make_node("DepthToSpace", ["x"], ["y"], blocksize=2, mode=mode)
+    return graph_of([node], {}, {"x": ["batch", 12, height, 5]}, {"y": ["batch", 3, "tall", 10]})
+
+
+def test_weaving_with_channels_last_is_depth_to_space() -> None:
+    graph = depth_to_space("DCR", 3)
+    after = rewrites_upsample.woven_channels_last(onnx.load_from_string(graph)).SerializeToString()
+    assert operators(after) == {"Transpose": 3, "Reshape": 2}
+    x = weights(2, 12, 3, 5)
+    old, new = (ReferenceEvaluator(onnx.load_from_string(g)).run(None, {"x": x})[0] for g in (graph, after))
+    assert np.array_equal(old, new)
+
+
+@pytest.mark.parametrize(("mode", "height"), [("CRD", 3), ("DCR", "height")])
+def test_pictures_woven_otherwise_or_of_any_size_stay_depth_to_space(mode: str, height: int | str) -> None:
+    after = rewrites_upsample.woven_channels_last(onnx.load_from_string(depth_to_space(mode, height)))
+    assert operators(after.SerializeToString()) == {"DepthToSpace": 1}
+
+
 @pytest.mark.parametrize(
     "attributes", [{"strides": [1, 1]}, {"pads": [0, 0, 0, 0]}, {"output_padding": [1, 1]}]
 )

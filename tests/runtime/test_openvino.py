@@ -9,6 +9,7 @@ from textual_vision.runtime.backends.session import SessionOptions
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError
 
 openvino = pytest.importorskip("textual_vision.runtime.backends.openvino")
+from textual_vision.runtime.backends.openvino_rewrites import join_weaving, turn_choices  # noqa: E402
 
 
 def _session(operator="MatMul", kind=FLOAT, output=("batch", 5), backend="openvino"):
@@ -88,13 +89,43 @@ def _chosen(operator):
 def test_the_best_along_the_last_axis_is_found_along_another_and_is_the_same(operator, choose):
     data = _chosen(operator)
     model = openvino.openvino.Core().read_model(data, b"")
-    assert openvino.turn_choices(model) == 1
-    assert openvino.turn_choices(model) == 0
+    assert turn_choices(model) == 1
+    assert turn_choices(model) == 0
     session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
     x = (
         np.random.default_rng(0).integers(0, 3, (2, 3, 4, 6)).astype(np.float32)
     )  # with ties: the first counts
     assert np.array_equal(session.run({"x": x})["y"], choose(x, axis=-1))
+
+
+def _woven(blocks, channels):
+    """DepthToSpace of (batch, 12, 3, 5) as turns and reshapes."""
+    sizes = {"apart": np.array([0, 0, 0, *blocks, channels]), "joined": np.array([0, 6, 10, 3])}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["last", "apart"], ["phases"]),
+        helper.make_node("Transpose", ["phases"], ["rows"], perm=[0, 1, 3, 2, 4, 5]),
+        helper.make_node("Reshape", ["rows", "joined"], ["woven"]),
+        helper.make_node("Transpose", ["woven"], ["y"], perm=[0, 3, 1, 2]),
+    ]
+    return graph(nodes, {"x": (FLOAT, ["batch", 12, 3, 5])}, {"y": (FLOAT, ["batch", 3, 6, 10])}, sizes)
+
+
+def test_turns_that_weave_a_picture_together_become_one_operator_and_are_the_same():
+    data = _woven((2, 2), 3)
+    model = openvino.openvino.Core().read_model(data, b"")
+    assert join_weaving(model) == 1
+    assert [node.get_type_name() for node in model.get_ops()].count("DepthToSpace") == 1
+    session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
+    x = np.random.default_rng(0).standard_normal((2, 12, 3, 5)).astype(np.float32)
+    # The phase varies slowest among the channels: y[c, 2 i + r, 2 j + s] is x[6 r + 3 s + c, i, j].
+    phases = x.reshape(2, 2, 2, 3, 3, 5).transpose(0, 3, 4, 1, 5, 2)
+    assert np.array_equal(session.run({"x": x})["y"], phases.reshape(2, 3, 6, 10))
+
+
+def test_other_turns_are_left_alone():
+    model = openvino.openvino.Core().read_model(_woven((4, 1), 3), b"")
+    assert join_weaving(model) == 0
 
 
 def test_bfloat16_is_computed_only_when_asked_for_by_name():

@@ -1,0 +1,78 @@
+"""What int8 costs a bundle's stages, one changed at a time: every correction, every way to find ranges.
+
+    python int8_figures.py emoji.tv heldout.txt
+
+Needs the bundle's float32 graphs, whose drawings are the reference. Ranges come from the prompts that a build
+calibrates on, figures from those of the file, one a line. The table is Markdown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from textual_vision.calibration.prompts import read_prompts
+from textual_vision.calibration.ranges import METHODS
+from textual_vision.export.prompts import CALIBRATED
+from textual_vision.export.quantise_measure import Measure
+from textual_vision.export.quantise_plan import HALF, INT8, WEIGHTS, default_modes
+from textual_vision.export.quantise_stage import (
+    CORRECTIONS,
+    PLAIN,
+    ROUNDED,
+    RangeOptions,
+    quantised_stage,
+)
+from textual_vision.export.sensitivity import drawings_of_bundle
+from textual_vision.runtime.backends.session import default_backend
+from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.manifest import StageSpec
+
+Row = tuple[str, dict[str, bytes]]
+
+
+def rows(stage: StageSpec, graph: bytes, measure: Measure) -> Iterator[Row]:
+    """How a stage is changed, and its graph then."""
+    plain = quantised_stage(stage, graph, measure, RangeOptions(corrections=(PLAIN,)))
+    for name, mode in (("half", HALF), ("int8 weights, nearest", WEIGHTS)):
+        yield name, {stage.name: plain.graph(default_modes(plain.layers, mode))}
+    for correction in CORRECTIONS:
+        wanted = (correction,) if correction != ROUNDED else (PLAIN, ROUNDED)
+        found = quantised_stage(stage, graph, measure, RangeOptions(corrections=wanted))
+        if correction == ROUNDED:
+            yield (
+                f"int8 weights, {found.correction}",
+                {stage.name: found.graph(default_modes(found.layers, WEIGHTS))},
+            )
+        yield f"int8, {found.correction}", {stage.name: found.graph(default_modes(found.layers, INT8))}
+    for method in METHODS:
+        found = quantised_stage(stage, graph, measure, RangeOptions(method=method, corrections=(PLAIN,)))
+        yield f"int8, ranges by {method}", {stage.name: found.graph(default_modes(found.layers, INT8))}
+
+
+def main(folder: Path, prompts: Path) -> None:
+    """Prints the table."""
+    bundle, backend = Bundle(folder), default_backend()
+    files = bundle.manifest.precisions["fp32"].files
+    stages = bundle.manifest.stages
+    graphs = {stage.name: bundle.read(files[stage.name]) for stage in stages}
+    calibration, judged = (
+        Measure(stages, graphs, drawings_of_bundle(bundle, graphs, texts, backend), backend)
+        for texts in (CALIBRATED, read_prompts(prompts).texts)
+    )
+    print(
+        "| stage | how | text codes equal | image codes equal | pictures | graph |\n|---|---|---|---|---|---|"
+    )
+    for stage in stages:
+        for how, changed in rows(stage, graphs[stage.name], calibration):
+            score = judged.score(changed)
+            print(
+                f"| {stage.name} | {how} | {score.text_code_agreement:.2%} | {score.code_agreement:.2%} "
+                f"| {score.psnr:.1f} dB | {len(changed[stage.name]) / 1e6:.1f} MB |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
