@@ -109,8 +109,8 @@ def _merit(score: Score, budget: Budget) -> tuple[float, float, float]:
 
 
 def _merits(score: Score) -> tuple[float, ...]:
-    """Every metric so that less is better."""
-    time = score.milliseconds or 0.0
+    """Every metric so that less is better; what was not timed is no faster than anything."""
+    time = math.inf if score.milliseconds is None else score.milliseconds
     agreement = (-score.code_agreement, -score.text_code_agreement)
     return (*agreement, -score.psnr, -score.generator_psnr, score.megabytes, time)
 

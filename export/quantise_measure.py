@@ -42,7 +42,7 @@ class Measure:
     """Scores graphs on `batches`, drawings whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
-    `stored` are graphs that compute what the `floats` do, but take the megabytes of those that are not changed.
+    `stored` are graphs that compute what the `floats` do, and whose size counts for those not changed.
     """
 
     def __init__(

@@ -61,8 +61,12 @@ class Search:
         return json_of_score(self.score)
 
     def table_json(self) -> list[dict[str, object]]:
-        """The Pareto table: the trials that no other beats in everything."""
-        return [{"label": trial.label, **json_of_score(trial.score)} for trial in pareto(self.trials)]
+        """The Pareto table: the trials that no other beats in everything, with the one that was taken."""
+        taken = {self.trials[-1].label: " (taken)"}
+        return [
+            {"label": trial.label + taken.get(trial.label, ""), **json_of_score(trial.score)}
+            for trial in pareto(self.trials)
+        ]
 
 
 def search(
