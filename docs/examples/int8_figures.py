@@ -1,9 +1,10 @@
 """What int8 costs a bundle's stages, one changed at a time: every correction, every way to find ranges.
 
-    python int8_figures.py emoji.tv heldout.txt
+    python int8_figures.py emoji.tv heldout.txt generator latent
 
 Needs the bundle's float32 graphs, whose drawings are the reference. Ranges come from the prompts that a build
-calibrates on, figures from those of the file, one a line. The table is Markdown.
+calibrates on, figures from those of the file, one a line. The table is Markdown; without names of stages it is of
+all, which takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def rows(stage: StageSpec, graph: bytes, measure: Measure) -> Iterator[Row]:
         yield f"int8, ranges by {method}", {stage.name: found.graph(default_modes(found.layers, INT8))}
 
 
-def main(folder: Path, prompts: Path) -> None:
-    """Prints the table."""
+def main(folder: Path, prompts: Path, wanted: list[str]) -> None:
+    """Prints the table, of all stages if none is `wanted`."""
     bundle, backend = Bundle(folder), default_backend()
     files = bundle.manifest.precisions["fp32"].files
     stages = bundle.manifest.stages
@@ -64,7 +65,7 @@ def main(folder: Path, prompts: Path) -> None:
     print(
         "| stage | how | text codes equal | image codes equal | pictures | graph |\n|---|---|---|---|---|---|"
     )
-    for stage in stages:
+    for stage in (one for one in stages if not wanted or one.name in wanted):
         for how, changed in rows(stage, graphs[stage.name], calibration):
             score = judged.score(changed)
             print(
@@ -75,4 +76,4 @@ def main(folder: Path, prompts: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
