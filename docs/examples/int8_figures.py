@@ -3,8 +3,8 @@
     python int8_figures.py emoji.tv heldout.txt generator latent
 
 Needs the bundle's float32 graphs, whose drawings are the reference. Ranges come from the prompts that a build
-calibrates on, figures from those of the file, one a line. The table is Markdown; without names of stages it is of
-all, which takes about half an hour on two cores.
+calibrates on, figures from those of the file, one a line. The table is Markdown; without names of stages it
+is of all.
 """
 
 from __future__ import annotations
