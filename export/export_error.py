@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import torch
+from torch._logging.structured import INTERN_TABLE
+from torch.export._draft_export import DraftExportReport, FailureReport
 
 from textual_vision.runtime.errors import UsageError
 
@@ -13,6 +15,9 @@ HINT = "replace it by operators that ONNX has; see docs/custom-models.md"
 _NODE = re.compile(r"translating node %(\w+)")
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
+
+
+_CONSTANT = re.compile(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)")
 
 
 def export_error(stage: str, error: BaseException, traced: torch.export.ExportedProgram | None) -> UsageError:
@@ -33,6 +38,34 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
     reason = lines[0] if lines else type(error).__name__
     place = next((found for found in map(_line, texts) if found), "") or _raised_at(error)
     return UsageError(f"stage {stage!r} cannot be exported: {reason}{place}", HINT)
+
+
+def constant_size(error: BaseException) -> tuple[str, int] | None:
+    """The size that was to stay open, and the number that the code makes of it, if that is the error."""
+    found = _CONSTANT.search(str(error))
+    return (found.group(1), int(found.group(2))) if found else None
+
+
+def constant_size_error(stage: str, size: str, value: int, report: DraftExportReport) -> UsageError:
+    """A UsageError for `constant_size`; `report` is what torch's draft export of the same module found."""
+    where = next((place for place in map(_compared_at, report.failures) if place), "")
+    return UsageError(
+        f"stage {stage!r} cannot be exported for more than one size of {size}: "
+        f"its code makes it {value}{where}",
+        f"write it so that any {size} goes: no if, // or list over a size taken from a shape; "
+        "see docs/custom-models.md",
+    )
+
+
+def _compared_at(failure: FailureReport) -> str:
+    """` at FILE:LINE: code` of the line outside torch that compared a size with a number."""
+    # The report's own names of files lack those that an earlier export has met.
+    files = {number: name for name, number in INTERN_TABLE.items()}
+    for frame in reversed(failure.data.get("user_stack", [])):
+        file = files.get(frame["filename"], "")
+        if file and not _is_torch(file):
+            return f" at {Path(file).name}:{frame['line']}: {frame['loc'].strip()}"
+    return ""
 
 
 def _chain(error: BaseException) -> list[BaseException]:

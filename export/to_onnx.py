@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import onnx
 import torch
+from torch.export._draft_export import DraftExportReport
 
-from textual_vision.export.export_error import export_error
+from textual_vision.export.export_error import constant_size, constant_size_error, export_error
 from textual_vision.export.samples import Array
 from textual_vision.export.stages import BATCH, TOKENS, Stage
 from textual_vision.runtime.errors import UsageError
@@ -91,9 +97,26 @@ def _program_from_stage(
             )
         # Whatever a user's module raises while it is traced comes through here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+            if (constant := constant_size(error)) is not None:
+                report = _draft_report(stage, inputs, shapes)
+                raise constant_size_error(stage.name, *constant, report) from error
             raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program
+
+
+def _draft_report(
+    stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: tuple[dict[int, torch.export.Dim], ...]
+) -> DraftExportReport:
+    """What torch's draft export, which goes on after an error, says of the lines that make a size constant.
+
+    It writes a log, by default to stay in the system's folder for temporary files, and leaves it open.
+    """
+    with tempfile.TemporaryDirectory() as logs, mock.patch.dict(os.environ, TORCH_TRACE=logs):
+        program: Any = torch.export.draft_export(stage.module.eval(), inputs, dynamic_shapes=shapes)
+        report: DraftExportReport = program._report
+        gc.collect()
+    return report
 
 
 def _translations(opset: int) -> dict[Callable[..., object], Callable[..., object]]:

@@ -27,12 +27,7 @@ class MultiHeadAttention(nn.Module):
         return self._split(self.key(memory)), self._split(self.value(memory))
 
     def forward(self, x: Tensor, memory: KeyValue, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, W), what `remember` gave, bias (B, 1, 1, M) added to the scores -> (B, N, W).
-
-        Of a memory of one thing (1, heads, 1, W / heads) that is the answer to everything: (1, 1, W).
-        """
-        if memory[1].shape[2] == 1:
-            return self.output(memory[1].transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        """x (B, N, W), what `remember` gave, bias (B, 1, 1, M) added to the scores -> (B, N, W)."""
         attend = attend_in_products if self.training and x.device.type == "cpu" else fused_attention
         mixed = attend(self._split(self.query(x)), *memory, bias)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -72,15 +67,19 @@ class GridBlock(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, words: KeyValue, bias: Tensor, first: int = 0) -> Tensor:
-        """x (B, N, W), the words as `self.words` remembers them, bias (B, 1, 1, T) -> (B, N - first, W).
-
-        The positions before `first` are looked at, but not worked out.
-        """
+    def forward(
+        self, x: Tensor, words: KeyValue, bias: Tensor, past: KeyValue | None, reach: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
+        """x (B, N, W), the words as `self.words` remembers them, bias (B, 1, 1, T) to add to their scores,
+        what is remembered of positions before these, reach (1, 1, N, N) to add to these positions' scores
+        -> (B, N, W), and what is remembered now."""
         x = x + self.words(self.norm_words(x), words, bias)
         normed = self.norm_grid(x)
-        x = x[:, first:] + self.grid(normed[:, first:], self.grid.remember(normed))
-        return x + self.feed(self.norm_feed(x))  # type: ignore[no-any-return]
+        key, value = self.grid.remember(normed)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        x = x + self.grid(normed, (key, value), reach)
+        return x + self.feed(self.norm_feed(x)), (key, value)
 
 
 def score_bias(attention_mask: Tensor) -> Tensor:

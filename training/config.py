@@ -54,14 +54,15 @@ class LatentConfig:
     """Text and noise to a grid of latents, on a lattice that each step makes twice as dense."""
 
     grid: int = 16  # rows and columns of image codes
-    steps: int = 6  # in which a drawing's codes are chosen; 1: all at once
+    steps: int = 8  # in which a drawing's codes are chosen; 1: all at once
+    halved: int = 2  # of the doublings of the lattice, the last so many take two steps each
     width: int = 256
     blocks: int = 4
     heads: int = 4
     # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
     # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
     # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
-    open_steps: int = 5
+    open_steps: int = 6
     guidance: float = 2.5
     temperature: float = 0.2
 
@@ -223,8 +224,13 @@ def _sizes(model: ModelConfig) -> Rules:
             f"model.text.hidden {text.hidden} is not a multiple of model.text.groups {text.groups}",
         ),
         (
-            latent.steps >= 1 and latent.grid % 2 ** (latent.steps // 2) == 0,
+            latent.steps >= 1 and latent.grid % 2 ** ((latent.steps - latent.halved) // 2) == 0,
             f"model.latent.steps is {latent.steps}: a grid of {latent.grid} can't be halved that often",
+        ),
+        (
+            latent.halved >= 0 and 2 * latent.halved < latent.steps,
+            f"model.latent.halved is {latent.halved}: there are not so many doublings in "
+            f"model.latent.steps {latent.steps}",
         ),
         (
             all(heads > 0 and width % heads == 0 for width, heads in widths),

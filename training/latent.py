@@ -3,25 +3,29 @@
 The codes of a grid depend on each other: chosen all at once they are each the likeliest by itself, and
 together a blur. So they are chosen in steps, a coarse lattice first and each step as many again between
 those that are there, every step seeing all before it (cf. Chang et al. 2022, MaskGIT, and the lattice
-order of Besnier et al. 2025). A step looks only at the positions chosen so far and at its own: all steps
-together cost less than two passes over the whole grid. One step is the one-pass network of the paper.
+order of Besnier et al. 2025). Each position is worked out once: it is told the codes around it, and attends
+to the positions of its own step and of all before it, whose keys and values are remembered (cf. Tian et al.
+2024, VAR). So all steps together cost one pass over the grid, and learning sees every step of a picture at
+once. One step is the one-pass network of the paper.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.attention import GridBlock, KeyValue, score_bias
+from textual_vision.training.attention import MASKED_SCORE, GridBlock, KeyValue, score_bias
 from textual_vision.training.blocks import Condition
 from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
+from textual_vision.training.lattice import AROUND, lattice_of
 
 POSITION_STD = 0.02
 
@@ -33,6 +37,7 @@ class Context:
     start: Tensor  # (B, 1, W): the sentence and the noise
     words: list[KeyValue]  # for each block
     bias: Tensor  # (B, 1, 1, T)
+    copies: int = 1  # of each drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,13 @@ class Setting:
     """What all steps of a drawing go by."""
 
     told: Context
-    speechless: Context  # the same noise, and words that say nothing: what guidance leads away from
+    # After the drawings' words the same drawings with words that say nothing, which guidance leads away from:
+    # one batch (2B, ...), for a step of a single drawing is too small to keep a machine busy.
+    guided: Context | None
     chances: Tensor  # (B, N, D): see `LatentNetwork.chances`
+
+
+Seen = list[KeyValue]  # what each block remembers of the positions so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,8 @@ class LatentNetwork(nn.Module):
 
     order: Tensor
     place: Tensor
+    around: Tensor
+    reach: Tensor
     signs: Tensor
     mixing: Tensor
 
@@ -74,17 +86,24 @@ class LatentNetwork(nn.Module):
         self.config = config
         self.condition = Condition(text_width, model.noise, model.generator.condition)
         self.start = nn.Linear(model.generator.condition, config.width)
-        self.known = nn.Linear(model.codebook.width, config.width)
-        self.unknown = nn.Parameter(torch.randn(config.steps, config.width) * POSITION_STD)
+        self.near = nn.Linear(AROUND * model.codebook.width, config.width, bias=False)
         self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * POSITION_STD)
         self.blocks = nn.ModuleList(
             GridBlock(config.width, config.heads, text_width) for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(config.width)
         self.latents = nn.Linear(config.width, model.codebook.width)
-        order = lattice_order(config.grid, config.steps)
+        lattice = lattice_of(config.grid, config.steps, config.halved)
+        self.bounds = lattice.bounds
+        order, step = (
+            torch.tensor(lattice.order),
+            torch.tensor(np.repeat(range(config.steps), np.diff(self.bounds))),
+        )
+        later = step[:, None] < step
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("place", order.argsort(), persistent=False)
+        self.register_buffer("around", torch.tensor(lattice.neighbours + 1), persistent=False)  # 0: none
+        self.register_buffer("reach", later[None, None] * MASKED_SCORE, persistent=False)
         self.register_buffer("signs", hashed_signs("position", config.grid**2, model.noise), persistent=False)
         mixing = hashed_signs("latent", model.noise, model.codebook.width) / model.noise**0.5
         self.register_buffer("mixing", mixing, persistent=False)
@@ -99,30 +118,48 @@ class LatentNetwork(nn.Module):
 
     def positions(self, step: int) -> tuple[int, int]:
         """How many positions are known before a step, and after it."""
-        after = self.config.grid**2 >> (self.config.steps - 1 - step)
-        return (after // 2 if step > 0 else 0), after
+        return self.bounds[step], self.bounds[step + 1]
 
-    def forward(self, context: Context, rows: Tensor, step: int) -> Tensor:
-        """Rows of the codes that are known before `step`, (B, M, D) in `order` -> raw latents of the
-        next ones, (B, N - M, D)."""
-        before, after = self.positions(step)
-        # In this order: a sum of constants would be stored for every step.
-        told = context.start + self.unknown[step]
-        x = told + self.position[before:after]
-        if before:
-            x = torch.cat([self.known(rows) + told + self.position[:before], x], 1)
-        last = len(self.blocks) - 1
-        for index, (block, words) in enumerate(zip(self.blocks, context.words, strict=True)):
-            x = block(x, words, context.bias, first=before if index == last else 0)
-        return self.latents(self.norm(x))  # type: ignore[no-any-return]
+    def forward(self, context: Context, rows: Tensor) -> Tensor:
+        """Rows of a picture's own codes in `order`, (B, N, D) -> raw latents (B, N, D) of every step, each
+        told the codes before it. N may be that of the first steps alone."""
+        count = rows.shape[1]
+        reach = self.reach[:, :, :count, :count]
+        raw, _ = self._through_blocks(context, self._entry(context, rows, 0, count), None, reach)
+        return raw
+
+    def next(self, context: Context, rows: Tensor, step: int, seen: Seen | None) -> tuple[Tensor, Seen]:
+        """Rows of the codes known before `step` in `order`, (B, M, D), and what was seen by then -> raw
+        latents of the next ones, (B, N - M, D), and what is seen now. All but the rows may be of (2B)."""
+        return self._through_blocks(context, self._entry(context, rows, *self.positions(step)), seen, None)
+
+    def _entry(self, context: Context, rows: Tensor, first: int, last: int) -> Tensor:
+        """What is known of the positions from `first` to `last`, (B, last - first, W)."""
+        x = context.start + self.position[first:last]
+        if last == self.bounds[1]:
+            return x  # nothing is around the first
+        none = rows.new_zeros(rows.shape[0], 1, rows.shape[2])
+        around = torch.cat([none, rows], 1)[:, self.around[first:last].flatten()]
+        near = self.near(around.unflatten(1, (last - first, AROUND)).flatten(2))
+        return x + torch.cat([near] * context.copies)
+
+    def _through_blocks(
+        self, context: Context, x: Tensor, seen: Seen | None, reach: Tensor | None
+    ) -> tuple[Tensor, Seen]:
+        now: Seen = []
+        before: Sequence[KeyValue | None] = seen or [None] * len(self.blocks)
+        for block, words, past in zip(self.blocks, context.words, before, strict=True):
+            x, known = block(x, words, context.bias, past, reach)
+            now.append(known)
+        return self.latents(self.norm(x)), now
 
     def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
         setting = self.setting(text, attention_mask, noise)
         rows = text.new_zeros(text.shape[0], 0, book.rows.shape[1])  # none yet
-        codes, latents = [], []
+        codes, latents, seen = [], [], None
         for step in range(self.config.steps):
-            raw = self.chosen(setting, rows, step)
+            raw, seen = self.chosen(setting, rows, step, seen)
             codes.append(book.nearest(raw))
             latents.append(raw)
             rows = torch.cat([F.embedding(chosen, book.rows) for chosen in codes], 1)
@@ -134,25 +171,32 @@ class LatentNetwork(nn.Module):
 
     def setting(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Setting:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps of a drawing go by."""
-        # One word that says nothing is what all words are when they say nothing; one for all pictures.
-        silence = torch.zeros(1, 1, text.shape[2], dtype=text.dtype, device=text.device)
-        alone = torch.ones(1, 1, dtype=attention_mask.dtype, device=text.device)
-        return Setting(
-            told=self.context(text, attention_mask, noise),
-            speechless=self.context(silence, alone, noise),
-            chances=self.chances(noise),
-        )
+        chances = self.chances(noise)
+        if self.config.guidance == 1:
+            return Setting(told=self.context(text, attention_mask, noise), guided=None, chances=chances)
+        # One word that says nothing is what all words are when they say nothing.
+        silence, alone = torch.zeros_like(text), torch.zeros_like(attention_mask)
+        alone[:, 0] = 1
+        both = torch.cat([text, silence]), torch.cat([attention_mask, alone]), torch.cat([noise, noise])
+        guided = replace(self.context(*both), copies=2)
+        words = [(_told(key), _told(value)) for key, value in guided.words]
+        told = Context(start=_told(guided.start), words=words, bias=_told(guided.bias))
+        return Setting(told=told, guided=guided, chances=chances)
 
-    def chosen(self, setting: Setting, rows: Tensor, step: int) -> Tensor:
-        """`forward` as a drawing takes it: in the open steps guided, and moved by the drawing's noise."""
-        raw: Tensor = self(setting.told, rows, step)
+    def chosen(self, setting: Setting, rows: Tensor, step: int, seen: Seen | None) -> tuple[Tensor, Seen]:
+        """`next` as a drawing takes it: in the open steps guided, and moved by the drawing's noise."""
         if step >= self.config.open_steps:
-            return raw
-        if self.config.guidance != 1:
+            return self.next(setting.told, rows, step, seen)
+        if setting.guided is None:
+            raw, seen = self.next(setting.told, rows, step, seen)
+        else:
+            both, seen = self.next(setting.guided, rows, step, seen)
+            told, speechless = both.unflatten(0, (2, -1)).unbind()
             # Learned from (`plan_through`) is only what the words say.
-            unguided = self(setting.speechless, rows.detach(), step).detach()
-            raw = torch.lerp(unguided, raw, self.config.guidance)
-        return raw + self.config.temperature * setting.chances[:, slice(*self.positions(step))]
+            raw = torch.lerp(speechless.detach(), told, self.config.guidance)
+            if step == self.config.open_steps - 1:
+                seen = [(_told(key), _told(value)) for key, value in seen]
+        return raw + self.config.temperature * setting.chances[:, slice(*self.positions(step))], seen
 
     def plan_through(self, setting: Setting, known: Tensor, book: Codebook, learned: int) -> PlanThrough:
         """As `plan`, after the codes `known` (B, M) of the first steps; gradients pass the last `learned`.
@@ -161,19 +205,22 @@ class LatentNetwork(nn.Module):
         et al. 2013, straight through): what judges the picture can move choices that are made at once
         to go together, which the cross-entropy of each by itself can't.
         """
-        rows = F.embedding(known, book.rows)
-        steps, first = self.config.steps, None
-        for step in range(steps):
-            if self.positions(step)[1] <= known.shape[1]:
-                continue
-            through = step >= steps - learned
+        own = F.embedding(known, book.rows)
+        rows, seen, first = own[:, :0], None, None
+        for step in range(self.config.steps):
+            through = step >= self.config.steps - learned
             with torch.set_grad_enabled(through and torch.is_grad_enabled()):
-                raw = self.chosen(setting, rows, step).float()
-                first = raw if first is None else first
-                row = F.embedding(book.nearest(raw.detach()), book.rows)
-                if through:
-                    unit = F.normalize(raw, dim=-1)
-                    row = unit + (row - unit).detach()
+                raw, seen = self.chosen(setting, rows, step, seen)
+                before, after = self.positions(step)
+                if after <= known.shape[1]:
+                    row = own[:, before:after]
+                else:
+                    raw = raw.float()
+                    first = raw if first is None else first
+                    row = F.embedding(book.nearest(raw.detach()), book.rows)
+                    if through:
+                        unit = F.normalize(raw, dim=-1)
+                        row = unit + (row - unit).detach()
             rows = torch.cat([rows, row], 1)
         grid = self.config.grid
         placed = rows[:, self.place].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
@@ -191,11 +238,15 @@ class LatentNetwork(nn.Module):
 
     def told(self, context: Context, codes: Tensor, book: Codebook) -> Tensor:
         """Raw latents (B, h, w, D) of every step, each told a picture's own codes (B, h, w) before it."""
-        rows = F.embedding(codes.flatten(1)[:, self.order], book.rows)
-        found = [self(context, rows[:, : self.positions(i)[0]], i) for i in range(self.config.steps)]
-        shape = (self.config.grid, self.config.grid)
-        latents: Tensor = torch.cat(found, 1)[:, self.place].unflatten(1, shape)
+        raw = self(context, F.embedding(codes.flatten(1)[:, self.order], book.rows))
+        latents: Tensor = raw[:, self.place].unflatten(1, (self.config.grid, self.config.grid))
         return latents
+
+
+def _told(both: Tensor) -> Tensor:
+    """(2B, ...) -> the first half."""
+    first: Tensor = both.unflatten(0, (2, -1))[0]
+    return first
 
 
 def hashed_signs(name: str, rows: int, columns: int) -> Tensor:
@@ -203,21 +254,3 @@ def hashed_signs(name: str, rows: int, columns: int) -> Tensor:
     digest = hashlib.shake_128(name.encode()).digest(rows * columns // 8 + 1)
     bits = [byte >> place & 1 for byte in digest for place in range(8)]
     return 2.0 * torch.tensor(bits[: rows * columns], dtype=torch.float32).view(rows, columns) - 1.0
-
-
-def lattice_order(grid: int, steps: int) -> Tensor:
-    """Row-major positions of a grid, coarse lattice first: int64 (grid * grid,).
-
-    Each of `steps - 1` halvings leaves a square or a quincunx lattice, in turn, centred on the grid.
-    """
-    halvings = steps - 1
-    shift = 2 ** ((halvings + 1) // 2) // 2
-    row, column = torch.meshgrid(torch.arange(grid) + shift, torch.arange(grid) + shift, indexing="ij")
-    survived = torch.zeros(grid, grid, dtype=torch.int64)
-    for halving in range(1, halvings + 1):
-        stride = 2 ** (halving // 2)
-        on_lattice = (row % stride == 0) & (column % stride == 0)
-        if halving % 2 == 1:
-            on_lattice &= (row // stride + column // stride) % 2 == 0
-        survived[on_lattice] = halving
-    return survived.flatten().argsort(descending=True, stable=True)

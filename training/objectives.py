@@ -30,7 +30,7 @@ from textual_vision.training.text_encoder import sentence_from_text
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
-LEARNED_STEPS = 2  # the last: three quarters of the codes, chosen in two goes
+LEARNED_STEPS = 4  # the last: three quarters of the codes
 PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
 
 
@@ -130,39 +130,32 @@ class LatentObjective(nn.Module):
 
     def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms."""
-        loss, terms, _ = self.predict(batch, random, self.steps(random))
+        loss, terms, _ = self.predict(batch, random, self.latent.config.steps)
         return loss, terms
 
-    def predict(self, batch: Batch, random: StepRandom, seen: list[int]) -> tuple[Tensor, Terms, Told]:
-        """Loss of the steps `seen`, terms, and what they were taken of."""
+    def predict(self, batch: Batch, random: StepRandom, steps: int) -> tuple[Tensor, Terms, Told]:
+        """Loss of the first `steps`, each counting the same, terms, and what they were taken of."""
         encoder, book = self._fixed
         with torch.no_grad(), in_full_precision(batch.pictures):
             codes = book.nearest(encoder(batch.pictures))
         text, _ = self.words(batch.text_codes, batch.attention_mask)
         noise, kl = self._noise(batch, random)
         wanted = codes.flatten(1)[:, self.latent.order]
-        rows = F.embedding(self._with_mistakes(wanted, random), book.rows)
         context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise)
+        told = self._with_mistakes(wanted, random)[:, : self.latent.positions(steps - 1)[1]]
+        raw = self.latent(context, F.embedding(told, book.rows)).float()
         entropy, right = codes.new_zeros((), dtype=torch.float32), []
-        for step in seen:
-            before, after = self.latent.positions(step)
-            # The length of a raw latent is its certainty: a unit one could not be surer than `logit_scale`.
-            raw = self.latent(context, rows[:, :before], step).float().flatten(0, 1)
-            new = wanted[:, before:after].flatten()
-            with in_full_precision(raw):
-                entropy = entropy + code_cross_entropy(raw, new, book.rows, self.losses) / len(seen)
+        with in_full_precision(raw):
+            for step in range(steps):
+                chosen = slice(*self.latent.positions(step))
+                # A raw latent's length is its certainty: a unit one could not be surer than `logit_scale`.
+                found, new = raw[:, chosen].flatten(0, 1), wanted[:, chosen].flatten()
+                entropy = entropy + code_cross_entropy(found, new, book.rows, self.losses) / steps
                 some = slice(None, None, AGREEMENT_EVERY)
-                right.append(book.nearest(raw.detach()[some]) == new[some])
-        terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": torch.cat(right).float().mean()}
+                right.append((book.nearest(found.detach()[some]) == new[some]).float().mean())
+        terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": torch.stack(right).mean()}
         loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
         return loss, terms, Told(codes=codes, text=text, noise=noise)
-
-    def steps(self, random: StepRandom) -> list[int]:
-        """One of the coarser half of the steps and one of the finer: all would cost thrice as much."""
-        count = self.latent.config.steps
-        halves = (range(count // 2), range(count // 2, count))
-        chance = random.shared(2).tolist()
-        return [half[int(c * len(half))] for half, c in zip(halves, chance, strict=True) if half]
 
     def _with_mistakes(self, codes: Tensor, random: StepRandom) -> Tensor:
         """Codes (B, N), a share of them replaced by others of the same picture."""
@@ -212,7 +205,8 @@ class JointObjective(nn.Module):
     def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
         # The coarse steps learn what they did; the fine ones by what is drawn with them, and as they did.
-        loss, terms, told = self.codes.predict(batch, random, self.codes.steps(random)[:1])
+        coarse = max(1, self.codes.latent.config.steps - LEARNED_STEPS)
+        loss, terms, told = self.codes.predict(batch, random, coarse)
         kind = torch.arange(len(batch.pictures), device=told.codes.device) % 3
         told = self._from_words_alone(told, kind == 2, random)
         rows, entropy = self._rows(told, batch.attention_mask, kind, random)

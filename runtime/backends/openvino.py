@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -118,6 +119,17 @@ class _FixedSizes:
         return {name: place.copy() for name, place in self._outputs.items()}
 
 
+@functools.cache
+def _core() -> openvino.Core:
+    """One for the whole process, never unloaded.
+
+    On CPUs with AMX its plugin gives the thread a stack for signals. A second plugin gives another and, once
+    both are unloaded, leaves one that is no longer there: the next signal that Python handles ends the
+    process.
+    """
+    return openvino.Core()
+
+
 def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
     """Compile `graph`; see `session.open_session`."""
     precision = PRECISIONS[options.backend]
@@ -129,7 +141,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
     }
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
-    core = openvino.Core()
+    core = _core()
     if precision == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         raise BackendMissingError(
             "this CPU does not compute in bfloat16", backend_by_name(options.backend).install

@@ -58,7 +58,7 @@ def tiny_config() -> TrainConfig:
             width=16,
         ),
         codebook=CodebookConfig(codes=16, width=8, channels=(8, 8)),
-        latent=LatentConfig(grid=4, steps=3, open_steps=2, width=16, blocks=1, heads=2),
+        latent=LatentConfig(grid=4, steps=4, halved=1, open_steps=3, width=16, blocks=1, heads=2),
         generator=GeneratorConfig(channels=(16, 12, 8), residual_blocks=1, condition=12),
         discriminator=DiscriminatorConfig(channels=(8, 8)),
     )
@@ -75,17 +75,21 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def randomise(module: torch.nn.Module, seed: int = 0) -> None:
+SCALES = {"latent.condition": 2.0, "latent.start": 2.0, "generator": 0.3}
+
+
+def randomise(module: torch.nn.Module, seed: int = 9) -> None:
     """Every parameter and buffer by chance; variances stay positive, codes' rows unit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
             if not value.is_floating_point():
                 continue
-            # In the plan, what is drawn must outweigh where.
-            scale = (
-                2.0 if name.startswith(("latent.condition", "latent.start")) else 0.2 + 0.2 * (value.ndim > 1)
-            )
+            # In the plan, what is drawn must outweigh where, and pictures must not be so rough that half
+            # precision blurs them.
+            scale = 0.2 + 0.2 * (value.ndim > 1)
+            for prefix, other in SCALES.items():
+                scale = other if name.startswith(prefix) else scale
             fresh = torch.randn(value.shape, generator=generator) * scale
             positive = name.endswith(("running_var", "norm.weight"))
             value.copy_(fresh.abs() + 0.5 if positive else fresh)

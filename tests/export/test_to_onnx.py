@@ -57,6 +57,13 @@ class Film(nn.Module):
         return torch.cat([b, a], dim=2) + x.sum(2, keepdim=True)
 
 
+class OneSize(nn.Module):
+    """Its code looks at how many prompts there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if len(x) == 2 else x
+
+
 class Attention(nn.Module):
     """Chunks in a row of three, and attention with a mask for all queries."""
 
@@ -87,6 +94,15 @@ def test_a_branch_on_values_is_named_with_its_line() -> None:
     with pytest.raises(UsageError, match=r"test_to_onnx\.py:\d+") as error:
         exported(Branching())
     assert "\n" not in error.value.message
+
+
+def test_code_that_works_for_one_size_of_batch_only_is_named_with_its_line() -> None:
+    with pytest.raises(UsageError) as error:
+        exported(OneSize())
+    message = error.value.message
+    assert "more than one size of batch" in message and "makes it 2 at test_to_onnx.py:" in message
+    assert message.endswith("return x * 2 if len(x) == 2 else x")
+    assert "operators" not in error.value.hint
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

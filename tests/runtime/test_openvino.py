@@ -1,5 +1,9 @@
 """OpenVINO: what is compiled for fixed sizes computes the same; only where nothing but the batch is open."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -137,3 +141,37 @@ def test_bfloat16_is_computed_only_when_asked_for_by_name():
     exact, rough = (_session(backend=name).run({"x": x})["y"] for name in ("openvino", "openvino-bf16"))
     assert np.abs(exact - x @ w).max() < 1e-4 < np.abs(rough - x @ w).max()
     assert np.allclose(rough, x @ w, atol=1.0)
+
+
+SIGNALLED = """
+import gc, signal, sys
+from textual_vision.runtime.backends.openvino import open_session
+from textual_vision.runtime.backends.session import SessionOptions
+
+def told(number, frame):
+    print("handled", flush=True)
+
+signal.signal(signal.SIGINT, told)
+options = SessionOptions(backend="openvino", name="tiny.onnx", threads=1)
+graph = open(sys.argv[1], "rb").read()
+first, second = open_session(graph, options), open_session(graph, options)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="Windows has no stacks for signals")
+def test_a_signal_is_handled_after_sessions_were_closed(tmp_path):
+    data = graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        {"x": (FLOAT, ["batch", 4])},
+        {"y": (FLOAT, ["batch", 4])},
+        {},
+    )
+    (tmp_path / "tiny.onnx").write_bytes(data)
+    command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "tiny.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

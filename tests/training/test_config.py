@@ -69,10 +69,11 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"latent\.grid 16 x 4 .* is not model\.image_size 128": {"model": {"image_size": 128}},
     r"codebook\.channels has 1 halvings": {"model": {"codebook": {"channels": [48]}}},
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
-    r"latent\.steps is 10: a grid of 16 can't be halved": {"model": {"latent": {"steps": 10}}},
-    r"latent\.steps is 0": {"model": {"latent": {"steps": 0}}},
+    r"latent\.steps is 12: a grid of 16 can't be halved": {"model": {"latent": {"steps": 12}}},
+    r"latent\.steps is 0": {"model": {"latent": {"steps": 0, "halved": 0}}},
+    r"latent\.halved is 2: .* model\.latent\.steps 4": {"model": {"latent": {"steps": 4}}},
     r"latent\.open_steps is 4, not from 1 to model\.latent\.steps 3": {
-        "model": {"latent": {"steps": 3, "open_steps": 4}}
+        "model": {"latent": {"steps": 3, "halved": 0, "open_steps": 4}}
     },
     r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
     r"latent_phase\.optimiser is 'sgd', not one of adamw, muon": {

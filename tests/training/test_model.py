@@ -14,7 +14,6 @@ from textual_vision.training.describe import describe
 from textual_vision.training.discriminator import Discriminator, make_discriminator
 from textual_vision.training.ema import blended, with_generator_of
 from textual_vision.training.image_encoder import Posterior, sample
-from textual_vision.training.latent import lattice_order
 from textual_vision.training.model import TextToImageModel, stages_from_model
 from textual_vision.training.phases import hidden_matrices
 
@@ -127,19 +126,6 @@ def test_a_code_changes_only_later_steps(model: TextToImageModel) -> None:
     moved = moved.abs().amax(3).flatten()[network.order] > 0
     assert not moved[:after].any()
     assert moved[after:].all()
-
-
-@pytest.mark.parametrize(("grid", "steps"), [(16, 6), (16, 7), (8, 4), (4, 1), (32, 8)])
-def test_every_step_makes_the_lattice_twice_as_dense(grid: int, steps: int) -> None:
-    order = lattice_order(grid, steps)
-    assert sorted(order.tolist()) == list(range(grid * grid))
-    for step in range(steps - 1):
-        known = order[: grid * grid >> (steps - 1 - step)]
-        row, column = known // grid, known % grid
-        gap = (row[:, None] - row).abs().minimum(grid - (row[:, None] - row).abs()) ** 2
-        gap = gap + (column[:, None] - column).abs().minimum(grid - (column[:, None] - column).abs()) ** 2
-        nearest = gap.masked_fill(torch.eye(len(known), dtype=torch.bool), 10**6).amin(1)
-        assert nearest.unique().tolist() == [2 ** (steps - 1 - step)]  # squared, and for all the same
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral"])

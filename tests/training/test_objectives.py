@@ -11,6 +11,7 @@ from torch import Tensor
 from textual_vision.training.batches import Batch, StepRandom
 from textual_vision.training.config import LossConfig, TrainConfig
 from textual_vision.training.discriminator import Discriminator
+from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import LEARNED_STEPS, JointObjective, LatentObjective, PictureDistance
 
@@ -64,10 +65,11 @@ def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
     loss.backward()
     for weight in (model.generator.entry.weight, model.latent.latents.weight):
         assert weight.grad is not None and bool(weight.grad.abs().sum() > 0)
-    unknown = model.latent.unknown.grad
-    assert unknown is not None
-    moved = [bool(row.abs().sum() > 0) for row in unknown]
-    assert moved == [False] * (len(moved) - LEARNED_STEPS) + [True] * LEARNED_STEPS
+    position = model.latent.position.grad
+    assert position is not None
+    coarse = model.latent.positions(model.latent.config.steps - LEARNED_STEPS)[0]
+    moved = (position.abs().sum(1) > 0).tolist()
+    assert moved == [False] * coarse + [True] * (len(moved) - coarse)
 
 
 def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> None:
@@ -90,23 +92,24 @@ def latent_losses(config: TrainConfig, **changed: float) -> LossConfig:
     return replace(config.losses, **{"kl": 0.0, "code_smoothing": 0.0, **changed})
 
 
-def test_a_step_is_told_the_codes_before_it_and_no_other(tiny_config: TrainConfig, batch: Batch) -> None:
+def test_every_step_of_a_picture_is_learned_and_counts_the_same(
+    tiny_config: TrainConfig, batch: Batch
+) -> None:
     model = TextToImageModel(tiny_config.model)
-    told: list[tuple[Tensor, int]] = []
-    model.latent.register_forward_hook(lambda module, given, out: told.append((given[1], given[2])))
+    network, book = model.latent, model.codebook
+    told: list[Tensor] = []
+    found: list[Tensor] = []
+    network.register_forward_pre_hook(lambda module, given: told.append(given[1]))
+    network.register_forward_hook(lambda module, given, out: found.append(out))
     losses = latent_losses(tiny_config, code_noise=0.0, words_dropped=0.0)
-    LatentObjective(model, losses)(batch, StepRandom(0, "latent", 0))
-    codes = model.codebook.nearest(model.image_encoder(batch.pictures)).flatten(1)[:, model.latent.order]
-    assert [step for _, step in told] == sorted({step for _, step in told})  # one coarse, one fine
-    for rows, step in told:
-        before, _ = model.latent.positions(step)
-        torch.testing.assert_close(rows, model.codebook.rows[codes[:, :before]])
-
-
-def test_all_steps_have_their_turn(tiny_config: TrainConfig) -> None:
-    objective = LatentObjective(TextToImageModel(tiny_config.model), tiny_config.losses)
-    seen = {step for number in range(40) for step in objective.steps(StepRandom(0, "latent", number))}
-    assert seen == set(range(tiny_config.model.latent.steps))
+    _, terms = LatentObjective(model, losses)(batch, StepRandom(0, "latent", 0))
+    codes = book.nearest(model.image_encoder(batch.pictures)).flatten(1)[:, network.order]
+    torch.testing.assert_close(told, [book.rows[codes]])
+    each = [
+        code_cross_entropy(found[0][:, a:b].flatten(0, 1), codes[:, a:b].flatten(), book.rows, losses)
+        for a, b in map(network.positions, range(network.config.steps))
+    ]
+    torch.testing.assert_close(terms["code_cross_entropy"], torch.stack(each).mean())
 
 
 def test_a_share_of_the_codes_is_told_falsely(tiny_config: TrainConfig) -> None:

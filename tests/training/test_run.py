@@ -180,12 +180,13 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, number)
 
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(CodebookPhase, "step", interrupted)
         with pytest.raises(TextualVisionError, match="after step 2 of phase codebook") as caught:
             train(tmp_path / "run")
     assert "--resume" in caught.value.hint
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert read_state(tmp_path / "run/state.pt")["next_step"] == 2
     train(tmp_path / "run", resume=True)
     assert_same_state(read_state(tmp_path / "run/state.pt"), read_state(whole / "state.pt"))

@@ -1,0 +1,79 @@
+"""In which order the codes of a grid are chosen: a coarse lattice first, then what lies between.
+
+A square or a quincunx lattice is made twice as dense by each doubling (the order of Besnier et al. 2025).
+Of the last doublings, which add most of the codes, each can be made in two steps: the second sees what the
+first chose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+AROUND = (
+    8  # neighbours that a position can have: four of the coarser lattice, four of the doubling's first step
+)
+STRAIGHT = ((-1, 0), (0, -1), (0, 1), (1, 0))
+DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+
+Integers = NDArray[np.int64]
+Offsets = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lattice:
+    """`order`: row-major positions as they are chosen, (N,); step i chooses `bounds[i]` to `bounds[i + 1]`
+    of them. `neighbours`, (N, 8): places in `order` of those around each that were chosen in earlier steps,
+    or -1."""
+
+    order: Integers
+    bounds: tuple[int, ...]
+    neighbours: Integers
+
+
+def lattice_of(grid: int, steps: int, halved: int) -> Lattice:
+    """For `grid` rows and columns; the last `halved` doublings take two of the `steps` each."""
+    doublings = steps - halved - 1
+    shift = 2 ** ((doublings + 1) // 2) // 2  # centres the coarsest lattice
+    row, column = np.indices((grid, grid)) + shift
+    chosen = np.zeros((grid, grid), np.int64)  # in which step
+    offsets: list[Offsets] = [[]]  # of neighbours, for each step
+    for left in range(doublings - 1, -1, -1):  # doublings after this one
+        stride = 2 ** (left // 2)
+        fresh = _on_lattice(row, column, left) & ~_on_lattice(row, column, left + 1)
+        chosen[fresh] = len(offsets)
+        # Centres of a square lattice's cells make it a quincunx; those of a quincunx's make it a square.
+        nearest, next_nearest = (DIAGONAL, STRAIGHT) if left % 2 == 1 else (STRAIGHT, DIAGONAL)
+        around = [(stride * y, stride * x) for y, x in nearest]
+        offsets.append(around)
+        if left < halved:
+            apart = 2 * stride if left % 2 == 1 else stride
+            odd = (row // apart + (column // apart if left % 2 == 1 else 0)) % 2 == 1
+            chosen[fresh & odd] = len(offsets)
+            offsets.append(around + [(apart * y, apart * x) for y, x in next_nearest])
+    order = chosen.ravel().argsort(kind="stable")
+    bounds = (0, *np.bincount(chosen.ravel(), minlength=steps).cumsum().tolist())
+    return Lattice(order=order, bounds=bounds, neighbours=_neighbours(chosen, order, offsets))
+
+
+def _on_lattice(row: Integers, column: Integers, halvings: int) -> NDArray[np.bool_]:
+    """Which positions are left after so many halvings."""
+    stride = 2 ** (halvings // 2)
+    found: NDArray[np.bool_] = (row % stride == 0) & (column % stride == 0)
+    if halvings % 2 == 1:
+        found &= (row // stride + column // stride) % 2 == 0
+    return found
+
+
+def _neighbours(chosen: Integers, order: Integers, offsets: list[Offsets]) -> Integers:
+    grid, place = len(chosen), order.argsort()
+    found = np.full((grid * grid, AROUND), -1, np.int64)
+    for index, position in enumerate(order.tolist()):
+        y, x = divmod(position, grid)
+        for number, (down, right) in enumerate(offsets[chosen[y, x]]):
+            near = (y + down, x + right)
+            if min(near) >= 0 and max(near) < grid and chosen[near] < chosen[y, x]:
+                found[index, number] = place[near[0] * grid + near[1]]
+    return found
