@@ -48,7 +48,10 @@ def constant_size(error: BaseException) -> tuple[str, int] | None:
 
 def constant_size_error(stage: str, size: str, value: int, report: DraftExportReport) -> UsageError:
     """A UsageError for `constant_size`; `report` is what torch's draft export of the same module found."""
-    where = next((place for place in map(_compared_at, report.failures) if place), "")
+    # Sizes are also compared with each other, which leaves them open.
+    numbered = [one for one in report.failures if f", {value})" in str(one.data.get("expr"))]
+    places = map(_compared_at, [*numbered, *report.failures])
+    where = next((place for place in places if place), "")
     return UsageError(
         f"stage {stage!r} cannot be exported for more than one size of {size}: "
         f"its code makes it {value}{where}",

@@ -17,7 +17,7 @@ from textual_vision.runtime.manifest import StageSpec
 
 WARM_UP, ITERATIONS = 2, 7
 
-Timing = tuple[float, ...]  # milliseconds of each graph
+Timing = tuple[float, ...]  # milliseconds of each session
 
 
 def usable_backends() -> tuple[str, ...]:
@@ -45,12 +45,16 @@ def median_milliseconds(session: Session, stage: StageSpec, batch: Batch) -> flo
     return 1e3 * statistics.median(times[WARM_UP:])
 
 
-def best_milliseconds(graphs: Sequence[bytes], stage: StageSpec, batch: Batch, backend: str) -> Timing:
-    """The shortest time of one drawing by each graph, taken in turns: what other programs disturb least."""
-    inputs = first_sample(stage, batch)
+def sessions_of(graphs: Sequence[bytes], stage: StageSpec, backend: str) -> list[Session]:
+    """A session of each of a stage's graphs."""
     options = SessionOptions(backend=backend, name=f"{stage.name}.onnx")
-    sessions = [open_session(graph, options) for graph in graphs]
-    times: list[list[float]] = [[] for _ in graphs]
+    return [open_session(graph, options) for graph in graphs]
+
+
+def best_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+    """The shortest time of one drawing by each, taken in turns: what other programs disturb least."""
+    inputs = first_sample(stage, batch)
+    times: list[list[float]] = [[] for _ in sessions]
     for _ in range(WARM_UP + ITERATIONS):
         for session, found in zip(sessions, times, strict=True):
             start = time.perf_counter()

@@ -3,8 +3,9 @@
 Alone means that all other stages stay as they were, so that one stage's error is not taken for another's. A
 stage's choices are: integers wherever they can be, the same but for its most harmful layers, int8 weights
 alone, the same but for its most harmful layers, weights in half, and the float graph itself. Those that meet
-the budget alone are timed in turns. What several do together is foretold (wrong codes and squared errors
-add up) and then measured, the cheapest first: cost is bytes plus time, each as a share of the float graphs'.
+the budget alone are timed in turns, and left out where they cost hardly less than the float graph. What
+several do together is foretold (wrong codes and squared errors add up) and then measured, the cheapest
+first: cost is bytes plus time, each as a share of the float graphs'.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from textual_vision.export.quantise_store import stored_exactly
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
 LESS = 0.95  # of the bytes: int8 weights that lose something must save something
+WORTHWHILE = 0.9  # of the float graph's cost: for less, a stage's errors buy nothing
 HOPELESS = 0.5  # of the budget, summed over what is asked for: half of the layers can't make up for it
 HARM_BATCHES = 4  # on which layers are compared with each other
 CAUTION = 1.25  # every choice that failed makes what is foretold of errors this much darker
@@ -122,10 +124,11 @@ class _Ladder:
             self._step_back(half, integer)
         floating = self._rung({}, stored_exactly(self._measure.floats[self._stage.stage.name], notes=False))
         found = [*self._rungs, floating]
-        if not timed:
-            return found
-        times = self._measure.time(self._stage.stage, [rung.graph for rung in found])
-        return [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
+        if timed:
+            times = self._measure.time(self._stage.stage, [rung.graph for rung in found])
+            found = [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
+        whole = _cost(found[-1:], found[-1:])
+        return [rung for rung in found[:-1] if _cost([rung], found[-1:]) < WORTHWHILE * whole] + found[-1:]
 
     def _near(self) -> bool:
         """Whether stepping back with some layers could bring what was tried last within the budget."""

@@ -16,10 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
-from textual_vision.export.measure import best_milliseconds, node_count
+from textual_vision.export.measure import best_milliseconds, node_count, sessions_of
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.samples import Array, Batch
-from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
@@ -162,9 +161,12 @@ def _measured(changes: Sequence[_Change], ground: Ground, backends: Sequence[str
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
     if not graphs:
         return []
-    by_backend = [best_milliseconds(graphs, ground.stage, ground.batch, backend) for backend in backends]
+    stage, batch = ground.stage, ground.batch
+    sessions = {name: sessions_of(graphs, stage, name) for name in {*backends, ground.backends[0]}}
+    by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
-    outputs = [_outputs(graph, ground) for graph in graphs]
+    inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
+    outputs = [session.run(inputs) for session in sessions[ground.backends[0]]]
     place = {id(graph): index for index, graph in enumerate(graphs)}
     return [
         _result(
@@ -197,12 +199,6 @@ def _result(
 
 def _distance(a: Array, b: Array) -> float:
     return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
-
-
-def _outputs(graph: bytes, ground: Ground) -> dict[str, Array]:
-    options = SessionOptions(backend=ground.backends[0], name=f"{ground.stage.name}.onnx")
-    inputs = {tensor.name: ground.batch.tensors[tensor.name] for tensor in ground.stage.inputs}
-    return open_session(graph, options).run(inputs)
 
 
 def _named(graph: bytes) -> bytes:

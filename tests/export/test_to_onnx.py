@@ -64,6 +64,14 @@ class OneSize(nn.Module):
         return x * 2 if len(x) == 2 else x
 
 
+class OneSizeOfTwo(nn.Module):
+    """The same after a line that only compares the sizes of its inputs with each other."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        mean = (x * mask.unsqueeze(2)).sum(1)
+        return torch.cat([mean, mean.new_zeros(len(x), 4)], 1)
+
+
 class Attention(nn.Module):
     """Chunks in a row of three, and attention with a mask for all queries."""
 
@@ -103,6 +111,19 @@ def test_code_that_works_for_one_size_of_batch_only_is_named_with_its_line() -> 
     assert "more than one size of batch" in message and "makes it 2 at test_to_onnx.py:" in message
     assert message.endswith("return x * 2 if len(x) == 2 else x")
     assert "operators" not in error.value.hint
+
+
+def test_a_line_that_compares_sizes_with_each_other_is_not_blamed_for_a_constant_one() -> None:
+    spec = StageSpec(
+        name="odd",
+        inputs=(tensor("x", "float32", "batch", "tokens", 4), tensor("mask", "float32", "batch", "tokens")),
+        outputs=(tensor("y", "float32", "batch", 8),),
+    )
+    example = {"x": np.ones((3, 5, 4), np.float32), "mask": np.ones((3, 5), np.float32)}
+    with pytest.raises(UsageError) as error:
+        onnx_from_stage(Stage(spec=spec, module=OneSizeOfTwo()), example, ExportOptions(opset=20))
+    assert "makes it 3" in error.value.message
+    assert error.value.message.endswith("return torch.cat([mean, mean.new_zeros(len(x), 4)], 1)")
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
