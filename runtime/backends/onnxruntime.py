@@ -91,8 +91,8 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings.inter_op_num_threads = 1
     # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    # x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something else
-    # than other CPUs. This is the slower, exact way there, and changes nothing elsewhere.
+    # x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
+    # else than other CPUs. This is the slower, exact way there, and changes nothing elsewhere.
     settings.add_session_config_entry("session.x64quantprecision", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
