@@ -22,6 +22,7 @@ PROVIDERS = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
 }
 LOG_ERRORS, LOG_FATAL = 3, 4
+MATRIX_TWICE = "Attempt to replace the existing tensor"
 ORT_ERRORS = (
     UnicodeDecodeError,
     *(
@@ -70,9 +71,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
     if provider not in onnxruntime.get_available_providers():
         raise BackendMissingError(f"this ONNX Runtime was built without {provider}", hint)
     try:
-        session = onnxruntime.InferenceSession(
-            graph, _settings(options), providers=[provider], enable_fallback=0
-        )
+        session = _loaded(graph, options, provider)
     except ORT_ERRORS as error:
         problem = f"{options.name}: ONNX Runtime cannot load it: {lines_of(error)[0]}"
         raise IntegrityError(problem, "export it again, or for an older opset") from None
@@ -84,6 +83,25 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
     return OnnxRuntimeSession(session, options.name)
 
 
+def _loaded(graph: bytes, options: SessionOptions, provider: str) -> onnxruntime.InferenceSession:
+    """With integers that don't overflow.
+
+    x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
+    else than other CPUs. ONNX Runtime's slower, exact way there, which changes nothing elsewhere, can't load
+    a graph that multiplies by one int8 matrix twice; what Q/DQ say is computed in float then.
+    """
+    settings = _settings(options)
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        return onnxruntime.InferenceSession(graph, settings, providers=[provider], enable_fallback=0)
+    except ORT_ERRORS as error:
+        if MATRIX_TWICE not in str(error):
+            raise
+    settings = _settings(options)
+    settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(graph, settings, providers=[provider], enable_fallback=0)
+
+
 def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     # What goes wrong on the CPU is raised; why a GPU's provider cannot start is told in the log alone.
@@ -91,9 +109,6 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings.inter_op_num_threads = 1
     # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    # x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
-    # else than other CPUs. This is the slower, exact way there, and changes nothing elsewhere.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     return settings

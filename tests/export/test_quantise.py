@@ -104,6 +104,20 @@ def products() -> onnx.ModelProto:
     return model_of(nodes, constants, [("ids", TensorProto.INT64, ["batch", "tokens"])], outputs)
 
 
+@pytest.fixture(scope="module")
+def product_twice() -> onnx.ModelProto:
+    """One matrix that two products multiply by, as in a network that takes steps."""
+    nodes = [
+        helper.make_node("Gather", ["words.table", "ids"], ["looked"]),
+        helper.make_node("MatMul", ["looked", "step.weight"], ["first"]),
+        helper.make_node("Tanh", ["first"], ["bent"]),
+        helper.make_node("MatMul", ["bent", "step.weight"], ["states"]),
+    ]
+    constants = {"words.table": normal(LARGE_TABLE // 32, 32), "step.weight": normal(32, 32)}
+    outputs = [("states", TensorProto.FLOAT, ["batch", "tokens", 32])]
+    return model_of(nodes, constants, [("ids", TensorProto.INT64, ["batch", "tokens"])], outputs)
+
+
 def feeds(model: onnx.ModelProto, count: int = 3) -> list[Feeds]:
     if model.graph.input[0].name == "codes":
         return [{"codes": RANDOM.integers(0, 64, (4, 4, 4))} for _ in range(count)]
@@ -157,11 +171,11 @@ def test_int8_stays_near_the_float_graph_with_every_method(convolutions, product
 
 
 def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_overflow(
-    convolutions, products
+    convolutions, products, product_twice
 ) -> None:
     plain = onnxruntime.SessionOptions()  # without optimisation, Q/DQ is computed in float as it stands
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for model in (convolutions, row_scaled(products)):
+    for model in (convolutions, row_scaled(products), product_twice):
         graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
         inputs = feeds(model)[0]
         session = onnxruntime.InferenceSession(graph.SerializeToString(), plain, ["CPUExecutionProvider"])
