@@ -15,6 +15,7 @@ from textual_vision.training.batches import Batch, Batches, StepRandom
 from textual_vision.training.config import PhaseConfig, TrainConfig
 from textual_vision.training.discriminator import make_discriminator
 from textual_vision.training.model import TextToImageModel
+from textual_vision.training.muon import Muon
 from textual_vision.training.objectives import (
     CodebookObjective,
     DiscriminatorObjective,
@@ -81,9 +82,8 @@ class _Optimised:
         ]
         if matrices:
             group = {"params": matrices, "share": MUON_RATE}
-            optimisers.append(
-                torch.optim.Muon([group], weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
-            )
+            dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+            optimisers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
         self.objective, *self.optimisers = accelerator.prepare(objective, *optimisers)
 
     def move(self, loss: Tensor, rate: float, terms: Terms) -> None:

@@ -15,6 +15,7 @@ from textual_vision.training.discriminator import Discriminator, make_discrimina
 from textual_vision.training.ema import blended, with_generator_of
 from textual_vision.training.image_encoder import Posterior, sample
 from textual_vision.training.model import TextToImageModel, stages_from_model
+from textual_vision.training.muon import Muon, orthogonal
 from textual_vision.training.phases import hidden_matrices
 
 
@@ -211,6 +212,47 @@ def test_muon_moves_the_matrices_of_attention_blocks_and_nothing_else(tiny_confi
     assert all(name.startswith("latent.blocks.") for name in names)
     assert "latent.blocks.0.grid.query.weight" in names
     assert not any(name.endswith("bias") or "norm" in name for name in names)
+
+
+def test_muons_moves_are_nearly_orthogonal_whatever_their_size() -> None:
+    for shape in ((6, 6), (4, 9), (9, 4)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        found = orthogonal(1e3 * matrix, torch.float32)
+        values = torch.linalg.svdvals(found)
+        assert bool(((values > 0.6) & (values < 1.3)).all())  # the iteration's coefficients promise no more
+        assert float((found * (u @ v)).sum() / found.norm() / (u @ v).norm()) > 0.97
+
+
+def test_muon_moves_as_torchs_own_does_in_its_precision() -> None:
+    start, gradients = torch.randn(6, 9), torch.randn(3, 6, 9)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    muon = Muon([{"params": [ours]}], weight_decay=0.1, lr=0.02, dtype=torch.bfloat16)
+    torchs = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step()
+        torchs.step()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    assert float((ours.detach() - start).abs().max()) > 0.01
+
+
+def test_muon_goes_downhill_and_is_resumed_with_its_momentum() -> None:
+    def walk(matrix: torch.nn.Parameter, muon: Muon, steps: int) -> None:
+        for _ in range(steps):
+            matrix.grad = 2 * matrix.detach()  # of the squared length
+            muon.step()
+
+    start = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    whole, half = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    walk(whole, Muon([{"params": [whole]}], weight_decay=0.01, lr=0.05), 4)
+    first = Muon([{"params": [half]}], weight_decay=0.01, lr=0.05)
+    walk(half, first, 2)
+    again = Muon([{"params": [half]}], weight_decay=0.01, lr=0.05)
+    again.load_state_dict(first.state_dict())
+    walk(half, again, 2)
+    assert float(whole.detach().norm()) < float(start.norm())
+    torch.testing.assert_close(half, whole, rtol=0, atol=0)
 
 
 def test_of_the_joint_phase_the_generator_alone_can_be_kept() -> None:
