@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from textual_vision.export import bundle
 from textual_vision.runtime import console
 import click
