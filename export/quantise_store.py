@@ -88,6 +88,7 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
     numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph.
     """
     nodes: list[onnx.NodeProto] = []
+    known: dict[tuple[tuple[int, ...], bytes], str] = {}  # factors by what they are: none is stored twice
     for tensor in list(graph.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_CONSTANT:
             continue
@@ -101,12 +102,11 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
             helper.make_node("Cast", [tensor.name], [made[0]], name=f"{name}.cast", to=TensorProto.FLOAT)
         )
         for i, factors in enumerate(found.factors):
-            graph.graph.initializer.append(numpy_helper.from_array(factors, f"{name}.factors{i}"))
-            nodes.append(
-                helper.make_node(
-                    "Mul", [made[i], f"{name}.factors{i}"], [made[i + 1]], name=f"{name}.scale{i}"
-                )
-            )
+            fresh = f"{name}.factors{i}"
+            stored = known.setdefault((factors.shape, factors.tobytes()), fresh)
+            if stored == fresh:
+                graph.graph.initializer.append(numpy_helper.from_array(factors, fresh))
+            nodes.append(helper.make_node("Mul", [made[i], stored], [made[i + 1]], name=f"{name}.scale{i}"))
     rest = list(graph.graph.node)
     del graph.graph.node[:]
     graph.graph.node.extend([*nodes, *rest])

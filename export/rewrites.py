@@ -162,11 +162,11 @@ def _measured(changes: Sequence[_Change], ground: Ground, backends: Sequence[str
     if not graphs:
         return []
     stage, batch = ground.stage, ground.batch
-    sessions = {name: sessions_of(graphs, stage, name) for name in {*backends, ground.backends[0]}}
+    sessions = {name: sessions_of(graphs, stage, name) for name in backends}
     by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
-    outputs = [session.run(inputs) for session in sessions[ground.backends[0]]]
+    outputs = [session.run(inputs) for session in sessions[backends[0]]]
     place = {id(graph): index for index, graph in enumerate(graphs)}
     return [
         _result(

@@ -45,7 +45,10 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                state = self.state[matrix]
+                if not state:
+                    state["momentum"] = torch.zeros_like(matrix)
+                momentum = state["momentum"]
                 momentum.lerp_(matrix.grad, 1 - MOMENTUM)
                 move = orthogonal(torch.lerp(matrix.grad, momentum, MOMENTUM), self._dtype)
                 size = ADAMW_SIZE * max(matrix.shape) ** 0.5

@@ -351,6 +351,28 @@ def tiny_linear_with_notes() -> bytes:
     return data
 
 
+def test_factors_that_several_matrices_share_are_stored_once() -> None:
+    whole = [RANDOM.integers(-127, 128, (64, 64)).astype(np.float32) for _ in range(2)]
+    for one in whole:
+        one[0] = 127  # every column reaches the end of the grid, so that all have the same steps
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])]
+    shape = [4, 64]
+    model = model_of(
+        nodes,
+        {"a": whole[0] * np.float32(2**-7), "b": whole[1] * np.float32(2**-7)},
+        [("x", TensorProto.FLOAT, shape)],
+        [("y", TensorProto.FLOAT, shape)],
+    )
+    inputs = {"x": normal(*shape)}
+    before = run(model, inputs)[0]
+    store_exactly(model)
+    kinds = sorted(tensor.data_type for tensor in model.graph.initializer)
+    assert kinds == [TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT8]
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    np.testing.assert_array_equal(run(plain, inputs)[0], before)
+
+
 def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> None:
     half = normal(64, 64).astype(np.float16).astype(np.float32)
     half[:, 32:] *= np.float32(32**-0.25)
