@@ -29,6 +29,7 @@ OFFERED = (
     "a red",
 )
 CHOSEN = 4
+pytestmark = pytest.mark.usefixtures("integers_pay")
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +45,12 @@ def int8_options(small_build: BuildOptions) -> BuildOptions:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def int8_built(
     checkpoint: Path,
     int8_options: BuildOptions,
     kept_steps: Path,
+    integers_pay: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, BuildResult]:
     folder = tmp_path_factory.mktemp("int8") / "tiny.tv"

@@ -70,6 +70,7 @@ def stages(source: FloatGraphs, measure: Measure) -> list[QuantisedStage]:
     return [quantised_stage(s, source.fp32[s.name], measure, PLAIN_RANGES) for s in source.stages]
 
 
+@pytest.mark.usefixtures("integers_pay")
 def test_int8_graphs_keep_the_stages_inputs_and_outputs(source: FloatGraphs) -> None:
     options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
     made = int8_from_float(source, options)
