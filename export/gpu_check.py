@@ -22,7 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
-from textual_vision.export.engine import EngineSettings
+from textual_vision.export.engine import EngineSettings, choose_compute
 from textual_vision.export.engine_bundle import add_engines
 from textual_vision.export.engine_options import EngineOptions
 from textual_vision.export.parity import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
@@ -69,19 +69,23 @@ def find_gpu() -> Gpu:
     libraries: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for kind in KINDS:
-        found = _loaded(kind)
-        if isinstance(found, BackendMissingError):
+        found = _loaded(kind, device)
+        if isinstance(found, TextualVisionError):
             missing[kind] = f"{found.message}; {found.hint}"
         else:
             libraries[kind] = found
     return Gpu(cuda=cuda, device=device, libraries=libraries, missing=missing)
 
 
-def _loaded(kind: str) -> Any:
+def _loaded(kind: str, device: Device) -> Any:
+    """The library, or why there is none for `device`: TensorRT-RTX knows some GPUs only, Hopper not."""
     try:
-        return load_library(kind)
-    except BackendMissingError as error:
+        library = load_library(kind)
+        if kind == "tensorrt-rtx":
+            choose_compute(library, (device.compute,))
+    except (BackendMissingError, UsageError) as error:
         return error
+    return library
 
 
 def check_bundle(path: Path, gpu: Gpu, *, tell: Tell) -> dict[str, object]:

@@ -1,10 +1,10 @@
 """float16 graphs: weights and activations in half, float32 where half would hurt.
 
 Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
-(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, modules are
-tried in float32 one by one from the output backwards, and those that help stay. A stage of whose codes too
-many still differ for a picture to bear is computed in float32, from weights stored in int8 or half where that
-is exact. Inputs and outputs keep their types.
+(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, the fewest
+modules that mend it, counted from the output backwards, are float32 too. Where only all of them would, the
+stage is computed in float32, from weights stored in int8 or half where that is exact. Inputs and outputs keep
+their types.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 
 from textual_vision.export.half_cast import half_from_float, is_float, typed
-from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
+from textual_vision.export.parity import BUDGETS, forced_parity, open_sessions
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
 from textual_vision.export.quantise_store import stored_exactly
-from textual_vision.export.results import FAIL, TEACHER_FORCED, StageParity
+from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.samples import Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
@@ -39,12 +39,7 @@ def fp16_from_float(source: FloatGraphs) -> PrecisionGraphs:
     graphs: dict[str, bytes] = {}
     notes: dict[str, object] = {}
     for stage in source.stages:
-        graph, islands = _half_stage(stage, source.fp32[stage.name], source.batches[:BATCHES])
-        codes = _parity(stage, graph, source.batches).codes
-        if codes is not None and codes.agreement < CODES_WANTED:
-            graph = stored_exactly(source.fp32[stage.name])
-            islands = {"all": f"in half {1 - codes.agreement:.2%} of the codes were others; float32"}
-        graphs[stage.name] = graph
+        graphs[stage.name], islands = _half_stage(stage, source.fp32[stage.name], source.batches)
         notes[stage.name] = {"float32": islands}
     return PrecisionGraphs(graphs=graphs, notes=notes)
 
@@ -53,19 +48,39 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
     """The half graph, and the nodes that stay in float32 with the reason."""
     model = onnx.load_from_string(graph)
     islands = _deciding(model)
-    for node, largest in _overflowing(stage, model, batches).items():
+    for node, largest in _overflowing(stage, model, batches[:BATCHES]).items():
         islands.setdefault(node, f"values up to {largest:.3g}")
     made = half_from_float(graph, set(islands))
-    parity = _parity(stage, made, batches)
-    for scope in _scopes(model) if parity.verdict == FAIL else ():
-        trial = {**{n.name: "accuracy" for n in model.graph.node if _scope(n.name) == scope}, **islands}
-        graph_with = half_from_float(graph, set(trial))
-        better = _parity(stage, graph_with, batches)
-        if _loss(better) < _loss(parity):
-            islands, made, parity = trial, graph_with, better
-        if parity.verdict != FAIL:
-            break
-    return made, islands
+    if _good(first := _judged(stage, made, batches)):
+        return made, islands
+    scopes = _scopes(model)
+    too_few, enough, found = 0, len(scopes), None
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        chosen = set(scopes[:middle])
+        trial = {**{n.name: "accuracy" for n in model.graph.node if _scope(n.name) in chosen}, **islands}
+        made = half_from_float(graph, set(trial))
+        if _good(_judged(stage, made, batches)):
+            enough, found = middle, (made, trial)
+        else:
+            too_few = middle
+    return found or (stored_exactly(graph), {"all": f"in half {_fault(first)}; float32"})
+
+
+def _judged(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
+    """By all batches where some find nothing wrong."""
+    parity = _parity(stage, graph, batches[:BATCHES])
+    return _parity(stage, graph, batches) if _good(parity) and len(batches) > BATCHES else parity
+
+
+def _good(parity: StageParity) -> bool:
+    codes = parity.codes
+    return parity.verdict != FAIL and (codes is None or codes.agreement >= CODES_WANTED)
+
+
+def _fault(parity: StageParity) -> str:
+    codes = parity.codes
+    return parity.reason if codes is None else f"{1 - codes.agreement:.2%} of the codes were others"
 
 
 def _deciding(model: onnx.ModelProto) -> dict[str, str]:
@@ -126,16 +141,8 @@ def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[B
 
 
 def _parity(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
-    sessions = open_sessions({stage.name: graph}, BACKEND)
-    found = parity_of([stage], sessions, batches, budget=BUDGETS["fp16"], backend=BACKEND)
-    return next(one for one in found if one.mode == TEACHER_FORCED)
-
-
-def _loss(parity: StageParity) -> float:
-    """What to lower: differing codes first, then the pictures' error."""
-    codes = 1.0 - parity.codes.agreement if parity.codes is not None else 0.0
-    image = parity.image
-    return codes + (10.0 ** (-image.psnr_db / 10) if image is not None and image.psnr_db is not None else 0.0)
+    session = open_sessions({stage.name: graph}, BACKEND)[stage.name]
+    return forced_parity(stage, session, batches, budget=BUDGETS["fp16"], backend=BACKEND)
 
 
 def _scopes(model: onnx.ModelProto) -> list[str]:

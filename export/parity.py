@@ -102,10 +102,12 @@ def parity_of(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
-    forced = [_forced(stages, sessions, batch) for batch in batches]
+    found = [
+        forced_parity(stage, sessions[stage.name], batches, budget=budget, backend=backend)
+        for stage in stages
+    ]
     free = [free_running(stages, sessions, batch) for batch in batches]
-    clean = [np.ones(len(batch.prompts), bool) for batch in batches]
-    found = [_judged(stage, batches, forced, clean, budget, (TEACHER_FORCED, backend)) for stage in stages]
+    clean = _all(batches)
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
         if budget.near_ties:
@@ -116,16 +118,24 @@ def parity_of(
     return tuple(found)
 
 
+def forced_parity(
+    stage: StageSpec, session: Session, batches: Sequence[Batch], *, budget: Budget, backend: str
+) -> StageParity:
+    """How one stage does on the reference's own inputs."""
+    forced = [
+        session.run({tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}) for batch in batches
+    ]
+    return _judged(stage, batches, forced, _all(batches), budget, (TEACHER_FORCED, backend))
+
+
+def _all(batches: Sequence[Batch]) -> list[npt.NDArray[np.bool_]]:
+    """Every picture of every batch."""
+    return [np.ones(len(batch.prompts), bool) for batch in batches]
+
+
 def verdict_of(parity: Sequence[StageParity]) -> str:
     """Pass when every comparison does."""
     return FAIL if any(p.verdict == FAIL for p in parity) else PASS
-
-
-def _forced(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
-    tensors: dict[str, Array] = {}
-    for stage in stages:
-        tensors.update(sessions[stage.name].run({t.name: batch.tensors[t.name] for t in stage.inputs}))
-    return tensors
 
 
 def free_running(

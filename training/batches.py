@@ -49,7 +49,8 @@ class Batch:
     attention_mask: Tensor  # int64 (B, T)
     style_told: Tensor  # bool (B,): the caption names the art style
     captions: list[str]
-    indices: list[int]
+    indices: list[int]  # of the pictures, among all that the source has
+    corpus: int  # how many those are
 
 
 class StepRandom:
@@ -103,11 +104,17 @@ class Batches:
         """The share of `rank` in step `step` of `phase`: `size` samples of the `size * world`."""
         whole = self._indices(phase, step * size * world, size * world)
         chance = StepRandom(self.seed, phase + "/captions", step, rank, world).uniform(size, 2)
-        indices = whole[rank * size : (rank + 1) * size]
+        return self._batch_of(whole[rank * size : (rank + 1) * size], chance.tolist())
+
+    def plainest(self, indices: list[int], *, style: bool) -> Batch:
+        """These pictures, each with its first caption, with its style or without."""
+        return self._batch_of(indices, [[0.0, -1.0 if style else 1.0]] * len(indices))
+
+    def _batch_of(self, indices: list[int], chance: list[list[float]]) -> Batch:
         # First: a source may find a picture damaged, and give another with its captions.
         pictures = np.stack([self.source.picture(i) for i in indices])
         captions, told = [], []
-        for index, (pick, style_chance) in zip(indices, chance.tolist(), strict=True):
+        for index, (pick, style_chance) in zip(indices, chance, strict=True):
             choices = self.source.captions(index)
             style = self.source.style(index) if style_chance < self.style_in_caption else ""
             captions.append(caption_with_style(choices[int(pick * len(choices))], style))
@@ -120,6 +127,7 @@ class Batches:
             style_told=torch.tensor(told),
             captions=captions,
             indices=indices,
+            corpus=len(self.source),
         )
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

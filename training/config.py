@@ -19,6 +19,7 @@ CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
 KEEPS = ("all", "generator")  # of what the joint phase changed
 SEES = ("pixels", "features")
+LARGEST_CODE = 2047  # half precision, which a memory keeps codes in, counts to 2,048
 NORMS = ("none", "batch", "spectral")  # of the discriminator
 OPTIMISERS = ("adamw", "muon")
 
@@ -54,11 +55,17 @@ class LatentConfig:
     """Text and noise to a grid of latents, on a lattice that each step makes twice as dense."""
 
     grid: int = 16  # rows and columns of image codes
+    patch: int = 2  # rows and columns of codes that are one position of the network
     steps: int = 8  # in which a drawing's codes are chosen; 1: all at once
     halved: int = 2  # of the doublings of the lattice, the last so many take two steps each
     width: int = 256
     blocks: int = 4
     heads: int = 4
+    head_width: int = 384  # of the head that chooses the codes of a patch
+    memory: int = 10469  # pictures of the corpus that are looked up by their captions; 0: none
+    memory_key: int = 64  # numbers that a caption is looked up by
+    drafts: int = 8  # pictures that are found for a drawing
+    wander: float = 0.3  # how far the seed moves what is looked for, which has length 1
     # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
     # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
     # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
@@ -207,6 +214,7 @@ def _sizes(model: ModelConfig) -> Rules:
     """What is halved, doubled and divided must come out even."""
     upscale = 2 ** (len(model.generator.channels) - 1)
     latent, text = model.latent, model.text
+    side = latent.grid // max(1, latent.patch)
     widths = ((text.hidden, text.heads), (latent.width, latent.heads))
     return [
         (
@@ -224,13 +232,30 @@ def _sizes(model: ModelConfig) -> Rules:
             f"model.text.hidden {text.hidden} is not a multiple of model.text.groups {text.groups}",
         ),
         (
-            latent.steps >= 1 and latent.grid % 2 ** ((latent.steps - latent.halved) // 2) == 0,
-            f"model.latent.steps is {latent.steps}: a grid of {latent.grid} can't be halved that often",
+            latent.patch >= 1 and latent.grid % latent.patch == 0,
+            f"model.latent.grid {latent.grid} is not made of patches of {latent.patch} x {latent.patch}",
+        ),
+        (
+            latent.steps >= 1 and side % 2 ** ((latent.steps - latent.halved) // 2) == 0,
+            f"model.latent.steps is {latent.steps}: a grid of {side} patches can't be halved that often",
         ),
         (
             latent.halved >= 0 and 2 * latent.halved < latent.steps,
             f"model.latent.halved is {latent.halved}: there are not so many doublings in "
             f"model.latent.steps {latent.steps}",
+        ),
+        (
+            1 <= latent.drafts <= latent.memory or latent.memory == 0,
+            f"model.latent.drafts {latent.drafts} is not from 1 to model.latent.memory {latent.memory}",
+        ),
+        (
+            1 <= latent.memory_key <= text.width,
+            f"model.latent.memory_key {latent.memory_key} is not from 1 to model.text.width {text.width}",
+        ),
+        (
+            model.codebook.codes <= LARGEST_CODE + 1 or latent.memory == 0,
+            f"model.codebook.codes {model.codebook.codes} is more than the {LARGEST_CODE + 1} that "
+            "model.latent.memory can hold",
         ),
         (
             all(heads > 0 and width % heads == 0 for width, heads in widths),

@@ -18,7 +18,8 @@ FLOPS_PER_MAC = 2  # as torch counts them
 
 @dataclass(frozen=True, kw_only=True)
 class StageSize:
-    """`weights` counts parameters and learned tables (codebook rows, text codes); None: not drawn with."""
+    """`weights` counts parameters and tables (codebook rows, text codes, what is remembered of the corpus);
+    `multiply_accumulates` None: not drawn with."""
 
     stage: str
     weights: int
@@ -34,7 +35,7 @@ def describe(config: TrainConfig) -> list[StageSize]:
     book = model.codebook.rows.numel()
     sizes = {
         "text_encoder": _weights(model.text_encoder) + model.text_encoder.quantiser.centroids.numel(),
-        "latent": _weights(model.latent) + book,
+        "latent": _weights(model.latent) + book + _remembered(model),
         "generator": _weights(model.generator),
     }
     drawn = [StageSize(stage=n, weights=w, multiply_accumulates=costs[n]) for n, w in sizes.items()]
@@ -51,6 +52,11 @@ def describe(config: TrainConfig) -> list[StageSize]:
 
 def _weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _remembered(model: TextToImageModel) -> int:
+    memory = model.latent.memory
+    return 0 if memory is None else sum(table.numel() for table in memory.buffers())
 
 
 def _costs(model: TextToImageModel, config: ModelConfig) -> dict[str, int]:

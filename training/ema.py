@@ -23,7 +23,7 @@ class Ema:
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + WARMUP))
         for name, weight in module.state_dict().items():
-            if weight.is_floating_point():
+            if weight.dtype == torch.float32:
                 self.weights[name].lerp_(weight, 1 - decay)
             else:
                 self.weights[name].copy_(weight)
@@ -46,7 +46,7 @@ def blended(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -
     """Weights of a model, `share` of the way from `before` to `after` (Wortsman et al. 2022, eq. 1)."""
     found = {
         name: torch.lerp(before[name].to(weight.device), weight, share)
-        if weight.is_floating_point()
+        if weight.dtype == torch.float32
         else weight.clone()
         for name, weight in after.items()
     }

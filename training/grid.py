@@ -30,7 +30,7 @@ def on_grid(weight: Tensor) -> Tensor:
 def is_rounded(name: str, weight: Tensor) -> bool:
     """Whether a weight of a model is rounded: matrices and tables, but not the codebook, whose nearest
     rows must not change, nor kernels, which export folds batch norms into."""
-    return weight.is_floating_point() and weight.ndim in (2, 3) and not name.startswith("codebook.")
+    return weight.dtype == torch.float32 and weight.ndim in (2, 3) and not name.startswith("codebook.")
 
 
 def weights_on_grid(weights: dict[str, Tensor]) -> dict[str, Tensor]:

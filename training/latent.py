@@ -3,16 +3,22 @@
 The codes of a grid depend on each other: chosen all at once they are each the likeliest by itself, and
 together a blur. So they are chosen in steps, a coarse lattice first and each step as many again between
 those that are there, every step seeing all before it (cf. Chang et al. 2022, MaskGIT, and the lattice
-order of Besnier et al. 2025). Each position is worked out once: it is told the codes around it, and attends
-to the positions of its own step and of all before it, whose keys and values are remembered (cf. Tian et al.
-2024, VAR). So all steps together cost one pass over the grid, and learning sees every step of a picture at
-once. One step is the one-pass network of the paper.
+order of Besnier et al. 2025). A position of the network is a patch of 2 x 2 codes, and worked out once: it
+is told the patches around it, and attends to those of its own step and of all before it, whose keys and
+values are remembered with what was chosen there (cf. Tian et al. 2024, VAR). A small head then chooses a
+patch's codes in two turns, each seeing the codes beside it (cf. Yu et al. 2023, MEGABYTE). So all steps
+together cost one pass over the patches, and learning sees every step of a picture at once. One step is the
+one-pass network of the paper.
+
+With a memory there are drafts: the codes of pictures with captions like the prompt. Every patch is told what
+the drafts have there, every choice how like the drafts the codes around it came out, and the head may take
+its code from them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,11 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.attention import MASKED_SCORE, GridBlock, KeyValue, score_bias
+from textual_vision.training.attention import MASKED_SCORE, CellHead, GridBlock, score_bias
 from textual_vision.training.blocks import Condition
 from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.lattice import AROUND, lattice_of
+from textual_vision.training.drafts import Drafts, Seen, Sketch, beside, known_of, seen_of
+from textual_vision.training.lattice import AROUND, cells_of, lattice_of
+from textual_vision.training.memory import Lesson, Memory
+from textual_vision.training.noise_signs import hashed_signs
 
 POSITION_STD = 0.02
 
@@ -34,10 +43,19 @@ POSITION_STD = 0.02
 class Context:
     """What every step is told: computed once for a drawing."""
 
-    start: Tensor  # (B, 1, W): the sentence and the noise
-    words: list[KeyValue]  # for each block
+    start: Tensor  # (B, P, W): what each patch begins with, by the sentence and the noise
+    words: list[Tensor]  # their memory, for each block
     bias: Tensor  # (B, 1, 1, T)
+    drafts: Tensor | None  # (B, N, K, D): rows of their codes in `order`, the same for all copies
     copies: int = 1  # of each drawing
+
+    def drafts_at(self, first: int, last: int) -> Tensor | None:
+        """Rows of the drafts' codes from place `first` of `order` on, (B, n, K, D)."""
+        return None if self.drafts is None else self.drafts[:, first:last]
+
+    def each(self, x: Tensor) -> Tensor:
+        """What is the same for all copies, (B, ...) -> (copies * B, ...)."""
+        return _copied(x, self.copies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +68,12 @@ class Setting:
     guided: Context | None
     chances: Tensor  # (B, N, D): see `LatentNetwork.chances`
 
+    def context(self, open_step: bool) -> Context:
+        """What a step is told."""
+        return self.guided if open_step and self.guided is not None else self.told
 
-Seen = list[KeyValue]  # what each block remembers of the positions so far
+
+Past = list[Tensor]  # each block's memory of the patches so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,133 +92,260 @@ class PlanThrough:
     first: Tensor | None  # (B, N, D)
 
 
+Choose = Callable[[Tensor, slice], Tensor]  # raw latents (B, n, D) of codes in `order` -> their rows
+
+
 class LatentNetwork(nn.Module):
-    """Transformer blocks over the positions of a growing lattice, with attention to the words."""
+    """Transformer blocks over the patches of a growing lattice, with attention to the words."""
 
     order: Tensor
+    placed: Tensor
     place: Tensor
+    near: Tensor
+    content: Tensor
     around: Tensor
+    patch: Tensor
+    cell: Tensor
+    before: Tensor
     reach: Tensor
     signs: Tensor
     mixing: Tensor
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        config, text_width = model.latent, model.text.width
+        config, text_width, code = model.latent, model.text.width, model.codebook.width
         self.config = config
+        side, cells = config.grid // config.patch, config.patch**2
         self.condition = Condition(text_width, model.noise, model.generator.condition)
         self.start = nn.Linear(model.generator.condition, config.width)
-        self.near = nn.Linear(AROUND * model.codebook.width, config.width, bias=False)
-        self.position = nn.Parameter(torch.randn(config.grid**2, config.width) * POSITION_STD)
+        drafts = config.drafts if config.memory else 0
+        self.known = code + drafts  # numbers that tell of a code: its row, and how like each draft's it is
+        self.entry = nn.Linear(AROUND * cells * self.known, config.width, bias=False)
+        self.position = nn.Parameter(torch.randn(side**2, config.width) * POSITION_STD)
+        self.memory = Memory(model) if config.memory else None
+        self.sketch = Sketch(model) if config.memory else None
         self.blocks = nn.ModuleList(
-            GridBlock(config.width, config.heads, text_width) for _ in range(config.blocks)
+            GridBlock(config.width, config.heads, text_width, cells * self.known)
+            for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(config.width)
-        self.latents = nn.Linear(config.width, model.codebook.width)
-        lattice = lattice_of(config.grid, config.steps, config.halved)
-        self.bounds = lattice.bounds
-        order, step = (
-            torch.tensor(lattice.order),
-            torch.tensor(np.repeat(range(config.steps), np.diff(self.bounds))),
-        )
-        later = step[:, None] < step
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("place", order.argsort(), persistent=False)
-        self.register_buffer("around", torch.tensor(lattice.neighbours + 1), persistent=False)  # 0: none
-        self.register_buffer("reach", later[None, None] * MASKED_SCORE, persistent=False)
+        near = AROUND * self.known + drafts * (code + 1)
+        self.head = CellHead(config.width, config.head_width, near, cells, code, drafts)
+        self._place_patches(side)
         self.register_buffer("signs", hashed_signs("position", config.grid**2, model.noise), persistent=False)
-        mixing = hashed_signs("latent", model.noise, model.codebook.width) / model.noise**0.5
+        mixing = hashed_signs("latent", model.noise, code) / model.noise**0.5
         self.register_buffer("mixing", mixing, persistent=False)
 
-    def context(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Context:
-        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps share."""
+    def _place_patches(self, side: int) -> None:
+        config = self.config
+        lattice = lattice_of(side, config.steps, config.halved)
+        cells = cells_of(lattice, side, config.patch)
+        self.bounds, self.turns = lattice.bounds, cells.turns
+        step = torch.tensor(np.repeat(range(config.steps), np.diff(self.bounds)))
+        before = np.concatenate([np.full(end - start, start) for turns in self.turns for start, end in turns])
+        chosen, beside = step[:, None] <= step, step[:, None] != step
+        found = {
+            "placed": torch.tensor(lattice.order),
+            "order": torch.tensor(cells.order),
+            "place": torch.tensor(cells.order.argsort()),
+            "near": torch.tensor(lattice.neighbours + 1),  # 0: none
+            "content": torch.tensor(cells.content),
+            "around": torch.tensor(cells.around + 1),
+            "patch": torch.tensor(cells.patch),
+            "cell": torch.tensor(cells.cell),
+            "before": torch.tensor(before),
+            "reach": torch.cat([chosen, beside], 1)[None, None] * MASKED_SCORE,
+        }
+        for name, value in found.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def drafts(
+        self,
+        text: Tensor,
+        attention_mask: Tensor,
+        noise: Tensor,
+        book: Codebook,
+        lesson: Lesson | None = None,
+    ) -> Drafts | None:
+        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the memory has for a drawing."""
+        if self.memory is None or self.sketch is None:
+            return None
+        codes, near = self.memory(text, attention_mask, noise, lesson)
+        rows = F.embedding(codes, book.rows)
+        return Drafts(
+            rows=rows.index_select(2, self.order).transpose(1, 2),
+            sketch=self.sketch(rows, near).index_select(1, self.placed),
+        )
+
+    def context(
+        self,
+        text: Tensor,
+        attention_mask: Tensor,
+        noise: Tensor,
+        drafts: Drafts | None,
+        copies: int = 1,
+    ) -> Context:
+        """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps share.
+
+        `copies`: B is so many times that of the drafts.
+        """
+        start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
+        if drafts is not None:
+            start = start + _copied(drafts.sketch, copies)
         return Context(
-            start=self.start(self.condition(text, attention_mask, noise)).unsqueeze(1),
-            words=[block.words.remember(text) for block in cast(Iterable[GridBlock], self.blocks)],
+            start=start,
+            words=[block.remember_words(text) for block in self._blocks()],
             bias=score_bias(attention_mask),
+            drafts=None if drafts is None else drafts.rows,
+            copies=copies,
         )
 
     def positions(self, step: int) -> tuple[int, int]:
-        """How many positions are known before a step, and after it."""
-        return self.bounds[step], self.bounds[step + 1]
+        """How many codes are known before a step, and after it."""
+        return self.turns[step][0][0], self.turns[step][-1][1]
 
     def forward(self, context: Context, rows: Tensor) -> Tensor:
         """Rows of a picture's own codes in `order`, (B, N, D) -> raw latents (B, N, D) of every step, each
         told the codes before it. N may be that of the first steps alone."""
         count = rows.shape[1]
-        reach = self.reach[:, :, :count, :count]
-        raw, _ = self._through_blocks(context, self._entry(context, rows, 0, count), None, reach)
+        patches = count // self.config.patch**2
+        drafts = context.drafts_at(0, count)
+        known = known_of(rows, drafts)
+        content = _gathered(known, self.content[:patches])
+        x = context.start[:, :patches]
+        x = x + self.entry(_gathered(_after_none(content), self.near[:patches]))
+        reach = torch.cat([half[..., :patches] for half in self.reach[..., :patches, :].chunk(2, 3)], 3)
+        for block, words in zip(self._blocks(), context.words, strict=True):
+            x = block.all_steps(x, words, context.bias, content, reach)
+        states = self.head.state(self.norm(x))[:, self.patch[:count]]
+        known = _after_none(known)
+        around = _gathered(known, self.around[:count])
+        seen = None
+        if drafts is not None:
+            before = self.before[:count]
+            so_far = known.cumsum(1).index_select(1, before) / before.clamp_min(1)[:, None]
+            seen = seen_of(drafts, around, so_far)
+        raw: Tensor = self.head(states, self.head.near(beside(around, seen)), self.cell[:count], seen)
         return raw
 
-    def next(self, context: Context, rows: Tensor, step: int, seen: Seen | None) -> tuple[Tensor, Seen]:
-        """Rows of the codes known before `step` in `order`, (B, M, D), and what was seen by then -> raw
-        latents of the next ones, (B, N - M, D), and what is seen now. All but the rows may be of (2B)."""
-        return self._through_blocks(context, self._entry(context, rows, *self.positions(step)), seen, None)
+    def _blocks(self) -> Iterable[GridBlock]:
+        return cast(Iterable[GridBlock], self.blocks)
 
-    def _entry(self, context: Context, rows: Tensor, first: int, last: int) -> Tensor:
-        """What is known of the positions from `first` to `last`, (B, last - first, W)."""
-        x = context.start + self.position[first:last]
-        if last == self.bounds[1]:
-            return x  # nothing is around the first
-        none = rows.new_zeros(rows.shape[0], 1, rows.shape[2])
-        around = torch.cat([none, rows], 1)[:, self.around[first:last].flatten()]
-        near = self.near(around.unflatten(1, (last - first, AROUND)).flatten(2))
-        return x + torch.cat([near] * context.copies)
+    def _through_steps(self, setting: Setting, choose: Choose, learned: int) -> None:
+        """Lets `choose` choose all codes, turn by turn; gradients pass the last `learned` steps."""
+        batch, cells = setting.told.start.shape[0], self.config.patch**2
+        # What is known of none, then of the codes in `order`; likewise of patches.
+        known = setting.told.start.new_zeros(batch, 1, self.known)
+        content = setting.told.start.new_zeros(batch, 1, cells * self.known)
+        seen: Past | None = None
+        for step in range(self.config.steps):
+            through = step >= self.config.steps - learned
+            with contextlib.nullcontext() if through else torch.no_grad():
+                context = setting.context(step < self.config.open_steps)
+                states, own = self._states(context, content, step, seen)
+                chosen = []
+                for number, turn in enumerate(self.turns[step]):
+                    raw = self._raw(context, states, known, step, number)
+                    rows = choose(self._opened(setting, raw, context, step, slice(*turn)), slice(*turn))
+                    found = known_of(rows, context.drafts_at(*turn))
+                    known = torch.cat([known, found], 1)
+                    chosen.append(found.unflatten(1, (states.shape[1], -1)).flatten(2))
+                here = torch.cat(chosen, 2)
+                content = torch.cat([content, here], 1)
+                if step + 1 < self.config.steps:
+                    closing = step + 1 == self.config.open_steps
+                    seen = self._remembered(context, seen, own, here, closing=closing)
 
-    def _through_blocks(
-        self, context: Context, x: Tensor, seen: Seen | None, reach: Tensor | None
-    ) -> tuple[Tensor, Seen]:
-        now: Seen = []
-        before: Sequence[KeyValue | None] = seen or [None] * len(self.blocks)
-        for block, words, past in zip(self.blocks, context.words, before, strict=True):
-            x, known = block(x, words, context.bias, past, reach)
-            now.append(known)
-        return self.latents(self.norm(x)), now
+    def _states(self, context: Context, content: Tensor, step: int, seen: Past | None) -> tuple[Tensor, Past]:
+        """What the head is told of each patch of a step, (B, n, H), and their memory."""
+        patches = slice(*self.bounds[step : step + 2])
+        x = context.start[:, patches]
+        if step > 0:
+            x = x + context.each(self.entry(_gathered(content, self.near[patches])))
+        now: Past = []
+        before: Sequence[Tensor | None] = seen or [None] * len(self.blocks)
+        for block, words, past in zip(self._blocks(), context.words, before, strict=True):
+            x, own = block(x, words, context.bias, past)
+            now.append(own)
+        return self.head.state(self.norm(x)), now
+
+    def _raw(self, context: Context, states: Tensor, known: Tensor, step: int, number: int) -> Tensor:
+        """Raw latents of a turn of a step, (B, n, D)."""
+        first, last = self.turns[step][number]
+        patches = states.shape[1]
+        count = (last - first) // patches
+        around = _gathered(known, self.around[first:last])
+        drafts, seen = context.drafts_at(first, last), None
+        if drafts is not None:
+            so_far = known.sum(1, keepdim=True) / max(first, 1)
+            seen = seen_of(drafts, around, so_far.expand(-1, last - first, -1))
+
+        def by_patch(x: Tensor) -> Tensor:
+            parted: Tensor = context.each(x).unflatten(1, (patches, count))
+            return parted
+
+        near = by_patch(self.head.near(beside(around, seen)))
+        if seen is not None:
+            seen = Seen(rows=by_patch(seen.rows), around=by_patch(seen.around), all=by_patch(seen.all))
+        cells = slice(number * count, (number + 1) * count)
+        raw: Tensor = self.head(states.unsqueeze(2), near, cells, seen).flatten(1, 2)
+        return raw
+
+    def _opened(self, setting: Setting, raw: Tensor, context: Context, step: int, turn: slice) -> Tensor:
+        """Raw latents as a drawing takes them: in the open steps guided, and moved by its noise."""
+        if context.copies == 2:
+            told, speechless = raw.unflatten(0, (2, -1)).unbind()
+            # Learned from (`plan_through`) is only what the words say.
+            speechless = speechless.detach()
+            raw = speechless + self.config.guidance * (told - speechless)
+        if step < self.config.open_steps:
+            raw = raw + self.config.temperature * setting.chances[:, turn]
+        return raw
+
+    def _remembered(
+        self, context: Context, seen: Past | None, own: Past, here: Tensor, *, closing: bool
+    ) -> Past:
+        """The memory after a step whose patches hold `here`; of the told alone when the open steps close."""
+        content = context.each(here)
+        now = [block.remembered(one, content) for block, one in zip(self._blocks(), own, strict=True)]
+        if seen is not None:
+            now = [torch.cat(pair, 3) for pair in zip(seen, now, strict=True)]
+        return [_told(one, 1) for one in now] if closing and context.copies == 2 else now
 
     def plan(self, text: Tensor, attention_mask: Tensor, noise: Tensor, book: Codebook) -> Plan:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes and their latents."""
-        setting = self.setting(text, attention_mask, noise)
-        rows = text.new_zeros(text.shape[0], 0, book.rows.shape[1])  # none yet
-        codes, latents, seen = [], [], None
-        for step in range(self.config.steps):
-            raw, seen = self.chosen(setting, rows, step, seen)
+        codes: list[Tensor] = []
+        latents: list[Tensor] = []
+
+        def choose(raw: Tensor, turn: slice) -> Tensor:
             codes.append(book.nearest(raw))
             latents.append(raw)
-            rows = torch.cat([F.embedding(chosen, book.rows) for chosen in codes], 1)
+            return F.embedding(codes[-1], book.rows)
+
+        drafts = self.drafts(text, attention_mask, noise, book)
+        self._through_steps(self.setting(text, attention_mask, noise, drafts), choose, self.config.steps)
         shape = (self.config.grid, self.config.grid)
         return Plan(
-            codes=torch.cat(codes, 1)[:, self.place].unflatten(1, shape),
-            latents=torch.cat(latents, 1)[:, self.place].unflatten(1, shape),
+            codes=torch.cat(codes, 1).index_select(1, self.place).unflatten(1, shape),
+            latents=torch.cat(latents, 1).index_select(1, self.place).unflatten(1, shape),
         )
 
-    def setting(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Setting:
+    def setting(self, text: Tensor, attention_mask: Tensor, noise: Tensor, drafts: Drafts | None) -> Setting:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps of a drawing go by."""
         chances = self.chances(noise)
         if self.config.guidance == 1:
-            return Setting(told=self.context(text, attention_mask, noise), guided=None, chances=chances)
+            told = self.context(text, attention_mask, noise, drafts)
+            return Setting(told=told, guided=None, chances=chances)
         # One word that says nothing is what all words are when they say nothing.
         silence, alone = torch.zeros_like(text), torch.zeros_like(attention_mask)
         alone[:, 0] = 1
         both = torch.cat([text, silence]), torch.cat([attention_mask, alone]), torch.cat([noise, noise])
-        guided = replace(self.context(*both), copies=2)
-        words = [(_told(key), _told(value)) for key, value in guided.words]
-        told = Context(start=_told(guided.start), words=words, bias=_told(guided.bias))
+        guided = self.context(*both, drafts, copies=2)
+        words = [_told(memory, 1) for memory in guided.words]
+        told = replace(
+            guided, start=_told(guided.start, 0), words=words, bias=_told(guided.bias, 0), copies=1
+        )
         return Setting(told=told, guided=guided, chances=chances)
-
-    def chosen(self, setting: Setting, rows: Tensor, step: int, seen: Seen | None) -> tuple[Tensor, Seen]:
-        """`next` as a drawing takes it: in the open steps guided, and moved by the drawing's noise."""
-        if step >= self.config.open_steps:
-            return self.next(setting.told, rows, step, seen)
-        if setting.guided is None:
-            raw, seen = self.next(setting.told, rows, step, seen)
-        else:
-            both, seen = self.next(setting.guided, rows, step, seen)
-            told, speechless = both.unflatten(0, (2, -1)).unbind()
-            # Learned from (`plan_through`) is only what the words say.
-            raw = torch.lerp(speechless.detach(), told, self.config.guidance)
-            if step == self.config.open_steps - 1:
-                seen = [(_told(key), _told(value)) for key, value in seen]
-        return raw + self.config.temperature * setting.chances[:, slice(*self.positions(step))], seen
 
     def plan_through(self, setting: Setting, known: Tensor, book: Codebook, learned: int) -> PlanThrough:
         """As `plan`, after the codes `known` (B, M) of the first steps; gradients pass the last `learned`.
@@ -206,25 +355,26 @@ class LatentNetwork(nn.Module):
         to go together, which the cross-entropy of each by itself can't.
         """
         own = F.embedding(known, book.rows)
-        rows, seen, first = own[:, :0], None, None
-        for step in range(self.config.steps):
-            through = step >= self.config.steps - learned
-            with torch.set_grad_enabled(through and torch.is_grad_enabled()):
-                raw, seen = self.chosen(setting, rows, step, seen)
-                before, after = self.positions(step)
-                if after <= known.shape[1]:
-                    row = own[:, before:after]
-                else:
-                    raw = raw.float()
-                    first = raw if first is None else first
-                    row = F.embedding(book.nearest(raw.detach()), book.rows)
-                    if through:
-                        unit = F.normalize(raw, dim=-1)
-                        row = unit + (row - unit).detach()
-            rows = torch.cat([rows, row], 1)
+        chosen: list[Tensor] = []
+        first: list[Tensor] = []
+
+        def choose(raw: Tensor, turn: slice) -> Tensor:
+            if turn.stop <= known.shape[1]:
+                row = own[:, turn]
+            else:
+                raw = raw.float()
+                first.append(raw)
+                row = F.embedding(book.nearest(raw.detach()), book.rows)
+                if raw.requires_grad:
+                    unit = F.normalize(raw, dim=-1)
+                    row = unit + (row - unit).detach()
+            chosen.append(row)
+            return row
+
+        self._through_steps(setting, choose, learned)
         grid = self.config.grid
-        placed = rows[:, self.place].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
-        return PlanThrough(rows=placed, first=first)
+        placed = torch.cat(chosen, 1)[:, self.place].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+        return PlanThrough(rows=placed, first=first[0] if first else None)
 
     def chances(self, noise: Tensor) -> Tensor:
         """noise (B, Z) -> about standard normals for the positions of the open steps, (B, N, D) in `order`.
@@ -243,14 +393,23 @@ class LatentNetwork(nn.Module):
         return latents
 
 
-def _told(both: Tensor) -> Tensor:
-    """(2B, ...) -> the first half."""
-    first: Tensor = both.unflatten(0, (2, -1))[0]
-    return first
+def _gathered(rows: Tensor, index: Tensor) -> Tensor:
+    """Of rows (B, M, D) those at `index` (n, k), side by side: (B, n, k * D)."""
+    # Not rows[:, index]: index_select becomes one Gather, indexing a GatherND between two transpositions.
+    found: Tensor = rows.index_select(1, index.flatten()).unflatten(1, index.shape).flatten(2)
+    return found
 
 
-def hashed_signs(name: str, rows: int, columns: int) -> Tensor:
-    """+1 and -1, float32 (rows, columns), the same on every machine: bits of SHAKE-128 of a name."""
-    digest = hashlib.shake_128(name.encode()).digest(rows * columns // 8 + 1)
-    bits = [byte >> place & 1 for byte in digest for place in range(8)]
-    return 2.0 * torch.tensor(bits[: rows * columns], dtype=torch.float32).view(rows, columns) - 1.0
+def _after_none(rows: Tensor) -> Tensor:
+    """Rows (B, M, D) after one of zeros."""
+    return torch.cat([torch.zeros_like(rows[:, :1]), rows], 1)
+
+
+def _told(both: Tensor, axis: int) -> Tensor:
+    """The first half of an axis that holds the told and the speechless."""
+    told: Tensor = both.unflatten(axis, (2, -1)).select(axis, 0)
+    return told
+
+
+def _copied(x: Tensor, copies: int) -> Tensor:
+    return torch.cat([x] * copies) if copies > 1 else x

@@ -2,7 +2,8 @@
 
 A square or a quincunx lattice is made twice as dense by each doubling (the order of Besnier et al. 2025).
 Of the last doublings, which add most of the codes, each can be made in two steps: the second sees what the
-first chose.
+first chose. The lattice is one of patches, squares of neighbouring codes; those of a patch are chosen in
+turns: every other one, then those between.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-AROUND = (
-    8  # neighbours that a position can have: four of the coarser lattice, four of the doubling's first step
-)
+# Neighbours that a position can have: four of the coarser lattice, four of the doubling's first step.
+AROUND = 8
 STRAIGHT = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -77,3 +77,48 @@ def _neighbours(chosen: Integers, order: Integers, offsets: list[Offsets]) -> In
             if min(near) >= 0 and max(near) < grid and chosen[near] < chosen[y, x]:
                 found[index, number] = place[near[0] * grid + near[1]]
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The codes of a grid of P patches, N = P * patch².
+
+    `order` (N,): row-major positions as they are chosen: step by step, turn by turn, patch by patch;
+    `turns[i]`: between which of them each turn of step i chooses;
+    `patch` (N,): places in the lattice's order that they are of;
+    `cell` (N,): which cell of it, in the order of turns;
+    `content` (P, patch²): places in `order` of each patch's cells, likewise;
+    `around` (N, 8): places in `order` of those beside each that were chosen before, or -1.
+    """
+
+    order: Integers
+    turns: tuple[tuple[tuple[int, int], ...], ...]
+    patch: Integers
+    cell: Integers
+    content: Integers
+    around: Integers
+
+
+def cells_of(lattice: Lattice, side: int, patch: int) -> Cells:
+    """The codes of `side` rows and columns of patches that are chosen as `lattice` says."""
+    grid, turns = side * patch, min(2, patch**2)
+    y, x = np.indices((grid, grid)).reshape(2, -1)
+    place = lattice.order.argsort()[y // patch * side + x // patch]
+    corner, turn = y % patch * patch + x % patch, (y % patch + x % patch) % 2
+    chosen = np.searchsorted(lattice.bounds, place, side="right") * turns - turns + turn
+    order = np.lexsort((corner, place, chosen))
+    rank = order.argsort()
+    content = rank[np.lexsort((corner, turn, place))].reshape(side * side, patch**2)
+    cell = np.empty(grid * grid, np.int64)
+    cell[content] = np.arange(patch**2)
+    ends = np.bincount(chosen).cumsum().tolist()
+    pairs = list(zip([0, *ends[:-1]], ends, strict=True))
+    offsets = [list(STRAIGHT + DIAGONAL)] * len(ends)
+    return Cells(
+        order=order,
+        turns=tuple(tuple(pairs[i : i + turns]) for i in range(0, len(pairs), turns)),
+        patch=place[order],
+        cell=cell,
+        content=content,
+        around=_neighbours(chosen.reshape(grid, grid), order, offsets),
+    )

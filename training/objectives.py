@@ -25,12 +25,16 @@ from textual_vision.training.losses import (
     kl_divergence,
     r1_penalty,
 )
+from textual_vision.training.memory import Lesson, entries_of
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.text_encoder import sentence_from_text
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
 LEARNED_STEPS = 4  # the last: three quarters of the codes
+STRANGE_SHARE = 0.3  # of the pictures, which learn without the drafts that are most like them
+RIGHT_SHARE = 0.5  # of the others, which find themselves among the drafts
+ALIKE = 0.4  # cosine of two captions that have something in common
 PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
 
 
@@ -115,6 +119,7 @@ class Told:
     codes: Tensor  # int64 (B, h, w): the pictures' own
     text: Tensor  # (B, T, C)
     noise: Tensor  # (B, Z)
+    lesson: Lesson | None
 
 
 class LatentObjective(nn.Module):
@@ -122,11 +127,11 @@ class LatentObjective(nn.Module):
 
     def __init__(self, model: TextToImageModel, losses: LossConfig) -> None:
         super().__init__()
-        self.words = model.text_encoder.words
         self.latent = model.latent
         self.posterior = model.posterior
         self.losses = losses
-        self._fixed = (model.image_encoder, model.codebook)  # a tuple: not trained here, not ours
+        # A tuple: not trained here, not ours. The words stay what the memory was filled by.
+        self._fixed = (model.image_encoder, model.codebook, model.text_encoder.words)
 
     def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms."""
@@ -135,13 +140,17 @@ class LatentObjective(nn.Module):
 
     def predict(self, batch: Batch, random: StepRandom, steps: int) -> tuple[Tensor, Terms, Told]:
         """Loss of the first `steps`, each counting the same, terms, and what they were taken of."""
-        encoder, book = self._fixed
+        encoder, book, words = self._fixed
         with torch.no_grad(), in_full_precision(batch.pictures):
             codes = book.nearest(encoder(batch.pictures))
-        text, _ = self.words(batch.text_codes, batch.attention_mask)
+        with torch.no_grad():
+            text, _ = words(batch.text_codes, batch.attention_mask)
         noise, kl = self._noise(batch, random)
         wanted = codes.flatten(1)[:, self.latent.order]
-        context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise)
+        lesson = self._lesson(batch, codes, random)
+        with in_full_precision(noise):  # scores that fall nearly together would be rounded to other pictures
+            drafts = self.latent.drafts(text.float(), batch.attention_mask, noise.float(), book, lesson)
+        context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise, drafts)
         told = self._with_mistakes(wanted, random)[:, : self.latent.positions(steps - 1)[1]]
         raw = self.latent(context, F.embedding(told, book.rows)).float()
         entropy, right = codes.new_zeros((), dtype=torch.float32), []
@@ -155,7 +164,32 @@ class LatentObjective(nn.Module):
                 right.append((book.nearest(found.detach()[some]) == new[some]).float().mean())
         terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": torch.stack(right).mean()}
         loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
-        return loss, terms, Told(codes=codes, text=text, noise=noise)
+        return loss, terms, Told(codes=codes, text=text, noise=noise, lesson=lesson)
+
+    def _lesson(self, batch: Batch, codes: Tensor, random: StepRandom) -> Lesson | None:
+        """What pictures are learned with: not their own entries, which nothing else would be like.
+
+        Of a share of them whatever has a caption much like theirs is hidden, too, for a prompt may be like
+        nothing that is remembered. In another share the picture takes the place of one of the drafts, more
+        often of a near one: so a draft can be right as a whole, and a drawing learns to hold on to one.
+        """
+        memory = self.latent.memory
+        if memory is None:
+            return None
+        device = memory.keys.device
+        kept = entries_of(batch.corpus, len(memory.keys)).to(device)
+        rows, places = torch.nonzero(torch.tensor(batch.indices, device=device)[:, None] == kept).unbind(1)
+        hidden = torch.zeros(len(batch.indices), len(memory.keys), dtype=torch.bool, device=device)
+        hidden[rows, places] = True
+        strange = random.uniform(len(hidden)).to(device) < STRANGE_SHARE
+        # From any likeness on: the nearest that is left may be a twin's cousin or a stranger.
+        bound = ALIKE + (1 - ALIKE) * random.uniform(len(hidden), 1).to(device)
+        alike = memory.like(places) > bound[rows]
+        hidden = hidden.index_put((rows,), hidden[rows] | (alike & strange[rows, None]))
+        chance = random.uniform(len(hidden), 2).to(device)
+        place = (memory.drafts * chance[:, 0].square()).long()
+        place = place.where((chance[:, 1] < RIGHT_SHARE) & ~strange, memory.drafts)
+        return Lesson(hidden=hidden, own=codes.flatten(1), place=place)
 
     def _with_mistakes(self, codes: Tensor, random: StepRandom) -> Tensor:
         """Codes (B, N), a share of them replaced by others of the same picture."""
@@ -249,11 +283,15 @@ class JointObjective(nn.Module):
             (which,) = torch.nonzero(kind == number, as_tuple=True)
             if not len(which):
                 continue
-            setting = latent.setting(told.text[which], attention_mask[which], told.noise[which])
+            lesson = None if told.lesson is None else told.lesson.of(which)
+            given = told.text[which], attention_mask[which], told.noise[which]
+            with in_full_precision(rows):
+                drafts = latent.drafts(*given, book, lesson)
+            setting = latent.setting(*given, drafts)
             plan = latent.plan_through(setting, own[which, :count], book, learned)
             rows = rows.index_copy(0, which, plan.rows)
             if number == 1 and plan.first is not None:
-                wanted = own[which, slice(*latent.positions(first))]
+                wanted = own[which, slice(*latent.turns[first][0])]
                 with in_full_precision(rows):
                     raw = plan.first.flatten(0, 1)
                     entropy = code_cross_entropy(raw, wanted.flatten(), book.rows, self.losses)

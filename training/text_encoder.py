@@ -29,7 +29,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, T, hidden), bias (B, 1, 1, T) -> (B, T, hidden)."""
-        x = self.norm_attention(x + self.attention(x, self.attention.remember(x), bias))
+        x = self.norm_attention(x + self.attention(x, bias))
         return self.norm_feed(x + self.feed_out(F.gelu(self.feed_in(x))))  # type: ignore[no-any-return]
 
 

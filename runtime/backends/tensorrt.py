@@ -203,4 +203,8 @@ def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: 
         raise IntegrityError(message, hint)
     if "INSUFFICIENT_GPU_MEMORY" in found:
         raise TextualVisionError(message, "close other programs that use the GPU")
+    if "UNSUPPORTED_CC" in found:  # seen on Hopper, whose compute capability is 9.0
+        hint = (
+            f"built for other GPUs, or RTX knows none like this one: use TensorRT or onnxruntime-cuda; {hint}"
+        )
     raise DeviceMismatchError(message, hint)

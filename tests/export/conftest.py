@@ -60,7 +60,19 @@ def tiny_config() -> TrainConfig:
             width=16,
         ),
         codebook=CodebookConfig(codes=16, width=8, channels=(8, 8)),
-        latent=LatentConfig(grid=4, steps=4, halved=1, open_steps=3, width=16, blocks=1, heads=2),
+        latent=LatentConfig(
+            grid=4,
+            steps=4,
+            halved=1,
+            open_steps=3,
+            width=16,
+            blocks=1,
+            heads=2,
+            head_width=16,
+            memory=20,
+            memory_key=6,
+            drafts=3,
+        ),
         generator=GeneratorConfig(channels=(16, 12, 8), residual_blocks=1, condition=12),
         discriminator=DiscriminatorConfig(channels=(8, 8)),
     )
@@ -77,7 +89,14 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-SCALES = {"latent.condition": 2.0, "latent.start": 2.0, "generator": 0.3}
+SCALES = {
+    "text_encoder.encoder": 2.0,
+    "text_encoder.quantiser": 0.2,
+    "latent.condition": 2.0,
+    "latent.start": 2.0,
+    "latent.position": 0.1,
+    "generator": 0.3,
+}
 
 
 def randomise(module: torch.nn.Module, seed: int = 9) -> None:
@@ -85,7 +104,9 @@ def randomise(module: torch.nn.Module, seed: int = 9) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
-            if not value.is_floating_point():
+            if value.dtype == torch.float16:  # codes of a memory
+                value.copy_(torch.randint(0, 16, value.shape, generator=generator))
+            if value.dtype != torch.float32:
                 continue
             # In the plan, what is drawn must outweigh where, and pictures must not be so rough that half
             # precision blurs them.

@@ -126,3 +126,31 @@ def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatc
     session = open_session(made.graphs["latent"], SessionOptions(backend="onnxruntime", name="g"))
     tensors = source.batches[0].tensors
     assert np.array_equal(session.run({"x": tensors["x"]})["codes"], tensors["codes"])
+
+
+def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too() -> None:
+    """The middle adds fractions to 2,048, by which codes are chosen and which a half doesn't hold."""
+    large = numpy_helper.from_array(2048 + np.arange(6, dtype=np.float32) / 8, "large")
+    turn = numpy_helper.from_array(np.eye(6, dtype=np.float32)[::-1].copy(), "turn")
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    nodes = [
+        helper.make_node("MatMul", ["x", "turn"], ["turned"], name="head/MatMul"),
+        helper.make_node("Add", ["turned", "large"], ["raised"], name="middle/Add"),
+        helper.make_node("Relu", ["raised"], ["kept"], name="gap/Relu"),
+        helper.make_node("Sub", ["kept", "one"], ["scores"], name="book/Sub"),
+        helper.make_node("ArgMax", ["scores"], ["codes"], name="book/ArgMax", axis=1, keepdims=0),
+    ]
+    info = helper.make_tensor_value_info
+    x, codes = info("x", TensorProto.FLOAT, ["batch", 6]), info("codes", TensorProto.INT64, ["batch"])
+    made = helper.make_graph(nodes, "g", [x], [codes], [large, turn, one])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    given = np.eye(6, dtype=np.float32)[np.random.default_rng(0).integers(0, 6, 32)] / 4
+    tensors = {"x": given, "codes": (given[:, ::-1] + np.arange(6) / 8).argmax(1)}
+    batches = [Batch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})]
+    stage = StageSpec(name="latent", inputs=SPEC.inputs, outputs=SPEC.outputs[:1])
+    source = FloatGraphs(
+        stages=[stage], fp32={"latent": model.SerializeToString()}, batches=batches, target="cpu"
+    )
+    islands = fp16_from_float(source).notes["latent"]["float32"]
+    assert {name for name, why in islands.items() if why == "accuracy"} == {"middle/Add", "gap/Relu"}
+    assert "head/MatMul" not in islands

@@ -170,6 +170,7 @@ TINY = {
         "codebook": {"codes": 16, "width": 8, "channels": [8]},
         "latent": {
             "grid": 8, "steps": 6, "halved": 2, "open_steps": 4, "width": 16, "blocks": 1, "heads": 2,
+            "memory": 30, "memory_key": 6, "drafts": 3,
         },
         "generator": {"channels": [16, 8], "condition": 16},
         "discriminator": {"channels": [8, 8]},

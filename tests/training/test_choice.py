@@ -75,10 +75,13 @@ def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_it
             noise = torch.from_numpy(noise_from_seed(index, 1, model.config.noise))
             picture = signed_from_pixels(shapes.picture(index)[None])
             codes = model.codebook.nearest(model.image_encoder(picture))
-            raw = model.latent.told(model.latent.context(text, mask, noise), codes, model.codebook)
+            drafts = model.latent.drafts(text, mask, noise, model.codebook)
+            context = model.latent.context(text, mask, noise, drafts)
+            raw = model.latent.told(context, codes, model.codebook)
             logits = config.losses.logit_scale * raw.flatten(0, 2) @ model.codebook.rows.T
             total += float(F.cross_entropy(logits, codes.flatten()))
-    assert found == pytest.approx(total / len(shapes), rel=1e-3)
+    # In a batch, rounding may find another of two drafts that are equally near.
+    assert found == pytest.approx(total / len(shapes), rel=5e-3)
 
 
 def test_with_nothing_to_choose_by_the_last_share_is_kept() -> None:

@@ -69,7 +69,11 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"latent\.grid 16 x 4 .* is not model\.image_size 128": {"model": {"image_size": 128}},
     r"codebook\.channels has 1 halvings": {"model": {"codebook": {"channels": [48]}}},
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
-    r"latent\.steps is 12: a grid of 16 can't be halved": {"model": {"latent": {"steps": 12}}},
+    r"latent\.steps is 12: a grid of 8 patches can't be halved": {"model": {"latent": {"steps": 12}}},
+    r"latent\.grid 16 is not made of patches of 3 x 3": {"model": {"latent": {"patch": 3}}},
+    r"memory_key 300 is not from 1 to model\.text\.width 256": {"model": {"latent": {"memory_key": 300}}},
+    r"drafts 9 is not from 1 to model\.latent\.memory 5": {"model": {"latent": {"memory": 5, "drafts": 9}}},
+    r"codebook\.codes 4096 is more than the 2048 that": {"model": {"codebook": {"codes": 4096}}},
     r"latent\.steps is 0": {"model": {"latent": {"steps": 0, "halved": 0}}},
     r"latent\.halved is 2: .* model\.latent\.steps 4": {"model": {"latent": {"steps": 4}}},
     r"latent\.open_steps is 4, not from 1 to model\.latent\.steps 3": {

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from textual_vision.training.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.blocks import Residual, Upsample, pixels_from_signed
@@ -76,7 +77,8 @@ def test_a_drawing_chooses_what_its_steps_are_told(model: TextToImageModel) -> N
     model = unguided(model)
     with torch.no_grad():
         plan = model.latent.plan(text, mask, noise, model.codebook)
-        context = model.latent.context(text, mask, noise)
+        drafts = model.latent.drafts(text, mask, noise, model.codebook)
+        context = model.latent.context(text, mask, noise, drafts)
         told = model.latent.told(context, plan.codes, model.codebook)
     torch.testing.assert_close(plan.latents, told)
     assert torch.equal(plan.codes, model.codebook.nearest(told))
@@ -90,14 +92,23 @@ def unguided(model: TextToImageModel) -> TextToImageModel:
 def test_guidance_goes_past_what_the_words_add(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     model = unguided(model)
+    network, book = model.latent, model.codebook
     with torch.no_grad():
-        told = model.latent.plan(text, mask, noise, model.codebook).latents
-        untold = model.latent.plan(0 * text, mask, noise, model.codebook).latents
+        told = network.plan(text, mask, noise, book).latents
+        drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words say
+        silent = network.setting(0 * text, mask, noise, drafts)
+        raw: list[Tensor] = []
+
+        def choose(x: Tensor, turn: slice) -> Tensor:
+            raw.append(x)
+            return book.rows[book.nearest(x)]
+
+        network._through_steps(silent, choose, 0)
+        untold = torch.cat(raw, 1)[:, network.place].unflatten(1, (8, 8))
         model.latent.config = replace(model.latent.config, guidance=3.0)
         guided = model.latent.plan(text, mask, noise, model.codebook).latents
-    first = [
-        x.flatten(1, 2)[:, model.latent.order[: model.latent.positions(0)[1]]] for x in (told, untold, guided)
-    ]
+    start, end = model.latent.turns[0][0]
+    first = [x.flatten(1, 2)[:, model.latent.order[start:end]] for x in (told, untold, guided)]
     torch.testing.assert_close(first[2], first[1] + 3 * (first[0] - first[1]))
 
 
@@ -113,19 +124,21 @@ def test_chances_are_standard_normal_and_look_independent(model: TextToImageMode
     assert float(together.fill_diagonal_(0).square().mean().sqrt()) < 0.25
 
 
-def test_a_code_changes_only_later_steps(model: TextToImageModel) -> None:
+def test_a_code_changes_only_later_turns_and_all_later_steps(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
     network = model.latent
-    before, after = network.positions(1)
+    (before, turn_after), (_, after) = network.turns[1]
     place = network.order[before]  # the first that the second step chooses
     codes = torch.randint(0, 12, (1, 8, 8))
     changed = codes.clone()
     changed.view(-1)[place] += 1
     with torch.no_grad():
-        context = network.context(text, mask, noise)
+        drafts = network.drafts(text, mask, noise, model.codebook)
+        context = network.context(text, mask, noise, drafts)
         moved = network.told(context, codes, model.codebook) - network.told(context, changed, model.codebook)
     moved = moved.abs().amax(3).flatten()[network.order] > 0
-    assert not moved[:after].any()
+    assert not moved[:turn_after].any()
+    assert moved[turn_after:after].any()
     assert moved[after:].all()
 
 
@@ -190,7 +203,7 @@ def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_
 def test_what_is_kept_of_a_phase_lies_between_its_ends(tiny_config: TrainConfig) -> None:
     before, after = (TextToImageModel(tiny_config.model).state_dict() for _ in range(2))
     between = blended(before, after, 0.25)
-    name = "latent.latents.weight"
+    name = "latent.head.latent.weight"
     torch.testing.assert_close(between[name], 0.75 * before[name] + 0.25 * after[name])
     rows = between["codebook.rows"]
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
@@ -205,12 +218,13 @@ def test_attention_in_products_is_the_fused_one(tiny_config: TrainConfig) -> Non
         )
 
 
-def test_muon_moves_the_matrices_of_attention_blocks_and_nothing_else(tiny_config: TrainConfig) -> None:
+def test_muon_moves_the_matrices_between_hidden_states_and_nothing_else(tiny_config: TrainConfig) -> None:
     model = TextToImageModel(tiny_config.model)
     found = {id(p) for p in hidden_matrices(model)}
     names = {name for name, p in model.named_parameters() if id(p) in found}
-    assert all(name.startswith("latent.blocks.") for name in names)
-    assert "latent.blocks.0.grid.query.weight" in names
+    assert all(name.startswith(("latent.blocks.", "latent.head.")) for name in names)
+    assert {"latent.blocks.0.grid.weight", "latent.head.mix.weight"} <= names
+    assert not names & {"latent.head.cell", "latent.head.latent.weight"}
     assert not any(name.endswith("bias") or "norm" in name for name in names)
 
 

@@ -27,6 +27,7 @@ def batch() -> Batch:
         style_told=torch.ones(COUNT, dtype=torch.bool),
         captions=[""] * COUNT,
         indices=list(range(COUNT)),
+        corpus=COUNT,
     )
 
 
@@ -63,11 +64,11 @@ def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
     objective, model = joint(tiny_config)
     loss, _, _ = objective(batch, StepRandom(0, "joint", 0), 0.5)
     loss.backward()
-    for weight in (model.generator.entry.weight, model.latent.latents.weight):
+    for weight in (model.generator.entry.weight, model.latent.head.latent.weight):
         assert weight.grad is not None and bool(weight.grad.abs().sum() > 0)
     position = model.latent.position.grad
     assert position is not None
-    coarse = model.latent.positions(model.latent.config.steps - LEARNED_STEPS)[0]
+    coarse = model.latent.bounds[model.latent.config.steps - LEARNED_STEPS]  # patches
     moved = (position.abs().sum(1) > 0).tolist()
     assert moved == [False] * coarse + [True] * (len(moved) - coarse)
 
@@ -77,7 +78,7 @@ def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> No
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     network, book = model.latent, model.codebook
     plan = network.plan(text, mask, noise, book)
-    setting = network.setting(text, mask, noise)
+    setting = network.setting(text, mask, noise, network.drafts(text, mask, noise, book))
     none = torch.zeros(2, 0, dtype=torch.long)
     drawn = network.plan_through(setting, none, book, LEARNED_STEPS)
     torch.testing.assert_close(drawn.rows, book.lookup(plan.codes))
@@ -85,7 +86,7 @@ def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> No
     again = network.plan_through(setting, first, book, LEARNED_STEPS)
     torch.testing.assert_close(again.rows, drawn.rows)
     drawn.rows.sum().backward()
-    assert network.latents.weight.grad is not None
+    assert network.head.latent.weight.grad is not None
 
 
 def latent_losses(config: TrainConfig, **changed: float) -> LossConfig:

@@ -1,0 +1,195 @@
+"""What the latent network looks up: pictures of the corpus by what their captions say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from textual_vision.training.batches import Batch, StepRandom
+from textual_vision.training.config import ModelConfig, TrainConfig
+from textual_vision.training.drafts import Follow, Seen, Sketch, known_of
+from textual_vision.training.memory import Lesson, Memory, entries_of
+from textual_vision.training.model import TextToImageModel
+from textual_vision.training.objectives import ALIKE, LatentObjective
+
+COUNT = 40
+
+
+@pytest.fixture
+def whole(tiny_config: TrainConfig) -> ModelConfig:
+    """With a memory that loses nothing of 40 captions."""
+    latent = replace(tiny_config.model.latent, memory=COUNT, memory_key=16, drafts=3, wander=0.0)
+    return replace(tiny_config.model, latent=latent)
+
+
+@pytest.fixture
+def sentences() -> Tensor:
+    return torch.randn(COUNT, 16, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def codes() -> Tensor:
+    return torch.arange(COUNT)[:, None].repeat(1, 64) % 16
+
+
+def filled(config: ModelConfig, sentences: Tensor, codes: Tensor) -> Memory:
+    memory = Memory(config)
+    memory.fill(sentences, sentences, codes)
+    return memory
+
+
+def found(
+    memory: Memory, sentences: Tensor, noise: Tensor | None = None, lesson: Lesson | None = None
+) -> tuple[Tensor, Tensor]:
+    noise = torch.zeros(len(sentences), 4) if noise is None else noise
+    return memory(sentences[:, None], torch.ones(len(sentences), 1, dtype=torch.int64), noise, lesson)
+
+
+def test_each_picture_is_found_by_its_caption(whole: ModelConfig, sentences: Tensor, codes: Tensor) -> None:
+    drafts, near = found(filled(whole, sentences, codes), sentences)
+    assert torch.equal(drafts[:, 0], codes)
+    torch.testing.assert_close(near[:, 0], torch.ones(COUNT), atol=1e-3, rtol=0)
+
+
+def test_what_the_nearest_leave_unsaid_is_found_too(whole: ModelConfig, codes: Tensor) -> None:
+    four = replace(whole, latent=replace(whole.latent, drafts=4))
+    one, other = torch.eye(16)[:2]
+    memory = Memory(four)
+    memory.directions.copy_(torch.eye(16))
+    memory.codes.copy_(codes)
+    memory.keys.zero_()
+    memory.keys[:8], memory.keys[8:11] = one, other  # as of "dog" in eight styles, and "glasses" in three
+    drafts, near = found(memory, (0.8 * one + 0.6 * other)[None])
+    assert drafts[0, :, 0].tolist() == [0, 8, 9, 10]
+    wanted = torch.tensor([0.8, 0.6 / (0.4**2 + 0.6**2) ** 0.5])  # the second of what is left
+    torch.testing.assert_close(near[0, :2], wanted, atol=1e-4, rtol=0)
+
+
+def test_of_pictures_with_one_caption_the_first_come_first(
+    whole: ModelConfig, sentences: Tensor, codes: Tensor
+) -> None:
+    sentences = sentences.clone()
+    sentences[[7, 21]] = sentences[3].clone()
+    drafts, near = found(filled(whole, sentences, codes), sentences[3:4])
+    assert torch.equal(drafts[0], codes[[3, 7, 21]])
+    assert float(near[0].std()) < 1e-4
+
+
+def test_a_memory_with_room_left_finds_nothing_in_it(
+    whole: ModelConfig, sentences: Tensor, codes: Tensor
+) -> None:
+    memory = filled(whole, sentences[:10], codes[:10] + 5)
+    drafts, near = found(memory, sentences[:10])
+    assert bool((drafts[near > 0.1] >= 5).all()) and bool((memory.keys[10:] == 0).all())
+
+
+def test_seeds_find_other_pictures_but_those_that_are_near(
+    whole: ModelConfig, sentences: Tensor, codes: Tensor
+) -> None:
+    wandering = replace(whole, latent=replace(whole.latent, wander=0.5))
+    noise = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
+    drafts, _ = found(filled(wandering, sentences, codes), sentences[:1].repeat(200, 1), noise)
+    still, _ = found(filled(whole, sentences, codes), sentences[:1].repeat(200, 1), noise)
+    assert len(drafts.unique(dim=0)) > 5 and len(still.unique(dim=0)) == 1
+    assert float((drafts[:, 0] == codes[0]).all(1).float().mean()) > 0.8
+
+
+def test_what_is_hidden_is_not_found_and_what_is_planted_is(
+    whole: ModelConfig, sentences: Tensor, codes: Tensor
+) -> None:
+    own = torch.full((COUNT, 64), 99)
+    place = torch.arange(COUNT) % 4  # 3: nowhere
+    lesson = Lesson(hidden=torch.eye(COUNT, dtype=torch.bool), own=own, place=place)
+    memory = filled(whole, sentences, codes)
+    drafts, near = found(memory, sentences, lesson=lesson)
+    assert torch.equal((drafts == 99).all(2), place[:, None] == torch.arange(3))
+    alike = memory.keys @ memory.keys.T - 2 * torch.eye(COUNT)
+    torch.testing.assert_close(near[:, 0], alike.amax(1), atol=1e-3, rtol=0)
+    assert torch.equal(drafts[place > 0, 0], codes[alike.argmax(1)][place > 0])
+
+
+def test_entries_are_all_pictures_or_some_evenly() -> None:
+    assert entries_of(5, 5).tolist() == [0, 1, 2, 3, 4]
+    assert entries_of(9, 3).tolist() == [0, 4, 8]
+    assert entries_of(3, 7).tolist() == [0, 1, 2]
+
+
+def batch_of(indices: list[int], corpus: int) -> Batch:
+    count = len(indices)
+    return Batch(
+        pictures=torch.rand(count, 3, 16, 16) * 2 - 1,
+        text_codes=torch.randint(0, 12, (count, 3, 8)),
+        attention_mask=torch.ones(count, 3, dtype=torch.int64),
+        style_told=torch.ones(count, dtype=torch.bool),
+        captions=[""] * count,
+        indices=indices,
+        corpus=corpus,
+    )
+
+
+def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) -> None:
+    model = TextToImageModel(tiny_config.model)
+    kept = entries_of(50, 30)
+    lost = next(index for index in range(50) if index not in kept.tolist())
+    batch = batch_of([int(kept[0]), lost, int(kept[9])] * 40, 50)
+    objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
+    assert memory is not None
+    codes = torch.randint(0, 16, (120, 8, 8))
+    lesson = objective._lesson(batch, codes, StepRandom(0, "latent", 0))
+    assert lesson is not None
+    rows = lesson.hidden.unflatten(0, (40, 3))
+    assert bool(rows[:, 0, 0].all()) and bool(rows[:, 2, 9].all()) and not bool(rows[:, 1].any())
+    for entry, number in ((0, 0), (9, 2)):  # of a share all that are as alike as the least alike, too
+        alike = memory.like(torch.tensor([entry]))[0]
+        hidden = rows[:, number]
+        least = alike.where(hidden, 1.0).amin(1, keepdim=True)
+        others = torch.arange(30) != entry
+        assert torch.equal(hidden[:, others], (alike >= least)[:, others] & (hidden.sum(1, keepdim=True) > 1))
+        assert float(least.min()) > ALIKE
+        assert 0 < float((hidden.sum(1) > 1).float().mean()) < 1
+    assert torch.equal(lesson.own, codes.flatten(1))
+    assert set(lesson.place.tolist()) == {0, 1, 2, memory.drafts}
+
+
+def test_known_of_a_code_is_its_row_and_how_like_the_drafts_it_is() -> None:
+    rows, drafts = torch.randn(2, 5, 8), torch.randn(2, 5, 3, 8)
+    known = known_of(rows, drafts)
+    torch.testing.assert_close(known[..., :8], rows)
+    torch.testing.assert_close(known[1, 4, 8 + 2], rows[1, 4] @ drafts[1, 4, 2])
+    assert known_of(rows, None) is rows
+
+
+def test_a_drawing_goes_on_with_the_draft_that_it_came_out_like() -> None:
+    follow, rows = Follow(6, 3), torch.randn(4, 3, 8)
+    like = torch.tensor([0.0, 1.0, 0.0]).repeat(4, 1)
+    with torch.no_grad():
+        follow.draft.weight.zero_()
+        follow.strength.weight.zero_()
+        follow.sharpness.fill_(20.0)
+        found = follow(torch.randn(4, 6), Seen(rows=rows, around=like, all=like))
+    torch.testing.assert_close(found, rows[:, 1])
+
+
+def test_a_patch_is_told_what_drafts_have_there_and_one_code_around(whole: ModelConfig) -> None:
+    sketch, rows = Sketch(whole), torch.randn(1, 3, 64, 8)
+    near = torch.rand(1, 3)
+    moved = rows.clone()
+    moved[0, 1, 3 * 8 + 4] += 1  # row 3, column 4: in the patch of row 1, column 2, at its lower left
+    with torch.no_grad():
+        change = (sketch(moved, near) - sketch(rows, near)).abs().amax((0, 2)) > 0
+    assert change.view(4, 4).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+def test_without_a_memory_everything_else_works(tiny_config: TrainConfig) -> None:
+    latent = replace(tiny_config.model.latent, memory=0)
+    model = TextToImageModel(replace(tiny_config.model, latent=latent)).eval()
+    assert not any(".memory." in name or ".follow." in name for name in model.state_dict())
+    ids, mask = torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
+    with torch.no_grad():
+        assert model.draw(ids, mask, torch.zeros(1, 4)).image.shape[0] == 1
+    losses = tiny_config.losses
+    loss, _ = LatentObjective(model, losses)(batch_of([0, 1], 2), StepRandom(0, "latent", 0))
+    assert bool(loss.isfinite())
