@@ -208,7 +208,7 @@ def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> No
         known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members)
         raise UsageError(
             f"TensorRT-RTX {trt.__version__} does not build for compute capability {unknown[0]}",
-            f"it builds for {known}; for other GPUs use --target tensorrt on the device",
+            f"it builds for {known}; for others, a Jetson too, use --target tensorrt on the device",
         )
     if config is not None:
         config.num_compute_capabilities = len(wanted)

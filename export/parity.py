@@ -102,12 +102,13 @@ def parity_of(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
-    found = [
-        forced_parity(stage, sessions[stage.name], batches, budget=budget, backend=backend)
-        for stage in stages
-    ]
+    forced = [_forced(stage, sessions[stage.name], batches) for stage in stages]
     free = [free_running(stages, sessions, batch) for batch in batches]
     clean = _all(batches)
+    found = [
+        _judged(stage, batches, outputs, clean, budget, (TEACHER_FORCED, backend))
+        for stage, outputs in zip(stages, forced, strict=True)
+    ]
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
         if budget.near_ties:
@@ -122,10 +123,12 @@ def forced_parity(
     stage: StageSpec, session: Session, batches: Sequence[Batch], *, budget: Budget, backend: str
 ) -> StageParity:
     """How one stage does on the reference's own inputs."""
-    forced = [
-        session.run({tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}) for batch in batches
-    ]
+    forced = _forced(stage, session, batches)
     return _judged(stage, batches, forced, _all(batches), budget, (TEACHER_FORCED, backend))
+
+
+def _forced(stage: StageSpec, session: Session, batches: Sequence[Batch]) -> list[dict[str, Array]]:
+    return [session.run({t.name: batch.tensors[t.name] for t in stage.inputs}) for batch in batches]
 
 
 def _all(batches: Sequence[Batch]) -> list[npt.NDArray[np.bool_]]:
