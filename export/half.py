@@ -2,9 +2,9 @@
 
 Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
 (the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, the fewest
-modules that mend it, counted from the output backwards, are float32 too. Where only all of them would, the
-stage is computed in float32, from weights stored in int8 or half where that is exact. Inputs and outputs keep
-their types.
+modules that mend it, counted from the output backwards, are float32 too. Where that makes a graph no smaller
+than float32 from weights stored in int8 or half, as far as that is exact, the stage is computed so. Inputs and
+outputs keep their types.
 """
 
 from __future__ import annotations
@@ -53,18 +53,20 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
     made = half_from_float(graph, set(islands))
     if _good(first := _judged(stage, made, batches)):
         return made, islands
-    scopes = _scopes(model)
+    exact, scopes = stored_exactly(graph), _scopes(model)
     too_few, enough, found = 0, len(scopes), None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         chosen = set(scopes[:middle])
         trial = {**{n.name: "accuracy" for n in model.graph.node if _scope(n.name) in chosen}, **islands}
         made = half_from_float(graph, set(trial))
-        if _good(_judged(stage, made, batches)):
+        if len(made) >= len(exact):
+            enough = middle
+        elif _good(_judged(stage, made, batches)):
             enough, found = middle, (made, trial)
         else:
             too_few = middle
-    return found or (stored_exactly(graph), {"all": f"in half {_fault(first)}; float32"})
+    return found or (exact, {"all": f"in half {_fault(first)}; float32"})
 
 
 def _judged(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
