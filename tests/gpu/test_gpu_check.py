@@ -1,5 +1,6 @@
 """The check for machines with a GPU: what of it can be tried without one, and all of it with one."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import fake_cudart
 import pytest
 from fake_tensorrt import fake_library
 
-from textual_vision.export import engine_bundle
+from textual_vision.export import engine_bundle, gpu_check
 from textual_vision.export.gpu_check import Gpu, batches_of, check_bundle, find_gpu
 from textual_vision.runtime.backends.cudart import load_cudart, probe
 from textual_vision.runtime.backends.stages import open_stages
@@ -41,6 +42,20 @@ def test_an_engine_that_draws_something_else_fails_the_check(tiny_bundle, preten
     assert report["precisions"]["fp32"]["tensorrt"]["verdict"] == "fail"
     assert json.loads(json.dumps(report)) == report
     assert not Bundle(tiny_bundle).manifest.engines
+
+
+@pytest.mark.parametrize(("compute", "known"), [("8.6", True), ("9.0", False)])
+def test_a_gpu_that_rtx_does_not_know_is_missing_it_with_the_reason(
+    compute, known, pretended_gpu, monkeypatch
+):
+    device = dataclasses.replace(pretended_gpu.device, compute=compute)
+    monkeypatch.setattr(gpu_check, "load_cudart", lambda: pretended_gpu.cuda)
+    monkeypatch.setattr(gpu_check, "probe", lambda cuda: device)
+    versions = {"tensorrt": "10.3.0", "tensorrt-rtx": "rtx-1.7.1.116"}
+    monkeypatch.setattr(gpu_check, "load_library", lambda kind: fake_library(versions[kind]))
+    gpu = find_gpu()
+    assert set(gpu.libraries) == ({"tensorrt", "tensorrt-rtx"} if known else {"tensorrt"})
+    assert known or "does not build for compute capability 9.0" in gpu.missing["tensorrt-rtx"]
 
 
 def test_the_reference_holds_every_tensor_of_the_way(tiny_bundle):
