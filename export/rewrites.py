@@ -19,6 +19,7 @@ from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrite
 from textual_vision.export.measure import best_milliseconds, node_count, sessions_of
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
@@ -100,13 +101,38 @@ def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> R
         if after is not graph:
             changes.append(_Change(rewrite=name, before=graph, after=after))
             graph = after
-    results = _measured(changes, ground, ground.backends[:1])
+    sessions = _Sessions(ground.stage)
+    results = _measured(changes, ground, ground.backends[:1], sessions)
     for name, variants in CHOICES.items():
         if name not in without:
-            graph, found = _chosen(graph, name, variants, ground)
+            sessions.forget_all_but(graph)
+            graph, found = _chosen(graph, name, variants, ground, sessions)
             results += found
     lowered = changed(graph, rewrites_upsample.upsample_by_crop)
-    return Rewritten(graph=_named(graph), lowered=_named(lowered), results=tuple(results))
+    named = _named(graph)
+    return Rewritten(
+        graph=named, lowered=named if lowered is graph else _named(lowered), results=tuple(results)
+    )
+
+
+class _Sessions:
+    """Those of a stage's graphs, opened when first asked for: a large one takes OpenVINO seconds."""
+
+    def __init__(self, stage: StageSpec) -> None:
+        self._stage = stage
+        self._opened: dict[tuple[int, str], tuple[bytes, Session]] = {}
+
+    def of(self, graph: bytes, backend: str) -> Session:
+        """The session of this very object; it is kept, so no other can get its identity."""
+        key = id(graph), backend
+        if key not in self._opened:
+            (session,) = sessions_of([graph], self._stage, backend)
+            self._opened[key] = graph, session
+        return self._opened[key][1]
+
+    def forget_all_but(self, graph: bytes) -> None:
+        """Gives the memory of the others back."""
+        self._opened = {key: one for key, one in self._opened.items() if one[0] is graph}
 
 
 def changed(graph: bytes, change: Change) -> bytes:
@@ -126,14 +152,14 @@ def _summary(model: ir.Model) -> list[tuple[str, int]]:
 
 
 def _chosen(
-    graph: bytes, name: str, variants: Mapping[str, Change], ground: Ground
+    graph: bytes, name: str, variants: Mapping[str, Change], ground: Ground, sessions: _Sessions
 ) -> tuple[bytes, list[RewriteResult]]:
     """`graph` or the best of its variants on the target, and what each would have bought."""
     made = {variant: changed(graph, change) for variant, change in variants.items()}
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = _measured(changes, ground, ground.backends)
+    results = _measured(changes, ground, ground.backends, sessions)
     if ground.target == "cpu":
         best, reason = _fastest(results), "not the fastest here"
     else:
@@ -156,13 +182,15 @@ def _fastest(results: Sequence[RewriteResult]) -> str:
     return best if share.get(best, 1.0) < WORTHWHILE else KEEP
 
 
-def _measured(changes: Sequence[_Change], ground: Ground, backends: Sequence[str]) -> list[RewriteResult]:
+def _measured(
+    changes: Sequence[_Change], ground: Ground, backends: Sequence[str], opened: _Sessions
+) -> list[RewriteResult]:
     """What each change does to outputs, nodes and time (over the backends, the geometric mean)."""
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
     if not graphs:
         return []
     stage, batch = ground.stage, ground.batch
-    sessions = {name: sessions_of(graphs, stage, name) for name in backends}
+    sessions = {name: [opened.of(graph, name) for graph in graphs] for name in backends}
     by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
