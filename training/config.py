@@ -19,7 +19,7 @@ CORPORA = ("emoji", "coco", "folder", "shards")
 PRECISIONS = ("auto", "float32", "bfloat16")
 KEEPS = ("all", "generator")  # of what the joint phase changed
 SEES = ("pixels", "features")
-LARGEST_CODE = 2047  # half precision, which a memory keeps codes in, counts to 2,048
+MOST_CODES = 2048  # of a codebook with a memory, which keeps them in half precision: it counts so far
 NORMS = ("none", "batch", "spectral")  # of the discriminator
 OPTIMISERS = ("adamw", "muon")
 
@@ -253,8 +253,8 @@ def _sizes(model: ModelConfig) -> Rules:
             f"model.latent.memory_key {latent.memory_key} is not from 1 to model.text.width {text.width}",
         ),
         (
-            model.codebook.codes <= LARGEST_CODE + 1 or latent.memory == 0,
-            f"model.codebook.codes {model.codebook.codes} is more than the {LARGEST_CODE + 1} that "
+            model.codebook.codes <= MOST_CODES or latent.memory == 0,
+            f"model.codebook.codes {model.codebook.codes} is more than the {MOST_CODES} that "
             "model.latent.memory can hold",
         ),
         (

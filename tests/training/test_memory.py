@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noise_batches import batch_of
 from torch import Tensor
 
-from textual_vision.training.batches import Batch, StepRandom
+from textual_vision.training.batches import StepRandom
 from textual_vision.training.config import ModelConfig, TrainConfig
 from textual_vision.training.drafts import Follow, Seen, Sketch, known_of
 from textual_vision.training.memory import Lesson, Memory, entries_of
@@ -115,19 +116,6 @@ def test_entries_are_all_pictures_or_some_evenly() -> None:
     assert entries_of(5, 5).tolist() == [0, 1, 2, 3, 4]
     assert entries_of(9, 3).tolist() == [0, 4, 8]
     assert entries_of(3, 7).tolist() == [0, 1, 2]
-
-
-def batch_of(indices: list[int], corpus: int) -> Batch:
-    count = len(indices)
-    return Batch(
-        pictures=torch.rand(count, 3, 16, 16) * 2 - 1,
-        text_codes=torch.randint(0, 12, (count, 3, 8)),
-        attention_mask=torch.ones(count, 3, dtype=torch.int64),
-        style_told=torch.ones(count, dtype=torch.bool),
-        captions=[""] * count,
-        indices=indices,
-        corpus=corpus,
-    )
 
 
 def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) -> None:

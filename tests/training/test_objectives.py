@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noise_batches import batch_of
 from torch import Tensor
 
 from textual_vision.training.batches import Batch, StepRandom
@@ -20,15 +21,7 @@ COUNT = 6
 
 @pytest.fixture
 def batch() -> Batch:
-    return Batch(
-        pictures=torch.rand(COUNT, 3, 16, 16) * 2 - 1,
-        text_codes=torch.randint(0, 12, (COUNT, 3, 8)),
-        attention_mask=torch.ones(COUNT, 3, dtype=torch.int64),
-        style_told=torch.ones(COUNT, dtype=torch.bool),
-        captions=[""] * COUNT,
-        indices=list(range(COUNT)),
-        corpus=COUNT,
-    )
+    return batch_of(list(range(COUNT)), COUNT)
 
 
 def joint(config: TrainConfig) -> tuple[JointObjective, TextToImageModel]:

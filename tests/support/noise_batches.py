@@ -1,0 +1,21 @@
+"""Batches of noise for what is trained on."""
+
+from __future__ import annotations
+
+import torch
+
+from textual_vision.training.batches import Batch
+
+
+def batch_of(indices: list[int], corpus: int) -> Batch:
+    """These of `corpus` pictures, of 16 x 16 pixels with captions of three words of eight codes below 12."""
+    count = len(indices)
+    return Batch(
+        pictures=torch.rand(count, 3, 16, 16) * 2 - 1,
+        text_codes=torch.randint(0, 12, (count, 3, 8)),
+        attention_mask=torch.ones(count, 3, dtype=torch.int64),
+        style_told=torch.ones(count, dtype=torch.bool),
+        captions=[""] * count,
+        indices=indices,
+        corpus=corpus,
+    )
