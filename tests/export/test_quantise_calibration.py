@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,3 +111,13 @@ def test_the_documented_example_tells_the_peak_of_every_number_of_drawings(
     lines = done.stdout.splitlines()
     peaks = [re.fullmatch(r"(\d+) drawings: (\d+) MB at the peak", line) for line in lines]
     assert [peak and peak.group(1) for peak in peaks] == ["10", "20"]
+
+
+def test_drawing_leaves_torch_with_the_threads_it_had(tiny_model: StagedModel) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        reference_batches(tiny_model, OFFERED, samples=2, seed=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
