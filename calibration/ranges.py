@@ -49,9 +49,11 @@ def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> floa
     if method == "percentile":
         return _percentile(histogram)
     edges = _candidates(histogram)
-    loss = _divergence if method == "entropy" else _squared_error
     counts = histogram.counts.astype(np.float64)
-    losses = [loss(counts, int(edge)) for edge in edges]
+    if method == "entropy":
+        losses = _divergences(counts, edges)
+    else:
+        losses = np.array([_squared_error(counts, int(edge)) for edge in edges])
     best = int(edges[int(np.argmin(losses))])
     return min(best * histogram.limit / BINS, histogram.largest)
 
@@ -81,16 +83,32 @@ def _squared_error(counts: Float64, edge: int) -> float:
     return float(np.sum(counts * (middle - rounded) ** 2))
 
 
-def _divergence(counts: Float64, edge: int) -> float:
-    """KL(clipped distribution ‖ the same in 128 levels), in nats; 0 for nothing lost."""
-    reference = counts[:edge].copy()
-    inside = reference > 0
-    level = (np.arange(edge) * (LEVELS + 1)) // edge
-    total = np.bincount(level, weights=reference, minlength=LEVELS + 1)
-    filled = np.bincount(level, weights=inside.astype(np.float64), minlength=LEVELS + 1)
-    spread = np.where(inside, (total / np.maximum(filled, 1.0))[level], 0.0)
-    reference[-1] += counts[edge:].sum()  # what is clipped lands at the threshold
-    spread = np.where((reference > 0) & (spread == 0), SMOOTHING, spread)
-    p, q = reference / reference.sum(), spread / max(spread.sum(), SMOOTHING)
-    seen = p > 0
-    return float(np.sum(p[seen] * np.log(p[seen] / q[seen])))
+def _divergences(counts: Float64, edges: npt.NDArray[np.int64]) -> Float64:
+    """By edge KL(clipped distribution ‖ the same in 128 levels), in nats; 0 for nothing lost.
+
+    Sums over bins are differences of running ones: Σ r log(r / q) is Σ r log r less, level by level, what is
+    in it times the logarithm of its mean. What is clipped lands in the last bin, which is put right apart.
+    """
+    running, filled, weighed = (
+        np.concatenate([[0.0], np.cumsum(part)]) for part in (counts, counts > 0, _times_log(counts))
+    )
+    levels = LEVELS + 1
+    bounds = -(-np.arange(levels + 1) * edges[:, None] // levels)  # (edges, levels + 1): of bins
+    inside = np.diff(running[bounds], axis=1)
+    spread = inside / np.maximum(np.diff(filled[bounds], axis=1), 1.0)  # of each bin in use
+    last, clipped = counts[edges - 1], running[-1] - running[edges]
+    tail = np.where(last > 0, spread[:, -1], np.where(clipped > 0, SMOOTHING, 0.0))
+    whole = running[edges] + np.where(last > 0, 0.0, tail)  # Σ q before it is made a share
+    among = weighed[edges] - (inside * _log(spread)).sum(axis=1) - _times_log(last) + last * _log(tail)
+    at_the_end = _times_log(last + clipped) - (last + clipped) * _log(tail)
+    losses: Float64 = (among + at_the_end) / running[-1] + _log(whole) - np.log(running[-1])
+    return losses
+
+
+def _log(values: Float64) -> Float64:
+    """0 for 0, which is only ever multiplied by 0."""
+    return np.log(np.where(values > 0, values, 1.0))
+
+
+def _times_log(values: Float64) -> Float64:
+    return values * _log(values)

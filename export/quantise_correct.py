@@ -19,13 +19,20 @@ import onnx
 from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.quantise_observe import fake_quantised, layer_alone, observed, session_of
+from textual_vision.export.quantise_observe import (
+    ALONE,
+    fake_quantised,
+    layer_alone,
+    observed,
+    session_of,
+)
 from textual_vision.export.quantise_plan import CONV, INT8, LINEAR, Layer, layers_of, readers_of
 from textual_vision.export.quantise_round import QuantisedWeight
 from textual_vision.export.quantise_write import Bias
 from textual_vision.runtime.backends.session import Session
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 SMALLEST_MAGNITUDE = 1e-5  # of a channel, when factors are computed
 LARGEST_FACTOR = 1e3
@@ -46,23 +53,82 @@ def corrected_biases(
     }
     if not layers:
         return {}
+    products = {layer.name for layer in layers if _is_product(model, layer)}
+    shifts = _shifts_of_products(
+        model, [one for one in layers if one.name in products], thresholds, inputs, weights
+    )
+    others = [one for one in layers if one.name not in products]
+    shifts |= _shifts_of_others(model, others, thresholds, inputs, weights)
+    return {
+        layer.name: Bias(constant=bias, values=(_values(model, bias) + shifts[layer.name]).astype(np.float32))
+        for layer, bias in layers.items()
+    }
+
+
+def _is_product(model: onnx.ModelProto, layer: Layer) -> bool:
+    """Whether the layer multiplies by its matrix, and does nothing else but add its bias."""
+    node = next(node for node in model.graph.node if node.output[0] == layer.output)
+    scaled = {attribute.name for attribute in node.attribute} & {"alpha", "transA"}
+    return layer.kind == LINEAR and layer.axis is not None and not scaled
+
+
+def _shifts_of_products(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    thresholds: Mapping[str, float],
+    inputs: Sequence[Inputs],
+    weights: Mapping[str, QuantisedWeight],
+) -> dict[str, Float64]:
+    """By layer what the mean of each output channel loses. Of no row but the mean one has the product to be
+    computed: what a product makes of it is the mean of what it makes of all.
+    """
+    activations = list(dict.fromkeys(one.activation for one in layers if one.activation is not None))
+    exact: dict[str, Float64] = {}
+    rounded: dict[str, Float64] = {}
+    for values in observed(model, activations, inputs) if activations else ():
+        for name in activations:
+            x = values[name].astype(np.float32, copy=False)
+            for means, rows in ((exact, x), (rounded, fake_quantised(x, thresholds[name]))):
+                mean = rows.reshape(-1, rows.shape[-1]).mean(axis=0, dtype=np.float64)
+                means[name] = means.get(name, 0.0) + mean / len(inputs)
+    shifts = {}
+    for layer in layers:
+        assert layer.activation is not None
+        before, after = _values(model, layer.weight), weights[layer.weight].dequantised()
+        if layer.axis == 0:  # (outputs, inputs)
+            before, after = before.T, after.T
+        shifts[layer.name] = exact[layer.activation] @ before - rounded[layer.activation] @ after
+    return shifts
+
+
+def _shifts_of_others(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    thresholds: Mapping[str, float],
+    inputs: Sequence[Inputs],
+    weights: Mapping[str, QuantisedWeight],
+) -> dict[str, Float64]:
+    """The same where all of it has to be computed."""
     sessions = {layer.name: _both(model, layer, weights[layer.weight]) for layer in layers}
-    shifts: dict[str, npt.NDArray[np.float64]] = {}
+    shifts: dict[str, Float64] = {}
     activations = [layer.activation for layer in layers if layer.activation is not None]
-    for values in observed(model, activations, inputs):
+    for values in observed(model, activations, inputs) if layers else ():
         for layer in layers:
             assert layer.activation is not None
             exact, rounded = sessions[layer.name]
             x = values[layer.activation].astype(np.float32, copy=False)
             q = fake_quantised(x, thresholds[layer.activation])
-            error = (exact.run({layer.activation: x})[layer.output]).astype(np.float64)
-            error -= rounded.run({layer.activation: q})[layer.output].astype(np.float64)
+            output = f"{layer.output}{ALONE}"
+            error = exact.run({layer.activation: x})[output].astype(np.float64)
+            error -= rounded.run({layer.activation: q})[output].astype(np.float64)
             axes = (0, 2, 3) if layer.kind == CONV else tuple(range(error.ndim - 1))
             shifts[layer.name] = shifts.get(layer.name, 0.0) + error.mean(axis=axes) / len(inputs)
-    return {
-        layer.name: Bias(constant=bias, values=(_values(model, bias) + shifts[layer.name]).astype(np.float32))
-        for layer, bias in layers.items()
-    }
+    return shifts
+
+
+def can_be_equalised(model: onnx.ModelProto) -> bool:
+    """Whether `equalised` would change anything."""
+    return bool(_norms_before_products(model))
 
 
 def equalised(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> onnx.ModelProto:

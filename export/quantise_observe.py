@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from textual_vision.runtime.errors import UsageError
 Float32 = npt.NDArray[np.float32]
 
 SMALLEST_SQUARE = 1e-300
+ALONE = ".alone"  # after the name of what a layer gives
 TRIED_BATCHES = 2  # on which `auto` compares the methods
 
 
@@ -95,61 +96,74 @@ def _best_methods(
 
     Tensors that no layer reads (what convolutions give) are judged by their own error.
     """
-    readers = _readers(model)
+    readers = _Readers(model, histograms)
     errors = {name: dict.fromkeys(METHODS, 0.0) for name in histograms}
     thresholds = {
-        name: {method: threshold_from_histogram(histogram, method) for method in METHODS}
-        for name, histogram in histograms.items()
+        method: {name: threshold_from_histogram(one, method) for name, one in histograms.items()}
+        for method in METHODS
     }
     for values in observed(model, tuple(histograms), inputs):
-        for name in histograms:
-            tensor = values[name].astype(np.float32, copy=False)
-            expected = [layer.run({name: tensor}) for layer in readers.get(name, [])]
-            for method in METHODS:
-                rounded = fake_quantised(tensor, thresholds[name][method])
-                errors[name][method] += _error(tensor, rounded, name, readers.get(name, []), expected)
+        tensors = {name: values[name].astype(np.float32, copy=False) for name in histograms}
+        expected = readers.outputs(tensors)
+        for method, limits in thresholds.items():
+            found = readers.outputs(
+                {name: fake_quantised(tensor, limits[name]) for name, tensor in tensors.items()}
+            )
+            for name, outputs in expected.items():
+                pairs = zip(outputs, found[name], strict=True)
+                errors[name][method] += sum(_relative(a, b) for a, b in pairs)
     return {name: min(METHODS, key=lambda method: tried[method]) for name, tried in errors.items()}
 
 
-def _readers(model: onnx.ModelProto) -> dict[str, list[Session]]:
-    """Activation → a session for each layer that reads it."""
-    found: dict[str, list[Session]] = {}
-    for layer in layers_of(model):
-        if layer.activation is not None:
-            found.setdefault(layer.activation, []).append(session_of(layer_alone(model, layer), layer.name))
-    return found
+class _Readers:
+    """Every layer by itself, all side by side in one graph: to open a session for each of the hundreds of a
+    network that runs in steps took longer than all else.
+    """
+
+    def __init__(self, model: onnx.ModelProto, activations: Collection[str]) -> None:
+        layers = [one for one in layers_of(model) if one.activation in activations]
+        self._outputs: dict[str, list[str]] = {name: [] for name in activations}
+        for layer in layers:
+            self._outputs[str(layer.activation)].append(f"{layer.output}{ALONE}")
+        self._session = session_of(side_by_side(model, layers), "layers") if layers else None
+
+    def outputs(self, tensors: Mapping[str, Float32]) -> dict[str, list[Array]]:
+        """By activation what the layers that read it give; the activation itself if none does."""
+        if self._session is None:
+            return {name: [tensor] for name, tensor in tensors.items()}
+        given = self._session.run({name: tensors[name] for name in self._session.inputs})
+        return {
+            name: [given[output] for output in outputs] or [tensors[name]]
+            for name, outputs in self._outputs.items()
+        }
 
 
 def layer_alone(model: onnx.ModelProto, layer: Layer, weight: Float32 | None = None) -> bytes:
     """The layer's node as a graph from its activation to its output, with `weight` in place of its own."""
-    node = next(node for node in model.graph.node if node.output[0] == layer.output)
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in node.input]
+    graph = onnx.load_from_string(side_by_side(model, [layer]))
     if weight is not None:
-        constants = [tensor for tensor in constants if tensor.name != layer.weight]
-        constants.append(numpy_helper.from_array(weight, layer.weight))
-    value = onnx.helper.make_tensor_value_info(layer.activation, onnx.TensorProto.FLOAT, None)
-    output = onnx.ValueInfoProto(name=layer.output)
-    graph = onnx.helper.make_graph([node], "layer", [value], [output], constants)
-    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    data: bytes = alone.SerializeToString()
+        constant = next(tensor for tensor in graph.graph.initializer if tensor.name == layer.weight)
+        constant.CopyFrom(numpy_helper.from_array(weight, layer.weight))
+    data: bytes = graph.SerializeToString()
     return data
 
 
-def _error(
-    tensor: Float32,
-    rounded: Float32,
-    name: str,
-    readers: Sequence[Session],
-    expected: Sequence[Mapping[str, Array]],
-) -> float:
-    """Relative squared error of what the readers give, summed over them."""
-    if not readers:
-        return _relative(tensor, rounded)
-    total = 0.0
-    for reader, outputs in zip(readers, expected, strict=True):
-        found = reader.run({name: rounded})
-        total += sum(_relative(outputs[output], found[output]) for output in outputs)
-    return total
+def side_by_side(model: onnx.ModelProto, layers: Sequence[Layer]) -> bytes:
+    """The layers' nodes as a graph from their activations to their outputs, whose names end in ALONE."""
+    by_output = {node.output[0]: node for node in model.graph.node}
+    nodes = [onnx.NodeProto() for _ in layers]
+    for layer, node in zip(layers, nodes, strict=True):
+        node.CopyFrom(by_output[layer.output])
+        node.output[0] += ALONE
+    used = {name for node in nodes for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    activations = dict.fromkeys(str(layer.activation) for layer in layers)
+    given = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in activations]
+    outputs = [onnx.ValueInfoProto(name=node.output[0]) for node in nodes]
+    graph = onnx.helper.make_graph(nodes, "layers", given, outputs, constants)
+    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    data: bytes = alone.SerializeToString()
+    return data
 
 
 def fake_quantised(tensor: Float32, threshold: float) -> Float32:

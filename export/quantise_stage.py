@@ -12,7 +12,7 @@ from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export import rewrites_merge, rewrites_upsample
-from textual_vision.export.quantise_correct import corrected_biases, equalised
+from textual_vision.export.quantise_correct import can_be_equalised, corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of
 from textual_vision.export.quantise_plan import (
@@ -34,6 +34,7 @@ from textual_vision.runtime.manifest import StageSpec
 PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED = "plain", "corrected", "equalised", "both", "rounded"
 HOPELESS = 0.25  # of the codes wrong when every layer is int8: no correction makes up for it
 CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED)
+TWINS = {EQUALISED: PLAIN, BOTH: CORRECTED}  # what they come to where there is nothing to equalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def quantised_stage(
     given = _given(stage, model, options)
     moving = (EQUALISED, BOTH) if given is not None else ()
     wanted = [name for name in options.corrections if name not in (*moving, ROUNDED)]
+    equal_already = not can_be_equalised(model)
     plain = ranges_of(model, inputs, options.method) if given is None else given
     bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain, target)}
     tried: dict[str, QuantisedStage] = {}
@@ -107,6 +109,9 @@ def quantised_stage(
 
     for correction in wanted or [PLAIN]:
         equal = correction in (EQUALISED, BOTH)
+        if equal_already and (twin := TWINS.get(correction)) in tried:
+            tried[correction], errors[correction] = tried[twin], errors[twin]
+            continue
         if equal not in bases:
             base = equalised(model, inputs)
             bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method), target)

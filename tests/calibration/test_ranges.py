@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textual_vision.calibration.histogram import MagnitudeHistogram
-from textual_vision.calibration.ranges import LEVELS, METHODS, scale_from_threshold, threshold_from_histogram
+from textual_vision.calibration.ranges import (
+    LEVELS,
+    METHODS,
+    SMOOTHING,
+    scale_from_threshold,
+    threshold_from_histogram,
+)
 from textual_vision.runtime.errors import UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -115,3 +122,30 @@ def test_thresholds_scale_with_the_values(size: float, method: str) -> None:
 
 def test_scales_are_float32() -> None:
     assert scale_from_threshold(1.0) == float(np.float32(1 / 127))
+
+
+def divergence(counts: np.ndarray, edge: int) -> float:
+    """KL(clipped ‖ the same in 128 levels) as it is defined, bin by bin."""
+    reference = counts[:edge].astype(np.float64)
+    inside = reference > 0
+    level = (np.arange(edge) * (LEVELS + 1)) // edge
+    total = np.bincount(level, weights=reference, minlength=LEVELS + 1)
+    filled = np.bincount(level, weights=inside.astype(np.float64), minlength=LEVELS + 1)
+    spread = np.where(inside, (total / np.maximum(filled, 1.0))[level], 0.0)
+    reference[-1] += counts[edge:].sum()
+    spread = np.where((reference > 0) & (spread == 0), SMOOTHING, spread)
+    p, q = reference / reference.sum(), spread / spread.sum()
+    return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))
+
+
+@pytest.mark.parametrize("spread", [lambda n: RANDOM.normal(size=n), lambda n: RANDOM.standard_t(2, size=n)])
+@pytest.mark.parametrize("size", [50, 20_000])
+def test_entropy_takes_the_threshold_with_the_least_divergence(
+    spread: Callable[[int], np.ndarray], size: int
+) -> None:
+    histogram = histogram_of(spread(size))
+    last = int(np.flatnonzero(histogram.counts)[-1]) + 1
+    edges = np.unique(np.linspace(min(128, last), last, 160).astype(np.int64))
+    best = edges[np.argmin([divergence(histogram.counts, int(edge)) for edge in edges])]
+    expected = min(best * histogram.limit / len(histogram.counts), histogram.largest)
+    assert threshold_from_histogram(histogram, "entropy") == expected
