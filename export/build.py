@@ -34,6 +34,7 @@ from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResu
 from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
 from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
 from textual_vision.export.samples import Batch, batches_from_bytes, bytes_from_batches, reference_batches
+from textual_vision.export.sessions import OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel, load_model, with_fixed_text
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
@@ -96,7 +97,9 @@ def build(
     floats, rewrites = _float_graphs(at, batches)
     calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
     made = {name: _precision(at, name, floats, calibration) for name in options.precisions}
-    precisions = tuple(_compared(at, name, graphs, batches) for name, graphs in made.items())
+    opened = OpenedSessions()
+    precisions = tuple(_compared(at, name, graphs, batches, opened) for name, graphs in made.items())
+    del opened
     result = _result(at, folder, precisions, rewrites)
     if result.verdict == FAIL and not options.allow_failing:
         raise failure_of(precisions)
@@ -243,8 +246,10 @@ def _precision(
     return PrecisionGraphs(notes=notes, graphs=files, files=others)
 
 
-def _compared(at: _Build, name: str, made: PrecisionGraphs, batches: Sequence[Batch]) -> PrecisionResult:
-    return compared(at.model, name, made, batches, at.steps, reference=at.options.reference)
+def _compared(
+    at: _Build, name: str, made: PrecisionGraphs, batches: Sequence[Batch], opened: OpenedSessions
+) -> PrecisionResult:
+    return compared(at.model, name, made, batches, at.steps, opened, reference=at.options.reference)
 
 
 def _calibration(at: _Build) -> tuple[Batch, ...]:

@@ -12,7 +12,6 @@ from textual_vision.export.parity import (
     BUDGETS,
     MERGED_BUDGET,
     free_running,
-    open_sessions,
     parity_of,
     verdict_of,
 )
@@ -26,9 +25,9 @@ from textual_vision.export.reference import (
 from textual_vision.export.results import FREE_RUNNING, PrecisionResult, StageGraph, StageParity
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.samples import Batch, bytes_from_batches
+from textual_vision.export.sessions import OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
-from textual_vision.runtime.backends.session import SessionOptions, open_session
 
 
 def compared(
@@ -37,17 +36,19 @@ def compared(
     made: PrecisionGraphs,
     batches: Sequence[Batch],
     steps: Steps,
+    opened: OpenedSessions,
     *,
     reference: bool = False,
 ) -> PrecisionResult:
     """The comparison of precision `name`, by the REFERENCE_BACKEND too if wanted; verdicts are in the result.
+    `opened` are the sessions of the precisions so far.
 
     Raises TextualVisionError when a backend cannot compute a graph.
     """
     parity: list[StageParity] = []
     expected = bytes_from_batches(batches)
     for backend in usable_backends():
-        work = partial(_parity, model, name, made.graphs, batches, backend)
+        work = partial(_parity, model, name, made.graphs, batches, backend, opened)
         depends = [name, made.graphs, expected, backend, dataclasses.astuple(BUDGETS[name])]
         parity += parity_from_bytes(steps.run(f"compare {name} by {backend}", depends, work))
     if reference and name in REFERENCE_PRECISIONS:
@@ -58,7 +59,7 @@ def compared(
         parity += parity_from_bytes(steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work))
     return PrecisionResult(
         precision=name,
-        graphs=_graphs(model, name, made.graphs, batches),
+        graphs=_graphs(model, name, made.graphs, batches, opened),
         parity=tuple(parity),
         verdict=verdict_of(parity),
         notes=made.notes,
@@ -66,10 +67,15 @@ def compared(
 
 
 def _parity(
-    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch], backend: str
+    model: StagedModel,
+    name: str,
+    graphs: Mapping[str, bytes],
+    batches: Sequence[Batch],
+    backend: str,
+    opened: OpenedSessions,
 ) -> bytes:
     specs = [stage.spec for stage in model.stages]
-    sessions = open_sessions(graphs, backend)
+    sessions = opened.of(graphs, backend)
     found = parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
     if MERGED in graphs:
         # Against the same stages one by one: what merging changed, not what the precision did.
@@ -93,22 +99,26 @@ def _reference_parity(
 
 
 def _graphs(
-    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch]
+    model: StagedModel,
+    name: str,
+    graphs: Mapping[str, bytes],
+    batches: Sequence[Batch],
+    opened: OpenedSessions,
 ) -> tuple[StageGraph, ...]:
     """Size and time of each graph; timed anew at every build, since machines are busy at different times."""
     backend = usable_backends()[0]
     specs = [stage.spec for stage in model.stages]
+    sessions = opened.of(graphs, backend)
     found = []
     for spec in [*specs, merged_spec(specs)] if MERGED in graphs else specs:
         graph = graphs[spec.name]
-        session = open_session(graph, SessionOptions(backend=backend, name=f"{spec.name}.onnx"))
         found.append(
             StageGraph(
                 stage=spec.name,
                 file=f"onnx/{name}/{spec.name}.onnx",
                 bytes=len(graph),
                 nodes=node_count(graph),
-                milliseconds=median_milliseconds(session, spec, batches[0]),
+                milliseconds=median_milliseconds(sessions[spec.name].forgetful(), spec, batches[0]),
                 backend=backend,
             )
         )

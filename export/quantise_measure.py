@@ -13,6 +13,7 @@ from textual_vision.export.measure import best_milliseconds, sessions_of
 from textual_vision.export.parity import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures, ImageFigures
 from textual_vision.export.samples import Array, Batch
+from textual_vision.export.sessions import RememberingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -133,7 +134,7 @@ class Measure:
         place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
         if place not in self._sessions or self._sessions[place][0] != graph:
             options = SessionOptions(backend=self.backend, name=place)
-            self._sessions[place] = (graph, open_session(graph, options))
+            self._sessions[place] = (graph, RememberingSession(open_session(graph, options)))
         return self._sessions[place][1]
 
 

@@ -122,13 +122,12 @@ class _Sessions:
         self._stage = stage
         self._opened: dict[tuple[int, str], tuple[bytes, Session]] = {}
 
-    def of(self, graph: bytes, backend: str) -> Session:
-        """The session of this very object; it is kept, so no other can get its identity."""
-        key = id(graph), backend
-        if key not in self._opened:
-            (session,) = sessions_of([graph], self._stage, backend)
-            self._opened[key] = graph, session
-        return self._opened[key][1]
+    def of(self, graphs: Sequence[bytes], backend: str) -> list[Session]:
+        """The sessions of these very objects; they are kept, so no others can get their identities."""
+        missing = [graph for graph in graphs if (id(graph), backend) not in self._opened]
+        for graph, session in zip(missing, sessions_of(missing, self._stage, backend), strict=True):
+            self._opened[id(graph), backend] = graph, session
+        return [self._opened[id(graph), backend][1] for graph in graphs]
 
     def forget_all_but(self, graph: bytes) -> None:
         """Gives the memory of the others back."""
@@ -190,7 +189,7 @@ def _measured(
     if not graphs:
         return []
     stage, batch = ground.stage, ground.batch
-    sessions = {name: [opened.of(graph, name) for graph in graphs] for name in backends}
+    sessions = {name: opened.of(graphs, name) for name in backends}
     by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}

@@ -1,0 +1,82 @@
+"""Sessions of a build are opened once for what a graph computes, and run once on what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from textual_vision.export.samples import Array
+from textual_vision.export.sessions import RUNS_KEPT, SESSIONS_KEPT, OpenedSessions, RememberingSession
+from textual_vision.export.tiny_graph import tiny_graph
+
+
+class Counting:
+    """y = 2x + 1, and how often it was computed."""
+
+    inputs, outputs, largest_batch = frozenset("x"), frozenset("y"), None
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.runs += 1
+        return {"y": 2 * inputs["x"] + 1}
+
+
+def named(name: str, factor: float = 2.0) -> bytes:
+    """The graph with notes of its own."""
+    model = onnx.load_from_string(tiny_graph())
+    model.producer_name, model.graph.name, model.graph.node[0].doc_string = name, name, f"made by {name}"
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(factor, np.float32), "two"))
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def test_a_run_on_the_same_inputs_is_not_done_again() -> None:
+    counting = Counting()
+    session = RememberingSession(counting)
+    for value in (1.0, 2.0, 1.0, 2.0):
+        given = session.run({"x": np.full((1, 4), value, np.float32)})
+        np.testing.assert_array_equal(given["y"], np.full((1, 4), 2 * value + 1, np.float32))
+    assert counting.runs == 2
+
+
+def test_inputs_of_another_shape_or_type_are_others() -> None:
+    counting = Counting()
+    session = RememberingSession(counting)
+    for value in (np.zeros((1, 4), np.float32), np.zeros((4, 1), np.float32), np.zeros((1, 4), np.int32)):
+        assert session.run({"x": value})["y"].shape == value.shape
+    assert counting.runs == 3
+
+
+def test_only_the_last_runs_are_kept() -> None:
+    counting = Counting()
+    session = RememberingSession(counting)
+    for value in [*range(RUNS_KEPT + 1), RUNS_KEPT, 0]:
+        session.run({"x": np.full((1, 4), value, np.float32)})
+    assert counting.runs == RUNS_KEPT + 2
+
+
+def test_graphs_that_differ_in_notes_alone_share_a_session() -> None:
+    opened = OpenedSessions()
+    first = opened.of({"latent": named("one"), "generator": named("other", factor=3.0)}, "onnxruntime")
+    second = opened.of({"latent": named("two")}, "onnxruntime")
+    assert second["latent"] is first["latent"]
+    x = {"x": np.ones((1, 4), np.float32)}
+    assert [first[name].run(x)["y"][0, 0] for name in ("latent", "generator")] == [3.0, 4.0]
+
+
+def test_backends_have_sessions_of_their_own() -> None:
+    opened = OpenedSessions()
+    first, second = (opened.of({"latent": named("one")}, name) for name in ("onnxruntime", "openvino"))
+    assert first["latent"] is not second["latent"]
+
+
+def test_only_the_last_sessions_are_kept() -> None:
+    opened = OpenedSessions()
+    graphs = [named("one", factor=float(index)) for index in range(SESSIONS_KEPT + 1)]
+    first, *_ = [opened.of({"latent": graph}, "onnxruntime")["latent"] for graph in graphs]
+    assert opened.of({"latent": graphs[-1]}, "onnxruntime")["latent"] is not first
+    assert opened.of({"latent": graphs[0]}, "onnxruntime")["latent"] is not first
