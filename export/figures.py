@@ -100,11 +100,17 @@ def image_figures(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8])
     squares = (error**2).mean(axis=(1, 2, 3))
     return ImageFigures(
         compared=len(expected),
-        psnr_db=_decibels(float(squares.mean())),
+        psnr_db=psnr(expected, found),
         worst_psnr_db=_decibels(float(squares.max(initial=0.0))),
         ssim=float(np.mean([ssim(a, b) for a, b in zip(expected, found, strict=True)])),
         max_abs=int(np.abs(error).max(initial=0.0)),
     )
+
+
+def psnr(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> float | None:
+    """Decibels over all pictures; None for identical ones."""
+    error = expected.astype(np.float64) - found.astype(np.float64)
+    return _decibels(float((error**2).mean(axis=(1, 2, 3)).mean()))
 
 
 def _decibels(mean_square: float) -> float | None:

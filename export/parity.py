@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.figures import figures_of, joined
+from textual_vision.export.measure import opened_at_once
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,
@@ -27,7 +28,7 @@ from textual_vision.export.results import (
     StageParity,
 )
 from textual_vision.export.samples import Array, Batch
-from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec
 
@@ -87,10 +88,8 @@ MERGED_BUDGET = Budget(
 
 def open_sessions(graphs: Mapping[str, bytes], backend: str) -> dict[str, Session]:
     """Every graph, by its stage's name, loaded into `backend`."""
-    return {
-        stage: open_session(graph, SessionOptions(backend=backend, name=f"{stage}.onnx"))
-        for stage, graph in graphs.items()
-    }
+    wanted = [(graph, f"{stage}.onnx") for stage, graph in graphs.items()]
+    return dict(zip(graphs, opened_at_once(wanted, backend), strict=True))
 
 
 def parity_of(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.figures import figures_of, joined
+from textual_vision.export.figures import figures_of, joined, psnr
 from textual_vision.export.measure import best_milliseconds, sessions_of
 from textual_vision.export.parity import NEAR_TIE_MARGIN
-from textual_vision.export.results import CodeFigures, ImageFigures
+from textual_vision.export.results import CodeFigures
 from textual_vision.export.samples import Array, Batch
 from textual_vision.export.sessions import RememberingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
@@ -125,9 +125,9 @@ class Measure:
     def _psnr(self, stage: StageSpec, outputs: Sequence[Tensors]) -> float:
         everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
         image = next(tensor for tensor in stage.outputs if tensor.name == "image")
-        figures = figures_of(joined(image, self.batches, outputs, everything), NEAR_TIE_MARGIN)
-        assert isinstance(figures, ImageFigures)
-        return math.inf if figures.psnr_db is None else figures.psnr_db
+        pair = joined(image, self.batches, outputs, everything)
+        decibels = psnr(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
+        return math.inf if decibels is None else decibels
 
     def _session(self, graph: bytes, stage: str) -> Session:
         """The graph's session; of every stage the float one and the last changed one are kept open."""
