@@ -15,6 +15,7 @@ from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import compared
 from textual_vision.export.contents import bundle_contents
+from textual_vision.export.garbage import collected_lately
 from textual_vision.export.measure import usable_backends
 from textual_vision.export.merge import merged_from_stages
 from textual_vision.export.parity import failure_of
@@ -81,6 +82,7 @@ class _Build:
     steps: Steps
 
 
+@collected_lately()
 def build(
     source: str, folder: Path, options: BuildOptions, *, cache: Path | None = None, tell: Tell | None = None
 ) -> BuildResult:

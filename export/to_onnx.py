@@ -19,6 +19,7 @@ import torch
 from torch.export._draft_export import DraftExportReport
 
 from textual_vision.export.export_error import constant_size, constant_size_error, export_error
+from textual_vision.export.garbage import uncollected
 from textual_vision.export.samples import Array
 from textual_vision.export.stages import BATCH, TOKENS, Stage
 from textual_vision.runtime.errors import UsageError
@@ -80,7 +81,7 @@ def _program_from_stage(
     inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
     shapes = _dynamic_shapes(stage, options)
     traced: torch.export.ExportedProgram | None = None
-    with _quiet(), _uncollected():
+    with _quiet(), uncollected():
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
@@ -164,17 +165,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's search for cycles: it goes through all that tracing has made so far again and again, a
-    fifth of an export's time, and finds 50 MB.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

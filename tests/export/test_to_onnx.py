@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -153,12 +151,3 @@ def test_graphs_of_every_opset_compute_what_pytorch_computes(
 def test_an_opset_that_cannot_be_written_is_refused_with_the_range(opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset {opset}: the installed tools write 17 to {opset_newest()}"):
         check_opset(opset)
-
-
-def test_an_export_leaves_garbage_collection_as_it_was() -> None:
-    stage = Stage(spec=SPEC, module=Odd())
-    for collecting in (False, True):
-        (gc.enable if collecting else gc.disable)()
-        with pytest.raises(UsageError):
-            onnx_from_stage(stage, EXAMPLE, ExportOptions())
-        assert gc.isenabled() == collecting

@@ -1,0 +1,36 @@
+"""Less of Python's search for cycles, which goes through all objects that there are, again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without any: for what makes much and leaves little behind. A fifth of an export's time went into it,
+    and it found 50 MB.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def collected_lately() -> Iterator[None]:
+    """Only through what is made from here on, not the million objects of the libraries: a graph is read in
+    three quarters of the time.
+    """
+    if gc.get_freeze_count():  # whoever did that goes on with it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
