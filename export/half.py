@@ -54,7 +54,8 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
     if _good(first := _judged(stage, made, batches)):
         return made, islands
     exact, scopes = stored_exactly(graph), _scopes(model)
-    too_few, enough, found = 0, len(scopes), None
+    # More float32 makes no graph smaller: where half itself is too large, all are.
+    too_few, enough, found = 0, len(scopes) if len(made) < len(exact) else 0, None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
         chosen = set(scopes[:middle])
