@@ -66,6 +66,11 @@ class LatentConfig:
     memory_key: int = 64  # numbers that a caption is looked up by
     drafts: int = 8  # pictures that are found for a drawing
     wander: float = 0.3  # how far the seed moves what is looked for, which has length 1
+    # How much more than it learned to a drawing takes from the drafts (1: as learned), and the head start of
+    # the nearest of them, in nats. What several drafts have in different places, each place by itself finds
+    # unlikely; so it is missing, unless a drawing holds on to one of them.
+    follow: float = 1.0
+    lead: float = 0.0
     # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
     # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
     # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
@@ -251,6 +256,10 @@ def _sizes(model: ModelConfig) -> Rules:
         (
             1 <= latent.memory_key <= text.width,
             f"model.latent.memory_key {latent.memory_key} is not from 1 to model.text.width {text.width}",
+        ),
+        (
+            latent.follow >= 0 and latent.lead >= 0,
+            f"model.latent.follow {latent.follow} and model.latent.lead {latent.lead} are at least 0",
         ),
         (
             model.codebook.codes <= MOST_CODES or latent.memory == 0,

@@ -57,6 +57,8 @@ class Seen:
     rows: Tensor  # (..., K, D)
     around: Tensor  # (..., K): mean cosines
     all: Tensor  # (..., K)
+    follow: float = 1.0  # how much more than learned is taken from them
+    lead: float = 0.0  # of the nearest, in nats
 
 
 class Follow(nn.Module):
@@ -72,8 +74,10 @@ class Follow(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         """States (..., H) -> (..., D)."""
-        score = self.draft(x) + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
-        share = torch.softmax(score, -1) * self.strength(x)
+        ahead = seen.lead * torch.eye(self.draft.out_features)[0].to(x)
+        draft = F.linear(x, self.draft.weight, self.draft.bias + ahead)
+        score = draft + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
+        share = torch.softmax(score, -1) * (seen.follow * self.strength(x))
         followed: Tensor = (share.unsqueeze(-1) * seen.rows).sum(-2)
         return followed
 

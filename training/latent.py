@@ -286,7 +286,13 @@ class LatentNetwork(nn.Module):
 
         near = by_patch(self.head.near(beside(around, seen)))
         if seen is not None:
-            seen = Seen(rows=by_patch(seen.rows), around=by_patch(seen.around), all=by_patch(seen.all))
+            seen = Seen(
+                rows=by_patch(seen.rows),
+                around=by_patch(seen.around),
+                all=by_patch(seen.all),
+                follow=self.config.follow,
+                lead=self.config.lead,
+            )
         cells = slice(number * count, (number + 1) * count)
         raw: Tensor = self.head(states.unsqueeze(2), near, cells, seen).flatten(1, 2)
         return raw

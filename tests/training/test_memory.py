@@ -161,6 +161,37 @@ def test_a_drawing_goes_on_with_the_draft_that_it_came_out_like() -> None:
     torch.testing.assert_close(found, rows[:, 1])
 
 
+def test_a_drawing_can_hold_on_to_the_nearest_draft() -> None:
+    follow, x, rows = Follow(6, 3), torch.randn(4, 6), torch.randn(4, 3, 8)
+    equal = torch.zeros(4, 3)
+    with torch.no_grad():
+        follow.draft.weight.zero_()
+        learned = follow(x, Seen(rows=rows, around=equal, all=equal))
+        twice = follow(x, Seen(rows=rows, around=equal, all=equal, follow=2.0))
+        held = follow(x, Seen(rows=rows, around=equal, all=equal, lead=30.0))
+        strength = follow.strength(x)
+    torch.testing.assert_close(twice, 2 * learned)
+    torch.testing.assert_close(held, strength * rows[:, 0])
+
+
+def test_learning_knows_nothing_of_how_a_drawing_holds_on(
+    whole: ModelConfig, tiny_config: TrainConfig
+) -> None:
+    losses, found = [], []
+    for latent in (whole.latent, replace(whole.latent, follow=3.0, lead=5.0)):
+        torch.manual_seed(0)
+        model = TextToImageModel(replace(whole, latent=latent))
+        loss, _ = LatentObjective(model, tiny_config.losses)(
+            batch_of([0, 1], COUNT), StepRandom(0, "latent", 0)
+        )
+        losses.append(float(loss.detach()))
+        ids = torch.ones(1, 4, dtype=torch.int64)
+        with torch.no_grad():
+            found.append(model.eval().draw(ids, ids, torch.zeros(1, 4)).codes)
+    assert losses[0] == losses[1]
+    assert not torch.equal(*found)
+
+
 def test_a_patch_is_told_what_drafts_have_there_and_one_code_around(whole: ModelConfig) -> None:
     sketch, rows = Sketch(whole), torch.randn(1, 3, 64, 8)
     near = torch.rand(1, 3)
