@@ -11,6 +11,7 @@ from pathlib import Path
 from textual_vision.calibration.cache import Origin, origin_of, read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
+from textual_vision.export.arrange import ARRANGE
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import compared
@@ -36,7 +37,7 @@ from textual_vision.export.results_json import bytes_from_results, rewrites_from
 from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
 from textual_vision.export.samples import Batch, batches_from_bytes, bytes_from_batches, reference_batches
 from textual_vision.export.sessions import OpenedSessions
-from textual_vision.export.stages import MERGED, StagedModel, load_model, with_fixed_text
+from textual_vision.export.stages import MERGED, StagedModel, arranged_stage, load_model, with_fixed_text
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
 from textual_vision.runtime.errors import UsageError
@@ -182,7 +183,7 @@ def _float_graphs(
     for stage in at.model.stages:
         raw = at.steps.run(
             f"export {stage.name}",
-            [at.model.digest, stage.name, at.options.opset, at.options.tokens],
+            [at.model.digest, stage.name, at.options.opset, at.options.tokens, _is_arranged(at)],
             partial(_exported, at, stage.name, batches),
         )
         depends = [raw, at.options.no_rewrite, at.options.target, usable_backends()]
@@ -201,8 +202,14 @@ def _float_graphs(
 def _exported(at: _Build, stage: str, batches: Sequence[Batch]) -> bytes:
     longest = at.model.text.max_tokens
     options = ExportOptions(opset=at.options.opset, tokens=at.options.tokens, max_tokens=longest)
-    data: bytes = onnx_from_stage(at.model.stage(stage), batches[0].tensors, options).SerializeToString()
+    exported = at.model.stage(stage)
+    exported = arranged_stage(exported) if _is_arranged(at) else exported
+    data: bytes = onnx_from_stage(exported, batches[0].tensors, options).SerializeToString()
     return data
+
+
+def _is_arranged(at: _Build) -> bool:
+    return ARRANGE not in at.options.no_rewrite
 
 
 def _rewritten(at: _Build, stage: str, graph: bytes, batch: Batch) -> bytes:

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
+from textual_vision.export.arrange import ARRANGE
 from textual_vision.export.measure import best_milliseconds, node_count, sessions_of
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.samples import Array, Batch
@@ -55,7 +56,7 @@ CHOICES: Mapping[str, Mapping[str, Change]] = {
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "tensorrt": {"merge-conditions": "merge-conditions", "merge-linears": KEEP, UPSAMPLE: KEEP}
 }
-REWRITE_NAMES = (*REWRITES, *CHOICES)
+REWRITE_NAMES = (ARRANGE, *REWRITES, *CHOICES)
 
 
 @dataclass(frozen=True, kw_only=True)

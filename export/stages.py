@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textual_vision.export.arrange import arranged
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
 from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
-from textual_vision.training.model import TextToImageModel, stages_from_model
+from textual_vision.training.model import LatentStage, TextToImageModel, stages_from_model
 
 BATCH, TOKENS = "batch", "tokens"
 PROMPT_INPUTS = ("input_ids", "attention_mask")
@@ -41,11 +42,15 @@ class Stage:
     was quantised). Without it every different code counts as a difference. Codes that were chosen in steps,
     each told of those before it, have their step's number under the output's name and ".step" (float, the
     codes' shape).
+
+    `arranged` makes a module that does the same in a way better suited to drawing: it is exported in place of
+    `module`, which its results are compared with.
     """
 
     spec: StageSpec
     module: nn.Module
     margins: Margins | None = None
+    arranged: Callable[[], nn.Module | None] | None = None
 
     @property
     def name(self) -> str:
@@ -75,6 +80,12 @@ class StagedModel:
     def stage(self, name: str) -> Stage:
         """The stage called `name`."""
         return next(stage for stage in self.stages if stage.name == name)
+
+
+def arranged_stage(stage: Stage) -> Stage:
+    """The stage as it is exported."""
+    module = None if stage.arranged is None else stage.arranged()
+    return stage if module is None else replace(stage, module=module)
 
 
 def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
@@ -132,10 +143,16 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         ),
     )
     margins = {"text_encoder": _text_margins(model), "latent": _latent_margins(model)}
+    arrangements = {"latent": lambda: arranged(LatentStage(model.latent, model.codebook))}
     return StagedModel(
         name=checkpoint.config.name,
         stages=tuple(
-            Stage(spec=spec, module=getattr(modules, spec.name).eval(), margins=margins.get(spec.name))
+            Stage(
+                spec=spec,
+                module=getattr(modules, spec.name).eval(),
+                margins=margins.get(spec.name),
+                arranged=arrangements.get(spec.name),
+            )
             for spec in specs
         ),
         image=ImageSpec(height=size, width=size),

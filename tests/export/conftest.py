@@ -5,7 +5,8 @@ Fresh weights would make comparisons vacuous: batch norms and biases that do not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from textual_vision.training.config import (
     TextConfig,
     TrainConfig,
 )
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.model import LatentStage, TextToImageModel
 
 WORDS = ["dog", "wearing", "sunglasses", "green", "forest", "with", "river", "red", "apple", "a", "cat"]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
@@ -116,6 +117,21 @@ def randomise(module: torch.nn.Module, seed: int = 9) -> None:
             fresh = torch.randn(value.shape, generator=generator) * scale
             positive = name.endswith(("running_var", "norm.weight"))
             value.copy_(fresh.abs() + 0.5 if positive else fresh)
+
+
+@pytest.fixture(scope="session")
+def latent_stage() -> Callable[..., LatentStage]:
+    """Makes the latent stage of a tiny random model, with changes to its network's configuration."""
+
+    def made(**changes: object) -> LatentStage:
+        config = tiny_config().model
+        model = TextToImageModel(replace(config, latent=replace(config.latent, **changes)))
+        randomise(model)
+        with torch.no_grad():
+            model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
+        return LatentStage(model.latent, model.codebook).eval()
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,118 @@
+"""The latent network arranged for drawing: the same sums, fewer of them, in larger operations.
+
+The network that is trained sees all steps of many pictures at once; a drawing takes one step after the other,
+of a few patches each, and reads all weights from memory in every one. So its weights are put together as a
+drawing uses them. Rewrites of its graph could not do so: what makes both forms equal (shares that add up to
+one, neighbours that no patch has) can no longer be seen there. What is exported is compared with the network
+itself, as ever.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textual_vision.export.arrange_head import ArrangedHead, Told, copied
+from textual_vision.export.arrange_recall import Recall
+from textual_vision.export.arrange_steps import Step, steps_of
+from textual_vision.export.arrange_words import ArrangedBlock, Words, WordsFirst, first_half, linear
+from textual_vision.training.attention import GridBlock
+from textual_vision.training.latent import LatentNetwork
+from textual_vision.training.model import LatentStage
+
+ARRANGE = "arrange"  # the name that leaves it out, among those of rewrites
+
+
+def arranged(stage: LatentStage) -> nn.Module | None:
+    """A module that does what `stage` does; None for a network without a memory, which has no drafts."""
+    if stage.latent.memory is None:
+        return None
+    with torch.no_grad():
+        return ArrangedLatent(stage.latent, stage.codebook.rows).eval()
+
+
+class ArrangedLatent(nn.Module):
+    """`LatentStage`."""
+
+    place: Tensor
+    order: Tensor
+    placed: Tensor
+    rows: Tensor
+
+    def __init__(self, network: LatentNetwork, rows: Tensor) -> None:
+        super().__init__()
+        assert network.memory is not None and network.sketch is not None
+        blocks = cast(list[GridBlock], list(network.blocks))
+        self.config, self.known, self.heads = network.config, network.known, blocks[0].heads
+        self.sizes = [last - first for turns in network.turns for first, last in turns]
+        self.recall, self.sketch = Recall(network.memory), network.sketch
+        self.condition, self.start, self.position = network.condition, network.start, network.position
+        self.words = WordsFirst(blocks)
+        self.blocks = nn.ModuleList(ArrangedBlock(block) for block in blocks)
+        self.norm, self.state = network.norm, network.head.state
+        self.head = ArrangedHead(network, rows)
+        self.choice = linear(torch.cat([block.choice.weight for block in blocks]))
+        self.steps = nn.ModuleList(steps_of(network))
+        for name in ("place", "order", "placed"):
+            self.register_buffer(name, getattr(network, name))
+        self.register_buffer("rows", rows)
+
+    def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
+        """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
+        codes, near = self.recall(text, attention_mask, noise)
+        rows = F.embedding(codes, self.rows)
+        told = self.head.told(rows.index_select(2, self.order), noise).by_turn(self.sizes)
+        sketch = self.sketch(rows, near).index_select(1, self.placed)
+        guided = self.config.guidance != 1
+        if guided:  # see `LatentNetwork.setting`
+            alone = F.pad(torch.ones_like(attention_mask[:, :1]), (0, attention_mask.shape[1] - 1))
+            text, noise = torch.cat([text, torch.zeros_like(text)]), torch.cat([noise, noise])
+            attention_mask = torch.cat([attention_mask, alone])
+        start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
+        starts = (start + copied(sketch, 1 + guided)).split([step.patches for step in self._steps()], 1)
+        words = self.words(text, attention_mask)
+        found = self._through_steps(list(starts), words, told, guided)
+        grid = self.config.grid
+        return torch.cat(found, 1).index_select(1, self.place).reshape(-1, grid, grid)
+
+    def _through_steps(
+        self, starts: list[Tensor], words: list[Words], told: list[Told], guided: bool
+    ) -> list[Tensor]:
+        """Codes of each turn, (B, n, 1)."""
+        drafts = told[0].drafts
+        known = drafts.new_zeros(drafts.shape[0], 1, self.known)  # of none
+        past: list[list[Tensor]] = [[] for _ in self.blocks]
+        found: list[Tensor] = []
+        for number, step in enumerate(self._steps()):
+            copies = 2 if guided and number < self.config.open_steps else 1
+            if guided and number == self.config.open_steps:
+                starts = [first_half(start) for start in starts]
+                words = [one.first_half() for one in words]
+                past = [[first_half(memory) for memory in memories] for memories in past]
+            x = starts[number]
+            if step.entry is not None:
+                x = x + copied(step.entered(known), copies)
+            own = []
+            for place, block in enumerate(self.blocks):
+                x, memory = block(x, words[place], past[place])
+                own.append(memory)
+            states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
+            for turn in range(len(step.turns)):
+                codes, fresh = self.head(states, step.around(turn, known), told[len(found)], copies)
+                found.append(codes)
+                known = torch.cat([known, fresh.squeeze(2)], 1)
+            if number + 1 < len(self.steps):
+                past = self._remembered(past, own, copied(step.chosen(known), copies))
+        return found
+
+    def _remembered(self, past: list[list[Tensor]], own: list[Tensor], content: Tensor) -> list[list[Tensor]]:
+        """Each block's memory with that of a step whose patches hold `content`."""
+        chosen = self.choice(content).unflatten(2, (2 * self.heads * len(own), -1)).transpose(1, 2)
+        parts = chosen.split(2 * self.heads, 1)
+        return [[*before, one + part] for before, one, part in zip(past, own, parts, strict=True)]
+
+    def _steps(self) -> list[Step]:
+        return cast(list[Step], list(self.steps))

@@ -1,0 +1,129 @@
+"""The latent network's head as a drawing runs it: twice a step.
+
+What the drafts have somewhere is known before the first step: their part of what the head is told is worked
+out for the whole grid at once, and so is what the noise adds. Weights of one input are one product. What a
+draft's score gains by the codes around joins the product with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textual_vision.export.arrange_words import linear
+from textual_vision.training.attention import CellHead
+from textual_vision.training.latent import LatentNetwork
+from textual_vision.training.lattice import AROUND
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the head knows of cells (in `order`, or of a turn) before anything is chosen."""
+
+    near: Tensor  # (B, n, 1, H): besides the patch's state and what is around
+    added: Tensor  # (B, n, 1, D + K + 1): to what it gives, its biases and the noise's part
+    drafts: Tensor  # (B, n, K, D): rows of the drafts' codes
+    turned: Tensor  # (B, n, D, K)
+
+    def by_turn(self, sizes: Sequence[int]) -> list[Told]:
+        """Cut into turns of so many cells."""
+        parts = [x.split(list(sizes), 1) for x in (self.near, self.added, self.drafts, self.turned)]
+        return [
+            Told(near=near, added=added, drafts=drafts, turned=turned)
+            for near, added, drafts, turned in zip(*parts, strict=True)
+        ]
+
+
+class Around(nn.Module):
+    """What the codes around a cell, (B, n, 1, slots * (D + K)), add to what is near, H, and to the drafts'
+    scores, K. `slots`: which of the eight around; after them comes the mean of all codes so far."""
+
+    def __init__(self, head: CellHead, slots: Sequence[int], width: int) -> None:
+        super().__init__()
+        assert head.follow is not None
+        drafts, hidden = head.follow.draft.out_features, head.mix.in_features
+        code, sharpness = width + drafts, head.follow.sharpness.detach()
+        weight = torch.zeros(hidden + drafts, AROUND + 1, code)
+        around, rest = head.near.weight.detach().split(
+            [AROUND * code, head.near.in_features - AROUND * code], 1
+        )
+        weight[:hidden, :AROUND] = around.unflatten(1, (AROUND, code))
+        weight[:hidden, AROUND, width:] = rest[:, drafts * width :]
+        own = torch.eye(drafts)[:, None]
+        weight[hidden:, :AROUND, width:] = sharpness[0] / AROUND * own
+        weight[hidden:, AROUND, width:] = sharpness[1] * own[:, 0]
+        self.parts = linear(weight[:, [*slots, AROUND]].flatten(1))
+        self.sizes = [hidden, drafts]
+
+    def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        near, score = self.parts(known).split(self.sizes, 3)
+        return near, score
+
+
+class ArrangedHead(nn.Module):
+    """A `CellHead` with its `Follow`, and the choice of codes."""
+
+    rows: Tensor
+    signs: Tensor
+
+    def __init__(self, network: LatentNetwork, rows: Tensor) -> None:
+        super().__init__()
+        head, width, first = network.head, rows.shape[1], AROUND * network.known
+        follow = head.follow
+        assert follow is not None
+        drafts = follow.draft.out_features
+        self.guidance, self.sizes = network.config.guidance, [width, drafts, 1]
+        self.mix, self.norm = head.mix, head.norm
+        layers = (head.latent, follow.draft, follow.strength)
+        factors = (1.0, 1.0, network.config.follow)  # see `Follow`
+        biases = torch.cat([factor * layer.bias for factor, layer in zip(factors, layers, strict=True)])
+        biases[width] += network.config.lead
+        self.out = linear(torch.cat([f * layer.weight for f, layer in zip(factors, layers, strict=True)]))
+        self.before = linear(head.near.weight[:, first : first + drafts * width])
+        self.cells = nn.Parameter(head.cell[network.cell].detach())
+        self.register_buffer("rows", rows)
+        # The noise is felt by the cells of the open steps alone.
+        steps = network.config.open_steps
+        signs = network.config.temperature * network.signs
+        signs[network.positions(steps - 1)[1] if steps > 0 else 0 :] = 0
+        self.register_buffer("signs", signs)
+        mixing = F.pad(network.mixing, (0, drafts + 1))
+        self.chances = linear(mixing.T, biases)
+
+    def told(self, drafts: Tensor, noise: Tensor) -> Told:
+        """Rows of the drafts' codes, (B, K, N, D) in `order`, and noise (B, Z)."""
+        by_cell = drafts.transpose(1, 2)
+        return Told(
+            near=(self.before(by_cell.flatten(2)) + self.cells).unsqueeze(2),
+            added=self.chances(noise.unsqueeze(1) * self.signs).unsqueeze(2),
+            drafts=by_cell,
+            turned=drafts.permute(0, 2, 3, 1),
+        )
+
+    def forward(
+        self, states: Tensor, around: tuple[Tensor, Tensor] | None, told: Told, copies: int
+    ) -> tuple[Tensor, Tensor]:
+        """States (copies * B, n, 1, H), what `Around` gives -> codes int64 (B, n, 1), and what is known of
+        them, (B, n, 1, D + K)."""
+        near = told.near if around is None else told.near + around[0]
+        x = F.gelu(copied(near, copies) + states)
+        x = self.norm(x + F.gelu(self.mix(x)))
+        latent, score, strength = (self.out(x) + copied(told.added, copies)).split(self.sizes, 3)
+        if around is not None:
+            score = score + copied(around[1], copies)
+        raw = latent + (score.softmax(3) * strength) @ copied(told.drafts, copies)
+        if copies == 2:
+            meant, speechless = raw.unflatten(0, (2, -1)).unbind()
+            raw = speechless + self.guidance * (meant - speechless)
+        codes = (raw @ self.rows.T).argmax(3)
+        row = F.embedding(codes, self.rows)
+        return codes, torch.cat([row, row @ told.turned], 3)
+
+
+def copied(x: Tensor, copies: int) -> Tensor:
+    """(B, ...) -> (copies * B, ...)."""
+    return torch.cat([x] * copies) if copies > 1 else x
