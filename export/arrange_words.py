@@ -68,7 +68,10 @@ class WordsFirst(nn.Module):
         keys, values = parts.split(count, 1)  # (B, blocks * heads, T, W)
         score = self.scale * keys.unflatten(1, apart).permute(0, 1, 4, 2, 3).flatten(3)
         heard = values.unflatten(1, apart).flatten(2, 3) + self.brought
-        lean = self.lean(text).transpose(1, 2) + score_bias(attention_mask).squeeze(1)
+        # By the words' side, so that it stays a product of its own: merged with `parts`, which int8 holds
+        # without a loss, both would be stored in float.
+        lean = self.lean.weight @ text.transpose(1, 2) + self.lean.bias.unsqueeze(1)
+        lean = lean + score_bias(attention_mask).squeeze(1)
         bias = lean.unflatten(1, apart).flatten(2).unsqueeze(2)
         found = zip(score.unbind(1), bias.unbind(1), heard.unbind(1), strict=True)
         return [Words(score=one, bias=two, heard=three) for one, two, three in found]

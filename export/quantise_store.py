@@ -12,11 +12,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 SMALLEST_CONSTANT = 4096  # values: below it the node costs more than it saves
+SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
 PROBE_ROWS = 8
 STEP_BITS = 16  # training.grid's
 # Attention's 1/√width is folded into the matrix of queries, or its root into those of queries and of keys;
 # widths are mostly powers of two, up to 256.
 FACTORS = tuple(np.float32(2.0 ** (-quarter / 4)) for quarter in range(17))
+# Factors, and how many steps the largest value is: fewer than 127 where a part of a trained matrix is used.
+GRIDS = (*((factor, 127) for factor in FACTORS), *((FACTORS[0], most) for most in range(126, 31, -1)))
 
 Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
@@ -126,6 +129,8 @@ def _stored(values: Float32, *, inexact: bool) -> _Stored | None:
 def _integers(values: Float32) -> _Stored | None:
     """Whole numbers of a step for each row or column, times a factor of FACTORS; None if not."""
     for axis in (-1, -2) if values.ndim > 1 else ():
+        if values.shape[axis] < SMALLEST_ROW:
+            continue
         probe = values[..., :PROBE_ROWS, :] if axis == -1 else values[..., :PROBE_ROWS]
         if _whole_numbers(probe, axis) is not None and (found := _whole_numbers(values, axis)) is not None:
             return found
@@ -137,8 +142,9 @@ def _whole_numbers(values: Float32, axis: int) -> _Stored | None:
     shape = np.abs(values).max(axis=axis, keepdims=True).shape
     factors, steps = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     whole = np.zeros(values.shape, np.int8)
-    for factor in FACTORS:
-        fitting = _rounded_up(np.abs(values / factor).max(axis=axis, keepdims=True) / np.float32(127))
+    for factor, most in GRIDS:
+        largest = np.abs(values / factor).max(axis=axis, keepdims=True)
+        fitting = _rounded_up(largest / np.float32(most))
         rounded = np.round(values / factor / fitting)
         exact = (rounded * fitting * factor == values).all(axis=axis, keepdims=True) & (factors == 0)
         factors, steps = np.where(exact, factor, factors), np.where(exact, fitting, steps)

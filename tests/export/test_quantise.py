@@ -330,6 +330,18 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
 
+@pytest.mark.parametrize("columns", [128, 40])
+def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: int) -> None:
+    whole = on_grid(torch.from_numpy(normal(256, 128)))[:, :columns].T.numpy()
+    shapes = [("x", TensorProto.FLOAT, [2, columns])], [("y", TensorProto.FLOAT, [2, 256])]
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": whole}, *shapes)
+    inputs = {"x": normal(2, columns)}
+    before = run(model, inputs)[0]
+    store_exactly(model)
+    assert TensorProto.INT8 in {tensor.data_type for tensor in model.graph.initializer}
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
 def test_notes_that_only_people_read_can_be_left_out() -> None:
     model = onnx.load_from_string(tiny_linear_with_notes())
     kept, bare = (
