@@ -74,10 +74,11 @@ class Follow(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         """States (..., H) -> (..., D)."""
-        ahead = seen.lead * torch.eye(self.draft.out_features)[0].to(x)
-        draft = F.linear(x, self.draft.weight, self.draft.bias + ahead)
-        score = draft + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
-        share = torch.softmax(score, -1) * (seen.follow * self.strength(x))
+        score = self.draft(x) + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
+        if seen.lead > 0:
+            score = score + F.pad(score.new_full((1,), seen.lead), (0, score.shape[-1] - 1))
+        strength = self.strength(x) if seen.follow == 1 else seen.follow * self.strength(x)
+        share = torch.softmax(score, -1) * strength
         followed: Tensor = (share.unsqueeze(-1) * seen.rows).sum(-2)
         return followed
 
