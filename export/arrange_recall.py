@@ -51,7 +51,7 @@ class Recall(nn.Module):
             for count, look in zip(self.counts, self._scores(left).unbind(1), strict=True):
                 scores = torch.where(taken, -NEVER, look)
                 near, found = scores.topk(count, dim=1)
-                taken = taken | (scores >= near[:, -1:])
+                taken = taken.logical_or(scores >= near[:, -1:])
                 nearest.append(near)
                 which.append(found)
         found = torch.cat(which, 1)

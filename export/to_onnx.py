@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -22,11 +22,11 @@ from textual_vision.export.export_error import constant_size, constant_size_erro
 from textual_vision.export.garbage import uncollected
 from textual_vision.export.samples import Array
 from textual_vision.export.stages import BATCH, TOKENS, Stage
+from textual_vision.export.translate import traced_once, translations
 from textual_vision.runtime.errors import UsageError
 
 OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
 OPSET_NEWEST_OF_TENSORRT_10 = 20
-OPSET_OF_ATTENTION = 23
 BATCH_LIMIT = 1 << 15
 
 
@@ -81,7 +81,7 @@ def _program_from_stage(
     inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
     shapes = _dynamic_shapes(stage, options)
     traced: torch.export.ExportedProgram | None = None
-    with _quiet(), uncollected():
+    with _quiet(), uncollected(), traced_once():
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
@@ -94,7 +94,7 @@ def _program_from_stage(
                 input_names=[spec.name for spec in stage.spec.inputs],
                 output_names=[spec.name for spec in stage.spec.outputs],
                 dynamic_shapes=shapes,
-                custom_translation_table=_translations(options.opset),
+                custom_translation_table=translations(options.opset),
             )
         # Whatever a user's module raises while it is traced comes through here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
@@ -118,19 +118,6 @@ def _draft_report(
         report: DraftExportReport = program._report
         gc.collect()
     return report
-
-
-def _translations(opset: int) -> dict[Callable[..., object], Callable[..., object]]:
-    """Operators to be exported otherwise than torch would.
-
-    From opset 23 on torch writes attention as one operator, its mask one row for all queries: ONNX allows it,
-    ONNX Runtime refuses it. As products and a softmax it runs everywhere, and rewrites see into it.
-    """
-    if opset < OPSET_OF_ATTENTION:
-        return {}
-    from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
-
-    return {torch.ops.aten.scaled_dot_product_attention.default: aten_scaled_dot_product_attention}
 
 
 def _drop_num_outputs(model: onnx.ModelProto) -> None:

@@ -145,4 +145,4 @@ class CellHead(nn.Module):
 
 def score_bias(attention_mask: Tensor) -> Tensor:
     """(B, T) int64, 1 for a word and 0 for padding -> float32 (B, 1, 1, T) to add to scores."""
-    return (1.0 - attention_mask.to(torch.float32))[:, None, None, :] * MASKED_SCORE
+    return (attention_mask.to(torch.float32) - 1.0)[:, None, None, :] * -MASKED_SCORE

@@ -44,8 +44,9 @@ class Sketch(nn.Module):
         """Rows (B, K, N, D) of drafts' codes, row by row, and how near they are, (B, K) -> (B, P, W)."""
         drafts = rows.shape[1]
         grids = rows.flatten(0, 1).transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        seen = F.gelu(self.look(grids)).unflatten(0, (-1, drafts)).flatten(3)  # (B, K, S, P)
-        sketch: Tensor = self.mix(seen.flatten(1, 2).transpose(1, 2)) + self.near(near).unsqueeze(1)
+        seen = F.gelu(self.look(grids)).flatten(2)  # (BK, S, P)
+        by_patch = seen.reshape(-1, drafts * seen.shape[1], seen.shape[2]).transpose(1, 2)  # (B, P, KS)
+        sketch: Tensor = self.mix(by_patch) + self.near(near).unsqueeze(1)
         return sketch
 
 

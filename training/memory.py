@@ -96,7 +96,7 @@ class Memory(nn.Module):
                 continue
             scores = self._scores(F.normalize(query - covered * said, dim=1), lesson) - taken * NEVER
             nearer, which = scores.topk(count, dim=1)
-            taken = taken | (scores >= nearer[:, -1:])
+            taken = taken.logical_or(scores >= nearer[:, -1:])
             near, found = torch.cat([near, nearer], 1), torch.cat([found, which], 1)
         codes = self.codes.index_select(0, found.flatten()).long().unflatten(0, found.shape)
         return (codes if lesson is None else lesson.planted(codes)), near

@@ -68,7 +68,7 @@ class ProductQuantiser(nn.Module):
         parts = states.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(1, 2)  # (G, BT, hidden/G)
         squares = self.centroids.square().sum(2)[:, None, :]  # (G, 1, codes)
         scores = squares - 2.0 * torch.bmm(parts, self.centroids.transpose(1, 2))  # (G, BT, codes)
-        grouped: Tensor = scores.unflatten(1, states.shape[:2]).permute(1, 2, 0, 3)
+        grouped: Tensor = scores.unflatten(1, (-1, states.shape[1])).permute(1, 2, 0, 3)
         return grouped
 
     def forward(self, states: Tensor) -> Tensor:
