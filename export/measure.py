@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import statistics
@@ -13,6 +14,7 @@ import onnx
 
 from textual_vision.export.samples import Array, Batch
 from textual_vision.export.stages import TOKENS
+from textual_vision.export.tiny_graph import tiny_graph
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.manifest import StageSpec
@@ -53,17 +55,20 @@ def sessions_of(graphs: Sequence[bytes], stage: StageSpec, backend: str) -> list
 
 
 def opened_at_once(graphs: Sequence[tuple[bytes, str]], backend: str) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core.
-
-    The first alone and in this thread: a backend may do something for good when it begins.
-    """
+    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
+    _begin(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
         return open_session(one[0], SessionOptions(backend=backend, name=one[1]))
 
-    first = [opened(one) for one in graphs[:1]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [*first, *pool.map(opened, graphs[1:])]
+        return list(pool.map(opened, graphs))
+
+
+@functools.cache
+def _begin(backend: str) -> None:
+    """Once, alone and in this thread: a backend may do something for good when it begins."""
+    open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
 
 
 def best_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:

@@ -55,7 +55,7 @@ class Measure:
         stored: Mapping[str, bytes] | None = None,
     ) -> None:
         self.stages, self.floats, self.batches, self.backend = tuple(stages), dict(floats), batches, backend
-        self._stored = {**self.floats, **(stored or {})}
+        self.stored = {**self.floats, **(stored or {})}
         self._sessions: dict[str, tuple[bytes, Session]] = {}
 
     def score(self, changed: Mapping[str, bytes]) -> Score:
@@ -63,7 +63,7 @@ class Measure:
         free = [self._free(batch, changed) for batch in self.batches]
         picture = self._picture_stage()
         forced = [self._forced(batch, picture, changed) for batch in self.batches]
-        graphs = {**self._stored, **changed}
+        graphs = {**self.stored, **changed}
         return Score(
             text_code_agreement=self._agreement(TEXT_CODES, free),
             code_agreement=self._agreement(CODES, free),

@@ -19,7 +19,6 @@ from textual_vision.export.budget import Budget, Trial, cannot_meet, json_of_sco
 from textual_vision.export.quantise_measure import BYTES_PER_MEGABYTE, Measure, Score
 from textual_vision.export.quantise_plan import HALF, INT8, MODES, WEIGHTS, default_modes
 from textual_vision.export.quantise_stage import QuantisedStage
-from textual_vision.export.quantise_store import stored_exactly
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
 LESS = 0.95  # of the bytes: int8 weights that lose something must save something
@@ -122,7 +121,7 @@ class _Ladder:
             if any(rung.modes == stored for rung in self._rungs):
                 self._step_back(stored, integer)
             self._step_back(half, integer)
-        floating = self._rung({}, stored_exactly(self._measure.floats[self._stage.stage.name], notes=False))
+        floating = self._rung({}, self._measure.stored[self._stage.stage.name])
         found = [*self._rungs, floating]
         if timed:
             times = self._measure.time(self._stage.stage, [rung.graph for rung in found])

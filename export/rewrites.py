@@ -96,9 +96,9 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
 
 def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
     """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
-    changes = []
+    changes, model = [], _read(graph)
     for name, change in REWRITES.items():
-        after = graph if name in without else changed(graph, change)
+        after = graph if name in without else _applied(change, model, graph)
         if after is not graph:
             changes.append(_Change(rewrite=name, before=graph, after=after))
             graph = after
@@ -137,7 +137,15 @@ class _Sessions:
 
 def changed(graph: bytes, change: Change) -> bytes:
     """The serialised graph after `change`, tidied; the very same object when nothing matched."""
-    model = ir.from_proto(onnx.load_from_string(graph))
+    return _applied(change, _read(graph), graph)
+
+
+def _read(graph: bytes) -> ir.Model:
+    return ir.from_proto(onnx.load_from_string(graph))
+
+
+def _applied(change: Change, model: ir.Model, graph: bytes) -> bytes:
+    """`changed` for a `graph` that was read into `model` before, which is what the result says afterwards."""
     before = _summary(model)
     change(model)
     rewrites_fold.tidy(model)
@@ -230,7 +238,7 @@ def _distance(a: Array, b: Array) -> float:
 
 
 def _named(graph: bytes) -> bytes:
-    model = ir.from_proto(onnx.load_from_string(graph))
+    model = _read(graph)
     naming.name_all(model)
     named = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True)
     data: bytes = named.SerializeToString()
