@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from textual_vision.export.sessions import OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel, arranged_stage, load_model, with_fixed_text
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
 from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
+from textual_vision.export.to_onnx_beside import ExportTask, is_worthwhile, started
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 from textual_vision.runtime.noise import RECIPE
@@ -97,8 +99,10 @@ def build(
     check_place(folder, force=options.force)
     at = _Build(model=model_of(source, options), options=options, steps=Steps(cache, tell))
     batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed)
-    floats, rewrites = _float_graphs(at, batches)
-    calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
+    with _under_way(at, source, batches[0]) as under_way:
+        calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
+        raw = _exported(at, batches[0], under_way)
+    floats, rewrites = _float_graphs(at, raw, batches[0])
     made = {name: _precision(at, name, floats, calibration) for name in options.precisions}
     opened = OpenedSessions()
     precisions = tuple(_compared(at, name, graphs, batches, opened) for name, graphs in made.items())
@@ -120,11 +124,11 @@ def build(
 def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
     """The steps that `build` would take, in words."""
     steps = [f"draw {options.samples} pictures with PyTorch"]
-    for stage in stages:
-        steps += [f"export {stage}, opset {options.opset}", f"rewrite {stage} for {options.target}"]
     offered, count = len(options.calibration_prompts), options.calibration_count
     if offered > count and set(options.precisions) - {"fp32"}:
         steps.append(f"choose {count} of {offered} prompts to calibrate on")
+    steps += [f"export {stage}, opset {options.opset}" for stage in stages]
+    steps += [f"rewrite {stage} for {options.target}" for stage in stages]
     for precision in options.precisions:
         merged = " and merge its stages" if options.merged else ""
         steps += [
@@ -174,42 +178,67 @@ def _drawn(at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: in
     return batches_from_bytes(at.steps.run(name, depends, work))
 
 
-def _float_graphs(
-    at: _Build, batches: Sequence[Batch]
-) -> tuple[dict[str, dict[str, bytes]], tuple[RewriteResult, ...]]:
-    """By file name (EXPORTED_FILE, GRAPH_FILE, LOWERED_FILE) and stage the graphs; what rewrites bought."""
-    graphs: dict[str, dict[str, bytes]] = {EXPORTED_FILE: {}, GRAPH_FILE: {}, LOWERED_FILE: {}}
-    results: list[RewriteResult] = []
-    for stage in at.model.stages:
-        raw = at.steps.run(
-            f"export {stage.name}",
-            [at.model.digest, stage.name, at.options.opset, at.options.tokens, _is_arranged(at)],
-            partial(_exported, at, stage.name, batches),
-        )
-        depends = [raw, at.options.no_rewrite, at.options.target, usable_backends()]
-        files = unpacked(
-            at.steps.run(
-                f"rewrite {stage.name}", depends, partial(_rewritten, at, stage.name, raw, batches[0])
-            )
-        )
-        files[EXPORTED_FILE] = raw
-        results += rewrites_from_bytes(files[NOTES_FILE])
-        for name, by_stage in graphs.items():
-            by_stage[stage.name] = files[name]
-    return graphs, tuple(results)
+@contextlib.contextmanager
+def _under_way(at: _Build, source: str, example: Batch) -> Iterator[Mapping[str, Callable[[], bytes]]]:
+    """Begins to export stages that take long; by name what waits for their graphs."""
+    options = at.options
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for stage in at.model.stages:
+            if is_worthwhile(stage) and not at.steps.has(*_export_step(at, stage.name)):
+                task = ExportTask(
+                    source=source,
+                    stage=stage.name,
+                    opset=options.opset,
+                    tokens=options.tokens,
+                    no_rewrite=options.no_rewrite,
+                )
+                found[stage.name] = stack.enter_context(started(task, example))
+        yield found
 
 
-def _exported(at: _Build, stage: str, batches: Sequence[Batch]) -> bytes:
-    longest = at.model.text.max_tokens
-    options = ExportOptions(opset=at.options.opset, tokens=at.options.tokens, max_tokens=longest)
-    exported = at.model.stage(stage)
-    exported = arranged_stage(exported) if _is_arranged(at) else exported
-    data: bytes = onnx_from_stage(exported, batches[0].tensors, options).SerializeToString()
+def _exported(at: _Build, example: Batch, under_way: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
+    """By stage the exported graphs; what is under way comes last, its time is what is still waited for."""
+    raw = {}
+    for stage in sorted(at.model.stages, key=lambda one: one.name in under_way):
+        here = partial(exported_stage, at.model, stage.name, at.options, example)
+        raw[stage.name] = at.steps.run(*_export_step(at, stage.name), under_way.get(stage.name, here))
+    return {stage.name: raw[stage.name] for stage in at.model.stages}
+
+
+def _export_step(at: _Build, stage: str) -> tuple[str, object]:
+    """The step's name and what it depends on."""
+    options = at.options
+    return f"export {stage}", [at.model.digest, stage, options.opset, options.tokens, _is_arranged(options)]
+
+
+def exported_stage(model: StagedModel, name: str, options: BuildOptions, example: Batch) -> bytes:
+    """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
+    wanted = ExportOptions(opset=options.opset, tokens=options.tokens, max_tokens=model.text.max_tokens)
+    stage = model.stage(name)
+    stage = arranged_stage(stage) if _is_arranged(options) else stage
+    data: bytes = onnx_from_stage(stage, example.tensors, wanted).SerializeToString()
     return data
 
 
-def _is_arranged(at: _Build) -> bool:
-    return ARRANGE not in at.options.no_rewrite
+def _is_arranged(options: BuildOptions) -> bool:
+    return ARRANGE not in options.no_rewrite
+
+
+def _float_graphs(
+    at: _Build, raw: Mapping[str, bytes], example: Batch
+) -> tuple[dict[str, dict[str, bytes]], tuple[RewriteResult, ...]]:
+    """By file name (EXPORTED_FILE, GRAPH_FILE, LOWERED_FILE) and stage the graphs; what rewrites bought."""
+    graphs: dict[str, dict[str, bytes]] = {EXPORTED_FILE: dict(raw), GRAPH_FILE: {}, LOWERED_FILE: {}}
+    results: list[RewriteResult] = []
+    for stage, graph in raw.items():
+        depends = [graph, at.options.no_rewrite, at.options.target, usable_backends()]
+        work = partial(_rewritten, at, stage, graph, example)
+        files = unpacked(at.steps.run(f"rewrite {stage}", depends, work))
+        results += rewrites_from_bytes(files[NOTES_FILE])
+        for name in (GRAPH_FILE, LOWERED_FILE):
+            graphs[name][stage] = files[name]
+    return graphs, tuple(results)
 
 
 def _rewritten(at: _Build, stage: str, graph: bytes, batch: Batch) -> bytes:

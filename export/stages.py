@@ -45,12 +45,15 @@ class Stage:
 
     `arranged` makes a module that does the same in a way better suited to drawing: it is exported in place of
     `module`, which its results are compared with.
+
+    `blocks` is how many its graph holds where a program is traced that runs some again and again.
     """
 
     spec: StageSpec
     module: nn.Module
     margins: Margins | None = None
     arranged: Callable[[], nn.Module | None] | None = None
+    blocks: int = 1
 
     @property
     def name(self) -> str:
@@ -152,6 +155,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
                 module=getattr(modules, spec.name).eval(),
                 margins=margins.get(spec.name),
                 arranged=arrangements.get(spec.name),
+                blocks=config.latent.steps * config.latent.blocks if spec.name == "latent" else 1,
             )
             for spec in specs
         ),

@@ -48,13 +48,18 @@ class Steps:
         Raises UsageError when the folder cannot be read or written.
         """
         start = time.perf_counter()
-        place = None if self.folder is None else self.folder / digest_of([name, depends_on, base_digest()])
+        place = self._place(name, depends_on)
         kept = None if place is None else _told(_read, place)
         data = work() if kept is None else kept
         if place is not None and kept is None:
             _told(_keep, place, data)
         self._note(name, start, cached=kept is not None)
         return data
+
+    def has(self, name: str, depends_on: object) -> bool:
+        """Whether what `run` would give is kept."""
+        place = self._place(name, depends_on)
+        return place is not None and _told(_read, place) is not None
 
     def timed(self, name: str, work: Callable[[], object]) -> None:
         """`work()`, never kept, but timed."""
@@ -75,6 +80,9 @@ class Steps:
             total += about.st_size
             if total > CACHE_LIMIT_BYTES:
                 file.unlink(missing_ok=True)
+
+    def _place(self, name: str, depends_on: object) -> Path | None:
+        return None if self.folder is None else self.folder / digest_of([name, depends_on, base_digest()])
 
     def _note(self, name: str, start: float, *, cached: bool) -> None:
         timing = StepTiming(name=name, seconds=time.perf_counter() - start, cached=cached)

@@ -1,0 +1,119 @@
+"""A stage exported in a process of its own: the same graph, the same errors, and no process left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from textual_vision.export import to_onnx_beside
+from textual_vision.export.build import BuildOptions, exported_stage, model_of
+from textual_vision.export.samples import Batch, reference_batches
+from textual_vision.export.stages import StagedModel
+from textual_vision.export.to_onnx_beside import FEWEST_BLOCKS, ExportTask, is_worthwhile, started
+from textual_vision.runtime.errors import TextualVisionError, UsageError
+
+OPTIONS = BuildOptions(opset=18)
+TASK = ExportTask(source="", stage="latent", opset=18, tokens=None, no_rewrite=())
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> StagedModel:
+    return model_of(str(checkpoint), OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def example(model: StagedModel) -> Batch:
+    return reference_batches(model, ("red apple", "a cat"), samples=2, seed=0)[0]
+
+
+def test_the_graph_is_the_one_that_this_process_would_export(
+    checkpoint: Path, model: StagedModel, example: Batch
+) -> None:
+    task = dataclasses.replace(TASK, source=str(checkpoint))
+    with started(task, example) as graph:
+        assert graph() == exported_stage(model, "latent", OPTIONS, example)
+
+
+def test_what_a_user_can_do_something_about_is_raised_here(
+    tmp_path: Path, checkpoint: Path, example: Batch
+) -> None:
+    missing = dataclasses.replace(TASK, source=f"{tmp_path / 'mine.py'}:make")
+    with started(missing, example) as graph, pytest.raises(UsageError, match=r"no file .*mine\.py") as error:
+        graph()
+    assert "custom-models" in error.value.hint
+
+
+def test_a_process_that_fails_says_how(tmp_path: Path, example: Batch) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
+    task = dataclasses.replace(TASK, source=f"{broken}:make")
+    with (
+        started(task, example) as graph,
+        pytest.raises(TextualVisionError, match="exported latent failed: RuntimeError: out of order"),
+    ):
+        graph()
+
+
+def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = model.stage("latent")
+    long = dataclasses.replace(stage, blocks=FEWEST_BLOCKS)
+    monkeypatch.setattr(to_onnx_beside.os, "cpu_count", lambda: 2)
+    assert is_worthwhile(long) and not is_worthwhile(model.stage("generator"))
+    monkeypatch.setattr(to_onnx_beside.os, "cpu_count", lambda: 1)
+    assert not is_worthwhile(long)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from textual_vision.export.samples import Batch
+from textual_vision.export.to_onnx_beside import ExportTask, started
+from textual_vision.runtime import console
+import click
+
+@click.command()
+@click.argument("source")
+def command(source):
+    task = ExportTask(source=source, stage="latent", opset=18, tokens=None, no_rewrite=())
+    with started(task, Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed=False)):
+        told = Path(source.removesuffix(":make")).with_suffix(".pid")
+        while not told.exists():
+            time.sleep(0.01)
+        print(told.read_text(), flush=True)
+        time.sleep(60)
+
+console.run(command)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process as Linux shows it")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_process_is_left_behind_when_the_build_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "fresh = Path(__file__).with_suffix('.new')\n"
+        "fresh.write_text(str(os.getpid()))\n"
+        "fresh.rename(Path(__file__).with_suffix('.pid'))\n"
+        "time.sleep(60)\n",
+        "utf-8",
+    )
+    command = [sys.executable, "-c", PROGRAM, f"{slow}:make"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = Path("/proc") / process.stdout.readline().strip()
+        assert child.exists() and child.name.isdigit()
+        process.send_signal(number)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + number and "Traceback" not in errors
+    deadline = time.monotonic() + 10
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not child.exists()
