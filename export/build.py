@@ -98,7 +98,7 @@ def build(
     check_options(options)
     check_place(folder, force=options.force)
     at = _Build(model=model_of(source, options), options=options, steps=Steps(cache, tell))
-    batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed)
+    batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed, margins=True)
     with _under_way(at, source, batches[0]) as under_way:
         calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
         raw = _exported(at, batches[0], under_way)
@@ -169,12 +169,14 @@ def model_of(source: str, options: BuildOptions) -> StagedModel:
     return model if options.tokens is None else with_fixed_text(model, options.tokens)
 
 
-def _drawn(at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: int) -> tuple[Batch, ...]:
+def _drawn(
+    at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: int, *, margins: bool
+) -> tuple[Batch, ...]:
     def work() -> bytes:
-        batches = reference_batches(at.model, texts, samples=samples, seed=seed)
+        batches = reference_batches(at.model, texts, samples=samples, seed=seed, margins=margins)
         return bytes_from_batches(batches)
 
-    depends = [at.model.digest, texts, samples, seed, at.options.tokens]
+    depends = [at.model.digest, texts, samples, seed, at.options.tokens, margins]
     return batches_from_bytes(at.steps.run(name, depends, work))
 
 
@@ -306,7 +308,7 @@ def _calibration(at: _Build) -> tuple[Batch, ...]:
         depends = [at.model.digest, texts, count, seed, options.tokens]
         chosen = json.loads(at.steps.run("choose prompts to calibrate on", depends, work))
         texts = tuple(texts[index] for index in chosen)
-    return _drawn(at, "draw to calibrate", texts, len(texts), seed)
+    return _drawn(at, "draw to calibrate", texts, len(texts), seed, margins=False)
 
 
 def _origin(at: _Build, batches: Sequence[Batch], exported: Mapping[str, bytes]) -> Origin:

@@ -38,7 +38,7 @@ def chosen_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, se
     rows = []
     for start in range(0, len(prompts), CHUNK_PROMPTS):
         part = prompts[start : start + CHUNK_PROMPTS]
-        for batch in reference_batches(model, part, samples=len(part), seed=seed + start):
+        for batch in reference_batches(model, part, samples=len(part), seed=seed + start, margins=False):
             for index in range(len(batch.prompts)):
                 alone = {name: value[index : index + 1] for name, value in batch.tensors.items()}
                 rows.append(rows_visited(specs, model.tables, alone))

@@ -63,6 +63,14 @@ def test_rows_visited_and_never_visited_add_up_in_the_notes(tiny_model: StagedMo
         assert sum(span[-1] - span[0] + 1 for span in spans) == table["rows"] - table["visited"]
 
 
+def test_drawings_without_margins_are_the_same(tiny_model: StagedModel) -> None:
+    (told,) = reference_batches(tiny_model, OFFERED, samples=2, seed=0)
+    (plain,) = reference_batches(tiny_model, OFFERED, samples=2, seed=0, margins=False)
+    assert told.margins and not plain.margins
+    assert told.tensors.keys() == plain.tensors.keys()
+    assert all((told.tensors[name] == value).all() for name, value in plain.tensors.items())
+
+
 def test_a_model_that_names_no_codebooks_is_warned_of(tiny_model: StagedModel) -> None:
     batches = reference_batches(tiny_model, OFFERED, samples=2, seed=0)
     found = notes_of_calibration(replace(tiny_model, tables={}), batches, 2, "auto")
