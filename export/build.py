@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from textual_vision.export.budget import parse_budget
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import compared
 from textual_vision.export.contents import bundle_contents
+from textual_vision.export.exports import exports_begun
 from textual_vision.export.garbage import collected_lately
 from textual_vision.export.measure import usable_backends
 from textual_vision.export.merge import merged_from_stages
@@ -38,10 +38,10 @@ from textual_vision.export.results_json import bytes_from_results, rewrites_from
 from textual_vision.export.rewrites import Ground, check_rewrites, rewritten
 from textual_vision.export.samples import Batch, batches_from_bytes, bytes_from_batches, reference_batches
 from textual_vision.export.sessions import OpenedSessions
-from textual_vision.export.stages import MERGED, StagedModel, arranged_stage, load_model, with_fixed_text
+from textual_vision.export.stages import MERGED, StagedModel, model_of
 from textual_vision.export.steps import Steps, Tell, packed, unpacked, versions
-from textual_vision.export.to_onnx import ExportOptions, check_opset, onnx_from_stage
-from textual_vision.export.to_onnx_beside import ExportTask, is_worthwhile, started
+from textual_vision.export.to_onnx import check_opset
+from textual_vision.export.to_onnx_beside import ExportTask
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 from textual_vision.runtime.noise import RECIPE
@@ -97,11 +97,14 @@ def build(
     """
     check_options(options)
     check_place(folder, force=options.force)
-    at = _Build(model=model_of(source, options), options=options, steps=Steps(cache, tell))
+    at = _Build(model=model_of(source, options.tokens), options=options, steps=Steps(cache, tell))
     batches = _drawn(at, "draw the reference", options.prompts, options.samples, options.seed, margins=True)
-    with _under_way(at, source, batches[0]) as under_way:
+    how = ExportTask(
+        source=source, opset=options.opset, tokens=options.tokens, arranged=ARRANGE not in options.no_rewrite
+    )
+    with exports_begun(at.model, how, at.steps, batches[0]) as exported:
         calibration = _calibration(at) if set(options.precisions) - {"fp32"} else ()
-        raw = _exported(at, batches[0], under_way)
+        raw = exported()
     floats, rewrites = _float_graphs(at, raw, batches[0])
     made = {name: _precision(at, name, floats, calibration) for name in options.precisions}
     opened = OpenedSessions()
@@ -163,12 +166,6 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
 
 
-def model_of(source: str, options: BuildOptions) -> StagedModel:
-    """The model at `source`, for prompts as long as the options say; see `load_model`, `with_fixed_text`."""
-    model = load_model(source)
-    return model if options.tokens is None else with_fixed_text(model, options.tokens)
-
-
 def _drawn(
     at: _Build, name: str, texts: tuple[str, ...], samples: int, seed: int, *, margins: bool
 ) -> tuple[Batch, ...]:
@@ -178,53 +175,6 @@ def _drawn(
 
     depends = [at.model.digest, texts, samples, seed, at.options.tokens, margins]
     return batches_from_bytes(at.steps.run(name, depends, work))
-
-
-@contextlib.contextmanager
-def _under_way(at: _Build, source: str, example: Batch) -> Iterator[Mapping[str, Callable[[], bytes]]]:
-    """Begins to export stages that take long; by name what waits for their graphs."""
-    options = at.options
-    with contextlib.ExitStack() as stack:
-        found = {}
-        for stage in at.model.stages:
-            if is_worthwhile(stage) and not at.steps.has(*_export_step(at, stage.name)):
-                task = ExportTask(
-                    source=source,
-                    stage=stage.name,
-                    opset=options.opset,
-                    tokens=options.tokens,
-                    no_rewrite=options.no_rewrite,
-                )
-                found[stage.name] = stack.enter_context(started(task, example))
-        yield found
-
-
-def _exported(at: _Build, example: Batch, under_way: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
-    """By stage the exported graphs; what is under way comes last, its time is what is still waited for."""
-    raw = {}
-    for stage in sorted(at.model.stages, key=lambda one: one.name in under_way):
-        here = partial(exported_stage, at.model, stage.name, at.options, example)
-        raw[stage.name] = at.steps.run(*_export_step(at, stage.name), under_way.get(stage.name, here))
-    return {stage.name: raw[stage.name] for stage in at.model.stages}
-
-
-def _export_step(at: _Build, stage: str) -> tuple[str, object]:
-    """The step's name and what it depends on."""
-    options = at.options
-    return f"export {stage}", [at.model.digest, stage, options.opset, options.tokens, _is_arranged(options)]
-
-
-def exported_stage(model: StagedModel, name: str, options: BuildOptions, example: Batch) -> bytes:
-    """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
-    wanted = ExportOptions(opset=options.opset, tokens=options.tokens, max_tokens=model.text.max_tokens)
-    stage = model.stage(name)
-    stage = arranged_stage(stage) if _is_arranged(options) else stage
-    data: bytes = onnx_from_stage(stage, example.tensors, wanted).SerializeToString()
-    return data
-
-
-def _is_arranged(options: BuildOptions) -> bool:
-    return ARRANGE not in options.no_rewrite
 
 
 def _float_graphs(

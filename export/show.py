@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textual_vision.export.build import BuildOptions, check_options, model_of, plan
+from textual_vision.export.build import BuildOptions, check_options, plan
 from textual_vision.export.doctor import Finding
 from textual_vision.export.engine_bundle import EngineResult
 from textual_vision.export.engine_cli import EngineJob
@@ -31,7 +31,7 @@ from textual_vision.export.results import (
     StageParity,
     StepTiming,
 )
-from textual_vision.export.stages import MERGED, TOKENS
+from textual_vision.export.stages import MERGED, TOKENS, model_of
 from textual_vision.export.steps import Tell
 from textual_vision.export.verify import Verification
 from textual_vision.runtime.manifest import TextSpec
@@ -66,7 +66,7 @@ def show_plan(
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
     check_options(options)
-    model = model_of(checkpoint, options)
+    model = model_of(checkpoint, options.tokens)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:

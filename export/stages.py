@@ -103,6 +103,12 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
 
 
+def model_of(source: str, tokens: int | None) -> StagedModel:
+    """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
+    model = load_model(source)
+    return model if tokens is None else with_fixed_text(model, tokens)
+
+
 def load_model(source: str) -> StagedModel:
     """A shipped checkpoint by name, a checkpoint's folder, or `FILE.py:FUNCTION` that gives a StagedModel.
 

@@ -12,19 +12,23 @@ from pathlib import Path
 import pytest
 
 from textual_vision.export import to_onnx_beside
-from textual_vision.export.build import BuildOptions, exported_stage, model_of
 from textual_vision.export.samples import Batch, reference_batches
-from textual_vision.export.stages import StagedModel
-from textual_vision.export.to_onnx_beside import FEWEST_BLOCKS, ExportTask, is_worthwhile, started
+from textual_vision.export.stages import StagedModel, load_model
+from textual_vision.export.to_onnx_beside import (
+    FEWEST_BLOCKS,
+    ExportTask,
+    exported_stage,
+    is_worthwhile,
+    started,
+)
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
-OPTIONS = BuildOptions(opset=18)
-TASK = ExportTask(source="", stage="latent", opset=18, tokens=None, no_rewrite=())
+TASK = ExportTask(source="", opset=18, tokens=None, arranged=True)
 
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path) -> StagedModel:
-    return model_of(str(checkpoint), OPTIONS)
+    return load_model(str(checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +40,18 @@ def test_the_graph_is_the_one_that_this_process_would_export(
     checkpoint: Path, model: StagedModel, example: Batch
 ) -> None:
     task = dataclasses.replace(TASK, source=str(checkpoint))
-    with started(task, example) as graph:
-        assert graph() == exported_stage(model, "latent", OPTIONS, example)
+    with started(task, "latent", example) as graph:
+        assert graph() == exported_stage(model, task, "latent", example)
 
 
 def test_what_a_user_can_do_something_about_is_raised_here(
     tmp_path: Path, checkpoint: Path, example: Batch
 ) -> None:
     missing = dataclasses.replace(TASK, source=f"{tmp_path / 'mine.py'}:make")
-    with started(missing, example) as graph, pytest.raises(UsageError, match=r"no file .*mine\.py") as error:
+    with (
+        started(missing, "latent", example) as graph,
+        pytest.raises(UsageError, match=r"no file .*mine\.py") as error,
+    ):
         graph()
     assert "custom-models" in error.value.hint
 
@@ -54,7 +61,7 @@ def test_a_process_that_fails_says_how(tmp_path: Path, example: Batch) -> None:
     broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
     task = dataclasses.replace(TASK, source=f"{broken}:make")
     with (
-        started(task, example) as graph,
+        started(task, "latent", example) as graph,
         pytest.raises(TextualVisionError, match="exported latent failed: RuntimeError: out of order"),
     ):
         graph()
@@ -80,8 +87,8 @@ import click
 @click.command()
 @click.argument("source")
 def command(source):
-    task = ExportTask(source=source, stage="latent", opset=18, tokens=None, no_rewrite=())
-    with started(task, Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed=False)):
+    task = ExportTask(source=source, opset=18, tokens=None, arranged=True)
+    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed=False)):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():
             time.sleep(0.01)
