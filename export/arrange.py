@@ -20,6 +20,7 @@ from textual_vision.export.arrange_recall import Recall
 from textual_vision.export.arrange_steps import Step, steps_of
 from textual_vision.export.arrange_words import ArrangedBlock, Words, WordsFirst, first_half, linear
 from textual_vision.training.attention import GridBlock
+from textual_vision.training.drafts import hold_of
 from textual_vision.training.latent import LatentNetwork
 from textual_vision.training.model import LatentStage
 
@@ -62,9 +63,10 @@ class ArrangedLatent(nn.Module):
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
         """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
-        codes, near = self.recall(text, attention_mask, noise)
+        codes, near, composed = self.recall(text, attention_mask, noise)
         rows = F.embedding(codes, self.rows)
-        told = self.head.told(rows.index_select(2, self.order), noise).by_turn(self.sizes)
+        hold = hold_of(composed, self.config)
+        told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
         sketch = self.sketch(rows, near).index_select(1, self.placed)
         guided = self.config.guidance != 1
         if guided:  # see `LatentNetwork.setting`
@@ -101,7 +103,13 @@ class ArrangedLatent(nn.Module):
                 own.append(memory)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
             for turn in range(len(step.turns)):
-                codes, fresh = self.head(states, step.around(turn, known), told[len(found)], copies)
+                codes, fresh = self.head(
+                    states,
+                    step.around(turn, known),
+                    told[len(found)],
+                    copies,
+                    guided=self.config.is_guided(number),
+                )
                 found.append(codes)
                 known = torch.cat([known, fresh.squeeze(2)], 1)
             if number + 1 < len(self.steps):

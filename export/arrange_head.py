@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from textual_vision.export.arrange_words import linear
 from textual_vision.training.attention import CellHead
+from textual_vision.training.drafts import Hold
 from textual_vision.training.latent import LatentNetwork
 from textual_vision.training.lattice import AROUND
 
@@ -25,15 +26,16 @@ class Told:
     """What the head knows of cells (in `order`, or of a turn) before anything is chosen."""
 
     near: Tensor  # (B, n, 1, H): besides the patch's state and what is around
-    added: Tensor  # (B, n, 1, D + K + 1): to what it gives, its biases and the noise's part
-    drafts: Tensor  # (B, n, K, D): rows of the drafts' codes
+    added: Tensor  # (B, n, 1, D + K + 1): to what it gives, its biases, the noise's part, the nearest's lead
+    drafts: Tensor  # (B, n, K, D): rows of the drafts' codes, as they are followed
     turned: Tensor  # (B, n, D, K)
+    guidance: Tensor  # (B or 1, 1, 1, 1)
 
     def by_turn(self, sizes: Sequence[int]) -> list[Told]:
         """Cut into turns of so many cells."""
         parts = [x.split(list(sizes), 1) for x in (self.near, self.added, self.drafts, self.turned)]
         return [
-            Told(near=near, added=added, drafts=drafts, turned=turned)
+            Told(near=near, added=added, drafts=drafts, turned=turned, guidance=self.guidance)
             for near, added, drafts, turned in zip(*parts, strict=True)
         ]
 
@@ -76,13 +78,11 @@ class ArrangedHead(nn.Module):
         follow = head.follow
         assert follow is not None
         drafts = follow.draft.out_features
-        self.guidance, self.sizes = network.config.guidance, [width, drafts, 1]
+        self.sizes = [width, drafts, 1]
         self.mix, self.norm = head.mix, head.norm
         layers = (head.latent, follow.draft, follow.strength)
-        factors = (1.0, 1.0, network.config.follow)  # see `Follow`
-        biases = torch.cat([factor * layer.bias for factor, layer in zip(factors, layers, strict=True)])
-        biases[width] += network.config.lead
-        self.out = linear(torch.cat([f * layer.weight for f, layer in zip(factors, layers, strict=True)]))
+        biases = torch.cat([layer.bias for layer in layers])
+        self.out = linear(torch.cat([layer.weight for layer in layers]))
         self.before = linear(head.near.weight[:, first : first + drafts * width])
         self.cells = nn.Parameter(head.cell[network.cell].detach())
         self.register_buffer("rows", rows)
@@ -94,18 +94,32 @@ class ArrangedHead(nn.Module):
         mixing = F.pad(network.mixing, (0, drafts + 1))
         self.chances = linear(mixing.T, biases)
 
-    def told(self, drafts: Tensor, noise: Tensor) -> Told:
-        """Rows of the drafts' codes, (B, K, N, D) in `order`, and noise (B, Z)."""
+    def told(self, drafts: Tensor, noise: Tensor, hold: Hold | None) -> Told:
+        """Rows of the drafts' codes, (B, K, N, D) in `order`, noise (B, Z), and a drawing's hold."""
         by_cell = drafts.transpose(1, 2)
+        near = self.before(by_cell.flatten(2)) + self.cells
+        added = self.chances(noise.unsqueeze(1) * self.signs)
+        guidance = drafts.new_ones(1, 1, 1, 1)
+        if hold is not None:
+            width, count, _ = self.sizes
+            added = added + F.pad(hold.lead.squeeze(3), (width, count))
+            by_cell, guidance = by_cell * hold.follow, hold.guidance
         return Told(
-            near=(self.before(by_cell.flatten(2)) + self.cells).unsqueeze(2),
-            added=self.chances(noise.unsqueeze(1) * self.signs).unsqueeze(2),
+            near=near.unsqueeze(2),
+            added=added.unsqueeze(2),
             drafts=by_cell,
             turned=drafts.permute(0, 2, 3, 1),
+            guidance=guidance,
         )
 
     def forward(
-        self, states: Tensor, around: tuple[Tensor, Tensor] | None, told: Told, copies: int
+        self,
+        states: Tensor,
+        around: tuple[Tensor, Tensor] | None,
+        told: Told,
+        copies: int,
+        *,
+        guided: bool,
     ) -> tuple[Tensor, Tensor]:
         """States (copies * B, n, 1, H), what `Around` gives -> codes int64 (B, n, 1), and what is known of
         them, (B, n, 1, D + K)."""
@@ -118,7 +132,7 @@ class ArrangedHead(nn.Module):
         raw = latent + (score.softmax(3) * strength) @ copied(told.drafts, copies)
         if copies == 2:
             meant, speechless = raw.unflatten(0, (2, -1)).unbind()
-            raw = speechless + self.guidance * (meant - speechless)
+            raw = speechless + told.guidance * (meant - speechless) if guided else meant
         codes = (raw @ self.rows.T).argmax(3)
         row = F.embedding(codes, self.rows)
         return codes, torch.cat([row, row @ told.turned], 3)

@@ -24,6 +24,7 @@ class Recall(nn.Module):
         self.register_buffer("covered", torch.tensor(covered)[:, None])
         self.register_buffer("keys", memory.keys)
         self.register_buffer("codes", memory.codes)
+        self.register_buffer("composed", memory.composed)
         self.register_buffer("behind", memory.behind)
         self.register_buffer("directions", memory.directions)
         self.register_buffer("offset", memory.offset)
@@ -31,13 +32,14 @@ class Recall(nn.Module):
 
     keys: Tensor
     codes: Tensor
+    composed: Tensor
     covered: Tensor
     behind: Tensor
     directions: Tensor
     offset: Tensor
     wandering: Tensor
 
-    def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `Memory.forward` without a lesson."""
         query = F.linear(sentence_from_text(text, attention_mask), self.directions, self.offset)
         query = _unit(_unit(query) + noise @ self.wandering)
@@ -56,7 +58,8 @@ class Recall(nn.Module):
                 which.append(found)
         found = torch.cat(which, 1)
         codes = self.codes.index_select(0, found.flatten()).long().unflatten(0, found.shape)
-        return codes, torch.cat(nearest, 1)
+        composed = self.composed.index_select(0, found[:, 0]).float()
+        return codes, torch.cat(nearest, 1), composed
 
     def _scores(self, queries: Tensor) -> Tensor:
         """Queries (..., Q) -> how near each entry is, (..., M)."""

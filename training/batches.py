@@ -39,6 +39,9 @@ class PictureSource(Protocol):
 
     def weight(self, index: int) -> int: ...
 
+    def composed(self, index: int) -> bool:
+        """Whether it shows several things that the caption names, and not one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

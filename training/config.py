@@ -66,17 +66,24 @@ class LatentConfig:
     memory_key: int = 64  # numbers that a caption is looked up by
     drafts: int = 8  # pictures that are found for a drawing
     wander: float = 0.3  # how far the seed moves what is looked for, which has length 1
-    # How much more than it learned to a drawing takes from the drafts (1: as learned), and the head start of
-    # the nearest of them, in nats. What several drafts have in different places, each place by itself finds
-    # unlikely; so it is missing, unless a drawing holds on to one of them.
+    # Where the nearest caption is of one thing, a drawing holds on to the drafts: it takes so much more of
+    # them than it learned to (1: as learned), and the nearest has a head start, in nats. For what several
+    # have in different places, each place by itself finds unlikely.
     follow: float = 1.0
     lead: float = 0.0
-    # In its first steps, which decide what is seen, a drawing follows its words more than it would (Ho &
-    # Salimans 2022, classifier-free guidance: 1 is as learned), and its noise chooses among what they leave
-    # open (0: the likeliest). Later ones fill in; they cost most, and guiding costs as much again.
+    # Where it is of several, the drawing combines what drafts show each a part of, and takes so much of them:
+    # the less, the more it goes by the words. In its first steps, which decide what is seen, it then follows
+    # its words more than it would (Ho & Salimans 2022, classifier-free guidance: 1 is as learned). Without
+    # drafts it always does. In the same steps its noise chooses among what the words leave open (0: the
+    # likeliest). Later ones fill in; they cost most, and guiding costs as much again.
+    follow_combining: float = 1.0
     open_steps: int = 6
     guidance: float = 2.5
     temperature: float = 0.2
+
+    def is_guided(self, step: int) -> bool:
+        """Not the first step of several, which chooses a corner: led away from white, specks begin there."""
+        return self.guidance != 1 and min(1, self.steps - 1) <= step < self.open_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +265,9 @@ def _sizes(model: ModelConfig) -> Rules:
             f"model.latent.memory_key {latent.memory_key} is not from 1 to model.text.width {text.width}",
         ),
         (
-            latent.follow >= 0 and latent.lead >= 0,
-            f"model.latent.follow {latent.follow} and model.latent.lead {latent.lead} are at least 0",
+            min(latent.follow, latent.follow_combining, latent.lead) >= 0,
+            f"model.latent.follow {latent.follow}, model.latent.follow_combining {latent.follow_combining} "
+            f"and model.latent.lead {latent.lead} are at least 0",
         ),
         (
             model.codebook.codes <= MOST_CODES or latent.memory == 0,

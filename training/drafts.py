@@ -7,16 +7,30 @@ tell.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.training.config import LatentConfig, ModelConfig
 
 SKETCH_WIDTH = 64
 FIRST_SHARPNESS = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """Whether a drawing holds on to its drafts or combines them; see `LatentConfig.follow`."""
+
+    follow: Tensor  # (B, ...): how much more than learned is taken from them
+    lead: Tensor  # (B, ...): head start of the nearest, in nats
+    guidance: Tensor  # (B, ...)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Hold:
+        """All three changed."""
+        return Hold(follow=change(self.follow), lead=change(self.lead), guidance=change(self.guidance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +39,7 @@ class Drafts:
 
     rows: Tensor  # (B, N, K, D): of their codes, in `order`
     sketch: Tensor  # (B, P, W): what each patch is told of them
+    hold: Hold | None  # (B, 1, 1, 1) each; None: as learned
 
 
 class Sketch(nn.Module):
@@ -58,8 +73,7 @@ class Seen:
     rows: Tensor  # (..., K, D)
     around: Tensor  # (..., K): mean cosines
     all: Tensor  # (..., K)
-    follow: float = 1.0  # how much more than learned is taken from them
-    lead: float = 0.0  # of the nearest, in nats
+    hold: Hold | None = None  # (..., 1) each
 
 
 class Follow(nn.Module):
@@ -76,12 +90,25 @@ class Follow(nn.Module):
     def forward(self, x: Tensor, seen: Seen) -> Tensor:
         """States (..., H) -> (..., D)."""
         score = self.draft(x) + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
-        if seen.lead > 0:
-            score = score + F.pad(score.new_full((1,), seen.lead), (0, score.shape[-1] - 1))
-        strength = self.strength(x) if seen.follow == 1 else seen.follow * self.strength(x)
+        strength = self.strength(x)
+        if seen.hold is not None:
+            score = score + F.pad(seen.hold.lead, (0, score.shape[-1] - 1))
+            strength = seen.hold.follow * strength
         share = torch.softmax(score, -1) * strength
         followed: Tensor = (share.unsqueeze(-1) * seen.rows).sum(-2)
         return followed
+
+
+def hold_of(composed: Tensor, config: LatentConfig) -> Hold | None:
+    """By whether the nearest draft shows several things, (B,): (B, 1, 1, 1) each; None: all as learned."""
+    if config.follow == config.follow_combining == config.guidance == 1 and config.lead == 0:
+        return None
+    combining = composed[:, None, None, None]
+    return Hold(
+        follow=config.follow + (config.follow_combining - config.follow) * combining,
+        lead=config.lead - config.lead * combining,
+        guidance=1 + (config.guidance - 1) * combining,
+    )
 
 
 def known_of(rows: Tensor, drafts: Tensor | None) -> Tensor:

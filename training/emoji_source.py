@@ -14,6 +14,9 @@ from textual_vision.training.corpus import Corpus
 WEIGHT_FROM_KIND: Mapping[str, int] = {"emoji": 1, "wearing": 2, "scene": 1}
 
 
+SINGLE = "emoji"
+
+
 class EmojiSource:
     """Pictures of some splits of a corpus at `size` pixels; see `batches.PictureSource`."""
 
@@ -49,6 +52,10 @@ class EmojiSource:
     def style(self, index: int) -> str:
         """The art style's words."""
         return self.records[index][1].style
+
+    def composed(self, index: int) -> bool:
+        """All but single emoji."""
+        return self.records[index][1].kind != SINGLE
 
     def weight(self, index: int) -> int:
         """By the kind of picture."""

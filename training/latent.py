@@ -31,7 +31,7 @@ from textual_vision.training.attention import MASKED_SCORE, CellHead, GridBlock,
 from textual_vision.training.blocks import Condition
 from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.drafts import Drafts, Seen, Sketch, beside, known_of, seen_of
+from textual_vision.training.drafts import Drafts, Hold, Seen, Sketch, beside, hold_of, known_of, seen_of
 from textual_vision.training.lattice import AROUND, cells_of, lattice_of
 from textual_vision.training.memory import Lesson, Memory
 from textual_vision.training.noise_signs import hashed_signs
@@ -47,6 +47,7 @@ class Context:
     words: list[Tensor]  # their memory, for each block
     bias: Tensor  # (B, 1, 1, T)
     drafts: Tensor | None  # (B, N, K, D): rows of their codes in `order`, the same for all copies
+    hold: Hold | None  # (B, 1, 1, 1) each, likewise
     copies: int = 1  # of each drawing
 
     def drafts_at(self, first: int, last: int) -> Tensor | None:
@@ -170,11 +171,12 @@ class LatentNetwork(nn.Module):
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the memory has for a drawing."""
         if self.memory is None or self.sketch is None:
             return None
-        codes, near = self.memory(text, attention_mask, noise, lesson)
+        codes, near, composed = self.memory(text, attention_mask, noise, lesson)
         rows = F.embedding(codes, book.rows)
         return Drafts(
             rows=rows.index_select(2, self.order).transpose(1, 2),
             sketch=self.sketch(rows, near).index_select(1, self.placed),
+            hold=hold_of(composed, self.config),
         )
 
     def context(
@@ -197,6 +199,7 @@ class LatentNetwork(nn.Module):
             words=[block.remember_words(text) for block in self._blocks()],
             bias=score_bias(attention_mask),
             drafts=None if drafts is None else drafts.rows,
+            hold=None if drafts is None else drafts.hold,
             copies=copies,
         )
 
@@ -290,8 +293,7 @@ class LatentNetwork(nn.Module):
                 rows=by_patch(seen.rows),
                 around=by_patch(seen.around),
                 all=by_patch(seen.all),
-                follow=self.config.follow,
-                lead=self.config.lead,
+                hold=None if context.hold is None else context.hold.each(context.each),
             )
         cells = slice(number * count, (number + 1) * count)
         raw: Tensor = self.head(states.unsqueeze(2), near, cells, seen).flatten(1, 2)
@@ -301,9 +303,13 @@ class LatentNetwork(nn.Module):
         """Raw latents as a drawing takes them: in the open steps guided, and moved by its noise."""
         if context.copies == 2:
             told, speechless = raw.unflatten(0, (2, -1)).unbind()
-            # Learned from (`plan_through`) is only what the words say.
-            speechless = speechless.detach()
-            raw = speechless + self.config.guidance * (told - speechless)
+            raw = told
+            if self.config.is_guided(step):
+                # Learned from (`plan_through`) is only what the words say.
+                speechless = speechless.detach()
+                hold = context.hold
+                guidance = self.config.guidance if hold is None else hold.guidance.flatten(1, 2)
+                raw = speechless + guidance * (told - speechless)
         if step < self.config.open_steps:
             raw = raw + self.config.temperature * setting.chances[:, turn]
         return raw

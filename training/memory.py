@@ -53,6 +53,7 @@ class Memory(nn.Module):
 
     keys: Tensor
     codes: Tensor
+    composed: Tensor
     directions: Tensor
     offset: Tensor
     behind: Tensor
@@ -68,6 +69,7 @@ class Memory(nn.Module):
         codes = torch.randint(0, model.codebook.codes, (entries, latent.grid**2))
         # Half precision holds whole numbers up to 2,048; TensorRT reads no integers of 16 bits.
         self.register_buffer("codes", codes.half())
+        self.register_buffer("composed", torch.randint(0, 2, (entries,)).half())
         self.register_buffer("directions", torch.randn(key, model.text.width) / model.text.width**0.5)
         self.register_buffer("offset", torch.zeros(key))
         self.register_buffer("behind", BEHIND * torch.arange(entries), persistent=False)
@@ -76,9 +78,10 @@ class Memory(nn.Module):
 
     def forward(
         self, text: Tensor, attention_mask: Tensor, noise: Tensor, lesson: Lesson | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes of the nearest pictures, row by row,
-        int64 (B, K, N), and how near they are, a cosine, (B, K).
+        int64 (B, K, N), how near they are, a cosine, (B, K), and whether the nearest shows several things
+        that its caption names, 1 or 0, (B,).
 
         After the nearest come those nearest to what it leaves of the query (Mallat & Zhang 1993, matching
         pursuit), so that several may show together what none shows alone. The noise moves the query by a
@@ -99,7 +102,8 @@ class Memory(nn.Module):
             taken = taken.logical_or(scores >= nearer[:, -1:])
             near, found = torch.cat([near, nearer], 1), torch.cat([found, which], 1)
         codes = self.codes.index_select(0, found.flatten()).long().unflatten(0, found.shape)
-        return (codes if lesson is None else lesson.planted(codes)), near
+        composed = self.composed.index_select(0, found[:, 0]).float()
+        return (codes if lesson is None else lesson.planted(codes)), near, composed
 
     def _scores(self, query: Tensor, lesson: Lesson | None) -> Tensor:
         """Queries (B, Q) -> how near each entry is that may be looked at, (B, M)."""
@@ -107,9 +111,9 @@ class Memory(nn.Module):
         return scores if lesson is None else scores - lesson.hidden * NEVER
 
     @torch.no_grad()
-    def fill(self, styled: Tensor, bare: Tensor, codes: Tensor) -> None:
-        """Sentences of captions with and without their style (M, C) and codes (M, N) of as many pictures as
-        there are entries, or fewer.
+    def fill(self, styled: Tensor, bare: Tensor, codes: Tensor, composed: Tensor) -> None:
+        """Sentences of captions with and without their style (M, C), codes (M, N), and whether they show
+        several things (M,), of as many pictures as there are entries, or fewer.
 
         Keys are whitened sentences: directions that all captions share would hide those that few have. Each
         is halfway between that of the caption with its style and without, for a prompt may name none.
@@ -123,6 +127,8 @@ class Memory(nn.Module):
         self.keys[:count] = F.normalize(keys[0] + keys[1], dim=1)
         self.codes.zero_()
         self.codes[:count] = codes.to(self.codes.dtype)
+        self.composed.zero_()
+        self.composed[:count] = composed.to(self.composed.dtype)
 
     def like(self, entries: Tensor) -> Tensor:
         """Cosines of the keys of `entries` (B,) with all, (B, M)."""

@@ -216,7 +216,7 @@ class LatentPhase(_SingleObjective):
     @torch.no_grad()
     def _fill(self, memory: Memory) -> None:
         # Every process fills it from the same pictures.
-        styled, bare, codes = [], [], []
+        styled, bare, codes, composed = [], [], [], []
         kept = entries_of(len(self.batches.source), len(memory.keys))
         for indices in kept.split(FILLED_AT_ONCE):
             taken = self.batches.plainest(indices.tolist(), style=True)
@@ -225,7 +225,8 @@ class LatentPhase(_SingleObjective):
             bare.append(self._sentences(self.batches.plainest(indices.tolist(), style=False)))
             latents = self.model.image_encoder(taken.pictures.to(device))
             codes.append(self.model.codebook.nearest(latents).flatten(1))
-        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes))
+            composed += [self.batches.source.composed(index) for index in indices.tolist()]
+        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(composed))
 
     def _sentences(self, batch: Batch) -> Tensor:
         mask = batch.attention_mask.to(self.accelerator.device)

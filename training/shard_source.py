@@ -77,6 +77,10 @@ class ShardPictures:
         """None is told."""
         return ""
 
+    def composed(self, index: int) -> bool:
+        """Nothing is known: a sentence mostly names several things."""
+        return True
+
     def weight(self, index: int) -> int:
         """All weigh the same."""
         return 1

@@ -47,7 +47,9 @@ def codes_of(module: nn.Module) -> Tensor:
         {"steps": 1, "halved": 0, "open_steps": 1},
         {"patch": 1, "steps": 5, "guidance": 1.0},
         {"drafts": 1},
-        {"follow": 2.0, "lead": 1.5},
+        {"follow": 2.0, "follow_combining": 0.5, "lead": 1.5},
+        {"follow": 3.0, "follow_combining": 0.0, "guidance": 1.0},
+        {"follow": 3.0, "drafts": 1},
         {"drafts": 2, "guidance": 1.0},
         {"drafts": 8, "blocks": 3, "temperature": 1.0},
     ],
@@ -89,10 +91,11 @@ def test_the_memory_finds_the_same_pictures_by_one_look_less(latent_stage: MakeS
     memory = latent_stage(drafts=5).latent.memory
     assert memory is not None
     with torch.no_grad():
-        codes, near = memory(*prompts())
-        found, how_near = Recall(memory)(*prompts())
+        codes, near, composed = memory(*prompts())
+        found, how_near, combine = Recall(memory)(*prompts())
     assert torch.equal(found, codes)
     torch.testing.assert_close(how_near, near)
+    assert torch.equal(combine, composed)
 
 
 def test_neighbours_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:

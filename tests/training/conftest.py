@@ -153,6 +153,9 @@ class Shapes:
     def style(self, index: int) -> str:
         return "flat" if index % 3 else "bold"
 
+    def composed(self, index: int) -> bool:
+        return index % 4 == 0
+
     def weight(self, index: int) -> int:
         return 1 + index % 2
 

@@ -73,6 +73,7 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"latent\.grid 16 is not made of patches of 3 x 3": {"model": {"latent": {"patch": 3}}},
     r"memory_key 300 is not from 1 to model\.text\.width 256": {"model": {"latent": {"memory_key": 300}}},
     r"drafts 9 is not from 1 to model\.latent\.memory 5": {"model": {"latent": {"memory": 5, "drafts": 9}}},
+    r"latent\.lead -1\.0 are at least 0": {"model": {"latent": {"lead": -1.0}}},
     r"codebook\.codes 4096 is more than the 2048 that": {"model": {"codebook": {"codes": 4096}}},
     r"latent\.steps is 0": {"model": {"latent": {"steps": 0, "halved": 0}}},
     r"latent\.halved is 2: .* model\.latent\.steps 4": {"model": {"latent": {"steps": 4}}},

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textual_vision.training.batches import StepRandom
 from textual_vision.training.config import ModelConfig, TrainConfig
-from textual_vision.training.drafts import Follow, Seen, Sketch, known_of
+from textual_vision.training.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
 from textual_vision.training.memory import Lesson, Memory, entries_of
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import ALIKE, LatentObjective
@@ -38,7 +38,7 @@ def codes() -> Tensor:
 
 def filled(config: ModelConfig, sentences: Tensor, codes: Tensor) -> Memory:
     memory = Memory(config)
-    memory.fill(sentences, sentences, codes)
+    memory.fill(sentences, sentences, codes, codes[:, 0] % 2)
     return memory
 
 
@@ -46,13 +46,17 @@ def found(
     memory: Memory, sentences: Tensor, noise: Tensor | None = None, lesson: Lesson | None = None
 ) -> tuple[Tensor, Tensor]:
     noise = torch.zeros(len(sentences), 4) if noise is None else noise
-    return memory(sentences[:, None], torch.ones(len(sentences), 1, dtype=torch.int64), noise, lesson)
+    mask = torch.ones(len(sentences), 1, dtype=torch.int64)
+    drafts, near, _ = memory(sentences[:, None], mask, noise, lesson)
+    return drafts, near
 
 
 def test_each_picture_is_found_by_its_caption(whole: ModelConfig, sentences: Tensor, codes: Tensor) -> None:
-    drafts, near = found(filled(whole, sentences, codes), sentences)
+    memory, mask = filled(whole, sentences, codes), torch.ones(COUNT, 1, dtype=torch.int64)
+    drafts, near, composed = memory(sentences[:, None], mask, torch.zeros(COUNT, 4))
     assert torch.equal(drafts[:, 0], codes)
     torch.testing.assert_close(near[:, 0], torch.ones(COUNT), atol=1e-3, rtol=0)
+    assert torch.equal(composed, codes[:, 0] % 2)
 
 
 def test_what_the_nearest_leave_unsaid_is_found_too(whole: ModelConfig, codes: Tensor) -> None:
@@ -164,14 +168,29 @@ def test_a_drawing_goes_on_with_the_draft_that_it_came_out_like() -> None:
 def test_a_drawing_can_hold_on_to_the_nearest_draft() -> None:
     follow, x, rows = Follow(6, 3), torch.randn(4, 6), torch.randn(4, 3, 8)
     equal = torch.zeros(4, 3)
+
+    def hold(more: float, lead: float) -> Hold:
+        return Hold(follow=torch.full((4, 1), more), lead=torch.full((4, 1), lead), guidance=torch.ones(4, 1))
+
     with torch.no_grad():
         follow.draft.weight.zero_()
         learned = follow(x, Seen(rows=rows, around=equal, all=equal))
-        twice = follow(x, Seen(rows=rows, around=equal, all=equal, follow=2.0))
-        held = follow(x, Seen(rows=rows, around=equal, all=equal, lead=30.0))
+        twice = follow(x, Seen(rows=rows, around=equal, all=equal, hold=hold(2.0, 0.0)))
+        held = follow(x, Seen(rows=rows, around=equal, all=equal, hold=hold(1.0, 30.0)))
         strength = follow.strength(x)
     torch.testing.assert_close(twice, 2 * learned)
     torch.testing.assert_close(held, strength * rows[:, 0])
+
+
+def test_a_drawing_combines_where_the_nearest_shows_several_things(whole: ModelConfig) -> None:
+    composed = torch.tensor([0.0, 1.0])
+    as_learned = replace(whole.latent, guidance=1.0)
+    assert hold_of(composed, as_learned) is None
+    config = replace(as_learned, follow=2.0, follow_combining=0.5, lead=3.0, guidance=1.5)
+    hold = hold_of(composed, config)
+    assert hold is not None
+    found = torch.cat([hold.follow, hold.lead, hold.guidance], 1).squeeze(3).squeeze(2)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 3.0, 1.0], [0.5, 0.0, 1.5]]))
 
 
 def test_learning_knows_nothing_of_how_a_drawing_holds_on(
@@ -186,6 +205,8 @@ def test_learning_knows_nothing_of_how_a_drawing_holds_on(
         )
         losses.append(float(loss.detach()))
         ids = torch.ones(1, 4, dtype=torch.int64)
+        assert model.latent.memory is not None
+        model.latent.memory.composed.zero_()
         with torch.no_grad():
             found.append(model.eval().draw(ids, ids, torch.zeros(1, 4)).codes)
     assert losses[0] == losses[1]

@@ -89,10 +89,17 @@ def unguided(model: TextToImageModel) -> TextToImageModel:
     return model
 
 
-def test_guidance_goes_past_what_the_words_add(model: TextToImageModel) -> None:
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 3.0), (4, 1.0)])
+def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_steps(
+    tiny_config: TrainConfig, steps: int, guidance: float
+) -> None:
+    torch.manual_seed(0)
+    latent = replace(tiny_config.model.latent, steps=steps, halved=0, open_steps=1)
+    model = unguided(TextToImageModel(replace(tiny_config.model, latent=latent)).eval())
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
-    model = unguided(model)
     network, book = model.latent, model.codebook
+    assert network.memory is not None
+    network.memory.composed.fill_(1)
     with torch.no_grad():
         told = network.plan(text, mask, noise, book).latents
         drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words say
@@ -105,11 +112,11 @@ def test_guidance_goes_past_what_the_words_add(model: TextToImageModel) -> None:
 
         network._through_steps(silent, choose, 0)
         untold = torch.cat(raw, 1)[:, network.place].unflatten(1, (8, 8))
-        model.latent.config = replace(model.latent.config, guidance=3.0)
-        guided = model.latent.plan(text, mask, noise, model.codebook).latents
-    start, end = model.latent.turns[0][0]
-    first = [x.flatten(1, 2)[:, model.latent.order[start:end]] for x in (told, untold, guided)]
-    torch.testing.assert_close(first[2], first[1] + 3 * (first[0] - first[1]))
+        network.config = replace(network.config, guidance=3.0)
+        guided = network.plan(text, mask, noise, book).latents
+    start, end = network.turns[0][0]
+    first = [x.flatten(1, 2)[:, network.order[start:end]] for x in (told, untold, guided)]
+    torch.testing.assert_close(first[2], first[1] + guidance * (first[0] - first[1]))
 
 
 def test_chances_are_standard_normal_and_look_independent(model: TextToImageModel) -> None:
