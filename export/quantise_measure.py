@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from textual_vision.export.figures import figures_of, joined, psnr
-from textual_vision.export.measure import best_milliseconds, sessions_of
+from textual_vision.export.measure import LASTING_SECONDS, best_milliseconds, sessions_of
 from textual_vision.export.parity import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures
 from textual_vision.export.samples import Array, Batch
@@ -93,7 +93,8 @@ class Measure:
 
     def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
         """Milliseconds of one drawing by each graph of the stage, measured in turns."""
-        return best_milliseconds(sessions_of(graphs, stage, self.backend), stage, self.batches[0])
+        sessions = sessions_of(graphs, stage, self.backend)
+        return best_milliseconds(sessions, stage, self.batches[0], seconds=LASTING_SECONDS)
 
     def _picture_stage(self) -> StageSpec:
         return self.stages[-1]

@@ -1,0 +1,75 @@
+"""Graphs are timed in turns, long enough for each to have had a moment without other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from textual_vision.export import measure
+from textual_vision.export.measure import ITERATIONS, WARM_UP, best_milliseconds
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.manifest import StageSpec, TensorSpec
+
+STAGE = StageSpec(
+    name="generator", inputs=(TensorSpec(name="x", dtype="float32", shape=("batch",)),), outputs=()
+)
+BATCH = Batch(
+    prompts=("a",),
+    seeds=(0,),
+    tensors={"x": np.zeros(1, np.float32), "attention_mask": np.ones((1, 1), np.int64)},
+    margins={},
+)
+
+
+class Clock:
+    """Goes on only when a session runs."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+
+class Disturbed:
+    """Takes `milliseconds`, and six more in all of the first `disturbed` runs."""
+
+    inputs, outputs, largest_batch = frozenset("x"), frozenset[str](), None
+
+    def __init__(self, clock: Clock, milliseconds: float, disturbed: int = 0) -> None:
+        self._clock, self._milliseconds, self._disturbed = clock, milliseconds, disturbed
+        self.runs = 0
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.runs += 1
+        self._clock.seconds += 1e-3 * (self._milliseconds + 6.0 * (self.runs <= self._disturbed))
+        return {}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=found.perf_counter))
+    return found
+
+
+def test_a_disturbance_longer_than_the_least_turns_hides_no_time(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
+    assert best_milliseconds(sessions, STAGE, BATCH)[1] == pytest.approx(8.0)
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
+    assert best_milliseconds(sessions, STAGE, BATCH, seconds=0.3) == pytest.approx((1.0, 2.0))
+
+
+def test_turns_last_the_seconds_for_each_session(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0)]
+    best_milliseconds(sessions, STAGE, BATCH, seconds=0.3)
+    assert [one.runs for one in sessions] == [200, 200]
+
+
+def test_slow_graphs_are_not_run_more_often(clock: Clock) -> None:
+    slow = Disturbed(clock, 400.0)
+    best_milliseconds([slow], STAGE, BATCH, seconds=0.3)
+    assert slow.runs == WARM_UP + ITERATIONS
