@@ -238,7 +238,12 @@ def _foretold(choice: Sequence[Rung], caution: float) -> Score:
 
 
 def _together(choice: Sequence[Rung], measure: Measure) -> Trial:
-    score = measure.score({rung.stage: rung.graph for rung in choice if rung.modes})
+    changed = [rung for rung in choice if rung.modes]
+    score = (
+        changed[0].score  # was measured alone
+        if len(changed) == 1
+        else measure.score({rung.stage: rung.graph for rung in changed})
+    )
     return Trial(
         label="; ".join(f"{rung.stage}: {_label(rung.modes)}" for rung in choice),
         modes={rung.stage: dict(rung.modes) for rung in choice},
