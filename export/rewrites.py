@@ -27,6 +27,9 @@ from textual_vision.runtime.manifest import StageSpec
 Change = Callable[[ir.Model], None]
 
 WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
+CHOOSING_SECONDS = (
+    0.1  # of each variant, by each backend: a graph of 1 ms in 7 turns may never be undisturbed
+)
 UPSAMPLE = "upsample"
 KEEP, CROP, WIDE = "keep", "crop", "wide"
 TARGETS = ("cpu", "tensorrt")
@@ -182,7 +185,7 @@ def _chosen(
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = _measured(changes, ground, ground.backends, sessions)
+    results = _measured(changes, ground, ground.backends, sessions, seconds=CHOOSING_SECONDS)
     if ground.target == "cpu":
         best, reason = _fastest(results), "not the fastest here"
     else:
@@ -206,7 +209,12 @@ def _fastest(results: Sequence[RewriteResult]) -> str:
 
 
 def _measured(
-    changes: Sequence[_Change], ground: Ground, backends: Sequence[str], opened: _Sessions
+    changes: Sequence[_Change],
+    ground: Ground,
+    backends: Sequence[str],
+    opened: _Sessions,
+    *,
+    seconds: float = 0.0,
 ) -> list[RewriteResult]:
     """What each change does to outputs, nodes and time (over the backends, the geometric mean)."""
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
@@ -214,7 +222,7 @@ def _measured(
         return []
     stage, batch = ground.stage, ground.batch
     sessions = {name: opened.of(graphs, name) for name in backends}
-    by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
+    by_backend = [best_milliseconds(sessions[name], stage, batch, seconds=seconds) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
     outputs = [session.run(inputs) for session in sessions[backends[0]]]
