@@ -6,8 +6,7 @@ alone, the same but for its most harmful layers, weights in half, and the float 
 the budget alone are timed in turns, and left out where they cost hardly less than the float graph. What
 several do together is foretold (wrong codes and squared errors add up) and then measured, the cheapest
 first: cost is bytes plus time, each as a share of the float graphs'. Cost decides between choices with int8;
-that there is int8 wherever the budget allows it was asked for, and no time, which another program may have
-disturbed, says otherwise.
+that there is int8 wherever the budget allows it was asked for, and no time says otherwise.
 """
 
 from __future__ import annotations

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from textual_vision.export import measure
-from textual_vision.export.measure import ITERATIONS, WARM_UP, best_milliseconds
+from textual_vision.export.measure import (
+    ITERATIONS,
+    LASTING_SECONDS,
+    WARM_UP,
+    best_milliseconds,
+    core_milliseconds,
+)
 from textual_vision.export.samples import Array, Batch
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
@@ -28,14 +33,17 @@ class Clock:
     """Goes on only when a session runs."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
 
     def perf_counter(self) -> float:
         return self.seconds
 
+    def process_time(self) -> float:
+        return self.cpu_seconds
+
 
 class Disturbed:
-    """Takes `milliseconds`, and six more in all of the first `disturbed` runs."""
+    """Takes `milliseconds` of a core, and waits for six more in all of the first `disturbed` runs."""
 
     inputs, outputs, largest_batch = frozenset("x"), frozenset[str](), None
 
@@ -45,6 +53,7 @@ class Disturbed:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.runs += 1
+        self._clock.cpu_seconds += 1e-3 * self._milliseconds
         self._clock.seconds += 1e-3 * (self._milliseconds + 6.0 * (self.runs <= self._disturbed))
         return {}
 
@@ -52,7 +61,7 @@ class Disturbed:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=found.perf_counter))
+    monkeypatch.setattr(measure, "time", found)
     return found
 
 
@@ -73,3 +82,11 @@ def test_slow_graphs_are_not_run_more_often(clock: Clock) -> None:
     slow = Disturbed(clock, 400.0)
     best_milliseconds([slow], STAGE, BATCH, seconds=0.3)
     assert slow.runs == WARM_UP + ITERATIONS
+
+
+def test_what_a_drawing_takes_of_a_core_is_the_same_on_a_busy_machine(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0, disturbed=1000), Disturbed(clock, 2.0)]
+    assert core_milliseconds(sessions, STAGE, BATCH) == pytest.approx((1.0, 2.0))
+    assert sum(one.runs * each for one, each in zip(sessions, (1e-3, 2e-3), strict=True)) == pytest.approx(
+        LASTING_SECONDS * 2
+    )
