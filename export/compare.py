@@ -11,6 +11,7 @@ from textual_vision.export.merge import merged_spec
 from textual_vision.export.parity import (
     BUDGETS,
     MERGED_BUDGET,
+    free_parity,
     free_running,
     parity_of,
     verdict_of,
@@ -22,7 +23,7 @@ from textual_vision.export.reference import (
     first_samples,
     reference_sessions,
 )
-from textual_vision.export.results import FREE_RUNNING, PrecisionResult, StageGraph, StageParity
+from textual_vision.export.results import PrecisionResult, StageGraph, StageParity
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.samples import Batch, bytes_from_batches
 from textual_vision.export.sessions import OpenedSessions
@@ -83,8 +84,8 @@ def _parity(
             dataclasses.replace(batch, tensors={**batch.tensors, **free_running(specs, sessions, batch)})
             for batch in batches
         ]
-        merged = parity_of([merged_spec(specs)], sessions, chained, budget=MERGED_BUDGET, backend=backend)
-        found += tuple(one for one in merged if one.mode == FREE_RUNNING)
+        merged = [merged_spec(specs)]
+        found += free_parity(merged, sessions, chained, budget=MERGED_BUDGET, backend=backend)
     return bytes_from_results(found)
 
 

@@ -123,6 +123,8 @@ def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
     Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a smaller window when the picture
     is smaller).
     """
+    if np.array_equal(first, second):
+        return 1.0
     a, b = first.astype(np.float64), second.astype(np.float64)
     mean_a, mean_b = _blur(a), _blur(b)
     variance_a, variance_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2

@@ -20,7 +20,8 @@ from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
 from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.samples import Batch
-from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.export.sessions import RememberingSession
+from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
 LARGEST_HALF = 65504.0
@@ -72,8 +73,9 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
 
 def _judged(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
     """By all batches where some find nothing wrong."""
-    parity = _parity(stage, graph, batches[:BATCHES])
-    return _parity(stage, graph, batches) if _good(parity) and len(batches) > BATCHES else parity
+    session = RememberingSession(open_sessions({stage.name: graph}, BACKEND)[stage.name])
+    parity = _parity(stage, session, batches[:BATCHES])
+    return _parity(stage, session, batches) if _good(parity) and len(batches) > BATCHES else parity
 
 
 def _good(parity: StageParity) -> bool:
@@ -143,8 +145,7 @@ def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[B
     return largest
 
 
-def _parity(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
-    session = open_sessions({stage.name: graph}, BACKEND)[stage.name]
+def _parity(stage: StageSpec, session: Session, batches: Sequence[Batch]) -> StageParity:
     return forced_parity(stage, session, batches, budget=BUDGETS["fp16"], backend=BACKEND)
 
 

@@ -101,13 +101,24 @@ def parity_of(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
-    forced = [_forced(stage, sessions[stage.name], batches) for stage in stages]
-    free = [free_running(stages, sessions, batch) for batch in batches]
-    clean = _all(batches)
-    found = [
-        _judged(stage, batches, outputs, clean, budget, (TEACHER_FORCED, backend))
-        for stage, outputs in zip(stages, forced, strict=True)
+    forced = [
+        forced_parity(stage, sessions[stage.name], batches, budget=budget, backend=backend)
+        for stage in stages
     ]
+    return (*forced, *free_parity(stages, sessions, batches, budget=budget, backend=backend))
+
+
+def free_parity(
+    stages: Sequence[StageSpec],
+    sessions: Mapping[str, Session],
+    batches: Sequence[Batch],
+    *,
+    budget: Budget,
+    backend: str,
+) -> tuple[StageParity, ...]:
+    """How every stage does on what the stages before it gave."""
+    free = [free_running(stages, sessions, batch) for batch in batches]
+    clean, found = _all(batches), []
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
         if budget.near_ties:
@@ -122,12 +133,8 @@ def forced_parity(
     stage: StageSpec, session: Session, batches: Sequence[Batch], *, budget: Budget, backend: str
 ) -> StageParity:
     """How one stage does on the reference's own inputs."""
-    forced = _forced(stage, session, batches)
+    forced = [session.run({t.name: batch.tensors[t.name] for t in stage.inputs}) for batch in batches]
     return _judged(stage, batches, forced, _all(batches), budget, (TEACHER_FORCED, backend))
-
-
-def _forced(stage: StageSpec, session: Session, batches: Sequence[Batch]) -> list[dict[str, Array]]:
-    return [session.run({t.name: batch.tensors[t.name] for t in stage.inputs}) for batch in batches]
 
 
 def _all(batches: Sequence[Batch]) -> list[npt.NDArray[np.bool_]]:
@@ -188,9 +195,12 @@ def _judged(
             same = (_same_codes(stage, batch, out) for batch, out in zip(batches, outputs, strict=True))
             rows = [c & s for c, s in zip(clean, same, strict=True)]
         left_out = max(left_out, sum(int((~r).sum()) for r in rows))
-        if any(r.any() for r in rows):
+        judged: Figures | None = None
+        if all(r.all() for r in rows):
+            judged = tensors[tensor.name]
+        elif any(r.any() for r in rows):
             judged = figures_of(joined(tensor, batches, outputs, rows), NEAR_TIE_MARGIN)
-            reasons += _shortfalls(tensor.name, judged, budget)
+        reasons += [] if judged is None else _shortfalls(tensor.name, judged, budget)
     samples = sum(len(c) for c in clean)
     if left_out > _allowed(budget.set_aside, samples):
         most = f"at most {100 * budget.set_aside:g} % may"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from textual_vision.export.figures import figures_of, joined, psnr
-from textual_vision.export.measure import best_milliseconds, sessions_of
+from textual_vision.export.measure import core_milliseconds, sessions_of
 from textual_vision.export.parity import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures
 from textual_vision.export.samples import Array, Batch
@@ -28,7 +28,7 @@ class Score:
     """How a set of graphs does; agreements are shares 0 … 1, PSNR is infinite for identical pictures.
 
     `text_code_agreement`, `code_agreement` and `psnr` are free-running, `generator_psnr` teacher-forced;
-    `megabytes` of all stages' graphs; `milliseconds` of one drawing, None where it was not timed.
+    `megabytes` of all stages' graphs; `milliseconds` of one drawing on one core, None where it was not timed.
     """
 
     text_code_agreement: float
@@ -92,8 +92,9 @@ class Measure:
         return total
 
     def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
-        """Milliseconds of one drawing by each graph of the stage, measured in turns."""
-        return best_milliseconds(sessions_of(graphs, stage, self.backend), stage, self.batches[0])
+        """Milliseconds of one core that one drawing by each graph of the stage takes, measured in turns."""
+        sessions = sessions_of(graphs, stage, self.backend, threads=1)
+        return core_milliseconds(sessions, stage, self.batches[0])
 
     def _picture_stage(self) -> StageSpec:
         return self.stages[-1]

@@ -37,12 +37,17 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
     """
     histograms = histograms_of(model, inputs)
+    methods = METHODS if method == AUTO else (method,)
+    thresholds = {
+        name: {tried: threshold_from_histogram(histogram, tried) for tried in methods}
+        for name, histogram in histograms.items()
+    }
     chosen = dict.fromkeys(histograms, method)
     if method == AUTO:
-        chosen = _best_methods(model, histograms, inputs[:TRIED_BATCHES])
+        chosen = _best_methods(model, thresholds, inputs[:TRIED_BATCHES])
     return {
         name: TensorRange(
-            threshold=threshold_from_histogram(histogram, chosen[name]),
+            threshold=thresholds[name][chosen[name]],
             method=chosen[name],
             low=histogram.low,
             high=histogram.high,
@@ -90,24 +95,21 @@ def observed(
 
 
 def _best_methods(
-    model: onnx.ModelProto, histograms: Mapping[str, MagnitudeHistogram], inputs: Sequence[Inputs]
+    model: onnx.ModelProto, thresholds: Mapping[str, Mapping[str, float]], inputs: Sequence[Inputs]
 ) -> dict[str, str]:
     """For each tensor the method with the least squared error of what the layers that read it give.
 
-    Tensors that no layer reads (what convolutions give) are judged by their own error.
+    `thresholds`, tensor → method → threshold. Tensors that no layer reads (what convolutions give) are judged
+    by their own error.
     """
-    readers = _Readers(model, histograms)
-    errors = {name: dict.fromkeys(METHODS, 0.0) for name in histograms}
-    thresholds = {
-        method: {name: threshold_from_histogram(one, method) for name, one in histograms.items()}
-        for method in METHODS
-    }
-    for values in observed(model, tuple(histograms), inputs):
-        tensors = {name: values[name].astype(np.float32, copy=False) for name in histograms}
+    readers = _Readers(model, thresholds)
+    errors = {name: dict.fromkeys(METHODS, 0.0) for name in thresholds}
+    for values in observed(model, tuple(thresholds), inputs):
+        tensors = {name: values[name].astype(np.float32, copy=False) for name in thresholds}
         expected = readers.outputs(tensors)
-        for method, limits in thresholds.items():
+        for method in METHODS:
             found = readers.outputs(
-                {name: fake_quantised(tensor, limits[name]) for name, tensor in tensors.items()}
+                {name: fake_quantised(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
             )
             for name, outputs in expected.items():
                 pairs = zip(outputs, found[name], strict=True)

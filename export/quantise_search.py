@@ -5,7 +5,8 @@ stage's choices are: integers wherever they can be, the same but for its most ha
 alone, the same but for its most harmful layers, weights in half, and the float graph itself. Those that meet
 the budget alone are timed in turns, and left out where they cost hardly less than the float graph. What
 several do together is foretold (wrong codes and squared errors add up) and then measured, the cheapest
-first: cost is bytes plus time, each as a share of the float graphs'.
+first: cost is bytes plus time, each as a share of the float graphs'. Cost decides between choices with int8;
+that there is int8 wherever the budget allows it was asked for, and no time says otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from textual_vision.export.budget import Budget, Trial, cannot_meet, json_of_score, pareto, shortfall
 from textual_vision.export.quantise_measure import BYTES_PER_MEGABYTE, Measure, Score
-from textual_vision.export.quantise_plan import HALF, INT8, MODES, WEIGHTS, default_modes
+from textual_vision.export.quantise_plan import HALF, INT8, MODES, QUANTISED, WEIGHTS, default_modes
 from textual_vision.export.quantise_stage import QuantisedStage
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
@@ -83,7 +84,7 @@ def search(
     rungs = [ladder.rungs(timed) for ladder in ladders]
     trials = [_alone(rung) for ladder in ladders for rung in ladder.tried]
     floats = [one[-1] for one in rungs]
-    choices = sorted(itertools.product(*rungs), key=lambda choice: _cost(choice, floats))
+    choices = sorted(_choices(rungs), key=lambda choice: _cost(choice, floats))
     caution = 1.0
     for _ in range(TRIED_TOGETHER):
         short = [shortfall(_foretold(one, caution), budget) for one in choices]
@@ -97,6 +98,24 @@ def search(
             break
         caution *= CAUTION
     raise cannot_meet(budget, trials)
+
+
+def _choices(rungs: Sequence[Sequence[Rung]]) -> list[tuple[Rung, ...]]:
+    """Of all stages, int8 in one at least: of what is worthwhile, else of any; without where none has it."""
+    worthwhile = [[*(rung for rung in one[:-1] if _is_worthwhile(rung, one[-1])), one[-1]] for one in rungs]
+    for offered in (worthwhile, rungs):
+        found = [choice for choice in itertools.product(*offered) if any(map(_is_quantised, choice))]
+        if found:
+            return found
+    return list(itertools.product(*worthwhile))
+
+
+def _is_worthwhile(rung: Rung, floating: Rung) -> bool:
+    return _cost([rung], [floating]) < WORTHWHILE * _cost([floating], [floating])
+
+
+def _is_quantised(rung: Rung) -> bool:
+    return not set(QUANTISED).isdisjoint(rung.modes.values())
 
 
 class _Ladder:
@@ -126,8 +145,7 @@ class _Ladder:
         if timed:
             times = self._measure.time(self._stage.stage, [rung.graph for rung in found])
             found = [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
-        whole = _cost(found[-1:], found[-1:])
-        return [rung for rung in found[:-1] if _cost([rung], found[-1:]) < WORTHWHILE * whole] + found[-1:]
+        return found
 
     def _near(self) -> bool:
         """Whether stepping back with some layers could bring what was tried last within the budget."""
@@ -192,7 +210,13 @@ def _cost(choice: Sequence[Rung], floats: Sequence[Rung]) -> float:
 
 
 def _foretold(choice: Sequence[Rung], caution: float) -> Score:
-    """The score of all together from those of each alone; errors are taken to be `caution` times as many."""
+    """The score of all together from those of each alone; errors are taken to be `caution` times as many.
+
+    Where only one stage changes, its score is known.
+    """
+    changed = [rung for rung in choice if rung.modes]
+    if len(changed) == 1:
+        return replace(changed[0].score, milliseconds=_milliseconds(choice))
 
     def agreement(shares: Sequence[float]) -> float:
         return 1 - caution * sum(1 - share for share in shares)
@@ -213,7 +237,12 @@ def _foretold(choice: Sequence[Rung], caution: float) -> Score:
 
 
 def _together(choice: Sequence[Rung], measure: Measure) -> Trial:
-    score = measure.score({rung.stage: rung.graph for rung in choice if rung.modes})
+    changed = [rung for rung in choice if rung.modes]
+    score = (
+        changed[0].score  # was measured alone
+        if len(changed) == 1
+        else measure.score({rung.stage: rung.graph for rung in changed})
+    )
     return Trial(
         label="; ".join(f"{rung.stage}: {_label(rung.modes)}" for rung in choice),
         modes={rung.stage: dict(rung.modes) for rung in choice},

@@ -131,10 +131,25 @@ def _integers(values: Float32) -> _Stored | None:
     for axis in (-1, -2) if values.ndim > 1 else ():
         if values.shape[axis] < SMALLEST_ROW:
             continue
+        if not _first_fits(values, axis):
+            continue
         probe = values[..., :PROBE_ROWS, :] if axis == -1 else values[..., :PROBE_ROWS]
         if _whole_numbers(probe, axis) is not None and (found := _whole_numbers(values, axis)) is not None:
             return found
     return None
+
+
+def _first_fits(values: Float32, axis: int) -> bool:
+    """Whether the first slice is whole numbers on one of GRIDS, all tried at once: of most constants that
+    are no such numbers, not even that is.
+    """
+    first = values[..., 0, :] if axis == -1 else values[..., 0]
+    shape = (len(GRIDS), *[1] * first.ndim)
+    factors, most = (np.array(column, np.float32).reshape(shape) for column in zip(*GRIDS, strict=True))
+    scaled = first / factors
+    steps = _rounded_up(np.abs(scaled).max(axis=-1, keepdims=True) / most)
+    exact = (np.round(scaled / steps) * steps * factors == first).all(axis=-1)
+    return bool(exact.any(axis=0).all())
 
 
 def _whole_numbers(values: Float32, axis: int) -> _Stored | None:

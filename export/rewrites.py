@@ -27,6 +27,9 @@ from textual_vision.runtime.manifest import StageSpec
 Change = Callable[[ir.Model], None]
 
 WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
+CHOOSING_SECONDS = (
+    0.1  # of each variant, by each backend: a graph of 1 ms in 7 turns may never be undisturbed
+)
 UPSAMPLE = "upsample"
 KEEP, CROP, WIDE = "keep", "crop", "wide"
 TARGETS = ("cpu", "tensorrt")
@@ -96,9 +99,9 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
 
 def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
     """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
-    changes, model = [], _read(graph)
+    changes, reader = [], _Reader()
     for name, change in REWRITES.items():
-        after = graph if name in without else _applied(change, model, graph)
+        after = graph if name in without else reader.changed(graph, change)
         if after is not graph:
             changes.append(_Change(rewrite=name, before=graph, after=after))
             graph = after
@@ -107,9 +110,10 @@ def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> R
     for name, variants in CHOICES.items():
         if name not in without:
             sessions.forget_all_but(graph)
-            graph, found = _chosen(graph, name, variants, ground, sessions)
+            made = {variant: reader.changed(graph, change) for variant, change in variants.items()}
+            graph, found = _chosen(graph, name, made, ground, sessions)
             results += found
-    lowered = changed(graph, rewrites_upsample.upsample_by_crop)
+    lowered = reader.changed(graph, rewrites_upsample.upsample_by_crop)
     named = _named(graph)
     return Rewritten(
         graph=named, lowered=named if lowered is graph else _named(lowered), results=tuple(results)
@@ -137,7 +141,22 @@ class _Sessions:
 
 def changed(graph: bytes, change: Change) -> bytes:
     """The serialised graph after `change`, tidied; the very same object when nothing matched."""
-    return _applied(change, _read(graph), graph)
+    return _Reader().changed(graph, change)
+
+
+class _Reader:
+    """Reads a graph once for all changes that find nothing in it, or that come one after the other."""
+
+    def __init__(self) -> None:
+        self._graph: bytes | None = None  # what the model says
+        self._model: ir.Model | None = None
+
+    def changed(self, graph: bytes, change: Change) -> bytes:
+        """See `changed`."""
+        if self._model is None or self._graph is not graph:
+            self._model = _read(graph)
+        self._graph = _applied(change, self._model, graph)
+        return self._graph
 
 
 def _read(graph: bytes) -> ir.Model:
@@ -160,14 +179,13 @@ def _summary(model: ir.Model) -> list[tuple[str, int]]:
 
 
 def _chosen(
-    graph: bytes, name: str, variants: Mapping[str, Change], ground: Ground, sessions: _Sessions
+    graph: bytes, name: str, made: Mapping[str, bytes], ground: Ground, sessions: _Sessions
 ) -> tuple[bytes, list[RewriteResult]]:
-    """`graph` or the best of its variants on the target, and what each would have bought."""
-    made = {variant: changed(graph, change) for variant, change in variants.items()}
+    """`graph` or the best of its variants, `made`, on the target, and what each would have bought."""
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = _measured(changes, ground, ground.backends, sessions)
+    results = _measured(changes, ground, ground.backends, sessions, seconds=CHOOSING_SECONDS)
     if ground.target == "cpu":
         best, reason = _fastest(results), "not the fastest here"
     else:
@@ -191,7 +209,12 @@ def _fastest(results: Sequence[RewriteResult]) -> str:
 
 
 def _measured(
-    changes: Sequence[_Change], ground: Ground, backends: Sequence[str], opened: _Sessions
+    changes: Sequence[_Change],
+    ground: Ground,
+    backends: Sequence[str],
+    opened: _Sessions,
+    *,
+    seconds: float = 0.0,
 ) -> list[RewriteResult]:
     """What each change does to outputs, nodes and time (over the backends, the geometric mean)."""
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
@@ -199,7 +222,7 @@ def _measured(
         return []
     stage, batch = ground.stage, ground.batch
     sessions = {name: opened.of(graphs, name) for name in backends}
-    by_backend = [best_milliseconds(sessions[name], stage, batch) for name in backends]
+    by_backend = [best_milliseconds(sessions[name], stage, batch, seconds=seconds) for name in backends]
     times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
     outputs = [session.run(inputs) for session in sessions[backends[0]]]

@@ -47,10 +47,11 @@ class OpenedSessions:
 
     def __init__(self) -> None:
         self._opened: OrderedDict[tuple[str, str], RememberingSession] = OrderedDict()
+        self._meanings: dict[int, tuple[bytes, str]] = {}  # by the graph's identity, which is kept with it
 
     def of(self, graphs: Mapping[str, bytes], backend: str) -> dict[str, RememberingSession]:
         """A session of each graph, by its stage's name."""
-        keys = {stage: (_meaning(graph), backend) for stage, graph in graphs.items()}
+        keys = {stage: (self._meaning(graph), backend) for stage, graph in graphs.items()}
         missing = {key: stage for stage, key in keys.items() if key not in self._opened}
         wanted = [(graphs[stage], f"{stage}.onnx") for stage in missing.values()]
         for key, session in zip(missing, opened_at_once(wanted, backend), strict=True):
@@ -58,6 +59,12 @@ class OpenedSessions:
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._forget(list(keys.values()))
         return sessions
+
+    def _meaning(self, graph: bytes) -> str:
+        """Each backend asks for the same graphs, and who measures their time."""
+        if id(graph) not in self._meanings:
+            self._meanings[id(graph)] = graph, _meaning(graph)
+        return self._meanings[id(graph)][1]
 
     def _forget(self, used: list[tuple[str, str]]) -> None:
         """All but the last; `used` are the last."""

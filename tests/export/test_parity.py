@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 
 from textual_vision.export.figures import Joined, figures_of, float_figures, image_figures, ssim
-from textual_vision.export.parity import BUDGETS, NEAR_TIE_MARGIN, parity_of
+from textual_vision.export.parity import BUDGETS, NEAR_TIE_MARGIN, free_parity, parity_of
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeFigures, StageParity
 from textual_vision.export.samples import Array, Batch
 from textual_vision.export.stages import tensor
@@ -75,7 +76,7 @@ def test_equal_graphs_pass_with_identical_pictures() -> None:
     found = compared(reference(0.5), 0)
     assert {one.verdict for one in found.values()} == {PASS}
     image = found["generator", FREE_RUNNING].image
-    assert image is not None and image.psnr_db is None and image.ssim == pytest.approx(1.0)
+    assert image is not None and image.psnr_db is None and image.ssim == 1.0
 
 
 def test_a_clear_difference_of_one_code_fails_its_stage_and_not_the_next() -> None:
@@ -91,6 +92,14 @@ def test_a_near_tie_is_excused_and_so_is_the_picture_that_follows_from_it() -> N
     codes, image = found["latent", FREE_RUNNING].codes, found["generator", FREE_RUNNING].image
     assert codes is not None and (codes.equal, codes.near_ties) == (15, 1)
     assert image is not None and image.psnr_db is not None, "what differs is told even where it is excused"
+
+
+def test_free_running_alone_finds_what_both_find() -> None:
+    batch, stages, budget = reference(1e-6), (LATENT, GENERATOR), BUDGETS["fp32"]
+    sessions: dict[str, Any] = {"latent": Latent(batch, 1), "generator": Generator()}
+    both = parity_of(stages, sessions, [batch], budget=budget, backend="onnxruntime")
+    alone = free_parity(stages, sessions, [batch], budget=budget, backend="onnxruntime")
+    assert alone == tuple(one for one in both if one.mode == FREE_RUNNING)
 
 
 def many(margin: float, pictures: int) -> Batch:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,9 +16,9 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.parity import open_sessions
 from textual_vision.export.precision import FloatGraphs
-from textual_vision.export.quantise import QuantiseOptions, int8_from_float
+from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
 from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_plan import INT8, WEIGHTS, default_modes
+from textual_vision.export.quantise_plan import INT8, QUANTISED, WEIGHTS, default_modes
 from textual_vision.export.quantise_search import search
 from textual_vision.export.quantise_stage import (
     PLAIN,
@@ -32,6 +33,7 @@ from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sen
 from textual_vision.export.stages import StagedModel
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
+from textual_vision.runtime.manifest import StageSpec
 
 PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
 PLAIN_RANGES = RangeOptions(method="mse", corrections=(PLAIN,))
@@ -115,6 +117,25 @@ def test_a_loose_budget_leaves_more_layers_in_int8_than_a_strict_one(stages, mea
         for found in (loose, strict)
     ]
     assert in_int8[0] > in_int8[1]
+
+
+def test_there_is_int8_however_slow_it_was_on_a_busy_machine(
+    source: FloatGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(measure: Measure, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
+        return (70.0,) * (len(graphs) - 1) + (1.0,)  # the last is the float graph
+
+    monkeypatch.setattr(Measure, "time", time)
+    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0.9,generator_psnr>=30")
+    stages: Any = int8_from_float(source, options).notes["stages"]
+    modes = [mode for stage in stages.values() for mode in stage["layers"].values()]
+    assert not set(QUANTISED).isdisjoint(modes)
+
+
+def test_a_budget_that_only_float_meets_is_an_error(stages, measure: Measure) -> None:
+    found = search(stages[-1:], measure, parse_budget("generator_psnr>=200"))
+    with pytest.raises(BudgetError, match="nothing in int8"):
+        check_quantised(stages[-1:], found.modes)
 
 
 def test_a_budget_that_cannot_be_met_is_an_error_with_the_best_that_was_found(

@@ -1,0 +1,90 @@
+"""Graphs are timed in turns, long enough for each to have had a moment without other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from textual_vision.export import measure
+from textual_vision.export.measure import (
+    ITERATIONS,
+    LASTING_SECONDS,
+    WARM_UP,
+    best_milliseconds,
+    core_milliseconds,
+)
+from textual_vision.export.samples import Array, Batch
+from textual_vision.runtime.manifest import StageSpec, TensorSpec
+
+STAGE = StageSpec(
+    name="generator", inputs=(TensorSpec(name="x", dtype="float32", shape=("batch",)),), outputs=()
+)
+BATCH = Batch(
+    prompts=("a",),
+    seeds=(0,),
+    tensors={"x": np.zeros(1, np.float32), "attention_mask": np.ones((1, 1), np.int64)},
+    margins={},
+)
+
+
+class Clock:
+    """Goes on only when a session runs."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    def process_time(self) -> float:
+        return self.cpu_seconds
+
+
+class Disturbed:
+    """Takes `milliseconds` of a core, and waits for six more in all of the first `disturbed` runs."""
+
+    inputs, outputs, largest_batch = frozenset("x"), frozenset[str](), None
+
+    def __init__(self, clock: Clock, milliseconds: float, disturbed: int = 0) -> None:
+        self._clock, self._milliseconds, self._disturbed = clock, milliseconds, disturbed
+        self.runs = 0
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.runs += 1
+        self._clock.cpu_seconds += 1e-3 * self._milliseconds
+        self._clock.seconds += 1e-3 * (self._milliseconds + 6.0 * (self.runs <= self._disturbed))
+        return {}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(measure, "time", found)
+    return found
+
+
+def test_a_disturbance_longer_than_the_least_turns_hides_no_time(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
+    assert best_milliseconds(sessions, STAGE, BATCH)[1] == pytest.approx(8.0)
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
+    assert best_milliseconds(sessions, STAGE, BATCH, seconds=0.3) == pytest.approx((1.0, 2.0))
+
+
+def test_turns_last_the_seconds_for_each_session(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0)]
+    best_milliseconds(sessions, STAGE, BATCH, seconds=0.3)
+    assert [one.runs for one in sessions] == [200, 200]
+
+
+def test_slow_graphs_are_not_run_more_often(clock: Clock) -> None:
+    slow = Disturbed(clock, 400.0)
+    best_milliseconds([slow], STAGE, BATCH, seconds=0.3)
+    assert slow.runs == WARM_UP + ITERATIONS
+
+
+def test_what_a_drawing_takes_of_a_core_is_the_same_on_a_busy_machine(clock: Clock) -> None:
+    sessions = [Disturbed(clock, 1.0, disturbed=1000), Disturbed(clock, 2.0)]
+    assert core_milliseconds(sessions, STAGE, BATCH) == pytest.approx((1.0, 2.0))
+    assert clock.cpu_seconds == pytest.approx(2 * LASTING_SECONDS, rel=0.02)
