@@ -70,7 +70,8 @@ class ArrangedLatent(nn.Module):
         sketch = self.sketch(rows, near).index_select(1, self.placed)
         guided = self.config.guidance != 1
         if guided:  # see `LatentNetwork.setting`
-            alone = F.pad(torch.ones_like(attention_mask[:, :1]), (0, attention_mask.shape[1] - 1))
+            place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            alone = torch.zeros_like(attention_mask) + (place == 0).to(attention_mask.dtype)
             text, noise = torch.cat([text, torch.zeros_like(text)]), torch.cat([noise, noise])
             attention_mask = torch.cat([attention_mask, alone])
         start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position

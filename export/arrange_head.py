@@ -70,6 +70,7 @@ class ArrangedHead(nn.Module):
     """A `CellHead` with its `Follow`, and the choice of codes."""
 
     rows: Tensor
+    nearest: Tensor
     signs: Tensor
 
     def __init__(self, network: LatentNetwork, rows: Tensor) -> None:
@@ -86,6 +87,7 @@ class ArrangedHead(nn.Module):
         self.before = linear(head.near.weight[:, first : first + drafts * width])
         self.cells = nn.Parameter(head.cell[network.cell].detach())
         self.register_buffer("rows", rows)
+        self.register_buffer("nearest", F.pad(follow.nearest, (width, 1)))
         # The noise is felt by the cells of the open steps alone.
         steps = network.config.open_steps
         signs = network.config.temperature * network.signs
@@ -101,8 +103,7 @@ class ArrangedHead(nn.Module):
         added = self.chances(noise.unsqueeze(1) * self.signs)
         guidance = drafts.new_ones(1, 1, 1, 1)
         if hold is not None:
-            width, count, _ = self.sizes
-            added = added + F.pad(hold.lead.squeeze(3), (width, count))
+            added = added + hold.lead.squeeze(3) * self.nearest
             by_cell, guidance = by_cell * hold.follow, hold.guidance
         return Told(
             near=near.unsqueeze(2),

@@ -141,7 +141,7 @@ def command() -> None:
 @click.option(
     "--budget",
     metavar="METRIC>=NUMBER,...",
-    help="What int8 may cost. [default: code_agreement>=0.97,psnr>=32,generator_psnr>=36]",
+    help="What int8 may cost. [default: code_agreement>=0.995,psnr>=32,generator_psnr>=36]",
 )
 @click.option(
     "--range-method",

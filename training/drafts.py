@@ -79,8 +79,12 @@ class Seen:
 class Follow(nn.Module):
     """Takes part of a raw latent from that of the drafts which the drawing follows."""
 
+    nearest: Tensor
+
     def __init__(self, hidden: int, drafts: int) -> None:
         super().__init__()
+        # Multiplied with, for OpenVINO pads a number in int8 graphs as if it were quantised.
+        self.register_buffer("nearest", torch.eye(drafts)[0], persistent=False)
         self.draft = nn.Linear(hidden, drafts)
         self.strength = nn.Linear(hidden, 1)
         # A draft that all codes so far were taken from is what most likely is followed.
@@ -92,7 +96,7 @@ class Follow(nn.Module):
         score = self.draft(x) + self.sharpness[0] * seen.around + self.sharpness[1] * seen.all
         strength = self.strength(x)
         if seen.hold is not None:
-            score = score + F.pad(seen.hold.lead, (0, score.shape[-1] - 1))
+            score = score + seen.hold.lead * self.nearest
             strength = seen.hold.follow * strength
         share = torch.softmax(score, -1) * strength
         followed: Tensor = (share.unsqueeze(-1) * seen.rows).sum(-2)
@@ -106,7 +110,7 @@ def hold_of(composed: Tensor, config: LatentConfig) -> Hold | None:
     combining = composed[:, None, None, None]
     return Hold(
         follow=config.follow + (config.follow_combining - config.follow) * combining,
-        lead=config.lead - config.lead * combining,
+        lead=combining * -config.lead + config.lead,
         guidance=1 + (config.guidance - 1) * combining,
     )
 

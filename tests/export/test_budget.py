@@ -86,7 +86,7 @@ def test_a_percentage_where_a_share_belongs_gets_the_share_as_a_hint() -> None:
 
 
 def test_the_default_budget_parses() -> None:
-    assert parse_budget(DEFAULT_BUDGET)["code_agreement"] == 0.97
+    assert parse_budget(DEFAULT_BUDGET)["code_agreement"] == 0.995
 
 
 def test_identical_pictures_meet_any_picture_budget() -> None:
