@@ -101,11 +101,13 @@ def parity_of(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
+    # First what fails with a clear error where a stage's outputs are not what the next one takes.
+    free = free_parity(stages, sessions, batches, budget=budget, backend=backend)
     forced = [
         forced_parity(stage, sessions[stage.name], batches, budget=budget, backend=backend)
         for stage in stages
     ]
-    return (*forced, *free_parity(stages, sessions, batches, budget=budget, backend=backend))
+    return (*forced, *free)
 
 
 def free_parity(

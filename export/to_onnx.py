@@ -81,7 +81,9 @@ def _program_from_stage(
     inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
     shapes = _dynamic_shapes(stage, options)
     traced: torch.export.ExportedProgram | None = None
-    with _quiet(), uncollected(), traced_once():
+    # Undecomposed, a chunk is a Split of so many outputs, which can't be said before opset 18.
+    once = traced_once() if options.opset >= 18 else contextlib.nullcontext()
+    with _quiet(), uncollected(), once:
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(

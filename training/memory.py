@@ -69,7 +69,7 @@ class Memory(nn.Module):
         codes = torch.randint(0, model.codebook.codes, (entries, latent.grid**2))
         # Half precision holds whole numbers up to 2,048; TensorRT reads no integers of 16 bits.
         self.register_buffer("codes", codes.half())
-        self.register_buffer("composed", torch.randint(0, 2, (entries,)).half())
+        self.register_buffer("composed", (torch.arange(entries) % 2).half())
         self.register_buffer("directions", torch.randn(key, model.text.width) / model.text.width**0.5)
         self.register_buffer("offset", torch.zeros(key))
         self.register_buffer("behind", BEHIND * torch.arange(entries), persistent=False)

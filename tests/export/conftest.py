@@ -105,6 +105,8 @@ def randomise(module: torch.nn.Module, seed: int = 9) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
+            if name.endswith(("composed", "nearest")):  # ones and zeros
+                continue
             if value.dtype == torch.float16:  # codes of a memory
                 value.copy_(torch.randint(0, 16, value.shape, generator=generator))
             if value.dtype != torch.float32:

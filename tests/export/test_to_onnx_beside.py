@@ -82,7 +82,10 @@ from pathlib import Path
 from textual_vision.export.samples import Batch
 from textual_vision.export.to_onnx_beside import ExportTask, started
 from textual_vision.runtime import console
+import signal
 import click
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process ignores
 
 @click.command()
 @click.argument("source")
