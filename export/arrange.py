@@ -103,14 +103,10 @@ class ArrangedLatent(nn.Module):
                 x, memory = block(x, words[place], past[place])
                 own.append(memory)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
+            led = 2 if self.config.is_guided(number) else 1  # copies that choose the codes
+            states = first_half(states) if led < copies else states
             for turn in range(len(step.turns)):
-                codes, fresh = self.head(
-                    states,
-                    step.around(turn, known),
-                    told[len(found)],
-                    copies,
-                    guided=self.config.is_guided(number),
-                )
+                codes, fresh = self.head(states, step.around(turn, known), told[len(found)], led)
                 found.append(codes)
                 known = torch.cat([known, fresh.squeeze(2)], 1)
             if number + 1 < len(self.steps):

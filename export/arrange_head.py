@@ -114,13 +114,7 @@ class ArrangedHead(nn.Module):
         )
 
     def forward(
-        self,
-        states: Tensor,
-        around: tuple[Tensor, Tensor] | None,
-        told: Told,
-        copies: int,
-        *,
-        guided: bool,
+        self, states: Tensor, around: tuple[Tensor, Tensor] | None, told: Told, copies: int
     ) -> tuple[Tensor, Tensor]:
         """States (copies * B, n, 1, H), what `Around` gives -> codes int64 (B, n, 1), and what is known of
         them, (B, n, 1, D + K)."""
@@ -133,7 +127,7 @@ class ArrangedHead(nn.Module):
         raw = latent + (score.softmax(3) * strength) @ copied(told.drafts, copies)
         if copies == 2:
             meant, speechless = raw.unflatten(0, (2, -1)).unbind()
-            raw = speechless + told.guidance * (meant - speechless) if guided else meant
+            raw = speechless + told.guidance * (meant - speechless)
         codes = (raw @ self.rows.T).argmax(3)
         row = F.embedding(codes, self.rows)
         return codes, torch.cat([row, row @ told.turned], 3)

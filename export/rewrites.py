@@ -27,9 +27,8 @@ from textual_vision.runtime.manifest import StageSpec
 Change = Callable[[ir.Model], None]
 
 WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
-CHOOSING_SECONDS = (
-    0.1  # of each variant, by each backend: a graph of 1 ms in 7 turns may never be undisturbed
-)
+# Of each variant by each backend: a graph of 1 ms in a few turns may never be undisturbed.
+CHOOSING_SECONDS = 0.1
 UPSAMPLE = "upsample"
 KEEP, CROP, WIDE = "keep", "crop", "wide"
 TARGETS = ("cpu", "tensorrt")
@@ -154,24 +153,17 @@ class _Reader:
     def changed(self, graph: bytes, change: Change) -> bytes:
         """See `changed`."""
         if self._model is None or self._graph is not graph:
-            self._model = _read(graph)
-        self._graph = _applied(change, self._model, graph)
+            self._model, self._graph = _read(graph), graph
+        before = _summary(self._model)
+        change(self._model)
+        rewrites_fold.tidy(self._model)
+        if _summary(self._model) != before:
+            self._graph = ir.to_proto(self._model).SerializeToString()
         return self._graph
 
 
 def _read(graph: bytes) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(graph))
-
-
-def _applied(change: Change, model: ir.Model, graph: bytes) -> bytes:
-    """`changed` for a `graph` that was read into `model` before, which is what the result says afterwards."""
-    before = _summary(model)
-    change(model)
-    rewrites_fold.tidy(model)
-    if _summary(model) == before:
-        return graph
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
 
 
 def _summary(model: ir.Model) -> list[tuple[str, int]]:

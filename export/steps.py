@@ -57,9 +57,9 @@ class Steps:
         return data
 
     def has(self, name: str, depends_on: object) -> bool:
-        """Whether what `run` would give is kept."""
+        """Whether what `run` would give is kept; it may be damaged."""
         place = self._place(name, depends_on)
-        return place is not None and _told(_read, place) is not None
+        return place is not None and place.is_file()
 
     def timed(self, name: str, work: Callable[[], object]) -> None:
         """`work()`, never kept, but timed."""

@@ -12,9 +12,7 @@ from textual_vision.training.corpus import Corpus
 
 # How often a picture is seen in an epoch: compositions are few and carry what "wearing" means.
 WEIGHT_FROM_KIND: Mapping[str, int] = {"emoji": 1, "wearing": 2, "scene": 1}
-
-
-SINGLE = "emoji"
+SINGLE = "emoji"  # the kind of pictures of one thing
 
 
 class EmojiSource:

@@ -77,12 +77,11 @@ def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch:
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from textual_vision.export.samples import Batch
 from textual_vision.export.to_onnx_beside import ExportTask, started
 from textual_vision.runtime import console
-import signal
 import click
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background process ignores
