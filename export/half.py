@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.half_cast import half_from_float, is_float, typed
 from textual_vision.export.parity import BUDGETS, forced_parity, open_sessions
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
@@ -23,6 +24,8 @@ from textual_vision.export.samples import Batch
 from textual_vision.export.sessions import RememberingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
+
+HalfStage = tuple[bytes, dict[str, str]]
 
 LARGEST_HALF = 65504.0
 HEADROOM = 4.0  # other prompts may give larger values than those looked at
@@ -40,13 +43,15 @@ def fp16_from_float(source: FloatGraphs) -> PrecisionGraphs:
     graphs: dict[str, bytes] = {}
     notes: dict[str, object] = {}
     for stage in source.stages:
-        graphs[stage.name], islands = _half_stage(stage, source.fp32[stage.name], source.batches)
+        made: HalfStage = source.parts.get(stage.name) or half_stage(source, stage)
+        graphs[stage.name], islands = made
         notes[stage.name] = {"float32": islands}
     return PrecisionGraphs(graphs=graphs, notes=notes)
 
 
-def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tuple[bytes, dict[str, str]]:
-    """The half graph, and the nodes that stay in float32 with the reason."""
+def half_stage(source: FloatGraphs, stage: StageSpec) -> HalfStage:
+    """The half graph, and the nodes that stay in float32 with the reason; other stages do not matter."""
+    graph, batches = source.fp32[stage.name], source.batches
     model = onnx.load_from_string(graph)
     islands = _deciding(model)
     for node, largest in _overflowing(stage, model, batches[:BATCHES]).items():
@@ -73,7 +78,7 @@ def _half_stage(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> tup
 
 def _judged(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
     """By all batches where some find nothing wrong."""
-    session = RememberingSession(open_sessions({stage.name: graph}, BACKEND)[stage.name])
+    session = RememberingSession(open_sessions({stage.name: graph}, BACKEND, threads=1)[stage.name])
     parity = _parity(stage, session, batches[:BATCHES])
     return _parity(stage, session, batches) if _good(parity) and len(batches) > BATCHES else parity
 
@@ -130,15 +135,15 @@ def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[B
         for name in names
         if name not in given
     )
-    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx")
+    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1)
     session = open_session(watched.SerializeToString(), options)
     largest = {
         tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
-    for batch in batches:
-        outputs = session.run({tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs})
+    inputs = [{tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs} for batch in batches]
+    for outputs in on_all_cores(session.run, inputs):
         for name in names:
             here = float(np.abs(outputs[name]).max(initial=0.0))
             largest[name] = np.inf if np.isnan(here) else max(largest.get(name, 0.0), here)

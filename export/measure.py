@@ -7,7 +7,7 @@ import importlib.util
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx
@@ -61,7 +61,7 @@ def opened_at_once(
     graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
 ) -> list[Session]:
     """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
-    _begin(backend)
+    begin(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
         return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
@@ -71,7 +71,7 @@ def opened_at_once(
 
 
 @functools.cache
-def _begin(backend: str) -> None:
+def begin(backend: str) -> None:
     """Once, alone and in this thread: a backend may do something for good when it begins."""
     open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
 
@@ -79,35 +79,34 @@ def _begin(backend: str) -> None:
 def best_milliseconds(
     sessions: Sequence[Session], stage: StageSpec, batch: Batch, *, seconds: float = 0.0
 ) -> Timing:
-    """The shortest time of one drawing by each, taken in turns: what other programs disturb least.
+    """The least that one drawing by each, a session of one thread, takes of a core, in turns.
 
     After ITERATIONS turns more are taken until they last `seconds` for each session, on average.
     """
-    times = _turns(sessions, first_sample(stage, batch), time.perf_counter, seconds)
+    times = _turns(sessions, first_sample(stage, batch), seconds)
     return tuple(1e3 * min(found) for found in times)
 
 
 def core_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
-    """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS.
-
-    CPU time, which other programs hardly change. In elapsed time with several threads a graph of 1 ms took 15
-    and more on a busy machine, in the best of its turns too: threads wait for the one that lost its core.
-    """
-    times = _turns(sessions, first_sample(stage, batch), time.process_time, LASTING_SECONDS)
+    """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS."""
+    times = _turns(sessions, first_sample(stage, batch), LASTING_SECONDS)
     return tuple(1e3 * statistics.mean(found) for found in times)
 
 
-def _turns(
-    sessions: Sequence[Session], inputs: dict[str, Array], clock: Callable[[], float], seconds: float
-) -> list[list[float]]:
-    """By session the seconds of every turn but the first WARM_UP."""
+def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float) -> list[list[float]]:
+    """By session the seconds of every turn but the first WARM_UP.
+
+    CPU time of this thread, in which a session of one thread computes: other programs hardly change it, nor
+    does what a build does beside. In elapsed time with several threads a graph of 1 ms took 15 and more on a
+    busy machine, in the best of its turns too: threads wait for the one that lost its core.
+    """
     times: list[list[float]] = [[] for _ in sessions]
     turns, spent = 0, 0.0
     while turns < WARM_UP + ITERATIONS or spent < seconds * len(sessions):
         for session, found in zip(sessions, times, strict=True):
-            start = clock()
+            start = time.thread_time()
             session.run(inputs)
-            found.append(clock() - start)
+            found.append(time.thread_time() - start)
         turns, spent = turns + 1, spent + sum(found[-1] for found in times)
     return [found[WARM_UP:] for found in times]
 

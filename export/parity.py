@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.figures import figures_of, joined
 from textual_vision.export.measure import opened_at_once
 from textual_vision.export.results import (
@@ -86,10 +87,12 @@ MERGED_BUDGET = Budget(
 )
 
 
-def open_sessions(graphs: Mapping[str, bytes], backend: str) -> dict[str, Session]:
-    """Every graph, by its stage's name, loaded into `backend`."""
+def open_sessions(
+    graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None
+) -> dict[str, Session]:
+    """Every graph, by its stage's name, loaded into `backend`; `threads` as in `SessionOptions`."""
     wanted = [(graph, f"{stage}.onnx") for stage, graph in graphs.items()]
-    return dict(zip(graphs, opened_at_once(wanted, backend), strict=True))
+    return dict(zip(graphs, opened_at_once(wanted, backend, threads=threads), strict=True))
 
 
 def parity_of(
@@ -119,7 +122,7 @@ def free_parity(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """How every stage does on what the stages before it gave."""
-    free = [free_running(stages, sessions, batch) for batch in batches]
+    free = list(on_all_cores(lambda batch: free_running(stages, sessions, batch), batches))
     clean, found = _all(batches), []
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
@@ -135,7 +138,8 @@ def forced_parity(
     stage: StageSpec, session: Session, batches: Sequence[Batch], *, budget: Budget, backend: str
 ) -> StageParity:
     """How one stage does on the reference's own inputs."""
-    forced = [session.run({t.name: batch.tensors[t.name] for t in stage.inputs}) for batch in batches]
+    inputs = [{t.name: batch.tensors[t.name] for t in stage.inputs} for batch in batches]
+    forced = list(on_all_cores(session.run, inputs))
     return _judged(stage, batches, forced, _all(batches), budget, (TEACHER_FORCED, backend))
 
 

@@ -19,6 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.quantise_observe import (
     ALONE,
     fake_quantised,
@@ -113,7 +114,8 @@ def _shifts_of_others(
     shifts: dict[str, Float64] = {}
     activations = [layer.activation for layer in layers if layer.activation is not None]
     for values in observed(model, activations, inputs) if layers else ():
-        for layer in layers:
+
+        def shift(layer: Layer, values: Inputs = values) -> Float64:
             assert layer.activation is not None
             exact, rounded = sessions[layer.name]
             x = values[layer.activation].astype(np.float32, copy=False)
@@ -122,7 +124,11 @@ def _shifts_of_others(
             error = exact.run({layer.activation: x})[output].astype(np.float64)
             error -= rounded.run({layer.activation: q})[output].astype(np.float64)
             axes = (0, 2, 3) if layer.kind == CONV else tuple(range(error.ndim - 1))
-            shifts[layer.name] = shifts.get(layer.name, 0.0) + error.mean(axis=axes) / len(inputs)
+            mean: Float64 = error.mean(axis=axes)
+            return mean
+
+        for layer, mean in zip(layers, on_all_cores(shift, layers), strict=True):
+            shifts[layer.name] = shifts.get(layer.name, 0.0) + mean / len(inputs)
     return shifts
 
 

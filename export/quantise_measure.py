@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.figures import figures_of, joined, psnr
 from textual_vision.export.measure import core_milliseconds, sessions_of
 from textual_vision.export.parity import NEAR_TIE_MARGIN
@@ -60,9 +61,13 @@ class Measure:
 
     def score(self, changed: Mapping[str, bytes]) -> Score:
         """The score, without time, with the `changed` stages' graphs in place of the float ones."""
-        free = [self._free(batch, changed) for batch in self.batches]
         picture = self._picture_stage()
-        forced = [self._forced(batch, picture, changed) for batch in self.batches]
+        sessions = self._sessions_for(changed)
+        free = list(on_all_cores(lambda batch: self._free(batch, sessions), self.batches))
+        forced: Sequence[Tensors] = [batch.tensors for batch in self.batches]
+        if picture.name in changed:
+            inputs = [_inputs(picture, batch.tensors) for batch in self.batches]
+            forced = list(on_all_cores(sessions[picture.name].run, inputs))
         graphs = {**self.stored, **changed}
         return Score(
             text_code_agreement=self._agreement(TEXT_CODES, free),
@@ -79,7 +84,7 @@ class Measure:
         """
         session = self._session(graph, stage.name)
         given = self.batches[:batches]
-        outputs = [session.run(_inputs(stage, batch.tensors)) for batch in given]
+        outputs = list(on_all_cores(session.run, [_inputs(stage, batch.tensors) for batch in given]))
         everything = [np.ones(len(batch.prompts), bool) for batch in given]
         total = 0.0
         for tensor in stage.outputs:
@@ -99,20 +104,21 @@ class Measure:
     def _picture_stage(self) -> StageSpec:
         return self.stages[-1]
 
-    def _free(self, batch: Batch, changed: Mapping[str, bytes]) -> Tensors:
-        tensors = dict(batch.tensors)
-        dirty = False
+    def _sessions_for(self, changed: Mapping[str, bytes]) -> dict[str, Session]:
+        """Those of the first stage that is changed and of all after it."""
+        sessions: dict[str, Session] = {}
         for stage in self.stages:
-            dirty = dirty or stage.name in changed
-            if dirty:
+            if sessions or stage.name in changed:
                 graph = changed.get(stage.name, self.floats[stage.name])
-                tensors.update(self._session(graph, stage.name).run(_inputs(stage, tensors)))
-        return tensors
+                sessions[stage.name] = self._session(graph, stage.name)
+        return sessions
 
-    def _forced(self, batch: Batch, stage: StageSpec, changed: Mapping[str, bytes]) -> Tensors:
-        if stage.name not in changed:
-            return batch.tensors
-        return self._session(changed[stage.name], stage.name).run(_inputs(stage, batch.tensors))
+    def _free(self, batch: Batch, sessions: Mapping[str, Session]) -> Tensors:
+        tensors = dict(batch.tensors)
+        for stage in self.stages:
+            if stage.name in sessions:
+                tensors.update(sessions[stage.name].run(_inputs(stage, tensors)))
+        return tensors
 
     def _agreement(self, name: str, outputs: Sequence[Tensors]) -> float:
         tensor = next((t for stage in self.stages for t in stage.outputs if t.name == name), None)
@@ -134,7 +140,7 @@ class Measure:
         """The graph's session; of every stage the float one and the last changed one are kept open."""
         place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
         if place not in self._sessions or self._sessions[place][0] != graph:
-            options = SessionOptions(backend=self.backend, name=place)
+            options = SessionOptions(backend=self.backend, name=place, threads=1)
             self._sessions[place] = (graph, RememberingSession(open_session(graph, options)))
         return self._sessions[place][1]
 

@@ -13,6 +13,7 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.quantise_plan import Layer, activations_of, layers_of
 from textual_vision.runtime.backends.session import (
     Array,
@@ -81,8 +82,8 @@ def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
 
 
 def session_of(graph: bytes, name: str) -> Session:
-    """The graph on the first backend that is installed."""
-    return open_session(graph, SessionOptions(backend=default_backend(), name=name))
+    """The graph on the first backend that is installed, on one core."""
+    return open_session(graph, SessionOptions(backend=default_backend(), name=name, threads=1))
 
 
 def observed(
@@ -90,8 +91,7 @@ def observed(
 ) -> Iterator[Mapping[str, Array]]:
     """The tensors' values, one batch at a time, the graph's inputs among them."""
     session = session_of(exposed(model, tensors), model.graph.name)
-    for batch in inputs:
-        yield {**batch, **session.run(batch)}
+    yield from on_all_cores(lambda batch: {**batch, **session.run(batch)}, inputs)
 
 
 def _best_methods(
@@ -107,10 +107,15 @@ def _best_methods(
     for values in observed(model, tuple(thresholds), inputs):
         tensors = {name: values[name].astype(np.float32, copy=False) for name in thresholds}
         expected = readers.outputs(tensors)
-        for method in METHODS:
-            found = readers.outputs(
+
+        def rounded(
+            method: str, tensors: Mapping[str, Float32] = tensors
+        ) -> tuple[str, dict[str, list[Array]]]:
+            return method, readers.outputs(
                 {name: fake_quantised(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
             )
+
+        for method, found in on_all_cores(rounded, METHODS):
             for name, outputs in expected.items():
                 pairs = zip(outputs, found[name], strict=True)
                 errors[name][method] += sum(_relative(a, b) for a, b in pairs)

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from textual_vision.export.report_summary import PrecisionRows, reference_of, ro
 from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import Batch
 from textual_vision.export.stages import MERGED
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import StageSpec
 
@@ -42,6 +44,7 @@ WEAKEST_LAYERS = 8
 DRAWN = 16
 KINDS_SHOWN = 5
 
+Opener = Callable[[Mapping[str, bytes]], Mapping[str, Session]]
 Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
 
 
@@ -51,7 +54,7 @@ class ReportSource:
 
     `graphs` by precision and stage, the same precisions as `result.precisions`. `batches` are the reference.
     `about` is shown as it is (licence, picture size, checkpoint); `command` is the command line that made the
-    bundle.
+    bundle. `sessions` gives a precision's from its graphs where they are open already.
     """
 
     result: BuildResult
@@ -61,6 +64,7 @@ class ReportSource:
     about: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: tuple[str, ...] = ()
+    sessions: Opener | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +93,9 @@ def report_files(source: ReportSource) -> dict[str, bytes]:
 def _findings(source: ReportSource) -> _Findings:
     backend = source.result.backends[0]
     names = [stage.name for stage in source.stages]
+    opener = source.sessions or partial(open_sessions, backend=backend, threads=1)
     sessions = {
-        precision: open_sessions({name: graphs[name] for name in names}, backend)
+        precision: opener({name: graphs[name] for name in names})
         for precision, graphs in source.graphs.items()
     }
     return _Findings(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.export.cores import on_all_cores
 from textual_vision.export.figures import image_figures
 from textual_vision.export.parity import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures, ImageFigures
@@ -54,10 +55,16 @@ def samples_from_batches(
 ) -> tuple[Sample, ...]:
     """Every sample of `batches` drawn by the `sessions` (precision → stage → session)."""
     found: list[Sample] = []
-    for batch in batches:
-        outputs = {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
+    drawn = on_all_cores(lambda batch: _drawn(stages, sessions, batch), batches)
+    for batch, outputs in zip(batches, drawn, strict=True):
         found += [_sample(batch, index, outputs) for index in range(len(batch.prompts))]
     return tuple(found)
+
+
+def _drawn(
+    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batch: Batch
+) -> dict[str, dict[str, Array]]:
+    return {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
 
 
 def _run(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:

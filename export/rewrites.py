@@ -129,7 +129,9 @@ class _Sessions:
     def of(self, graphs: Sequence[bytes], backend: str) -> list[Session]:
         """The sessions of these very objects; they are kept, so no others can get their identities."""
         missing = [graph for graph in graphs if (id(graph), backend) not in self._opened]
-        for graph, session in zip(missing, sessions_of(missing, self._stage, backend), strict=True):
+        for graph, session in zip(
+            missing, sessions_of(missing, self._stage, backend, threads=1), strict=True
+        ):
             self._opened[id(graph), backend] = graph, session
         return [self._opened[id(graph), backend][1] for graph in graphs]
 

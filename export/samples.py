@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from textual_vision.export.cores import torch_on_one_core
 from textual_vision.export.stages import StagedModel
 from textual_vision.export.steps import packed, unpacked
 from textual_vision.runtime.noise import noise_from_seed
@@ -48,22 +48,8 @@ def reference_batches(
     tokenizer = Tokenizer(model.tokenizer, model.text)
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
-    with _one_thread():
+    with torch_on_one_core():
         return tuple(_reference_batch(model, tokenizer, part, margins) for part in parts)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: a few drawings are thousands of small operations, each over before a second has
-    begun, and the threads wait for each other busily. With one core kept busy by another program that took
-    eight times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

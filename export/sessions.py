@@ -7,64 +7,95 @@ teacher-forced, free-running, and as what a merged graph should give.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 
 import onnx
 
 from textual_vision.export.measure import opened_at_once
 from textual_vision.runtime.backends.session import Array, Session
 
-SESSIONS_KEPT = 8  # of a precision's three stages and the merged graph, on two backends
+SESSIONS_KEPT = 12  # of three precisions' stages and merged graphs
 RUNS_KEPT = 32  # of each
 
 
 class RememberingSession:
-    """A `Session` that keeps what its last runs gave; its outputs are not to be written to."""
+    """A `Session` that keeps what its last runs gave; its outputs are not to be written to.
 
-    def __init__(self, session: Session) -> None:
+    Several threads may run it at a time.
+    """
+
+    def __init__(self, session: Session, stopped: threading.Event | None = None) -> None:
         self._session = session
         self.inputs, self.outputs, self.largest_batch = session.inputs, session.outputs, session.largest_batch
         self._known: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
+        self._lock = threading.Lock()  # of what is known
+        self._stopped = stopped
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, the same arrays for the same inputs."""
+        """All outputs by name, the same arrays for the same inputs; CancelledError when `stopped` is set."""
+        if self._stopped is not None and self._stopped.is_set():
+            raise CancelledError
         key = _digest(inputs)
-        if key not in self._known:
-            self._known[key] = self._session.run(inputs)
+        with self._lock:
+            found = self._known.get(key)
+        if found is None:
+            found = self._session.run(inputs)
+        with self._lock:
+            self._known[key] = found
+            self._known.move_to_end(key)
             if len(self._known) > RUNS_KEPT:
                 self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return dict(self._known[key])
+        return dict(found)
 
     def forgetful(self) -> Session:
         """The session itself, to be timed."""
         return self._session
 
 
-class OpenedSessions:
-    """The last SESSIONS_KEPT sessions, by what their graph computes: some precisions share a stage."""
+class Meanings:
+    """Of graphs, found out once: each backend asks for the same ones, and who measures their time."""
 
     def __init__(self) -> None:
+        self._known: dict[int, tuple[bytes, str]] = {}  # by the graph's identity, which is kept with it
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, graph: bytes) -> str:
+        """What the graph computes."""
+        if id(graph) not in self._known:
+            self._known[id(graph)] = graph, _meaning(graph)
+        return self._known[id(graph)][1]
+
+
+class OpenedSessions:
+    """The last SESSIONS_KEPT sessions, by what their graph computes: some precisions share a stage.
+
+    `threads` of each as in `SessionOptions`.
+    """
+
+    def __init__(self, meanings: Meanings | None = None, *, threads: int | None = None) -> None:
+        self._threads, self._stopped, self._meanings = threads, threading.Event(), meanings or Meanings()
         self._opened: OrderedDict[tuple[str, str], RememberingSession] = OrderedDict()
-        self._meanings: dict[int, tuple[bytes, str]] = {}  # by the graph's identity, which is kept with it
 
     def of(self, graphs: Mapping[str, bytes], backend: str) -> dict[str, RememberingSession]:
         """A session of each graph, by its stage's name."""
-        keys = {stage: (self._meaning(graph), backend) for stage, graph in graphs.items()}
+        keys = {stage: (self._meanings.of(graph), backend) for stage, graph in graphs.items()}
         missing = {key: stage for stage, key in keys.items() if key not in self._opened}
         wanted = [(graphs[stage], f"{stage}.onnx") for stage in missing.values()]
-        for key, session in zip(missing, opened_at_once(wanted, backend), strict=True):
-            self._opened[key] = RememberingSession(session)
+        opened = opened_at_once(wanted, backend, threads=self._threads)
+        for key, session in zip(missing, opened, strict=True):
+            self._opened[key] = RememberingSession(session, self._stopped)
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._forget(list(keys.values()))
         return sessions
 
-    def _meaning(self, graph: bytes) -> str:
-        """Each backend asks for the same graphs, and who measures their time."""
-        if id(graph) not in self._meanings:
-            self._meanings[id(graph)] = graph, _meaning(graph)
-        return self._meanings[id(graph)][1]
+    def stop(self) -> None:
+        """From now on they refuse to run."""
+        self._stopped.set()
 
     def _forget(self, used: list[tuple[str, str]]) -> None:
         """All but the last; `used` are the last."""

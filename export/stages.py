@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.export.arrange import arranged
+from textual_vision.export.cores import torch_on_one_core
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
@@ -105,7 +106,8 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
 
 def model_of(source: str, tokens: int | None) -> StagedModel:
     """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
-    model = load_model(source)
+    with torch_on_one_core():
+        model = load_model(source)
     return model if tokens is None else with_fixed_text(model, tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -31,6 +32,8 @@ class OpenVinoSession:
 
     How a graph is compiled depends on the sizes of a run alone, never on what came before: compiled otherwise
     it rounds otherwise, and a near tie falls otherwise.
+
+    Threads that run it at a time wait for each other.
     """
 
     largest_batch: int | None = None
@@ -39,6 +42,7 @@ class OpenVinoSession:
         self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, object], name: str
     ) -> None:
         self._core, self._model, self._settings, self._name = core, model, dict(settings), name
+        self._lock = threading.Lock()
         # Compiled, a port has the names of all tensors that were found to be the same; here it has its own.
         self._names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
         count = len(model.inputs)
@@ -56,13 +60,14 @@ class OpenVinoSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; TextualVisionError when OpenVINO cannot compute them."""
         try:
-            if self._request is None:
-                return self._fixed_for(max(len(value) for value in inputs.values())).run(inputs)
-            results = self._request.infer(dict(inputs))
+            with self._lock:
+                if self._request is None:
+                    return self._fixed_for(max(len(value) for value in inputs.values())).run(inputs)
+                results = self._request.infer(dict(inputs))
+                return {name: results[output].copy() for output, name in self._outputs}
         except OPENVINO_ERRORS as error:
             message = f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}"
             raise TextualVisionError(message, FAILED_HINT) from None
-        return {name: results[output].copy() for output, name in self._outputs}
 
     def _fixed_for(self, batch: int) -> _FixedSizes:
         """What is compiled for `batch`, which is done here when it comes first."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import onnx
+import pytest
 
 from textual_vision.export.samples import Array
-from textual_vision.export.sessions import RUNS_KEPT, SESSIONS_KEPT, OpenedSessions, RememberingSession
+from textual_vision.export.sessions import (
+    RUNS_KEPT,
+    SESSIONS_KEPT,
+    Meanings,
+    OpenedSessions,
+    RememberingSession,
+)
 from textual_vision.export.tiny_graph import tiny_graph
 
 
@@ -80,3 +88,29 @@ def test_only_the_last_sessions_are_kept() -> None:
     first, *_ = [opened.of({"latent": graph}, "onnxruntime")["latent"] for graph in graphs]
     assert opened.of({"latent": graphs[-1]}, "onnxruntime")["latent"] is not first
     assert opened.of({"latent": graphs[0]}, "onnxruntime")["latent"] is not first
+
+
+def test_sessions_refuse_to_run_once_they_are_stopped() -> None:
+    opened = OpenedSessions()
+    session = opened.of({"latent": named("one")}, "onnxruntime")["latent"]
+    session.run({"x": np.ones((1, 4), np.float32)})
+    opened.stop()
+    with pytest.raises(CancelledError):
+        session.run({"x": np.ones((1, 4), np.float32)})
+
+
+def test_what_a_graph_computes_is_found_out_once_for_all_that_ask() -> None:
+    meanings, graph = Meanings(), named("one")
+    assert meanings.of(graph) is meanings.of(graph) == meanings.of(named("two"))
+    first, second = OpenedSessions(meanings), OpenedSessions(meanings, threads=1)
+    for opened in (first, second):
+        opened.of({"latent": graph}, "onnxruntime")
+    assert len(meanings) == 2
+
+
+def test_runs_of_several_threads_at_a_time_are_told_apart() -> None:
+    session = RememberingSession(Counting())
+    inputs = [np.full((1, 4), value, np.float32) for value in range(100)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda x: session.run({"x": x})["y"][0, 0], inputs))
+    assert found == [2 * value + 1 for value in range(100)]
