@@ -1,12 +1,16 @@
-"""One precision's graphs against PyTorch by every backend at hand, with their sizes and times."""
+"""The precisions' graphs against PyTorch by every backend at hand, beside what a build does else."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from textual_vision.export.measure import median_milliseconds, node_count, usable_backends
+from textual_vision.export.measure import begin, median_milliseconds, node_count, usable_backends
 from textual_vision.export.merge import merged_spec
 from textual_vision.export.parity import (
     BUDGETS,
@@ -23,104 +27,146 @@ from textual_vision.export.reference import (
     first_samples,
     reference_sessions,
 )
-from textual_vision.export.results import PrecisionResult, StageGraph, StageParity
+from textual_vision.export.results import PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.samples import Batch, bytes_from_batches
-from textual_vision.export.sessions import OpenedSessions
+from textual_vision.export.sessions import Meanings, OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
+from textual_vision.runtime.backends.session import Session
+
+Parity = Callable[[], bytes]
 
 
-def compared(
-    model: StagedModel,
-    name: str,
-    made: PrecisionGraphs,
-    batches: Sequence[Batch],
-    steps: Steps,
-    opened: OpenedSessions,
-    *,
-    reference: bool = False,
-) -> PrecisionResult:
-    """The comparison of precision `name`, by the REFERENCE_BACKEND too if wanted; verdicts are in the result.
-    `opened` are the sessions of the precisions so far.
+class Comparisons:
+    """Of one build. Every backend but the first compares one precision after the other in its own thread. The
+    first, whose sessions others ask for too, compares when the results are wanted.
 
-    Raises TextualVisionError when a backend cannot compute a graph.
+    All sessions have one thread: several runs go on at a time.
     """
-    parity: list[StageParity] = []
-    expected = bytes_from_batches(batches)
-    for backend in usable_backends():
-        work = partial(_parity, model, name, made.graphs, batches, backend, opened)
-        depends = [name, made.graphs, expected, backend, dataclasses.astuple(BUDGETS[name])]
-        parity += parity_from_bytes(steps.run(f"compare {name} by {backend}", depends, work))
-    if reference and name in REFERENCE_PRECISIONS:
-        few = first_samples(batches)
-        stages = {stage.name: made.graphs[stage.name] for stage in model.stages}
+
+    def __init__(
+        self,
+        model: StagedModel,
+        batches: Sequence[Batch],
+        steps: Steps,
+        pools: Mapping[str, ThreadPoolExecutor | None],
+    ) -> None:
+        self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
+        self._specs = [stage.spec for stage in model.stages]
+        meanings = Meanings()
+        self._opened = {backend: OpenedSessions(meanings, threads=1) for backend in pools}
+        self._timed = OpenedSessions(meanings)
+        self._begun: dict[str, tuple[PrecisionGraphs, list[Parity]]] = {}
+        self._here: list[Parity] = []
+
+    def begin(self, name: str, made: PrecisionGraphs, *, reference: bool = False) -> None:
+        """Begins to compare precision `name`, by the REFERENCE_BACKEND too if wanted."""
+        expected = bytes_from_batches(self._batches)
+        begun: list[Parity] = []
+        for backend, pool in self._pools.items():
+            depends = [name, made.graphs, expected, backend, dataclasses.astuple(BUDGETS[name])]
+            work = partial(self._parity, name, made.graphs, backend)
+            run = partial(self._steps.run, f"compare {name} by {backend}", depends, work)
+            begun.append(self._later(run) if pool is None else pool.submit(run).result)
+        if reference and name in REFERENCE_PRECISIONS:
+            begun.append(self._later(partial(self._by_reference, name, made.graphs)))
+        self._begun[name] = made, begun
+
+    def results(self) -> tuple[PrecisionResult, ...]:
+        """Of all that was begun, in that order; verdicts are in the results.
+
+        Graphs are timed when all is compared: nothing of the build's own may go on beside. Raises
+        TextualVisionError when a backend cannot compute a graph.
+        """
+        for run in self._here:
+            run()  # while others go on
+        parity = {
+            name: [one for found in begun for one in parity_from_bytes(found())]
+            for name, (_, begun) in self._begun.items()
+        }
+        return tuple(
+            PrecisionResult(
+                precision=name,
+                graphs=self._graphs(name, made.graphs),
+                parity=tuple(parity[name]),
+                verdict=verdict_of(parity[name]),
+                notes=made.notes,
+            )
+            for name, (made, _) in self._begun.items()
+        )
+
+    def sessions(self, graphs: Mapping[str, bytes]) -> Mapping[str, Session]:
+        """A precision's, on the first backend, by stage; what they were compared on they give at once."""
+        first = usable_backends()[0]
+        return self._opened[first].of(graphs, first)
+
+    def stop(self) -> None:
+        """What goes on ends with its next run."""
+        for opened in self._opened.values():
+            opened.stop()
+
+    def _later(self, run: Parity) -> Parity:
+        """To be done in this thread, once."""
+        self._here.append(functools.cache(run))
+        return self._here[-1]
+
+    def _parity(self, name: str, graphs: Mapping[str, bytes], backend: str) -> bytes:
+        specs, batches = self._specs, self._batches
+        sessions = self._opened[backend].of(graphs, backend)
+        found = parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
+        if MERGED in graphs:
+            # Against the same stages one by one: what merging changed, not what the precision did.
+            chained = [
+                dataclasses.replace(batch, tensors={**batch.tensors, **free_running(specs, sessions, batch)})
+                for batch in batches
+            ]
+            merged = [merged_spec(specs)]
+            found += free_parity(merged, sessions, chained, budget=MERGED_BUDGET, backend=backend)
+        return bytes_from_results(found)
+
+    def _by_reference(self, name: str, graphs: Mapping[str, bytes]) -> bytes:
+        few = first_samples(self._batches)
+        stages = {spec.name: graphs[spec.name] for spec in self._specs}
         depends = [name, stages, bytes_from_batches(few), dataclasses.astuple(BUDGETS[name])]
-        work = partial(_reference_parity, model, name, stages, few)
-        parity += parity_from_bytes(steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work))
-    return PrecisionResult(
-        precision=name,
-        graphs=_graphs(model, name, made.graphs, batches, opened),
-        parity=tuple(parity),
-        verdict=verdict_of(parity),
-        notes=made.notes,
-    )
 
+        def work() -> bytes:
+            sessions = reference_sessions(stages)
+            return bytes_from_results(
+                parity_of(self._specs, sessions, few, budget=BUDGETS[name], backend=REFERENCE_BACKEND)
+            )
 
-def _parity(
-    model: StagedModel,
-    name: str,
-    graphs: Mapping[str, bytes],
-    batches: Sequence[Batch],
-    backend: str,
-    opened: OpenedSessions,
-) -> bytes:
-    specs = [stage.spec for stage in model.stages]
-    sessions = opened.of(graphs, backend)
-    found = parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
-    if MERGED in graphs:
-        # Against the same stages one by one: what merging changed, not what the precision did.
-        chained = [
-            dataclasses.replace(batch, tensors={**batch.tensors, **free_running(specs, sessions, batch)})
-            for batch in batches
-        ]
-        merged = [merged_spec(specs)]
-        found += free_parity(merged, sessions, chained, budget=MERGED_BUDGET, backend=backend)
-    return bytes_from_results(found)
+        return self._steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work)
 
-
-def _reference_parity(
-    model: StagedModel, name: str, graphs: Mapping[str, bytes], batches: Sequence[Batch]
-) -> bytes:
-    specs = [stage.spec for stage in model.stages]
-    sessions = reference_sessions(graphs)
-    return bytes_from_results(
-        parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=REFERENCE_BACKEND)
-    )
-
-
-def _graphs(
-    model: StagedModel,
-    name: str,
-    graphs: Mapping[str, bytes],
-    batches: Sequence[Batch],
-    opened: OpenedSessions,
-) -> tuple[StageGraph, ...]:
-    """Size and time of each graph; timed anew at every build, since machines are busy at different times."""
-    backend = usable_backends()[0]
-    specs = [stage.spec for stage in model.stages]
-    sessions = opened.of(graphs, backend)
-    found = []
-    for spec in [*specs, merged_spec(specs)] if MERGED in graphs else specs:
-        graph = graphs[spec.name]
-        found.append(
+    def _graphs(self, name: str, graphs: Mapping[str, bytes]) -> tuple[StageGraph, ...]:
+        """Size and time of each graph; timed anew at every build: machines are busy at different times."""
+        backend = usable_backends()[0]
+        merged = [merged_spec(self._specs)] if MERGED in graphs else []
+        sessions = self._timed.of(graphs, backend)
+        return tuple(
             StageGraph(
                 stage=spec.name,
                 file=f"onnx/{name}/{spec.name}.onnx",
-                bytes=len(graph),
-                nodes=node_count(graph),
-                milliseconds=median_milliseconds(sessions[spec.name].forgetful(), spec, batches[0]),
+                bytes=len(graphs[spec.name]),
+                nodes=node_count(graphs[spec.name]),
+                milliseconds=median_milliseconds(sessions[spec.name].forgetful(), spec, self._batches[0]),
                 backend=backend,
             )
+            for spec in [*self._specs, *merged]
         )
-    return tuple(found)
+
+
+@contextlib.contextmanager
+def comparisons_begun(model: StagedModel, batches: Sequence[Batch], steps: Steps) -> Iterator[Comparisons]:
+    """Comparisons with the reference's `batches`; what still goes on when the context is left is stopped."""
+    backends = usable_backends()
+    with contextlib.ExitStack() as stack:
+        pools: dict[str, ThreadPoolExecutor | None] = dict.fromkeys(backends)
+        if (os.cpu_count() or 1) > 1:
+            for backend in backends[1:]:
+                begin(backend)
+                pool = pools[backend] = ThreadPoolExecutor(1)
+                stack.callback(pool.shutdown, cancel_futures=True)
+        comparisons = Comparisons(model, batches, steps, pools)
+        stack.callback(comparisons.stop)
+        yield comparisons

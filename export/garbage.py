@@ -21,6 +21,14 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def set_aside() -> None:
+    """In `collected_lately`: nor through what was made so far. A program that was traced leaves as many as
+    the libraries.
+    """
+    if gc.get_freeze_count():
+        gc.freeze()
+
+
 @contextlib.contextmanager
 def collected_lately() -> Iterator[None]:
     """Only through what is made from here on, not the million objects of the libraries: a graph is read in

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
@@ -24,7 +25,7 @@ class FloatGraphs:
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
     "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is
     how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor → range, are those of a
-    cache, if there is one.
+    cache, if there is one; `parts`, by stage, are what `part_of` made before there were all graphs.
     """
 
     stages: tuple[StageSpec, ...]
@@ -34,6 +35,7 @@ class FloatGraphs:
     budget: str | None = None
     range_method: str = AUTO
     ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class PrecisionGraphs:
 
 
 Convert = Callable[[FloatGraphs], PrecisionGraphs]
+Part = Callable[[FloatGraphs, StageSpec], object]
 
 
 def fp32_from_float(source: FloatGraphs) -> PrecisionGraphs:
@@ -63,6 +66,11 @@ PRECISIONS = {
     "fp32": "textual_vision.export.precision:fp32_from_float",
     "fp16": "textual_vision.export.half:fp16_from_float",
     "int8": "textual_vision.export.quantise:int8_from_float",
+}
+# name → "module:function" of a `Part`: of the work, what one stage's graph is enough for
+PARTS = {
+    "fp16": "textual_vision.export.half:half_stage",
+    "int8": "textual_vision.export.quantise:calibrated_stage",
 }
 
 
@@ -79,6 +87,17 @@ def check_precision(name: str) -> None:
 
 def convert(name: str, source: FloatGraphs) -> PrecisionGraphs:
     """The graphs of precision `name`."""
-    module, _, function = PRECISIONS[name].partition(":")
-    make: Convert = getattr(importlib.import_module(module), function)
+    make: Convert = _function(PRECISIONS[name])
     return make(source)
+
+
+def part_of(name: str, source: FloatGraphs, stage: StageSpec) -> object:
+    """What of precision `name` can be made of the stage's graph alone, for `FloatGraphs.parts`."""
+    make: Part = _function(PARTS[name])
+    return make(source, stage)
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

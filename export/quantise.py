@@ -18,6 +18,7 @@ from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, q
 from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
+from textual_vision.runtime.manifest import StageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,14 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     choice of layers meets the budget, or only one that leaves all in float.
     """
     options = options or QuantiseOptions(
-        ranges=RangeOptions(method=source.range_method, ranges=source.ranges),
-        budget=source.budget or DEFAULT_BUDGET,
+        ranges=_range_options(source), budget=source.budget or DEFAULT_BUDGET
     )
     budget = parse_budget(options.budget)
     stored = {name: stored_exactly(graph, notes=False) for name, graph in source.fp32.items()}
     measure = Measure(source.stages, source.fp32, source.batches, default_backend(), stored)
     stages = [
-        quantised_stage(stage, source.fp32[stage.name], measure, options.ranges, target=source.target)
+        source.parts.get(stage.name)
+        or quantised_stage(stage, source.fp32[stage.name], measure, options.ranges, target=source.target)
         for stage in source.stages
     ]
     found = search(stages, measure, budget, timed=source.target == "cpu")
@@ -52,6 +53,17 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
         notes=_notes(stages, found, options),
         ranges={one.stage.name: one.calibrated for one in stages},
     )
+
+
+def calibrated_stage(source: FloatGraphs, stage: StageSpec) -> QuantisedStage:
+    """The stage made ready for int8; of the other stages no graph is needed for it."""
+    graph = source.fp32[stage.name]
+    measure = Measure([stage], {stage.name: graph}, source.batches, default_backend())
+    return quantised_stage(stage, graph, measure, _range_options(source), target=source.target)
+
+
+def _range_options(source: FloatGraphs) -> RangeOptions:
+    return RangeOptions(method=source.range_method, ranges=source.ranges)
 
 
 def check_quantised(stages: Sequence[QuantisedStage], modes: Mapping[str, Mapping[str, str]]) -> None:

@@ -12,7 +12,7 @@ from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS
-from textual_vision.export.report import ReportSource, report_files
+from textual_vision.export.report import Opener, ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.export.samples import Batch
 from textual_vision.export.stages import StagedModel
@@ -29,6 +29,7 @@ def files_of_report(
     graphs: Mapping[str, Mapping[str, bytes]],
     batches: Sequence[Batch],
     command: str,
+    sessions: Opener,
 ) -> dict[str, bytes]:
     """report/index.html and report/report.json of a build, by their path in the bundle."""
     image = model.image
@@ -45,6 +46,7 @@ def files_of_report(
         },
         command=command,
         warnings=manifest.warnings,
+        sessions=sessions,
     )
     return report_files(source)
 

@@ -61,11 +61,12 @@ class Steps:
         place = self._place(name, depends_on)
         return place is not None and place.is_file()
 
-    def timed(self, name: str, work: Callable[[], object]) -> None:
+    def timed(self, name: str, work: Callable[[], T]) -> T:
         """`work()`, never kept, but timed."""
         start = time.perf_counter()
-        work()
+        found = work()
         self._note(name, start, cached=False)
+        return found
 
     def prune(self) -> None:
         """Drops the least recently used results above CACHE_LIMIT_BYTES."""

@@ -20,13 +20,11 @@ from torch.export._draft_export import DraftExportReport
 
 from textual_vision.export.export_error import constant_size, constant_size_error, export_error
 from textual_vision.export.garbage import uncollected
+from textual_vision.export.opset import OPSET_NEWEST_OF_TENSORRT_10, check, check_opset
 from textual_vision.export.samples import Array
 from textual_vision.export.stages import BATCH, TOKENS, Stage
 from textual_vision.export.translate import traced_once, translations
-from textual_vision.runtime.errors import UsageError
 
-OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
-OPSET_NEWEST_OF_TENSORRT_10 = 20
 BATCH_LIMIT = 1 << 15
 
 
@@ -37,23 +35,6 @@ class ExportOptions:
     opset: int = OPSET_NEWEST_OF_TENSORRT_10
     tokens: int | None = None
     max_tokens: int = 32
-
-
-def opset_newest() -> int:
-    """The newest opset that the installed ONNX library and torch's exporter both know."""
-    from torch.onnx._constants import ONNX_MAX_OPSET
-
-    return int(min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version()))
-
-
-def check_opset(opset: int) -> None:
-    """UsageError unless this machine's tools can write `opset`."""
-    newest = opset_newest()
-    if not OPSET_LOWEST <= opset <= newest:
-        hint = (
-            f"{OPSET_NEWEST_OF_TENSORRT_10} is the newest that TensorRT 10 reads, 17 that TensorRT 8.6 does"
-        )
-        raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
 
 
 def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportOptions) -> onnx.ModelProto:
@@ -68,11 +49,6 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
         _drop_num_outputs(model)
     check(model)
     return model
-
-
-def check(model: onnx.ModelProto) -> None:
-    """ONNX's own checker, types and shapes included; a failure is our bug."""
-    onnx.checker.check_model(model, full_check=True)
 
 
 def _program_from_stage(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from textual_vision.export import bundle as bundle_module
-from textual_vision.export import parity
+from textual_vision.export import floats, parity
 from textual_vision.export.build import BuildOptions, build
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, BuildResult
 from textual_vision.export.stages import StagedModel
@@ -27,6 +27,7 @@ from textual_vision.runtime.pipeline import TextToImage
 from textual_vision.runtime.tokenizer import Tokenizer
 
 STAGES = ("text_encoder", "latent", "generator")
+STEPS_OF_A_STAGE = ("export", "rewrite", "begin fp16 of")
 Built = tuple[Path, BuildResult]
 
 
@@ -117,6 +118,39 @@ def test_a_second_build_with_one_option_changed_redoes_only_what_changed(
     redone = {step.name for step in result.steps if not step.cached}
     assert {f"export {stage}" for stage in STAGES} | {"make fp16"} <= kept
     assert "draw the reference" in redone and "compare fp32 by onnxruntime" in redone
+
+
+def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_for(
+    small_build: BuildOptions, built: Built, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(floats, "is_worthwhile", lambda stage: stage.name == "latent")
+    told: list[str] = []
+    place = tmp_path / "beside.tv"
+    result = build(
+        str(checkpoint), place, small_build, cache=tmp_path / "kept", tell=lambda step: told.append(step.name)
+    )
+    others = [f"{work} {name}" for name in ("text_encoder", "generator") for work in STEPS_OF_A_STAGE]
+    assert [name for name in told if name in others] == others
+    assert told.index(others[-1]) < told.index("export latent") < told.index("rewrite latent")
+    assert "begin fp16 of latent" not in told
+    assert result.verdict == PASS
+    assert all(one.passed for one in compare(TextToImage.load(place, precision="fp16")))
+    assert not list(tmp_path.glob(".*"))
+    again = build(str(checkpoint), tmp_path / "again.tv", small_build, cache=tmp_path / "kept")
+    assert {step.name for step in again.steps if not step.cached} == {"draw the report", "write the bundle"}
+
+
+def test_no_cached_step_of_a_stage_is_begun_beside(
+    small_build: BuildOptions,
+    built: Built,
+    checkpoint: Path,
+    kept_steps: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(floats, "is_worthwhile", lambda stage: True)
+    monkeypatch.setattr(floats, "started", lambda *_: pytest.fail("a process was started"))
+    build(str(checkpoint), tmp_path / "again.tv", small_build, cache=kept_steps)
 
 
 @pytest.fixture

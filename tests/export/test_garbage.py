@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from textual_vision.export.garbage import collected_lately, uncollected
+from textual_vision.export.garbage import collected_lately, set_aside, uncollected
 
 
 @pytest.mark.parametrize("collecting", [False, True])
@@ -36,3 +36,14 @@ def test_what_somebody_else_froze_stays_so() -> None:
         assert gc.get_freeze_count()
     finally:
         gc.unfreeze()
+
+
+def test_what_is_set_aside_is_collected_again_afterwards() -> None:
+    set_aside()
+    assert not gc.get_freeze_count()
+    with collected_lately():
+        before = gc.get_freeze_count()
+        made = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+        set_aside()
+        assert gc.get_freeze_count() >= before + len(made)
+    assert not gc.get_freeze_count()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export import half, quantise_store
 from textual_vision.export.half import fp16_from_float
 from textual_vision.export.half_cast import half_from_float
-from textual_vision.export.precision import FloatGraphs
+from textual_vision.export.precision import FloatGraphs, part_of
 from textual_vision.export.samples import Batch
 from textual_vision.export.stages import tensor
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -157,3 +160,11 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
     islands = fp16_from_float(source).notes["latent"]["float32"]
     assert {name for name, why in islands.items() if why == "accuracy"} == {"middle/Add", "gap/Relu"}
     assert "head/MatMul" not in islands
+
+
+def test_a_stage_made_early_is_what_the_whole_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FloatGraphs(stages=(SPEC,), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    whole = fp16_from_float(source)
+    early = part_of("fp16", source, SPEC)
+    monkeypatch.setattr(half, "half_stage", lambda *_: pytest.fail("made again"))
+    assert fp16_from_float(replace(source, parts={"latent": early})) == whole

@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
+from textual_vision.export import quantise
 from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.parity import open_sessions
-from textual_vision.export.precision import FloatGraphs
+from textual_vision.export.precision import FloatGraphs, part_of
 from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import INT8, QUANTISED, WEIGHTS, default_modes
@@ -223,3 +224,25 @@ def test_a_cache_that_lacks_a_tensor_is_refused_by_its_name(source: FloatGraphs,
     options = RangeOptions(ranges={last.name: {"nothing.known": found}})
     with pytest.raises(IntegrityError, match=rf"no range for \d+ tensors of {last.name}, such as '"):
         quantised_stage(last, source.fp32[last.name], measure, options)
+
+
+def test_a_stage_is_made_ready_early_without_the_graphs_of_others(
+    source: FloatGraphs, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = source.stages[-1]
+    graph = source.fp32[stage.name]
+    early = part_of("int8", replace(source, fp32={stage.name: graph}), stage)
+    expected = quantised_stage(stage, graph, measure, RangeOptions())
+    modes = default_modes(expected.layers, INT8)
+    assert isinstance(early, QuantisedStage)
+    assert early.errors == expected.errors and early.graph(modes) == expected.graph(modes)
+    made: list[str] = []
+
+    def noted(one: StageSpec, *given: Any, **named: Any) -> QuantisedStage:
+        made.append(one.name)
+        return quantised_stage(one, *given, **named)
+
+    monkeypatch.setattr(quantise, "quantised_stage", noted)
+    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    int8_from_float(replace(source, parts={stage.name: early}), options)
+    assert made == [one.name for one in source.stages[:-1]]

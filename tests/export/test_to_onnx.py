@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from textual_vision.export.opset import check, check_opset, opset_newest
 from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage, tensor
-from textual_vision.export.to_onnx import ExportOptions, check, check_opset, onnx_from_stage, opset_newest
+from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec

@@ -1,4 +1,4 @@
-"""A stage exported in a process of its own: the same graph, the same errors, and no process left behind."""
+"""A stage made in a process of its own: the same graphs, the same errors, and no process left behind."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import to_onnx_beside
-from textual_vision.export.samples import Batch, reference_batches
-from textual_vision.export.stages import StagedModel, load_model
-from textual_vision.export.to_onnx_beside import (
+from textual_vision.export import floats_beside
+from textual_vision.export.floats_beside import (
     FEWEST_BLOCKS,
-    ExportTask,
+    GRAPH_FILE,
+    LOWERED_FILE,
+    NOTES_FILE,
+    FloatTask,
     exported_stage,
     is_worthwhile,
     started,
 )
+from textual_vision.export.results_json import rewrites_from_bytes
+from textual_vision.export.samples import Batch, reference_batches
+from textual_vision.export.stages import StagedModel, load_model
+from textual_vision.export.steps import unpacked
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
-TASK = ExportTask(source="", opset=18, tokens=None, arranged=True)
+TASK = FloatTask(source="", opset=18, tokens=None, target="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +44,13 @@ def example(model: StagedModel) -> Batch:
 def test_the_graph_is_the_one_that_this_process_would_export(
     checkpoint: Path, model: StagedModel, example: Batch
 ) -> None:
-    task = dataclasses.replace(TASK, source=str(checkpoint))
-    with started(task, "latent", example) as graph:
-        assert graph() == exported_stage(model, task, "latent", example)
+    task = dataclasses.replace(TASK, source=str(checkpoint), without=("simplify",))
+    with started(task, "latent", example) as begun:
+        assert begun.exported() == exported_stage(model, task, "latent", example)
+        files = unpacked(begun.rewritten())
+    assert set(files) == {GRAPH_FILE, LOWERED_FILE, NOTES_FILE}
+    names = {one.rewrite for one in rewrites_from_bytes(files[NOTES_FILE])}
+    assert "fold-constants" in names and "simplify" not in names
 
 
 def test_what_a_user_can_do_something_about_is_raised_here(
@@ -49,10 +58,10 @@ def test_what_a_user_can_do_something_about_is_raised_here(
 ) -> None:
     missing = dataclasses.replace(TASK, source=f"{tmp_path / 'mine.py'}:make")
     with (
-        started(missing, "latent", example) as graph,
+        started(missing, "latent", example) as begun,
         pytest.raises(UsageError, match=r"no file .*mine\.py") as error,
     ):
-        graph()
+        begun.exported()
     assert "custom-models" in error.value.hint
 
 
@@ -61,18 +70,18 @@ def test_a_process_that_fails_says_how(tmp_path: Path, example: Batch) -> None:
     broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
     task = dataclasses.replace(TASK, source=f"{broken}:make")
     with (
-        started(task, "latent", example) as graph,
+        started(task, "latent", example) as begun,
         pytest.raises(TextualVisionError, match="exported latent failed: RuntimeError: out of order"),
     ):
-        graph()
+        begun.exported()
 
 
 def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = model.stage("latent")
     long = dataclasses.replace(stage, blocks=FEWEST_BLOCKS)
-    monkeypatch.setattr(to_onnx_beside.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 2)
     assert is_worthwhile(long) and not is_worthwhile(model.stage("generator"))
-    monkeypatch.setattr(to_onnx_beside.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 1)
     assert not is_worthwhile(long)
 
 
@@ -80,7 +89,7 @@ PROGRAM = """
 import signal, sys, time
 from pathlib import Path
 from textual_vision.export.samples import Batch
-from textual_vision.export.to_onnx_beside import ExportTask, started
+from textual_vision.export.floats_beside import FloatTask, started
 from textual_vision.runtime import console
 import click
 
@@ -89,7 +98,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 @click.command()
 @click.argument("source")
 def command(source):
-    task = ExportTask(source=source, opset=18, tokens=None, arranged=True)
+    task = FloatTask(source=source, opset=18, tokens=None, target="cpu")
     with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed=False)):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():

@@ -1,0 +1,101 @@
+"""The float graphs of a build's stages: exported and rewritten, long ones in a process of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from textual_vision.export.floats_beside import (
+    GRAPH_FILE,
+    LOWERED_FILE,
+    NOTES_FILE,
+    Begun,
+    FloatTask,
+    exported_stage,
+    is_worthwhile,
+    rewritten_stage,
+    started,
+)
+from textual_vision.export.measure import usable_backends
+from textual_vision.export.results import RewriteResult
+from textual_vision.export.results_json import rewrites_from_bytes
+from textual_vision.export.samples import Batch
+from textual_vision.export.stages import StagedModel
+from textual_vision.export.steps import Steps, unpacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatStage:
+    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+
+    exported: bytes
+    graph: bytes
+    lowered: bytes
+    rewrites: tuple[RewriteResult, ...]
+
+
+class Floats:
+    """The stages' graphs, those that are made beside last."""
+
+    def __init__(
+        self,
+        model: StagedModel,
+        task: FloatTask,
+        steps: Steps,
+        example: Callable[[], Batch],
+        begun: dict[str, Begun],
+    ) -> None:
+        self._model, self._task, self._steps, self._example, self._begun = model, task, steps, example, begun
+
+    def stages(self) -> Iterator[tuple[str, FloatStage, bool]]:
+        """Each stage's name and graphs, and whether to make others goes on meanwhile.
+
+        The time of what is made beside is what it was waited for.
+        """
+        names = [stage.name for stage in self._model.stages]
+        for name in sorted(names, key=self._begun.__contains__):
+            yield name, self._stage(name), name not in self._begun and bool(self._begun)
+
+    def _stage(self, name: str) -> FloatStage:
+        beside, task = self._begun.get(name), self._task
+        work = (
+            partial(exported_stage, self._model, task, name, self._example())
+            if beside is None
+            else beside.exported
+        )
+        exported = self._steps.run(*_export(self._model, task, name), work)
+        work = (
+            partial(rewritten_stage, self._model, task, name, exported, self._example())
+            if beside is None
+            else beside.rewritten
+        )
+        depends = [exported, task.without, task.target, usable_backends()]
+        files = unpacked(self._steps.run(f"rewrite {name}", depends, work))
+        return FloatStage(
+            exported=exported,
+            graph=files[GRAPH_FILE],
+            lowered=files[LOWERED_FILE],
+            rewrites=rewrites_from_bytes(files[NOTES_FILE]),
+        )
+
+
+@contextlib.contextmanager
+def floats_begun(
+    model: StagedModel, task: FloatTask, steps: Steps, example: Callable[[], Batch]
+) -> Iterator[Floats]:
+    """Begins with the stages that take long, unless they are kept; `example` gives inputs to try them on."""
+    example = functools.cache(example)
+    with contextlib.ExitStack() as stack:
+        begun = {}
+        for stage in model.stages:
+            if is_worthwhile(stage) and not steps.has(*_export(model, task, stage.name)):
+                begun[stage.name] = stack.enter_context(started(task, stage.name, example()))
+        yield Floats(model, task, steps, example, begun)
+
+
+def _export(model: StagedModel, task: FloatTask, stage: str) -> tuple[str, object]:
+    """The step's name and what it depends on."""
+    return f"export {stage}", [model.digest, stage, task.opset, task.tokens, task.arranged]

@@ -1,0 +1,127 @@
+"""A stage exported and rewritten in a process of its own, beside which the build goes on.
+
+To trace a program keeps one core busy, for seconds where it is long, and nothing else of Python can be done
+in its process meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual_vision.export.arrange import ARRANGE
+from textual_vision.export.garbage import set_aside
+from textual_vision.export.measure import usable_backends
+from textual_vision.export.results_json import bytes_from_results
+from textual_vision.export.rewrites import Ground, rewritten
+from textual_vision.export.samples import Batch, bytes_from_batches
+from textual_vision.export.stages import Stage, StagedModel, arranged_stage
+from textual_vision.export.steps import packed
+from textual_vision.runtime import errors
+
+CHILD = "textual_vision.export.floats_child"
+# Of what is rewritten: the graph for float precisions, for int8, and what rewrites bought.
+GRAPH_FILE, LOWERED_FILE, NOTES_FILE = "graph.onnx", "lowered.onnx", "notes.json"
+# In the folder between the processes.
+EXAMPLE_FILE, EXPORTED_FILE, REWRITTEN_FILE = "example", "exported.onnx", "rewritten"
+ERROR_FILE, LOG_FILE = "error.json", "log"
+# A process takes 4 s to start and to import PyTorch, a block a third of a second to be traced.
+FEWEST_BLOCKS = 16
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatTask:
+    """A model's stages are to be exported and rewritten so: `source` and `tokens` as `model_of` has them,
+    `without` the rewrites of these names, `target` what the graphs are for.
+    """
+
+    source: str
+    opset: int
+    tokens: int | None
+    target: str
+    without: tuple[str, ...] = ()
+
+    @property
+    def arranged(self) -> bool:
+        """Whether stages are arranged for drawing before they are exported."""
+        return ARRANGE not in self.without
+
+
+def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batch) -> bytes:
+    """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
+    # PyTorch's compiler takes 2 s to import: a process begun before has that much more time.
+    from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+
+    options = ExportOptions(opset=task.opset, tokens=task.tokens, max_tokens=model.text.max_tokens)
+    stage = arranged_stage(model.stage(name)) if task.arranged else model.stage(name)
+    data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
+    set_aside()
+    return data
+
+
+def rewritten_stage(model: StagedModel, task: FloatTask, name: str, graph: bytes, example: Batch) -> bytes:
+    """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, packed."""
+    ground = Ground(
+        stage=model.stage(name).spec, batch=example, backends=usable_backends(), target=task.target
+    )
+    made = rewritten(graph, ground, without=task.without)
+    notes = bytes_from_results(made.results)
+    return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: notes})
+
+
+def is_worthwhile(stage: Stage) -> bool:
+    """Whether its program is long, and there is a core for it."""
+    return stage.blocks >= FEWEST_BLOCKS and (os.cpu_count() or 1) > 1
+
+
+class Begun:
+    """What a process is making of a stage; to ask for it waits, and raises what went wrong."""
+
+    def __init__(self, stage: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._stage, self._process, self._folder = stage, process, folder
+
+    def exported(self) -> bytes:
+        """See `exported_stage`."""
+        return self._file(EXPORTED_FILE)
+
+    def rewritten(self) -> bytes:
+        """See `rewritten_stage`."""
+        return self._file(REWRITTEN_FILE)
+
+    def _file(self, name: str) -> bytes:
+        while not (self._folder / name).exists() and self._process.poll() is None:
+            time.sleep(LOOK_SECONDS)
+        if (self._folder / name).exists():
+            return (self._folder / name).read_bytes()
+        if (self._folder / ERROR_FILE).exists():
+            error = json.loads((self._folder / ERROR_FILE).read_bytes())
+            raise getattr(errors, error["kind"])(error["message"], error["hint"])
+        lines = (self._folder / LOG_FILE).read_text("utf-8", "replace").strip().splitlines()
+        last = lines[-1] if lines else f"exit code {self._process.returncode}"
+        raise errors.TextualVisionError(f"the process that exported {self._stage} failed: {last}")
+
+
+@contextlib.contextmanager
+def started(task: FloatTask, stage: str, example: Batch) -> Iterator[Begun]:
+    """Begins with the stage. The process is gone when the context is left, however that comes about."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / EXAMPLE_FILE).write_bytes(bytes_from_batches([example]))
+        command = [sys.executable, "-m", CHILD, json.dumps(dataclasses.asdict(task)), stage, place]
+        with (folder / LOG_FILE).open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield Begun(stage, process, folder)
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,47 @@
+"""The process that floats_beside starts: exports and rewrites one stage.
+
+Run as `python -m`; its arguments are a FloatTask as JSON, the stage and the folder of what it reads and
+writes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from textual_vision.export.floats_beside import (
+    ERROR_FILE,
+    EXAMPLE_FILE,
+    EXPORTED_FILE,
+    REWRITTEN_FILE,
+    FloatTask,
+    exported_stage,
+    rewritten_stage,
+)
+from textual_vision.export.garbage import collected_lately
+from textual_vision.export.samples import batches_from_bytes
+from textual_vision.export.stages import model_of
+from textual_vision.runtime.errors import TextualVisionError
+from textual_vision.runtime.files import write_whole
+
+
+@collected_lately()
+def main() -> None:
+    """Leaves both graphs in the folder, whole, or the error that a user can do something about."""
+    given = json.loads(sys.argv[1])
+    task = FloatTask(**{**given, "without": tuple(given["without"])})
+    stage, folder = sys.argv[2], Path(sys.argv[3])
+    (example,) = batches_from_bytes((folder / EXAMPLE_FILE).read_bytes())
+    try:
+        model = model_of(task.source, task.tokens)
+        graph = exported_stage(model, task, stage, example)
+        write_whole(folder / EXPORTED_FILE, graph)
+        write_whole(folder / REWRITTEN_FILE, rewritten_stage(model, task, stage, graph, example))
+    except TextualVisionError as error:
+        told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+        write_whole(folder / ERROR_FILE, json.dumps(told).encode())
+
+
+if __name__ == "__main__":
+    main()
