@@ -82,6 +82,8 @@ def search(
     """
     ladders = [_Ladder(one, measure, budget) for one in stages]
     rungs = [ladder.rungs(timed) for ladder in ladders]
+    if not any(_is_quantised(rung) for one in rungs for rung in one):
+        rungs = [ladder.rungs(timed, at_any_cost=True) for ladder in ladders]
     trials = [_alone(rung) for ladder in ladders for rung in ladder.tried]
     floats = [one[-1] for one in rungs]
     choices = sorted(_choices(rungs), key=lambda choice: _cost(choice, floats))
@@ -126,26 +128,44 @@ class _Ladder:
         self._budget = {name: bound for name, bound in budget.items() if name not in COSTS}
         self._rungs: list[Rung] = []
         self.tried: list[Rung] = []
+        self._exact = measure.stored[stage.stage.name]
         self._harm: dict[tuple[str, str], float] = {}  # by layer and mode
 
-    def rungs(self, timed: bool) -> list[Rung]:
-        """The rungs, and last, whatever it does, the float graph."""
+    def rungs(self, timed: bool, *, at_any_cost: bool = False) -> list[Rung]:
+        """The rungs, and last, whatever it does, the float graph.
+
+        Unless int8 is wanted `at_any_cost`, no layers step back from a choice that would buy nothing as it
+        is: to find the most harmful of hundreds takes minutes.
+        """
+        self._rungs, self.tried = [], []
         layers = self._stage.layers
         half = default_modes(layers, HALF)
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHTS, INT8))
-        some = self._holds(half)
-        if some and len(self._stage.graph(stored)) < LESS * len(self._stage.graph(half)):
-            some = self._holds(stored) or (self._near() and self._step_back(half, stored))
-        if some and integer != stored and not self._holds(integer) and self._near():
-            if any(rung.modes == stored for rung in self._rungs):
-                self._step_back(stored, integer)
-            self._step_back(half, integer)
-        floating = self._rung({}, self._measure.stored[self._stage.stage.name])
+        if self._holds(half):
+            self._quantise(half, stored, integer, at_any_cost=at_any_cost)
+        floating = self._rung({}, self._exact)
         found = [*self._rungs, floating]
         if timed:
             times = self._measure.time(self._stage.stage, [rung.graph for rung in found])
             found = [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
         return found
+
+    def _quantise(self, half: Modes, stored: Modes, integer: Modes, *, at_any_cost: bool) -> None:
+        """Adds the choices with int8."""
+        size = len(self._stage.graph(stored))
+        smaller = size < LESS * len(self._stage.graph(half))
+        held = smaller and self._holds(stored)
+        if smaller and not held and not self._near():
+            return
+        integers = integer != stored and not self._holds(integer) and self._near()
+        if smaller and not held:
+            pays = size / len(self._exact) + 1 < 2 * WORTHWHILE  # int8 weights alone take no less time
+            if not (pays or integers or at_any_cost) or not self._step_back(half, stored):
+                return
+        if integers:
+            if held:
+                self._step_back(stored, integer)
+            self._step_back(half, integer)
 
     def _near(self) -> bool:
         """Whether stepping back with some layers could bring what was tried last within the budget."""

@@ -42,6 +42,9 @@ class PictureSource(Protocol):
     def composed(self, index: int) -> bool:
         """Whether it shows several things that the caption names, and not one."""
 
+    def kin(self, index: int) -> Sequence[int]:
+        """Pictures that put the same things together, itself among them; none where it shows one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -53,7 +56,8 @@ class Batch:
     style_told: Tensor  # bool (B,): the caption names the art style
     captions: list[str]
     indices: list[int]  # of the pictures, among all that the source has
-    corpus: int  # how many those are
+    kin: list[Sequence[int]]  # of each; see `PictureSource.kin`
+    corpus: int  # how many pictures there are
 
 
 class StepRandom:
@@ -130,6 +134,7 @@ class Batches:
             style_told=torch.tensor(told),
             captions=captions,
             indices=indices,
+            kin=[self.source.kin(index) for index in indices],
             corpus=len(self.source),
         )
 

@@ -33,6 +33,7 @@ Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
 LEARNED_STEPS = 4  # the last: three quarters of the codes
 STRANGE_SHARE = 0.3  # of the pictures, which learn without the drafts that are most like them
+APART_SHARE = 0.6  # of the compositions, which learn without any picture that puts the same together
 RIGHT_SHARE = 0.5  # of the others, which find themselves among the drafts
 ALIKE = 0.4  # cosine of two captions that have something in common
 PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
@@ -170,8 +171,9 @@ class LatentObjective(nn.Module):
         """What pictures are learned with: not their own entries, which nothing else would be like.
 
         Of a share of them whatever has a caption much like theirs is hidden, too, for a prompt may be like
-        nothing that is remembered. In another share the picture takes the place of one of the drafts, more
-        often of a near one: so a draft can be right as a whole, and a drawing learns to hold on to one.
+        nothing that is remembered; of a share of the compositions, whatever puts the same together, so that
+        others are put together for them. In another share the picture takes the place of one of the drafts,
+        more often of a near one: so a draft can be right as a whole, and a drawing learns to hold on to one.
         """
         memory = self.latent.memory
         if memory is None:
@@ -186,9 +188,13 @@ class LatentObjective(nn.Module):
         bound = ALIKE + (1 - ALIKE) * random.uniform(len(hidden), 1).to(device)
         alike = memory.like(places) > bound[rows]
         hidden = hidden.index_put((rows,), hidden[rows] | (alike & strange[rows, None]))
+        numbers = [torch.tensor(one, dtype=torch.int64, device=device) for one in batch.kin]
+        kin = torch.stack([torch.isin(kept, one) for one in numbers])
+        apart = (kin.sum(1) > 1) & (random.uniform(len(hidden)).to(device) < APART_SHARE)
+        hidden[:, : len(kept)] |= kin & apart[:, None]
         chance = random.uniform(len(hidden), 2).to(device)
         place = (memory.drafts * chance[:, 0].square()).long()
-        place = place.where((chance[:, 1] < RIGHT_SHARE) & ~strange, memory.drafts)
+        place = place.where((chance[:, 1] < RIGHT_SHARE) & ~strange & ~apart, memory.drafts)
         return Lesson(hidden=hidden, own=codes.flatten(1), place=place)
 
     def _with_mistakes(self, codes: Tensor, random: StepRandom) -> Tensor:

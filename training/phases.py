@@ -317,6 +317,7 @@ def share_of_step(accelerator: Accelerator, batches: Batches, phase: str, step: 
         style_told=batch.style_told.to(device),
         captions=batch.captions,
         indices=batch.indices,
+        kin=batch.kin,
         corpus=batch.corpus,
     )
 

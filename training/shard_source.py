@@ -81,6 +81,10 @@ class ShardPictures:
         """Nothing is known: a sentence mostly names several things."""
         return True
 
+    def kin(self, index: int) -> Sequence[int]:
+        """Nothing is known."""
+        return ()
+
     def weight(self, index: int) -> int:
         """All weigh the same."""
         return 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from textual_vision.training.batches import Batch
 
 
-def batch_of(indices: list[int], corpus: int) -> Batch:
-    """These of `corpus` pictures, of 16 x 16 pixels with captions of three words of eight codes below 12."""
+def batch_of(indices: list[int], corpus: int, kin: Mapping[int, Sequence[int]] | None = None) -> Batch:
+    """These of `corpus` pictures, of 16 x 16 pixels with captions of three words of eight codes below 12.
+
+    `kin` of some, by their index.
+    """
     count = len(indices)
     return Batch(
         pictures=torch.rand(count, 3, 16, 16) * 2 - 1,
@@ -17,5 +22,6 @@ def batch_of(indices: list[int], corpus: int) -> Batch:
         style_told=torch.ones(count, dtype=torch.bool),
         captions=[""] * count,
         indices=indices,
+        kin=[(kin or {}).get(index, ()) for index in indices],
         corpus=corpus,
     )

@@ -156,6 +156,9 @@ class Shapes:
     def composed(self, index: int) -> bool:
         return index % 4 == 0
 
+    def kin(self, index: int) -> Sequence[int]:
+        return range(index % 8, len(self), 8) if self.composed(index) else ()
+
     def weight(self, index: int) -> int:
         return 1 + index % 2
 

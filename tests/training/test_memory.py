@@ -146,6 +146,26 @@ def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) ->
     assert set(lesson.place.tolist()) == {0, 1, 2, memory.drafts}
 
 
+def test_compositions_are_learned_without_those_of_the_same_things(tiny_config: TrainConfig) -> None:
+    model = TextToImageModel(tiny_config.model)
+    kin = {0: (0, 3, 6), 3: (0, 3, 6), 1: (1,)}
+    batch = batch_of([0, 3, 1, 9] * 40, 30, kin)
+    codes = torch.randint(0, 16, (160, 8, 8))
+    objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
+    assert memory is not None
+    memory.keys.copy_(torch.eye(len(memory.keys), memory.keys.shape[1]))  # nothing is alike
+    lesson = objective._lesson(batch, codes, StepRandom(0, "latent", 0))
+    assert lesson is not None
+    rows = lesson.hidden.unflatten(0, (40, 4))
+    apart = rows[:, :2].sum(2) == 3
+    assert 0.4 < float(apart.float().mean()) < 0.8
+    assert bool(rows[:, :2, [0, 3, 6]][apart].all()) and bool((rows.sum(2) == 1)[:, :2][~apart].all())
+    assert bool((rows[:, 2:].sum(2) == 1).all())
+    places = lesson.place.unflatten(0, (40, 4))
+    assert bool((places[:, :2][apart] == memory.drafts).all())
+    assert bool((places[:, 2:] < memory.drafts).any())
+
+
 def test_known_of_a_code_is_its_row_and_how_like_the_drafts_it_is() -> None:
     rows, drafts = torch.randn(2, 5, 8), torch.randn(2, 5, 3, 8)
     known = known_of(rows, drafts)
