@@ -213,6 +213,7 @@ def _result(
         precisions=precisions,
         rewrites=rewrites,
         steps=tuple(at.steps.timings),
+        seconds=at.steps.seconds,
         samples=at.options.samples,
         seed=at.options.seed,
         opset=at.options.opset,

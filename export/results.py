@@ -142,7 +142,9 @@ class StepTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """All that a build found out. `bundle` is the folder as the user gave it."""
+    """All that a build found out. `bundle` is the folder as the user gave it; `seconds` is the whole time, in
+    which some `steps` went on side by side.
+    """
 
     bundle: str
     name: str
@@ -150,6 +152,7 @@ class BuildResult:
     precisions: tuple[PrecisionResult, ...]
     rewrites: tuple[RewriteResult, ...]
     steps: tuple[StepTiming, ...]
+    seconds: float
     samples: int
     seed: int
     opset: int

@@ -91,9 +91,8 @@ def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResul
         if "table" in precision.notes:
             for line in lines_of_notes(precision.notes):
                 click.echo(line)
-    seconds = sum(step.seconds for step in result.steps)
     size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
-    click.echo(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {seconds:.0f} s")
+    click.echo(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {result.seconds:.0f} s")
     click.echo(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
 
 

@@ -40,7 +40,12 @@ class Steps:
     def __init__(self, folder: Path | None, tell: Tell | None = None) -> None:
         self.folder = folder
         self.timings: list[StepTiming] = []
-        self._tell = tell
+        self._tell, self._begun = tell, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the first could begin: less than theirs together where some went on side by side."""
+        return time.perf_counter() - self._begun
 
     def run(self, name: str, depends_on: object, work: Callable[[], bytes]) -> bytes:
         """`work()`, or what it gave for the same `depends_on` (anything that JSON can hold) before.

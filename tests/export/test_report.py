@@ -47,6 +47,7 @@ def source(tiny_bundle: Path) -> ReportSource:
         precisions=precisions,
         rewrites=(_rewrite("fold-constants", True), _rewrite("upsample-wide", False)),
         steps=(StepTiming(name="export latent", seconds=1.25, cached=True),),
+        seconds=1.5,
         samples=4,
         seed=0,
         opset=17,
