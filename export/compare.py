@@ -34,6 +34,7 @@ from textual_vision.export.sessions import Meanings, OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
 from textual_vision.runtime.backends.session import Session
+from textual_vision.runtime.manifest import StageSpec
 
 Parity = Callable[[], bytes]
 
@@ -85,10 +86,11 @@ class Comparisons:
             name: [one for found in begun for one in parity_from_bytes(found())]
             for name, (_, begun) in self._begun.items()
         }
+        times = {spec.name: self._milliseconds(spec) for spec in [*self._specs, merged_spec(self._specs)]}
         return tuple(
             PrecisionResult(
                 precision=name,
-                graphs=self._graphs(name, made.graphs),
+                graphs=self._graphs(name, made.graphs, times),
                 parity=tuple(parity[name]),
                 verdict=verdict_of(parity[name]),
                 notes=made.notes,
@@ -138,21 +140,30 @@ class Comparisons:
 
         return self._steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work)
 
-    def _graphs(self, name: str, graphs: Mapping[str, bytes]) -> tuple[StageGraph, ...]:
-        """Size and time of each graph; timed anew at every build: machines are busy at different times."""
+    def _milliseconds(self, spec: StageSpec) -> dict[str, float]:
+        """By precision the time of the stage's graph, anew at every build: machines are busy now and then."""
         backend = usable_backends()[0]
-        merged = [merged_spec(self._specs)] if MERGED in graphs else []
-        sessions = self._timed.of(graphs, backend)
+        graphs = {name: made.graphs for name, (made, _) in self._begun.items() if spec.name in made.graphs}
+        sessions = [
+            self._timed.of({spec.name: one[spec.name]}, backend)[spec.name].forgetful()
+            for one in graphs.values()
+        ]
+        return dict(zip(graphs, median_milliseconds(sessions, spec, self._batches[0]), strict=True))
+
+    def _graphs(
+        self, name: str, graphs: Mapping[str, bytes], times: Mapping[str, Mapping[str, float]]
+    ) -> tuple[StageGraph, ...]:
         return tuple(
             StageGraph(
-                stage=spec.name,
-                file=f"onnx/{name}/{spec.name}.onnx",
-                bytes=len(graphs[spec.name]),
-                nodes=node_count(graphs[spec.name]),
-                milliseconds=median_milliseconds(sessions[spec.name].forgetful(), spec, self._batches[0]),
-                backend=backend,
+                stage=stage,
+                file=f"onnx/{name}/{stage}.onnx",
+                bytes=len(graphs[stage]),
+                nodes=node_count(graphs[stage]),
+                milliseconds=milliseconds[name],
+                backend=usable_backends()[0],
             )
-            for spec in [*self._specs, *merged]
+            for stage, milliseconds in times.items()
+            if name in milliseconds
         )
 
 

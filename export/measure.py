@@ -20,6 +20,7 @@ from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.manifest import StageSpec
 
 WARM_UP, ITERATIONS = 2, 7
+ROUNDS, OF_A_ROUND = 3, 3
 LASTING_SECONDS = 0.1  # of each graph, where what it takes of a core decides
 
 Timing = tuple[float, ...]  # milliseconds of each session
@@ -39,15 +40,22 @@ def usable_backends() -> tuple[str, ...]:
     return found
 
 
-def median_milliseconds(session: Session, stage: StageSpec, batch: Batch) -> float:
-    """The median time of one drawing by the stage, on the first sample of `batch`."""
+def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+    """The median time of one drawing by each, on the first sample of `batch`.
+
+    In rounds, since a machine is now faster and now slower; in each some drawings one after another, since
+    the threads of the session before go on waiting busily for a while.
+    """
     inputs = first_sample(stage, batch)
-    times = []
-    for _ in range(WARM_UP + ITERATIONS):
-        start = time.perf_counter()
-        session.run(inputs)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[WARM_UP:])
+    times: list[list[float]] = [[] for _ in sessions]
+    for _ in range(ROUNDS):
+        for session, found in zip(sessions, times, strict=True):
+            for turn in range(WARM_UP + OF_A_ROUND):
+                start = time.perf_counter()
+                session.run(inputs)
+                if turn >= WARM_UP:
+                    found.append(time.perf_counter() - start)
+    return tuple(1e3 * statistics.median(found) for found in times)
 
 
 def sessions_of(

@@ -14,6 +14,7 @@ from textual_vision.export.measure import (
     WARM_UP,
     best_milliseconds,
     core_milliseconds,
+    median_milliseconds,
 )
 from textual_vision.export.samples import Array, Batch
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
@@ -75,6 +76,16 @@ def test_a_disturbance_longer_than_the_least_turns_hides_no_time(clock: Clock) -
     assert best_milliseconds(sessions, STAGE, BATCH)[1] == pytest.approx(8.0)
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
     assert best_milliseconds(sessions, STAGE, BATCH, seconds=0.3) == pytest.approx((1.0, 2.0))
+
+
+def test_a_machine_that_was_slow_for_a_while_is_slow_for_all(clock: Clock) -> None:
+    class SlowAtFirst(Disturbed):
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            self._clock.seconds += 0.01 * (self._clock.seconds < 0.1)
+            return super().run(inputs)
+
+    sessions = [SlowAtFirst(clock, 1.0), SlowAtFirst(clock, 2.0)]
+    assert median_milliseconds(sessions, STAGE, BATCH) == pytest.approx((7.0, 8.0))
 
 
 def test_turns_last_the_seconds_for_each_session(clock: Clock) -> None:
