@@ -34,7 +34,6 @@ from textual_vision.export.sessions import Meanings, OpenedSessions
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
 from textual_vision.runtime.backends.session import Session
-from textual_vision.runtime.manifest import StageSpec
 
 Parity = Callable[[], bytes]
 
@@ -86,7 +85,7 @@ class Comparisons:
             name: [one for found in begun for one in parity_from_bytes(found())]
             for name, (_, begun) in self._begun.items()
         }
-        times = {spec.name: self._milliseconds(spec) for spec in [*self._specs, merged_spec(self._specs)]}
+        times = self._milliseconds()
         return tuple(
             PrecisionResult(
                 precision=name,
@@ -140,15 +139,16 @@ class Comparisons:
 
         return self._steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work)
 
-    def _milliseconds(self, spec: StageSpec) -> dict[str, float]:
-        """By precision the time of the stage's graph, anew at every build: machines are busy now and then."""
-        backend = usable_backends()[0]
-        graphs = {name: made.graphs for name, (made, _) in self._begun.items() if spec.name in made.graphs}
-        sessions = [
-            self._timed.of({spec.name: one[spec.name]}, backend)[spec.name].forgetful()
-            for one in graphs.values()
-        ]
-        return dict(zip(graphs, median_milliseconds(sessions, spec, self._batches[0]), strict=True))
+    def _milliseconds(self) -> dict[str, dict[str, float]]:
+        """By stage and precision the graphs' times, anew at every build: machines are busy now and then."""
+        first = usable_backends()[0]
+        opened = {name: self._timed.of(made.graphs, first) for name, (made, _) in self._begun.items()}
+        times = {}
+        for spec in [*self._specs, merged_spec(self._specs)]:
+            timed = {name: one[spec.name].forgetful() for name, one in opened.items() if spec.name in one}
+            found = median_milliseconds(list(timed.values()), spec, self._batches[0])
+            times[spec.name] = dict(zip(timed, found, strict=True))
+        return times
 
     def _graphs(
         self, name: str, graphs: Mapping[str, bytes], times: Mapping[str, Mapping[str, float]]

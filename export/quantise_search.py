@@ -151,15 +151,15 @@ class _Ladder:
         return found
 
     def _quantise(self, half: Modes, stored: Modes, integer: Modes, *, at_any_cost: bool) -> None:
-        """Adds the choices with int8."""
-        size = len(self._stage.graph(stored))
-        smaller = size < LESS * len(self._stage.graph(half))
-        held = smaller and self._holds(stored)
+        """Adds the choices with int8; what was tried last is `half`."""
+        graph, larger = self._stage.graph(stored), self.tried[-1].graph  # that of `half`
+        smaller = len(graph) < LESS * len(larger)
+        held = smaller and self._holds(stored, graph)
         if smaller and not held and not self._near():
             return
         integers = integer != stored and not self._holds(integer) and self._near()
         if smaller and not held:
-            pays = size / len(self._exact) + 1 < 2 * WORTHWHILE  # int8 weights alone take no less time
+            pays = len(graph) / len(self._exact) + 1 < 2 * WORTHWHILE  # int8 weights alone take no less time
             if not (pays or integers or at_any_cost) or not self._step_back(half, stored):
                 return
         if integers:
@@ -189,9 +189,9 @@ class _Ladder:
             held = True
         return held
 
-    def _holds(self, modes: Modes) -> bool:
-        """Whether the choice meets the budget alone; it is a rung then."""
-        rung = self._rung(modes, self._stage.graph(modes))
+    def _holds(self, modes: Modes, graph: bytes | None = None) -> bool:
+        """Whether the choice, whose graph may be there already, meets the budget alone; it is a rung then."""
+        rung = self._rung(modes, self._stage.graph(modes) if graph is None else graph)
         held = shortfall(rung.score, self._budget) == 0
         if held:
             self._rungs.append(rung)
