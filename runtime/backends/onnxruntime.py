@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from textual_vision.runtime.backends.cuda_graphs import CudaGraphs, in_cuda_thread
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -21,8 +22,13 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
 }
+CUDA = PROVIDERS["onnxruntime-cuda"]
 # By default CUDA rounds products to 10 bits: on an H200 that chose 64 of 4,096 codes otherwise.
-SETTINGS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+SETTINGS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
+RECORDED = {**SETTINGS[CUDA], "enable_cuda_graph": "1"}
+# Before, runs of other shapes overwrote host memory that a recording reads: microsoft/onnxruntime pull 32121.
+RECORDS_SINCE = (1, 30)
+NOT_RECORDED = "This session cannot use the graph capture feature"
 LOG_ERRORS, LOG_FATAL = 3, 4
 MATRIX_TWICE = "Attempt to replace the existing tensor"
 ORT_ERRORS = (
@@ -43,14 +49,16 @@ ORT_ERRORS = (
     ),
 )
 
+Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
+
 
 class OnnxRuntimeSession:
-    """One graph in one InferenceSession."""
+    """One graph in one InferenceSession, computed by `run`, which is the session's own or records it."""
 
     largest_batch: int | None = None
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
-        self._session = session
+    def __init__(self, session: onnxruntime.InferenceSession, name: str, run: Run) -> None:
+        self._run = run
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs = frozenset(entry.name for entry in session.get_inputs())
@@ -59,21 +67,29 @@ class OnnxRuntimeSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name; TextualVisionError when ONNX Runtime cannot compute them."""
         try:
-            values = self._session.run(self._outputs, dict(inputs))
-        except ORT_ERRORS as error:
+            values = self._run(self._outputs, dict(inputs))
+        except (*ORT_ERRORS, RuntimeError) as error:  # the latter from recordings
             message = f"{self._name}: ONNX Runtime failed: {lines_of(error)[0]}"
             raise TextualVisionError(message, FAILED_HINT) from None
         return dict(zip(self._outputs, values, strict=True))
 
 
 def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
-    """Load `graph` on the provider that `options.backend` stands for; see `session.open_session`."""
+    """Load `graph` on the provider that `options.backend` stands for; see `session.open_session`.
+
+    On CUDA it runs by CUDA graphs, recorded for each set of shapes. Where ONNX Runtime refuses to record, as
+    it does when an operator has no kernel there, it runs without: the same results, only slower.
+    """
     provider = PROVIDERS[options.backend]
     hint = backend_by_name(options.backend).install
     if provider not in onnxruntime.get_available_providers():
         raise BackendMissingError(f"this ONNX Runtime was built without {provider}", hint)
     try:
-        session = _loaded(graph, options, provider)
+        if provider == CUDA:
+            session, run = in_cuda_thread(_opened_on_cuda, graph, options)
+        else:
+            session = _loaded(graph, options, SETTINGS.get(provider, {}))
+            run = session.run
     except ORT_ERRORS as error:
         problem = f"{options.name}: ONNX Runtime cannot load it: {lines_of(error)[0]}"
         raise IntegrityError(problem, "export it again, or for an older opset") from None
@@ -82,33 +98,58 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
     # Asking for a GPU on a machine without one does not raise: the session quietly runs on the CPU.
     if (used := session.get_providers()[0]) != provider:
         raise BackendMissingError(f"{provider} does not work here: ONNX Runtime would use {used}", hint)
-    return OnnxRuntimeSession(session, options.name)
+    return OnnxRuntimeSession(session, options.name, run)
 
 
-def _loaded(graph: bytes, options: SessionOptions, provider: str) -> onnxruntime.InferenceSession:
-    """With integers that don't overflow.
+def _opened_on_cuda(graph: bytes, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, Run]:
+    if _version() >= RECORDS_SINCE:
+        try:
+            session = _loaded(graph, options, RECORDED, LOG_FATAL)  # a refusal is no error to log
+            if session.get_providers()[0] == CUDA:
+                return session, _in_cuda_thread(CudaGraphs(session).run)
+        except ORT_ERRORS as error:
+            if NOT_RECORDED not in str(error):
+                raise
+    session = _loaded(graph, options, SETTINGS[CUDA])
+    return session, _in_cuda_thread(session.run)
+
+
+def _in_cuda_thread(run: Run) -> Run:
+    return lambda names, inputs: in_cuda_thread(run, names, inputs)
+
+
+def _version() -> tuple[int, int]:
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _loaded(
+    graph: bytes, options: SessionOptions, asked: Mapping[str, str], severity: int | None = None
+) -> onnxruntime.InferenceSession:
+    """With integers that don't overflow, and the provider's settings `asked`.
 
     x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
     else than other CPUs. ONNX Runtime's slower, exact way there, which changes nothing elsewhere, can't load
     a graph that multiplies by one int8 matrix twice; what Q/DQ say is computed in float then.
     """
-    settings = _settings(options)
+    settings = _settings(options, severity)
     settings.add_session_config_entry("session.x64quantprecision", "1")
-    providers = [(provider, SETTINGS.get(provider, {}))]
+    providers = [(PROVIDERS[options.backend], dict(asked))]
     try:
         return onnxruntime.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
     except ORT_ERRORS as error:
         if MATRIX_TWICE not in str(error):
             raise
-    settings = _settings(options)
+    settings = _settings(options, severity)
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
 
 
-def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
+def _settings(options: SessionOptions, severity: int | None) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     # What goes wrong on the CPU is raised; why a GPU's provider cannot start is told in the log alone.
-    settings.log_severity_level = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
+    usual = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
+    settings.log_severity_level = usual if severity is None else severity
     settings.inter_op_num_threads = 1
     # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")

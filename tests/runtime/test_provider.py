@@ -36,4 +36,4 @@ def test_cuda_is_asked_for_whole_float32(tiny_files, monkeypatch):
         open_session(
             tiny_files["onnx/fp32/latent.onnx"], SessionOptions(backend="onnxruntime-cuda", name="l")
         )
-    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]
