@@ -207,6 +207,12 @@ class LatentNetwork(nn.Module):
         """How many codes are known before a step, and after it."""
         return self.turns[step][0][0], self.turns[step][-1][1]
 
+    @property
+    def fine_steps(self) -> int:
+        """How many of the last steps make two doublings: they choose three quarters of the codes."""
+        coarse = self.bounds[-1] // 4
+        return max(1, sum(start >= coarse for start in self.bounds[:-1]))
+
     def forward(self, context: Context, rows: Tensor) -> Tensor:
         """Rows of a picture's own codes in `order`, (B, N, D) -> raw latents (B, N, D) of every step, each
         told the codes before it. N may be that of the first steps alone."""

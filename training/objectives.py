@@ -31,7 +31,6 @@ from textual_vision.training.text_encoder import sentence_from_text
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
-LEARNED_STEPS = 4  # the last: three quarters of the codes
 STRANGE_SHARE = 0.3  # of the pictures, which learn without the drafts that are most like them
 APART_SHARE = 0.6  # of the compositions, which learn without any picture that puts the same together
 RIGHT_SHARE = 0.5  # of the others, which find themselves among the drafts
@@ -245,7 +244,8 @@ class JointObjective(nn.Module):
     def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
         # The coarse steps learn what they did; the fine ones by what is drawn with them, and as they did.
-        coarse = max(1, self.codes.latent.config.steps - LEARNED_STEPS)
+        latent = self.codes.latent
+        coarse = max(1, latent.config.steps - latent.fine_steps)
         loss, terms, told = self.codes.predict(batch, random, coarse)
         kind = torch.arange(len(batch.pictures), device=told.codes.device) % 3
         told = self._from_words_alone(told, kind == 2, random)
@@ -281,7 +281,7 @@ class JointObjective(nn.Module):
         latent = self.codes.latent
         own = told.codes.flatten(1)[:, latent.order]
         steps = latent.config.steps
-        learned = min(LEARNED_STEPS, steps)
+        learned = latent.fine_steps
         first = steps - learned + int(float(random.shared(1)) * learned)
         known = {1: latent.positions(first)[0], 2: 0}
         rows, entropy = book.lookup(told.codes), told.text.new_zeros(())

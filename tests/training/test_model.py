@@ -84,6 +84,17 @@ def test_a_drawing_chooses_what_its_steps_are_told(model: TextToImageModel) -> N
     assert torch.equal(plan.codes, model.codebook.nearest(told))
 
 
+@pytest.mark.parametrize(("steps", "halved", "fine"), [(6, 2, 4), (5, 1, 3), (4, 0, 2), (1, 0, 1)])
+def test_the_fine_steps_choose_three_quarters_of_the_codes(
+    tiny_config: TrainConfig, steps: int, halved: int, fine: int
+) -> None:
+    latent = replace(tiny_config.model.latent, steps=steps, halved=halved, open_steps=1)
+    network = TextToImageModel(replace(tiny_config.model, latent=latent)).latent
+    assert network.fine_steps == fine
+    codes = latent.grid**2
+    assert network.positions(steps - fine)[0] == (0 if steps == 1 else codes // 4)
+
+
 def unguided(model: TextToImageModel) -> TextToImageModel:
     model.latent.config = replace(model.latent.config, guidance=1.0, temperature=0.0)
     return model

@@ -14,7 +14,7 @@ from textual_vision.training.config import LossConfig, TrainConfig
 from textual_vision.training.discriminator import Discriminator
 from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.model import TextToImageModel
-from textual_vision.training.objectives import LEARNED_STEPS, JointObjective, LatentObjective, PictureDistance
+from textual_vision.training.objectives import JointObjective, LatentObjective, PictureDistance
 
 COUNT = 6
 
@@ -45,7 +45,7 @@ def test_what_is_drawn_from_words_alone_is_not_held_to_the_picture(
     own = model.codebook.lookup(model.codebook.nearest(model.image_encoder(batch.pictures)))
     torch.testing.assert_close(shown[0][::3], own[::3])
     same = (shown[0] - own).abs().amax(1) < 1e-5
-    coarse = model.latent.positions(model.latent.config.steps - LEARNED_STEPS)[0]
+    coarse = model.latent.positions(model.latent.config.steps - model.latent.fine_steps)[0]
     first = model.latent.order[:coarse]
     assert bool(same[1::3].flatten(1)[:, first].all())  # the coarse codes of the second third are its own
     assert not bool(same[1::3].all()) and float(same[2::3].float().mean()) < 0.5
@@ -61,7 +61,7 @@ def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
         assert weight.grad is not None and bool(weight.grad.abs().sum() > 0)
     position = model.latent.position.grad
     assert position is not None
-    coarse = model.latent.bounds[model.latent.config.steps - LEARNED_STEPS]  # patches
+    coarse = model.latent.bounds[model.latent.config.steps - model.latent.fine_steps]  # patches
     moved = (position.abs().sum(1) > 0).tolist()
     assert moved == [False] * coarse + [True] * (len(moved) - coarse)
 
@@ -73,10 +73,10 @@ def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> No
     plan = network.plan(text, mask, noise, book)
     setting = network.setting(text, mask, noise, network.drafts(text, mask, noise, book))
     none = torch.zeros(2, 0, dtype=torch.long)
-    drawn = network.plan_through(setting, none, book, LEARNED_STEPS)
+    drawn = network.plan_through(setting, none, book, network.fine_steps)
     torch.testing.assert_close(drawn.rows, book.lookup(plan.codes))
     first = plan.codes.flatten(1)[:, network.order[: network.positions(0)[1]]]
-    again = network.plan_through(setting, first, book, LEARNED_STEPS)
+    again = network.plan_through(setting, first, book, network.fine_steps)
     torch.testing.assert_close(again.rows, drawn.rows)
     drawn.rows.sum().backward()
     assert network.head.latent.weight.grad is not None
