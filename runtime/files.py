@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 DIGEST_CHUNK_BYTES = 1 << 20
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name beside `path` and rename it; on any failure nothing is left behind.
+def write_whole(path: Path, *parts: bytes, lasting: bool = True) -> None:
+    """Write `parts` under a temporary name beside `path` and rename it; on a failure nothing is left behind.
 
+    Not `lasting` is quicker: should the machine stop soon, the file may be there with something else in it.
     Raises OSError as the system gives it (a folder that is not writable, a full disk).
     """
     try:
-        _write_and_rename(path, data)
+        _write_and_rename(path, parts, lasting=lasting)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary name
         raise
 
 
-def _write_and_rename(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+def _write_and_rename(path: Path, parts: Sequence[bytes], *, lasting: bool) -> None:
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    # Not by tempfile: only its owner could read it, and to ask for the umask others' files would get another.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
-        Path(temporary).replace(path)
+            if lasting:
+                os.fsync(file.fileno())
+        temporary.replace(path)
     except BaseException:  # an interrupt leaves no half-written file either; it is raised again
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def sha256_of_file(path: Path) -> str:

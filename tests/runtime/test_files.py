@@ -1,5 +1,9 @@
 """Files are written whole or not at all."""
 
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from textual_vision.runtime.files import sha256_of_file, write_whole
@@ -16,6 +20,23 @@ def test_it_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "usual").write_bytes(b"")
     write_whole(tmp_path / "ours", b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_many_threads_change_nobodys_permissions(tmp_path):
+    mask, interval = os.umask(0o022), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: write_whole(tmp_path / str(name), b""), range(2000)))
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+    finally:
+        sys.setswitchinterval(interval)
+        assert os.umask(mask) == 0o022
+
+
+def test_parts_follow_each_other(tmp_path):
+    write_whole(tmp_path / "a", b"one", b"", b" two", lasting=False)
+    assert (tmp_path / "a").read_bytes() == b"one two"
 
 
 def test_a_failure_leaves_nothing_and_names_the_file_that_was_asked_for(tmp_path):
