@@ -138,6 +138,6 @@ def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> b
     proto.graph.name = stage
     about = {"model": model.name, "stage": stage, "precision": precision, "checkpoint": model.digest}
     onnx.helper.set_model_props(proto, about)
-    check(proto)
     data: bytes = proto.SerializeToString()
+    check(data)
     return data

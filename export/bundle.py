@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from textual_vision.export.cores import on_all_cores
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, write_manifest
@@ -39,22 +40,24 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     Raises OSError as the system gives it; nothing is left behind then.
     """
     folder = folder.resolve()
-    declared = {
-        name: FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-        for name, data in sorted(files.items())
-    }
+    names = sorted(files)
+    declared = dict(zip(names, on_all_cores(lambda name: _spec(files[name]), names), strict=True))
     whole = replace(manifest, files=declared)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         fresh.chmod(0o755)
-        for name, data in files.items():
+        for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(fresh / name, data)
+        list(on_all_cores(lambda name: write_whole(fresh / name, files[name]), names))
         write_manifest(whole, fresh)
         _put(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return whole
+
+
+def _spec(data: bytes) -> FileSpec:
+    return FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
 def _put(fresh: Path, folder: Path) -> None:

@@ -30,7 +30,7 @@ from textual_vision.export.reference import (
 from textual_vision.export.results import PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.samples import Batch, bytes_from_batches
-from textual_vision.export.sessions import Meanings, OpenedSessions
+from textual_vision.export.sessions import Meanings, OpenedSessions, RememberingSession
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
 from textual_vision.runtime.backends.session import Session
@@ -39,10 +39,9 @@ Parity = Callable[[], bytes]
 
 
 class Comparisons:
-    """Of one build. Every backend but the first compares one precision after the other in its own thread. The
-    first, whose sessions others ask for too, compares when the results are wanted.
-
-    All sessions have one thread: several runs go on at a time.
+    """Of one build. Every backend but the first compares one precision after the other in its own thread, by
+    sessions of one thread. The first compares when the results are wanted, by sessions that choose how many
+    threads to take: these are timed then, and others ask for them too.
     """
 
     def __init__(
@@ -55,8 +54,10 @@ class Comparisons:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
         self._specs = [stage.spec for stage in model.stages]
         meanings = Meanings()
-        self._opened = {backend: OpenedSessions(meanings, threads=1) for backend in pools}
-        self._timed = OpenedSessions(meanings)
+        self._opened = {
+            backend: OpenedSessions(meanings, threads=None if pool is None else 1)
+            for backend, pool in pools.items()
+        }
         self._begun: dict[str, tuple[PrecisionGraphs, list[Parity]]] = {}
         self._here: list[Parity] = []
 
@@ -99,6 +100,9 @@ class Comparisons:
 
     def sessions(self, graphs: Mapping[str, bytes]) -> Mapping[str, Session]:
         """A precision's, on the first backend, by stage; what they were compared on they give at once."""
+        return self._sessions(graphs)
+
+    def _sessions(self, graphs: Mapping[str, bytes]) -> dict[str, RememberingSession]:
         first = usable_backends()[0]
         return self._opened[first].of(graphs, first)
 
@@ -141,8 +145,7 @@ class Comparisons:
 
     def _milliseconds(self) -> dict[str, dict[str, float]]:
         """By stage and precision the graphs' times, anew at every build: machines are busy now and then."""
-        first = usable_backends()[0]
-        opened = {name: self._timed.of(made.graphs, first) for name, (made, _) in self._begun.items()}
+        opened = {name: self._sessions(made.graphs) for name, (made, _) in self._begun.items()}
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
             timed = {name: one[spec.name].forgetful() for name, one in opened.items() if spec.name in one}

@@ -22,6 +22,7 @@ from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.samples import Batch
 from textual_vision.export.sessions import RememberingSession
+from textual_vision.export.weightless import with_outputs, without_values
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -54,7 +55,7 @@ def half_stage(source: FloatGraphs, stage: StageSpec) -> HalfStage:
     graph, batches = source.fp32[stage.name], source.batches
     model = onnx.load_from_string(graph)
     islands = _deciding(model)
-    for node, largest in _overflowing(stage, model, batches[:BATCHES]).items():
+    for node, largest in _overflowing(stage, graph, model, batches[:BATCHES]).items():
         islands.setdefault(node, f"values up to {largest:.3g}")
     made = half_from_float(graph, set(islands))
     if _good(first := _judged(stage, made, batches)):
@@ -112,9 +113,13 @@ def _deciding(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def _overflowing(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[Batch]) -> dict[str, float]:
-    """Nodes that read or give values near half's largest on real prompts: the largest of each."""
-    largest = largest_values(stage, model, batches)
+def _overflowing(
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+) -> dict[str, float]:
+    """Nodes that read or give values near half's largest on real prompts: the largest of each. `model` is the
+    graph read.
+    """
+    largest = _largest_values(stage, graph, model, batches)
     found = {}
     for node in model.graph.node:
         value = max((largest.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
@@ -123,20 +128,16 @@ def _overflowing(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[Bat
     return found
 
 
-def largest_values(stage: StageSpec, model: onnx.ModelProto, batches: Sequence[Batch]) -> dict[str, float]:
+def _largest_values(
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+) -> dict[str, float]:
     """The largest absolute value of every float tensor on its way through the graph, constants included."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    shown = typed(model.SerializeToString())
+    shown = typed(without_values(model))
     names = [o.name for n in shown.graph for o in n.outputs if o.name and is_float(o)]
-    given = {output.name for output in watched.graph.output}
-    watched.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in names
-        if name not in given
-    )
+    given = {output.name for output in model.graph.output}
+    watched = with_outputs(graph, [name for name in names if name not in given])
     options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1)
-    session = open_session(watched.SerializeToString(), options)
+    session = open_session(watched, options)
     largest = {
         tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
         for tensor in model.graph.initializer

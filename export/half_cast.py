@@ -20,7 +20,7 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
 
     Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
     """
-    model = typed(graph)
+    model = typed(onnx.load_from_string(graph))
     halves = _Halves(model)
     for node in list(model.graph):
         if node.name not in islands and node.op_type not in NEVER_HALF and _follows_inputs(node):
@@ -31,9 +31,9 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
     return data
 
 
-def typed(graph: bytes) -> ir.Model:
+def typed(model: onnx.ModelProto) -> ir.Model:
     """The graph with the type of every value: what a rewrite made may come without."""
-    return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph), strict_mode=True))
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
 def is_float(value: ir.Value) -> bool:

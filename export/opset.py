@@ -27,6 +27,6 @@ def check_opset(opset: int) -> None:
         raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
 
 
-def check(model: onnx.ModelProto) -> None:
-    """ONNX's own checker, types and shapes included; a failure is our bug."""
+def check(model: onnx.ModelProto | bytes) -> None:
+    """ONNX's own checker, types and shapes included; a failure is our bug. It reads bytes in the end."""
     onnx.checker.check_model(model, full_check=True)

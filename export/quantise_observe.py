@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_f
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.cores import on_all_cores
 from textual_vision.export.quantise_plan import Layer, activations_of, layers_of
+from textual_vision.export.weightless import with_outputs
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
@@ -25,6 +26,8 @@ from textual_vision.runtime.backends.session import (
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
+# The tensors' values, one batch at a time, the graph's inputs among them.
+Observe = Callable[[Sequence[Inputs]], Iterator[Mapping[str, Array]]]
 
 SMALLEST_SQUARE = 1e-300
 ALONE = ".alone"  # after the name of what a layer gives
@@ -37,7 +40,8 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     `inputs` are the graph's, one mapping a batch. Memory does not grow with their number. Raises UsageError
     when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
     """
-    histograms = histograms_of(model, inputs)
+    observe = observing(model, activations_of(model))
+    histograms = histograms_of(model, inputs, observe)
     methods = METHODS if method == AUTO else (method,)
     thresholds = {
         name: {tried: threshold_from_histogram(histogram, tried) for tried in methods}
@@ -45,7 +49,7 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     }
     chosen = dict.fromkeys(histograms, method)
     if method == AUTO:
-        chosen = _best_methods(model, thresholds, inputs[:TRIED_BATCHES])
+        chosen = _best_methods(model, thresholds, observe(inputs[:TRIED_BATCHES]))
     return {
         name: TensorRange(
             threshold=thresholds[name][chosen[name]],
@@ -57,13 +61,17 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     }
 
 
-def histograms_of(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, MagnitudeHistogram]:
-    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises."""
+def histograms_of(
+    model: onnx.ModelProto, inputs: Sequence[Inputs], observe: Observe | None = None
+) -> dict[str, MagnitudeHistogram]:
+    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises. `observe` is
+    for a graph that is open already.
+    """
     if not inputs:
         raise UsageError("nothing to calibrate with", "give at least one prompt")
     tensors = activations_of(model)
     histograms = {name: MagnitudeHistogram(name) for name in tensors}
-    for values in observed(model, tensors, inputs):
+    for values in (observe or observing(model, tensors))(inputs):
         for name, histogram in histograms.items():
             histogram.add(values[name].astype(np.float32, copy=False))
     return histograms
@@ -71,14 +79,8 @@ def histograms_of(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str,
 
 def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
     """The graph with `tensors` as outputs as well, serialised."""
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
-    known = {value.name for value in (*graph.graph.input, *graph.graph.output)}
-    for name in tensors:
-        if name not in known:
-            graph.graph.output.append(onnx.ValueInfoProto(name=name))
-    data: bytes = graph.SerializeToString()
-    return data
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    return with_outputs(model.SerializeToString(), [name for name in tensors if name not in known])
 
 
 def session_of(graph: bytes, name: str) -> Session:
@@ -86,16 +88,23 @@ def session_of(graph: bytes, name: str) -> Session:
     return open_session(graph, SessionOptions(backend=default_backend(), name=name, threads=1))
 
 
+def observing(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:
+    """Opens the graph to observe the tensors, as often as wanted."""
+    session = session_of(exposed(model, tensors), model.graph.name)
+    return lambda inputs: on_all_cores(lambda batch: {**batch, **session.run(batch)}, inputs)
+
+
 def observed(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Sequence[Inputs]
 ) -> Iterator[Mapping[str, Array]]:
-    """The tensors' values, one batch at a time, the graph's inputs among them."""
-    session = session_of(exposed(model, tensors), model.graph.name)
-    yield from on_all_cores(lambda batch: {**batch, **session.run(batch)}, inputs)
+    """See Observe."""
+    return observing(model, tensors)(inputs)
 
 
 def _best_methods(
-    model: onnx.ModelProto, thresholds: Mapping[str, Mapping[str, float]], inputs: Sequence[Inputs]
+    model: onnx.ModelProto,
+    thresholds: Mapping[str, Mapping[str, float]],
+    drawings: Iterator[Mapping[str, Array]],
 ) -> dict[str, str]:
     """For each tensor the method with the least squared error of what the layers that read it give.
 
@@ -104,7 +113,7 @@ def _best_methods(
     """
     readers = _Readers(model, thresholds)
     errors = {name: dict.fromkeys(METHODS, 0.0) for name in thresholds}
-    for values in observed(model, tuple(thresholds), inputs):
+    for values in drawings:
         tensors = {name: values[name].astype(np.float32, copy=False) for name in thresholds}
         expected = readers.outputs(tensors)
 

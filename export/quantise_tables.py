@@ -9,10 +9,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.export.quantise_plan import TABLE, Layer, layers_of
+from textual_vision.export.weightless import without_values
 
 LARGE_TABLE = 1 << 16  # values: smaller tables are exact enough with one scale, and spare the second lookup
 SMALLEST_ROW = 1e-12
-LARGEST_SHAPE = 1024  # values of a constant that may be a shape, or indices that shapes are made of
 SCALED = ".scaled"  # after the name of what was looked up: with its magnitude again
 
 
@@ -78,7 +78,7 @@ def row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, lis
     gathers = {node.output[0] for node in graph.graph.node if node.op_type == "Gather"} & set(tables)
     if not gathers:
         return {}
-    known = onnx.shape_inference.infer_shapes(_light(graph)).graph
+    known = onnx.shape_inference.infer_shapes(without_values(graph)).graph
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in (*known.value_info, *known.input, *known.output)
@@ -89,20 +89,6 @@ def row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, lis
         for name in gathers
         if name in ranks
     }
-
-
-def _light(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with sizes alone of its large constants, whose values tell nothing of shapes."""
-    light = onnx.ModelProto(ir_version=graph.ir_version, opset_import=graph.opset_import)
-    light.graph.node.extend(graph.graph.node)
-    light.graph.input.extend(graph.graph.input)
-    light.graph.output.extend(graph.graph.output)
-    light.graph.value_info.extend(graph.graph.value_info)
-    for tensor in graph.graph.initializer:
-        large = np.prod(tensor.dims) > LARGEST_SHAPE
-        sizes = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        light.graph.initializer.append(sizes if large else tensor)
-    return light
 
 
 def row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:

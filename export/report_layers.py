@@ -15,6 +15,7 @@ import onnx
 
 from textual_vision.export.cores import on_all_cores
 from textual_vision.export.samples import Array, Batch
+from textual_vision.export.weightless import with_outputs
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -72,17 +73,10 @@ def _outputs(
 ) -> dict[str, Array]:
     """What those of `names` that the graph has come to."""
     options = SessionOptions(backend=backend, name="graph with its layers exposed", threads=1)
-    given = {name for node in onnx.load_from_string(graph).graph.node for name in node.output}
-    return open_session(exposed(graph, [name for name in names if name in given]), options).run(inputs)
-
-
-def exposed(graph: bytes, names: Sequence[str]) -> bytes:
-    """The graph with the tensors `names` as further outputs; their types are left to be inferred."""
-    model = onnx.load_from_string(graph)
-    given = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
-    data: bytes = model.SerializeToString()
-    return data
+    read = onnx.load_from_string(graph).graph
+    made = {name for node in read.node for name in node.output} - {output.name for output in read.output}
+    exposed = with_outputs(graph, [name for name in names if name in made])
+    return open_session(exposed, options).run(inputs)
 
 
 def _ratio(name: str, op: str, expected: Array, found: Array) -> LayerRatio:

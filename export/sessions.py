@@ -6,6 +6,7 @@ teacher-forced, free-running, and as what a merged graph should give.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
@@ -24,11 +25,15 @@ RUNS_KEPT = 32  # of each
 class RememberingSession:
     """A `Session` that keeps what its last runs gave; its outputs are not to be written to.
 
-    Several threads may run it at a time.
+    Several threads may run it at a time; in turns if it has `several_threads` of its own: those of two runs
+    would wait busily for each other.
     """
 
-    def __init__(self, session: Session, stopped: threading.Event | None = None) -> None:
+    def __init__(
+        self, session: Session, stopped: threading.Event | None = None, *, several_threads: bool = False
+    ) -> None:
         self._session = session
+        self._turn = threading.Lock() if several_threads else contextlib.nullcontext()
         self.inputs, self.outputs, self.largest_batch = session.inputs, session.outputs, session.largest_batch
         self._known: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
         self._lock = threading.Lock()  # of what is known
@@ -42,7 +47,8 @@ class RememberingSession:
         with self._lock:
             found = self._known.get(key)
         if found is None:
-            found = self._session.run(inputs)
+            with self._turn:
+                found = self._session.run(inputs)
         with self._lock:
             self._known[key] = found
             self._known.move_to_end(key)
@@ -56,19 +62,21 @@ class RememberingSession:
 
 
 class Meanings:
-    """Of graphs, found out once: each backend asks for the same ones, and who measures their time."""
+    """Of graphs, found out once: every backend's thread asks for the same ones."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[bytes, str]] = {}  # by the graph's identity, which is kept with it
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._known)
 
     def of(self, graph: bytes) -> str:
         """What the graph computes."""
-        if id(graph) not in self._known:
-            self._known[id(graph)] = graph, _meaning(graph)
-        return self._known[id(graph)][1]
+        with self._lock:
+            if id(graph) not in self._known:
+                self._known[id(graph)] = graph, _meaning(graph)
+            return self._known[id(graph)][1]
 
 
 class OpenedSessions:
@@ -88,7 +96,8 @@ class OpenedSessions:
         wanted = [(graphs[stage], f"{stage}.onnx") for stage in missing.values()]
         opened = opened_at_once(wanted, backend, threads=self._threads)
         for key, session in zip(missing, opened, strict=True):
-            self._opened[key] = RememberingSession(session, self._stopped)
+            several = self._threads != 1
+            self._opened[key] = RememberingSession(session, self._stopped, several_threads=several)
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._forget(list(keys.values()))
         return sessions
@@ -115,7 +124,12 @@ def _meaning(graph: bytes) -> str:
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    return hashlib.sha256(model.SerializeToString()).hexdigest()
+    found = hashlib.sha256()
+    for tensor in model.graph.initializer:  # one by one: all at once they would be copied twice
+        found.update(tensor.raw_data)
+        tensor.ClearField("raw_data")
+    found.update(model.SerializeToString())
+    return found.hexdigest()
 
 
 def _digest(inputs: Mapping[str, Array]) -> bytes:

@@ -111,7 +111,9 @@ def _read(place: Path) -> bytes | None:
 
 def _keep(place: Path, data: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(place, hashlib.sha256(data).digest() + data)
+    write_whole(
+        place, hashlib.sha256(data).digest(), data, lasting=False
+    )  # the digest tells when it is damaged
 
 
 def _told(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:

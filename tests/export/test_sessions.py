@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
@@ -59,6 +61,26 @@ def test_inputs_of_another_shape_or_type_are_others() -> None:
     assert counting.runs == 3
 
 
+@pytest.mark.parametrize("several_threads", [True, False])
+def test_sessions_of_several_threads_run_in_turns_and_others_at_once(several_threads: bool) -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(Counting):
+        met = False
+
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=1.0 if several_threads else 30.0)
+                Meeting.met = True
+            return super().run(inputs)
+
+    session = RememberingSession(Meeting(), several_threads=several_threads)
+    given = [{"x": np.full((1, 4), value, np.float32)} for value in (1.0, 2.0)]
+    with ThreadPoolExecutor(2) as pool:
+        assert [one["y"][0, 0] for one in pool.map(session.run, given)] == [3.0, 5.0]
+    assert Meeting.met is not several_threads
+
+
 def test_only_the_last_runs_are_kept() -> None:
     counting = Counting()
     session = RememberingSession(counting)
@@ -74,6 +96,11 @@ def test_graphs_that_differ_in_notes_alone_share_a_session() -> None:
     assert second["latent"] is first["latent"]
     x = {"x": np.ones((1, 4), np.float32)}
     assert [first[name].run(x)["y"][0, 0] for name in ("latent", "generator")] == [3.0, 4.0]
+
+
+def test_graphs_that_differ_in_a_weight_do_not() -> None:
+    meanings = Meanings()
+    assert meanings.of(named("one", factor=2.0)) != meanings.of(named("one", factor=3.0))
 
 
 def test_backends_have_sessions_of_their_own() -> None:
