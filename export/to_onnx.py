@@ -59,7 +59,9 @@ def _program_from_stage(
     traced: torch.export.ExportedProgram | None = None
     # Undecomposed, a chunk is a Split of so many outputs, which can't be said before opset 18.
     once = traced_once() if options.opset >= 18 else contextlib.nullcontext()
-    with _quiet(), uncollected(), once:
+    # What operations give is remembered for sizes that come again, which takes longer than to find it out.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with _quiet(), uncollected(), once, uncached:
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
