@@ -147,6 +147,22 @@ def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.sqrt(np.mean((expected - found) ** 2) / np.mean(expected**2)))
 
 
+@pytest.fixture(scope="module")
+def shared() -> onnx.ModelProto:
+    """A matrix that a product multiplies by, and whose rows are looked up."""
+    nodes = [
+        helper.make_node("Gather", ["words.table", "ids"], ["looked"]),
+        helper.make_node("MatMul", ["looked", "both.weight"], ["first"]),
+        helper.make_node("Mod", ["ids", "count"], ["places"]),
+        helper.make_node("Gather", ["both.weight", "places"], ["rows"]),
+        helper.make_node("Add", ["first", "rows"], ["states"]),
+    ]
+    constants = {"words.table": normal(LARGE_TABLE // 32, 32), "both.weight": normal(32, 32)}
+    outputs = [("states", TensorProto.FLOAT, ["batch", "tokens", 32])]
+    inputs = [("ids", TensorProto.INT64, ["batch", "tokens"])]
+    return model_of(nodes, {**constants, "count": np.array(32)}, inputs, outputs)
+
+
 def test_layers_are_named_after_the_modules_they_come_from(convolutions, products) -> None:
     assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "colour"]
     assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centres"]
@@ -159,6 +175,13 @@ def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) ->
 
 def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
     assert default_modes(layers_of(products), INT8)["words.table"] == WEIGHTS
+
+
+def test_rows_of_a_matrix_that_a_product_multiplies_by_are_looked_up_in_float(shared) -> None:
+    assert [layer.name for layer in layers_of(shared)] == ["words.table", "both"]
+    graph = quantised_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
+    inputs = feeds(shared)[0]
+    assert 0 < relative_error(run(shared, inputs)[0], run(graph, inputs)[0]) < 0.02
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
