@@ -1,8 +1,7 @@
 """The latent network's head as a drawing runs it: twice a step.
 
 What the drafts have somewhere is known before the first step: their part of what the head is told is worked
-out for the whole grid at once, and so is what the noise adds. Weights of one input are one product. What a
-draft's score gains by the codes around joins the product with them.
+out for the whole grid at once, and so is what the noise adds. Weights of one input are one product.
 """
 
 from __future__ import annotations
@@ -41,29 +40,27 @@ class Told:
 
 
 class Around(nn.Module):
-    """What the codes around a cell, (B, n, 1, slots * (D + K)), add to what is near, H, and to the drafts'
-    scores, K. `slots`: which of the eight around; after them comes the mean of all codes so far."""
+    """What the codes around a cell, (B, n, 1, slots * (D + K)), add to what is near, H. `slots`: which of the
+    eight around; after them comes the mean of all codes so far. `sharpness`: what the drafts' scores gain by
+    what the drafts have in common with the codes around, and with the mean."""
 
     def __init__(self, head: CellHead, slots: Sequence[int], width: int) -> None:
         super().__init__()
         assert head.follow is not None
         drafts, hidden = head.follow.draft.out_features, head.mix.in_features
-        code, sharpness = width + drafts, head.follow.sharpness.detach()
-        weight = torch.zeros(hidden + drafts, AROUND + 1, code)
+        code = width + drafts
+        weight = torch.zeros(hidden, AROUND + 1, code)
         around, rest = head.near.weight.detach().split(
             [AROUND * code, head.near.in_features - AROUND * code], 1
         )
-        weight[:hidden, :AROUND] = around.unflatten(1, (AROUND, code))
-        weight[:hidden, AROUND, width:] = rest[:, drafts * width :]
-        own = torch.eye(drafts)[:, None]
-        weight[hidden:, :AROUND, width:] = sharpness[0] / AROUND * own
-        weight[hidden:, AROUND, width:] = sharpness[1] * own[:, 0]
+        weight[:, :AROUND] = around.unflatten(1, (AROUND, code))
+        weight[:, AROUND, width:] = rest[:, drafts * width :]
         self.parts = linear(weight[:, [*slots, AROUND]].flatten(1))
-        self.sizes = [hidden, drafts]
+        self.width, self.sharpness = width, head.follow.sharpness.detach()
 
-    def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
-        near, score = self.parts(known).split(self.sizes, 3)
-        return near, score
+    def forward(self, known: Tensor) -> Tensor:
+        near: Tensor = self.parts(known)
+        return near
 
 
 class ArrangedHead(nn.Module):
@@ -116,7 +113,7 @@ class ArrangedHead(nn.Module):
     def forward(
         self, states: Tensor, around: tuple[Tensor, Tensor] | None, told: Told, copies: int
     ) -> tuple[Tensor, Tensor]:
-        """States (copies * B, n, 1, H), what `Around` gives -> codes int64 (B, n, 1), and what is known of
+        """States (copies * B, n, 1, H), what `Turn` gives -> codes int64 (B, n, 1), and what is known of
         them, (B, n, 1, D + K)."""
         near = told.near if around is None else told.near + around[0]
         x = F.gelu(copied(near, copies) + states)

@@ -24,6 +24,7 @@ class Turn(nn.Module):
     """What one turn's cells are told of the codes around them and of all so far."""
 
     mean: Tensor
+    score: Tensor
     index: Tensor
 
     def __init__(self, first: int, index: Tensor, around: Around) -> None:
@@ -31,19 +32,27 @@ class Turn(nn.Module):
         super().__init__()
         self.around, self.cells, self.slots = around, *index.shape
         self.register_buffer("mean", torch.full((1, first + 1), 1 / first))
+        # By row, how much of it a cell's scores gain: a product of its own, for its numbers are on no grid,
+        # and int8 could not hold the weights of `around` with them.
+        near, overall = around.sharpness
+        times = torch.zeros(self.cells, first + 1).scatter_add(1, index, torch.ones(index.shape))
+        score = near / AROUND * times + overall / first
+        self.register_buffer("score", score if self.slots > 0 else score[:1])
         after = torch.full((len(index), 1), first + 1)
         self.register_buffer("index", torch.cat([index, after], 1).flatten())
 
     def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
-        """The table (B, 1 + first, D + K) -> what `Around` gives."""
+        """The table (B, 1 + first, D + K) -> what to add to what is near the cells, (B, n, 1, H), and to the
+        drafts' scores, (B, n, 1, K); n is 1 where it is the same for all.
+        """
         mean = self.mean @ known
         if self.slots == 0:  # the same for all cells
             rows = mean.unsqueeze(2)
         else:
             places = torch.cat([known, mean], 1).index_select(1, self.index)
             rows = places.reshape(-1, self.cells, 1, (self.slots + 1) * known.shape[2])
-        found: tuple[Tensor, Tensor] = self.around(rows)
-        return found
+        score = self.score @ known[:, :, self.around.width :]
+        return self.around(rows), score.unsqueeze(2)
 
 
 class Step(nn.Module):

@@ -47,7 +47,9 @@ class WordsFirst(nn.Module):
         )
         asked = [block.asked.weight.unflatten(0, split) for block in blocks]
         heard = [block.heard.weight.T.unflatten(0, split) for block in blocks]
-        self.turned = nn.Parameter(torch.cat(asked + heard))  # (2 * blocks * heads, W / heads, W)
+        # (blocks * heads, W / heads, W) both; trained steps are of rows in one and of columns in the other,
+        # so that int8 holds each without a loss, but not both as one.
+        self.asked, self.heard = nn.Parameter(torch.cat(asked)), nn.Parameter(torch.cat(heard))
         # The bias of a query times a key.
         queries = [(block.asked.bias * self.scale).unflatten(0, split) for block in blocks]
         pairs = list(zip(queries, halves, biases, strict=True))
@@ -64,8 +66,9 @@ class WordsFirst(nn.Module):
     def forward(self, text: Tensor, attention_mask: Tensor) -> list[Words]:
         """text (B, T, C), attention_mask (B, T) -> for each block."""
         count, apart = self.blocks * self.heads, (self.blocks, self.heads)
-        parts = self.parts(text).unflatten(2, (2 * count, -1)).transpose(1, 2) @ self.turned
-        keys, values = parts.split(count, 1)  # (B, blocks * heads, T, W)
+        parts = self.parts(text).unflatten(2, (2 * count, -1)).transpose(1, 2)
+        keys, values = parts.split(count, 1)
+        keys, values = keys @ self.asked, values @ self.heard  # (B, blocks * heads, T, W)
         score = self.scale * keys.unflatten(1, apart).permute(0, 1, 4, 2, 3).flatten(3)
         heard = values.unflatten(1, apart).flatten(2, 3) + self.brought
         # By the words' side, so that it stays a product of its own: merged with `parts`, which int8 holds
