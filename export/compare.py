@@ -33,7 +33,6 @@ from textual_vision.export.samples import Batch, bytes_from_batches
 from textual_vision.export.sessions import Meanings, OpenedSessions, RememberingSession
 from textual_vision.export.stages import MERGED, StagedModel
 from textual_vision.export.steps import Steps
-from textual_vision.runtime.backends.session import Session
 
 Parity = Callable[[], bytes]
 
@@ -98,11 +97,8 @@ class Comparisons:
             for name, (made, _) in self._begun.items()
         )
 
-    def sessions(self, graphs: Mapping[str, bytes]) -> Mapping[str, Session]:
+    def sessions(self, graphs: Mapping[str, bytes]) -> dict[str, RememberingSession]:
         """A precision's, on the first backend, by stage; what they were compared on they give at once."""
-        return self._sessions(graphs)
-
-    def _sessions(self, graphs: Mapping[str, bytes]) -> dict[str, RememberingSession]:
         first = usable_backends()[0]
         return self._opened[first].of(graphs, first)
 
@@ -145,7 +141,7 @@ class Comparisons:
 
     def _milliseconds(self) -> dict[str, dict[str, float]]:
         """By stage and precision the graphs' times, anew at every build: machines are busy now and then."""
-        opened = {name: self._sessions(made.graphs) for name, (made, _) in self._begun.items()}
+        opened = {name: self.sessions(made.graphs) for name, (made, _) in self._begun.items()}
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
             timed = {name: one[spec.name].forgetful() for name, one in opened.items() if spec.name in one}

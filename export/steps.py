@@ -111,9 +111,8 @@ def _read(place: Path) -> bytes | None:
 
 def _keep(place: Path, data: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        place, hashlib.sha256(data).digest(), data, lasting=False
-    )  # the digest tells when it is damaged
+    # The digest tells when it is damaged.
+    write_whole(place, hashlib.sha256(data).digest(), data, lasting=False)
 
 
 def _told(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
