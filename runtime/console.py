@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import gc
@@ -39,12 +40,12 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
 
     An exception that is none of ours and not the system's is our bug: it passes through, traceback and all.
     """
+    atexit.register(gc.freeze)  # all goes with the process: to search it for cycles first took a build 2 s
     with warnings.catch_warnings():
         warnings.simplefilter("always", TextualVisionWarning)
         warnings.showwarning = _warning_shower(warnings.showwarning)
         with _termination_raised():
             code = _exit_code(command, arguments)
-        gc.freeze()  # all goes with the process: to search it for cycles first took a build 2 s
         sys.exit(code)
 
 
