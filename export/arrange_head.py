@@ -39,28 +39,18 @@ class Told:
         ]
 
 
-class Around(nn.Module):
+def around_of(head: CellHead, slots: Sequence[int], width: int) -> nn.Linear:
     """What the codes around a cell, (B, n, 1, slots * (D + K)), add to what is near, H. `slots`: which of the
-    eight around; after them comes the mean of all codes so far. `sharpness`: what the drafts' scores gain by
-    what the drafts have in common with the codes around, and with the mean."""
-
-    def __init__(self, head: CellHead, slots: Sequence[int], width: int) -> None:
-        super().__init__()
-        assert head.follow is not None
-        drafts, hidden = head.follow.draft.out_features, head.mix.in_features
-        code = width + drafts
-        weight = torch.zeros(hidden, AROUND + 1, code)
-        around, rest = head.near.weight.detach().split(
-            [AROUND * code, head.near.in_features - AROUND * code], 1
-        )
-        weight[:, :AROUND] = around.unflatten(1, (AROUND, code))
-        weight[:, AROUND, width:] = rest[:, drafts * width :]
-        self.parts = linear(weight[:, [*slots, AROUND]].flatten(1))
-        self.width, self.sharpness = width, head.follow.sharpness.detach()
-
-    def forward(self, known: Tensor) -> Tensor:
-        near: Tensor = self.parts(known)
-        return near
+    eight around; after them comes the mean of all codes so far.
+    """
+    assert head.follow is not None
+    drafts, hidden = head.follow.draft.out_features, head.mix.in_features
+    code = width + drafts
+    weight = torch.zeros(hidden, AROUND + 1, code)
+    around, rest = head.near.weight.detach().split([AROUND * code, head.near.in_features - AROUND * code], 1)
+    weight[:, :AROUND] = around.unflatten(1, (AROUND, code))
+    weight[:, AROUND, width:] = rest[:, drafts * width :]
+    return linear(weight[:, [*slots, AROUND]].flatten(1))
 
 
 class ArrangedHead(nn.Module):

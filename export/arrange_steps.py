@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.arrange_head import Around
+from textual_vision.export.arrange_head import around_of
 from textual_vision.export.arrange_words import linear
+from textual_vision.training.drafts import Follow
 from textual_vision.training.latent import LatentNetwork
 from textual_vision.training.lattice import AROUND
 
@@ -27,14 +28,15 @@ class Turn(nn.Module):
     score: Tensor
     index: Tensor
 
-    def __init__(self, first: int, index: Tensor, around: Around) -> None:
-        """`first`: how many codes are known; `index` (n, slots): rows of the table."""
+    def __init__(self, first: int, index: Tensor, around: nn.Linear, follow: Follow) -> None:
+        """`first`: how many codes are known; `index` (n, slots): rows of the table; `around`: see `around_of`."""
         super().__init__()
         self.around, self.cells, self.slots = around, *index.shape
+        self.drafts = follow.draft.out_features
         self.register_buffer("mean", torch.full((1, first + 1), 1 / first))
         # By row, how much of it a cell's scores gain: a product of its own, for its numbers are on no grid,
         # and int8 could not hold the weights of `around` with them.
-        near, overall = around.sharpness
+        near, overall = follow.sharpness.detach()
         times = torch.zeros(self.cells, first + 1).scatter_add(1, index, torch.ones(index.shape))
         score = near / AROUND * times + overall / first
         self.register_buffer("score", score if self.slots > 0 else score[:1])
@@ -51,7 +53,7 @@ class Turn(nn.Module):
         else:
             places = torch.cat([known, mean], 1).index_select(1, self.index)
             rows = places.reshape(-1, self.cells, 1, (self.slots + 1) * known.shape[2])
-        score = self.score @ known[:, :, self.around.width :]
+        score = self.score @ known[:, :, -self.drafts :]
         return self.around(rows), score.unsqueeze(2)
 
 
@@ -96,7 +98,7 @@ class Step(nn.Module):
 
 def steps_of(network: LatentNetwork) -> list[Step]:
     """All steps; those with the same neighbours share their weights."""
-    arounds: dict[Slots, Around] = {}
+    arounds: dict[Slots, nn.Linear] = {}
     entries: dict[Slots, nn.Linear] = {}
     width = network.mixing.shape[1]
     weight = network.entry.weight.unflatten(1, (AROUND, -1))
@@ -108,8 +110,9 @@ def steps_of(network: LatentNetwork) -> list[Step]:
             return None
         slots, index = _used(network.around[first:last])
         if slots not in arounds:
-            arounds[slots] = Around(network.head, slots, width)
-        return Turn(first, index, arounds[slots])
+            arounds[slots] = around_of(network.head, slots, width)
+        assert network.head.follow is not None
+        return Turn(first, index, arounds[slots], network.head.follow)
 
     def step_of(number: int) -> Step:
         here = slice(*network.bounds[number : number + 2])

@@ -40,8 +40,9 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     `inputs` are the graph's, one mapping a batch. Memory does not grow with their number. Raises UsageError
     when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
     """
-    observe = observing(model, activations_of(model))
-    histograms = histograms_of(model, inputs, observe)
+    tensors = activations_of(model)
+    observe = observing(model, tensors)
+    histograms = _histograms(tensors, inputs, observe)
     methods = METHODS if method == AUTO else (method,)
     thresholds = {
         name: {tried: threshold_from_histogram(histogram, tried) for tried in methods}
@@ -61,17 +62,19 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
     }
 
 
-def histograms_of(
-    model: onnx.ModelProto, inputs: Sequence[Inputs], observe: Observe | None = None
+def histograms_of(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, MagnitudeHistogram]:
+    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises."""
+    tensors = activations_of(model)
+    return _histograms(tensors, inputs, observing(model, tensors))
+
+
+def _histograms(
+    tensors: Sequence[str], inputs: Sequence[Inputs], observe: Observe
 ) -> dict[str, MagnitudeHistogram]:
-    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises. `observe` is
-    for a graph that is open already.
-    """
     if not inputs:
         raise UsageError("nothing to calibrate with", "give at least one prompt")
-    tensors = activations_of(model)
     histograms = {name: MagnitudeHistogram(name) for name in tensors}
-    for values in (observe or observing(model, tensors))(inputs):
+    for values in observe(inputs):
         for name, histogram in histograms.items():
             histogram.add(values[name].astype(np.float32, copy=False))
     return histograms
