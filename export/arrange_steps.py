@@ -29,7 +29,7 @@ class Turn(nn.Module):
     index: Tensor
 
     def __init__(self, first: int, index: Tensor, around: nn.Linear, follow: Follow) -> None:
-        """`first`: how many codes are known; `index` (n, slots): rows of the table; `around`: see `around_of`."""
+        """`first`: how many codes are known; `index` (n, slots): rows of the table; see `around_of`."""
         super().__init__()
         self.around, self.cells, self.slots = around, *index.shape
         self.drafts = follow.draft.out_features
