@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from textual_vision.export.batches import Array
 from textual_vision.export.bench_ceiling import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
 from textual_vision.export.bench_contestants import (
     BUNDLE,
@@ -32,7 +34,6 @@ from textual_vision.export.bench_results import (
 )
 from textual_vision.export.bench_rounds import Laps, Timing, laps_of, ratio_of, timing_of
 from textual_vision.export.figures import image_figures
-from textual_vision.export.samples import Array
 from textual_vision.export.steps import versions
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
@@ -103,6 +104,9 @@ def _run(specs: Sequence[ContestantSpec], options: BenchOptions, tell: Tell) -> 
 @contextlib.contextmanager
 def _threads_put_back() -> Iterator[None]:
     """PyTorch's number of threads is the process's; measuring the ceiling sets it."""
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
     import torch
 
     before = torch.get_num_threads()

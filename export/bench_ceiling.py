@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,14 +31,16 @@ class Ceiling:
 
 
 def ceilings(backends: Sequence[str], threads: int | None) -> dict[str, Ceiling]:
-    """Of float32 and of int8, each the best of the `backends` (and, for float32, of PyTorch); of bfloat16
-    where one of them computes in that.
+    """Of float32 and of int8, each the best of the `backends` (for float32 of PyTorch too, where it is
+    installed); of bfloat16 where one of them computes in that.
 
     int8 is tried as MatMulInteger and as explicit Q/DQ, since backends are fast at one or the other.
     """
     values = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
     small = np.clip(values * 40, -127, 127).astype(np.int8)
-    found: list[Ceiling | None] = [_by_torch(values, threads)]
+    found: list[Ceiling | None] = []
+    if importlib.util.find_spec("torch") is not None:
+        found.append(_by_torch(values, threads))
     for backend in backends:
         dtype = LOWER.get(backend, FLOAT32)
         found.append(_ceiling(dtype, _float_graph(values), values, (backend, "MatMul", threads)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
+from textual_vision.export.batches import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.build_precisions import Build, floats_of, precision_of
 from textual_vision.export.bundle import check_place, write_bundle
@@ -29,13 +30,7 @@ from textual_vision.export.reference import REFERENCE_BACKEND, REFERENCE_PRECISI
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.rewrites import check_rewrites
-from textual_vision.export.samples import (
-    BATCH_SIZE,
-    Batch,
-    batches_from_bytes,
-    bytes_from_batches,
-    reference_batches,
-)
+from textual_vision.export.samples import BATCH_SIZE, reference_batches
 from textual_vision.export.stages import model_of
 from textual_vision.export.steps import Steps, Tell, versions
 from textual_vision.runtime.errors import UsageError

@@ -10,11 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx_ir as ir
 
 from textual_vision.calibration.cache import Origin, origin_of
+from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.floats import Floats, FloatStage
 from textual_vision.export.merge import merged_from_stages
-from textual_vision.export.opset import check
+from textual_vision.export.opset import OPSET_LOWEST, check, write_shapes_whole
 from textual_vision.export.precision import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.quantise_calibration import (
     FOLDER,
@@ -22,8 +24,8 @@ from textual_vision.export.quantise_calibration import (
     notes_of_calibration,
     ranges_from_cache,
 )
-from textual_vision.export.samples import Batch, bytes_from_batches
-from textual_vision.export.stages import MERGED, StagedModel
+from textual_vision.export.results import MERGED
+from textual_vision.export.stages import StagedModel
 from textual_vision.export.steps import Steps, packed, unpacked, versions
 from textual_vision.runtime.noise import RECIPE
 
@@ -134,6 +136,10 @@ def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> byt
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:
     """The graph with its producer and metadata: model, stage, precision, checkpoint."""
     proto = onnx.load_from_string(graph)
+    if any(entry.domain == "" and entry.version == OPSET_LOWEST for entry in proto.opset_import):
+        found = ir.from_proto(proto)
+        write_shapes_whole(found)
+        proto = ir.to_proto(found)
     proto.producer_name, proto.producer_version = "textual-vision", versions()["textual-vision"]
     proto.graph.name = stage
     about = {"model": model.name, "stage": stage, "precision": precision, "checkpoint": model.digest}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.measure import begin, median_milliseconds, node_count, usable_backends
 from textual_vision.export.merge import merged_spec
 from textual_vision.export.parity import (
@@ -27,11 +28,10 @@ from textual_vision.export.reference import (
     first_samples,
     reference_sessions,
 )
-from textual_vision.export.results import PrecisionResult, StageGraph
+from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
-from textual_vision.export.samples import Batch, bytes_from_batches
 from textual_vision.export.sessions import Meanings, OpenedSessions, RememberingSession
-from textual_vision.export.stages import MERGED, StagedModel
+from textual_vision.export.stages import StagedModel
 from textual_vision.export.steps import Steps
 
 Parity = Callable[[], bytes]

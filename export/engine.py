@@ -14,6 +14,7 @@ from typing import Any
 from textual_vision.export.engine_dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.engine_progress import Report, watched
 from textual_vision.export.quantise_store import unpacked
+from textual_vision.runtime.backends.engine_session import new_context
 from textual_vision.runtime.backends.tensorrt_api import (
     errors_in,
     last_error,
@@ -99,12 +100,12 @@ def build_plan(
     memory enough, BackendMissingError without the GPU that it wants, TextualVisionError when a build fails.
     """
     logger = new_logger(trt)
-    builder = trt.Builder(logger)
+    builder = _new_builder(trt, logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
     _parse(trt, parser, network, unpacked(graph), name)
     config = builder.create_builder_config()
-    configure(trt, builder, config, settings, calibrator)
+    configure(trt, builder, config, settings, calibrator, quantised=_is_quantised(trt, network))
     _add_profile(builder, config, network, profile, name)
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
@@ -122,8 +123,11 @@ def build_plan(
 
 
 @released_on_error()
-def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings) -> str:
+def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: dict[str, ShapeRange]) -> str:
     """The layer table of a plan built just now, by the inspector, which needs the GPU that it is for.
+
+    A type depends on shapes (8.6 says "N/A due to dynamic shapes"), so it is asked about the usual ones of
+    `profile`.
 
     Raises IntegrityError when the plan cannot be loaded.
     """
@@ -136,6 +140,10 @@ def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings) -> str:
     if engine is None:
         raise IntegrityError(f"TensorRT cannot read its own plan: {last_error(logger)}", OTHER_HINT)
     inspector = engine.create_engine_inspector()
+    context = new_context(trt, engine)
+    if context is None or not all(context.set_input_shape(name, one.opt) for name, one in profile.items()):
+        raise TextualVisionError(f"TensorRT cannot tell of its own plan: {last_error(logger)}", OTHER_HINT)
+    inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))
 
 
@@ -154,15 +162,26 @@ def network_flags(trt: Any, settings: EngineSettings) -> int:
     return 0
 
 
-def configure(trt: Any, builder: Any, config: Any, settings: EngineSettings, calibrator: Any = None) -> None:
-    """Everything in the configuration but the profile; UsageError for what this version cannot do."""
+def configure(
+    trt: Any,
+    builder: Any,
+    config: Any,
+    settings: EngineSettings,
+    calibrator: Any = None,
+    *,
+    quantised: bool = True,
+) -> None:
+    """Everything in the configuration but the profile; UsageError for what this version cannot do.
+
+    `quantised`: whether the network has Q/DQ.
+    """
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _allow_types(trt, config, settings, calibrator)
+    _allow_types(trt, config, settings, calibrator, quantised)
     _choose_gpus(trt, config, settings)
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -170,14 +189,34 @@ def configure(trt: Any, builder: Any, config: Any, settings: EngineSettings, cal
         _use_dla(trt, builder, config, settings)
 
 
-def _allow_types(trt: Any, config: Any, settings: EngineSettings, calibrator: Any) -> None:
-    """Flags of a weakly typed network: always so in 8.6, later only when asked for."""
+def _new_builder(trt: Any, logger: Any) -> Any:
+    """TextualVisionError with the library's own words, which its bindings keep to themselves."""
+    try:
+        return trt.Builder(logger)
+    except TypeError:  # "factory function returned nullptr"
+        problem = f"TensorRT {trt.__version__} makes no builder: {last_error(logger)}"
+        raise TextualVisionError(
+            problem, "install its package again; `nvidia-smi` tells of the GPU"
+        ) from None
+
+
+def _is_quantised(trt: Any, network: Any) -> bool:
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+
+
+def _allow_types(trt: Any, config: Any, settings: EngineSettings, calibrator: Any, quantised: bool) -> None:
+    """Flags of a weakly typed network: always so in 8.6, later only when asked for.
+
+    Told of INT8 with neither Q/DQ nor a calibrator, 8.6 asks for one and builds nothing: seen with stages
+    whose int8 graph holds nothing quantised.
+    """
     weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
     if not weak or not offers(trt, "BuilderFlag.INT8"):
         return
     if settings.precision in ("fp16", "int8"):
         config.set_flag(trt.BuilderFlag.FP16)
-    if settings.precision == "int8":
+    if settings.precision == "int8" and (quantised or calibrator is not None):
         config.set_flag(trt.BuilderFlag.INT8)
         if calibrator is not None:
             config.int8_calibrator = calibrator

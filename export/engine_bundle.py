@@ -33,6 +33,7 @@ from textual_vision.runtime.engines import (
     EngineRecord,
     Fingerprint,
     LayerCount,
+    ShapeRange,
     StageEngine,
     bytes_from_record,
     check_graphs,
@@ -178,7 +179,7 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
         calibrator=_calibrator(job) if weak_int8 else None,
     )
     _keep_timings(job, plan.timing_cache)
-    types, meant = _verified(job, graph, graph_file, plan)
+    types, meant = _verified(job, graph, graph_file, plan, profile)
     engine = StageEngine(
         graph=graph_file,
         graph_sha256=manifest.files[graph_file].sha256,
@@ -191,10 +192,14 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
     return plan, engine, meant
 
 
-def _verified(job: _Job, graph: bytes, name: str, plan: Plan) -> tuple[dict[str, str], int]:
+def _verified(
+    job: _Job, graph: bytes, name: str, plan: Plan, profile: dict[str, ShapeRange]
+) -> tuple[dict[str, str], int]:
     """Each product's type by the engine's own account; BudgetError when INT8 was asked for and not done."""
     table = (
-        plan.table if plan.table is not None else table_from_plan(job.trt, plan.plan, job.options.settings)
+        plan.table
+        if plan.table is not None
+        else table_from_plan(job.trt, plan.plan, job.options.settings, profile)
     )
     operators, meant = product_nodes(graph)
     if not operators:
@@ -295,7 +300,7 @@ def _shown(result: StageResult) -> str:
     count = result.count
     where = f", {result.dla.dla} layers on the DLA, {result.dla.gpu} on the GPU" if result.dla else ""
     if count is None:
-        return f"no convolution or matrix product{where}"
+        return f"its layer table names no product{where}"
     parts = [
         f"{number} in {name}"
         for name, number in (

@@ -45,6 +45,7 @@ _TENSOR = re.compile(r"\{ Name: [^{}]*\}")
 _DATATYPE = re.compile(r"(?:Format/)?Datatype: ([^,}]*(?:, Format: )?)")
 _DIMENSIONS = re.compile(r"Dimensions: \[([-\d, ]*)\]")
 _TYPE_WORD = re.compile("|".join(sorted(TYPES, key=len, reverse=True)))
+_WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
 _PRODUCT_KIND = re.compile(r"correlation|conv|gemm|matrixmultiply", re.IGNORECASE)
 # A fusion is called after the steps in it, as in __myl_FcAddRelu_myl0_5 or _gemm_mha_v2_myl0_17.
 _PRODUCT_STEP = re.compile(r"_gemm|__myl_\w*?(?:Fc|Conv|Corr|Deco|Gemm|Bmm|Mha)")
@@ -60,7 +61,10 @@ class TableTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLayer:
-    """One row: the engine's layer, the ONNX nodes in it, and its tensors."""
+    """One row: the engine's layer, the ONNX nodes in it, and its tensors.
+
+    `weights` is the type of a convolution's, where the row tells of them apart from the tensors (8.6).
+    """
 
     name: str
     kind: str
@@ -68,6 +72,7 @@ class EngineLayer:
     inputs: tuple[TableTensor, ...]
     constants: tuple[TableTensor, ...]
     outputs: tuple[TableTensor, ...]
+    weights: str = "unknown"
 
     @property
     def multiplies(self) -> int:
@@ -87,7 +92,7 @@ class EngineLayer:
                 return weight.dtype
         operands = types if weights else types[:2]
         known = [dtype for dtype in operands if dtype in WIDTH]
-        return max(known, key=lambda dtype: WIDTH[dtype]) if known else "unknown"
+        return max(known, key=lambda dtype: WIDTH[dtype]) if known else self.weights
 
 
 def layers_from_table(text: str) -> list[EngineLayer]:
@@ -101,6 +106,7 @@ def layers_from_table(text: str) -> list[EngineLayer]:
 
 def _layer(row: str) -> EngineLayer:
     kind, name = _KIND.search(row), row.split(", LayerType:")[0].strip()
+    weights = _WEIGHTS.search(row)
     # Where a row does not say which nodes it computes, its name does: "conv_1 + relu_2".
     nodes = _ONNX.findall(row) or name.split(" + ")
     return EngineLayer(
@@ -110,6 +116,7 @@ def _layer(row: str) -> EngineLayer:
         inputs=_tensors(row, "Inputs"),
         constants=_tensors(row, "Constants"),
         outputs=_tensors(row, "Outputs"),
+        weights=TYPES.get(weights[1], "unknown") if weights else "unknown",
     )
 
 

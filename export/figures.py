@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.export.batches import STEP, Array, Batch
 from textual_vision.export.results import CodeFigures, Figures, FloatFigures, ImageFigures
-from textual_vision.export.samples import Array, Batch
-from textual_vision.export.stages import STEP
 from textual_vision.runtime.manifest import TensorSpec
 
 Float64 = npt.NDArray[np.float64]

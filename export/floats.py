@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from textual_vision.export.batches import Batch
 from textual_vision.export.floats_beside import (
     GRAPH_FILE,
     LOWERED_FILE,
@@ -22,7 +23,6 @@ from textual_vision.export.floats_beside import (
 from textual_vision.export.measure import usable_backends
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.results_json import rewrites_from_bytes
-from textual_vision.export.samples import Batch
 from textual_vision.export.stages import StagedModel
 from textual_vision.export.steps import Steps, unpacked
 

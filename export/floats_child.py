@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from textual_vision.export.batches import batches_from_bytes
 from textual_vision.export.floats_beside import (
     ERROR_FILE,
     EXAMPLE_FILE,
@@ -20,7 +21,6 @@ from textual_vision.export.floats_beside import (
     rewritten_stage,
 )
 from textual_vision.export.garbage import collected_lately
-from textual_vision.export.samples import batches_from_bytes
 from textual_vision.export.stages import model_of
 from textual_vision.runtime.errors import TextualVisionError
 from textual_vision.runtime.files import write_whole

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from textual_vision.export.samples import Array, Batch
-from textual_vision.export.stages import TOKENS
+from textual_vision.export.batches import TOKENS, Array, Batch
 from textual_vision.export.tiny_graph import tiny_graph
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError

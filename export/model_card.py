@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual_vision.export.results import PrecisionResult
-from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.manifest import TextSpec
+
+if TYPE_CHECKING:
+    from textual_vision.export.stages import StagedModel
 
 
 def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], provenance: dict[str, str]) -> str:

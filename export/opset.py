@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx
+import onnx_ir as ir
 
 from textual_vision.runtime.errors import UsageError
 
 OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
+OPSET_OF_EXPORTER = 18  # what torch's exporter writes at first; it converts from there
 OPSET_NEWEST_OF_TENSORRT_10 = 20
+
+PLACES = {"start": 0, "end": np.iinfo(np.int64).max, "axes": 0}  # of a part of a shape: all of it
 
 
 def opset_newest() -> int:
@@ -25,6 +32,82 @@ def check_opset(opset: int) -> None:
             f"{OPSET_NEWEST_OF_TENSORRT_10} is the newest that TensorRT 10 reads, 17 that TensorRT 8.6 does"
         )
         raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
+
+
+def lower(model: ir.Model) -> None:
+    """From opset 18 to 17, in place; the constants must be folded.
+
+    Torch's exporter asks ONNX's converter for that, which gives up on several operators, and then leaves the
+    graph as it was. Raises UsageError naming an operator that opset 17 has no word for.
+    """
+    for node in model.graph.all_nodes():
+        if node.domain != "" or onnx.defs.get_schema(node.op_type, OPSET_OF_EXPORTER).since_version < 18:
+            continue
+        if not _is_said_in_17(node):
+            where = f"{node.op_type} {node.name!r}"
+            raise UsageError(f"opset 17 cannot say {where}", "export with --opset 18 or newer")
+    model.opset_imports[""] = OPSET_LOWEST
+
+
+def _is_said_in_17(node: ir.Node) -> bool:
+    """Whether opset 17 knows this; said as it wants it, where it does."""
+    if node.op_type == "Split":
+        return node.attributes.pop("num_outputs", None) is None or _is_in_equal_parts(node)
+    if node.op_type.startswith("Reduce"):
+        return len(node.inputs) < 2 or _with_axes_as_attribute(node)
+    if node.op_type == "Pad":
+        return len(node.inputs) < 4  # the axes that are padded
+    if node.op_type.startswith("Scatter"):
+        return node.attributes.get_string("reduction", "none") in ("none", "add", "mul")
+    if node.op_type == "Resize":
+        return not {"antialias", "axes", "keep_aspect_ratio_policy"} & node.attributes.keys()
+    return node.op_type == "LpPool" and not {"ceil_mode", "dilations"} & node.attributes.keys()
+
+
+def _is_in_equal_parts(node: ir.Node) -> bool:
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    size = None if shape is None else shape[node.attributes.get_int("axis", 0)]
+    return isinstance(size, int) and size % len(node.outputs) == 0
+
+
+def _with_axes_as_attribute(node: ir.Node) -> bool:
+    given = node.inputs[1]
+    axes: Sequence[int] | None = None
+    if given is not None and (constant := ir.convenience.get_const_tensor(given)) is not None:
+        axes = np.atleast_1d(constant.numpy()).tolist()
+    noop = node.attributes.get_int("noop_with_empty_axes", 0)
+    if (given is not None and axes is None) or (noop and not axes):
+        return False
+    node.attributes.pop("noop_with_empty_axes", None)
+    node.resize_inputs(1)
+    if axes:
+        node.attributes.add(ir.AttrInt64s("axes", axes))
+    return True
+
+
+def write_shapes_whole(model: ir.Model) -> None:
+    """Shape of some axes as a part of all, in place: TensorRT 8.6.0 passes over `start` and `end`."""
+    for node in list(model.graph):
+        if node.op_type != "Shape" or not node.attributes:
+            continue
+        ends = {name: node.attributes.pop(name).as_int() for name in list(node.attributes)}
+        part = node.outputs[0]
+        name = part.name
+        bounds = [_initializer(model, f"{name}_{end}", ends.get(end, other)) for end, other in PLACES.items()]
+        part.name = f"{name}_whole"
+        cut = ir.node("Slice", [part, *bounds], name=f"{node.name}/Slice")
+        cut.outputs[0].name, cut.outputs[0].type, cut.outputs[0].shape = name, part.type, part.shape
+        part.shape = None
+        ir.convenience.replace_all_uses_with(part, cut.outputs[0], replace_graph_outputs=True)
+        cut.replace_input_with(0, part)
+        model.graph.insert_after(node, cut)
+
+
+def _initializer(model: ir.Model, name: str, value: int) -> ir.Value:
+    constant = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
+    constant.const_value = ir.tensor(np.array([value]), name=name)
+    model.graph.register_initializer(constant)
+    return constant
 
 
 def check(model: onnx.ModelProto | bytes) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.export.batches import Array, Batch
 from textual_vision.export.cores import on_all_cores
 from textual_vision.export.figures import figures_of, joined
 from textual_vision.export.measure import opened_at_once
@@ -28,7 +29,6 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageParity,
 )
-from textual_vision.export.samples import Array, Batch
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec

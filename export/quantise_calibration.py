@@ -19,7 +19,8 @@ from textual_vision.calibration.prompts import choose_for_coverage, few_prompts
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import coverage_of, few_rows, rows_visited
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
-from textual_vision.export.samples import Batch, reference_batches
+from textual_vision.export.batches import Batch
+from textual_vision.export.samples import reference_batches
 from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.errors import UsageError
 

@@ -12,6 +12,7 @@ from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export import rewrites_merge, rewrites_upsample
+from textual_vision.export.batches import Batch
 from textual_vision.export.quantise_correct import can_be_equalised, corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of
@@ -27,7 +28,6 @@ from textual_vision.export.quantise_plan import (
 from textual_vision.export.quantise_round import QuantisedWeight, nearest_weights, weights_for_inputs
 from textual_vision.export.quantise_tables import SCALED, row_scaled
 from textual_vision.export.quantise_write import Bias, quantised_graph
-from textual_vision.export.samples import Batch
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 

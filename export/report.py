@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from textual_vision.export.batches import Batch
 from textual_vision.export.parity import open_sessions
 from textual_vision.export.report_layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report_pictures import (
@@ -28,9 +29,7 @@ from textual_vision.export.report_pictures import (
 )
 from textual_vision.export.report_plots import layer_plot, stacked_bars
 from textual_vision.export.report_summary import PrecisionRows, reference_of, rows_from_precisions
-from textual_vision.export.results import BuildResult
-from textual_vision.export.samples import Batch
-from textual_vision.export.stages import MERGED
+from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import StageSpec

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,
+    MERGED,
     PASS,
     TEACHER_FORCED,
     CodeFigures,
@@ -16,7 +17,6 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageParity,
 )
-from textual_vision.export.stages import MERGED
 
 REFERENCE = "fp32"
 

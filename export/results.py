@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 TEACHER_FORCED, FREE_RUNNING = "teacher-forced", "free-running"
 PASS, FAIL = "pass", "fail"
+MERGED = "pipeline"  # the graph of all stages in one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ import onnx_ir as ir
 
 from textual_vision.export import naming, rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
 from textual_vision.export.arrange import ARRANGE
+from textual_vision.export.batches import Array, Batch
 from textual_vision.export.measure import best_milliseconds, node_count, sessions_of
 from textual_vision.export.results import RewriteResult
-from textual_vision.export.samples import Array, Batch
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from textual_vision.export.batches import Batch
 from textual_vision.export.cores import torch_on_one_core
 from textual_vision.export.stages import StagedModel
-from textual_vision.export.steps import packed, unpacked
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
 
-Array = npt.NDArray[np.generic]
-
 BATCH_SIZE = 4  # of the comparison: several prompts of different length, so that padding is tested too
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Some samples: every tensor of the way by its name, as the reference gave it.
-
-    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed` when the
-    graphs take prompts of this length only, so that padding must stay.
-    """
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    tensors: Mapping[str, Array]
-    margins: Mapping[str, npt.NDArray[np.float32]]
-    fixed: bool = False
 
 
 def reference_batches(
@@ -77,40 +56,4 @@ def _reference_batch(
         tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
         margins={name: value.contiguous().float().numpy() for name, value in margins.items()},
         fixed=model.text.fixed,
-    )
-
-
-def bytes_from_batches(batches: Sequence[Batch]) -> bytes:
-    """The batches as one blob, for `batches_from_bytes`."""
-    files = {}
-    for index, batch in enumerate(batches):
-        files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed]).encode()
-        for kind, arrays in (("tensors", batch.tensors), ("margins", batch.margins)):
-            for name, array in arrays.items():
-                buffer = io.BytesIO()
-                np.save(buffer, array, allow_pickle=False)
-                files[f"{index}/{kind}/{name}"] = buffer.getvalue()
-    return packed(files)
-
-
-def batches_from_bytes(data: bytes) -> tuple[Batch, ...]:
-    """What `bytes_from_batches` was given."""
-    files = unpacked(data)
-    count = sum("/" not in name for name in files)
-    return tuple(_batch_from_files(files, index) for index in range(count))
-
-
-def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
-    prompts, seeds, fixed = json.loads(files[f"{index}.json"])
-    arrays: dict[str, dict[str, Array]] = {"tensors": {}, "margins": {}}
-    for path, data in files.items():
-        if path.startswith(f"{index}/"):
-            _, kind, name = path.split("/")
-            arrays[kind][name] = np.load(io.BytesIO(data), allow_pickle=False)
-    return Batch(
-        prompts=tuple(prompts),
-        seeds=tuple(seeds),
-        tensors=arrays["tensors"],
-        margins={name: value.astype(np.float32) for name, value in arrays["margins"].items()},
-        fixed=fixed,
     )

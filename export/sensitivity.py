@@ -13,9 +13,9 @@ import click
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from textual_vision.export.batches import Batch
     from textual_vision.export.quantise_measure import Measure
     from textual_vision.export.quantise_stage import QuantisedStage
-    from textual_vision.export.samples import Batch
     from textual_vision.runtime.bundle import Bundle
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -132,8 +132,8 @@ def drawings_of_bundle(
 ) -> list[Batch]:
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
+    from textual_vision.export.batches import Batch
     from textual_vision.export.parity import open_sessions
-    from textual_vision.export.samples import Batch
     from textual_vision.runtime.tokenizer import Tokenizer
 
     manifest = bundle.manifest

@@ -1,4 +1,7 @@
-"""What tv-export's commands print: tables for people, JSON for machines."""
+"""What tv-export's commands print: tables for people, JSON for machines.
+
+Only a build needs torch: what else there is to show is shown on devices that have none.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textual_vision.export.build import BuildOptions, check_options, plan
+from textual_vision.export.batches import TOKENS
 from textual_vision.export.doctor import Finding
-from textual_vision.export.engine_bundle import EngineResult
-from textual_vision.export.engine_cli import EngineJob
 from textual_vision.export.inspection import Inspection
 from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,
+    MERGED,
     PASS,
     TEACHER_FORCED,
     BuildResult,
@@ -31,11 +34,15 @@ from textual_vision.export.results import (
     StageParity,
     StepTiming,
 )
-from textual_vision.export.stages import MERGED, TOKENS, model_of
 from textual_vision.export.steps import Tell
 from textual_vision.export.verify import Verification
 from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
+
+if TYPE_CHECKING:
+    from textual_vision.export.build import BuildOptions
+    from textual_vision.export.engine_bundle import EngineResult
+    from textual_vision.export.engine_cli import EngineJob
 
 WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal
 MARKS = {PASS: "[green]✓ pass[/]", FAIL: "[red]✗ fail[/]"}
@@ -65,6 +72,9 @@ def show_plan(
     checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
+    from textual_vision.export.build import check_options, plan
+    from textual_vision.export.stages import model_of
+
     check_options(options)
     model = model_of(checkpoint, options.tokens)
     stages = [stage.name for stage in model.stages]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.export.arrange import arranged
+from textual_vision.export.batches import BATCH, STEP, TOKENS
 from textual_vision.export.cores import torch_on_one_core
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
@@ -25,10 +26,7 @@ from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, Te
 from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
 from textual_vision.training.model import LatentStage, TextToImageModel, stages_from_model
 
-BATCH, TOKENS = "batch", "tokens"
 PROMPT_INPUTS = ("input_ids", "attention_mask")
-MERGED = "pipeline"
-STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
 TOKENS_LOWEST = 3  # a word between the two special tokens
 
 Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

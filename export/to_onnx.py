@@ -15,14 +15,22 @@ from typing import Any
 from unittest import mock
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch.export._draft_export import DraftExportReport
 
+from textual_vision.export.batches import BATCH, TOKENS, Array
 from textual_vision.export.export_error import constant_size, constant_size_error, export_error
 from textual_vision.export.garbage import uncollected
-from textual_vision.export.opset import OPSET_NEWEST_OF_TENSORRT_10, check, check_opset
-from textual_vision.export.samples import Array
-from textual_vision.export.stages import BATCH, TOKENS, Stage
+from textual_vision.export.opset import (
+    OPSET_NEWEST_OF_TENSORRT_10,
+    OPSET_OF_EXPORTER,
+    check,
+    check_opset,
+    lower,
+)
+from textual_vision.export.rewrites_fold import fold_constants
+from textual_vision.export.stages import Stage
 from textual_vision.export.translate import traced_once, translations
 
 BATCH_LIMIT = 1 << 15
@@ -45,8 +53,11 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
     check_opset(options.opset)
     program = _program_from_stage(stage, example, options)
     model: onnx.ModelProto = program.model_proto
-    if options.opset < 18:
-        _drop_num_outputs(model)
+    if options.opset < OPSET_OF_EXPORTER:
+        found = ir.from_proto(model)
+        fold_constants(found)
+        lower(found)
+        model = ir.to_proto(found)
     check(model)
     return model
 
@@ -58,7 +69,7 @@ def _program_from_stage(
     shapes = _dynamic_shapes(stage, options)
     traced: torch.export.ExportedProgram | None = None
     # Undecomposed, a chunk is a Split of so many outputs, which can't be said before opset 18.
-    once = traced_once() if options.opset >= 18 else contextlib.nullcontext()
+    once = traced_once() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # What operations give is remembered for sizes that come again, which takes longer than to find it out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with _quiet(), uncollected(), once, uncached:
@@ -67,7 +78,7 @@ def _program_from_stage(
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
-                opset_version=options.opset,
+                opset_version=max(options.opset, OPSET_OF_EXPORTER),
                 external_data=False,
                 optimize=False,
                 verbose=False,
@@ -98,17 +109,6 @@ def _draft_report(
         report: DraftExportReport = program._report
         gc.collect()
     return report
-
-
-def _drop_num_outputs(model: onnx.ModelProto) -> None:
-    """Before opset 18 Split has no such attribute, which the version converter leaves there; equal parts are
-    what it does without.
-    """
-    for node in model.graph.node:
-        if node.op_type == "Split":
-            kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
 
 
 def _dynamic_shapes(stage: Stage, options: ExportOptions) -> tuple[dict[int, torch.export.Dim], ...]:

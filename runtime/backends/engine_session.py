@@ -63,7 +63,7 @@ class EngineSession:
         self._trt, self._engine, self._memory, self._logger = trt, engine, memory, logger
         self._name = stage.name
         self._cuda_graph, self._graphs = cuda_graph, dict[tuple[Shape, ...], int]()
-        self._context = _new_context(trt, engine)
+        self._context = new_context(trt, engine)
         if self._context is None:
             raise TextualVisionError(f"{stage.name}: no execution context: {last_error(logger)}")
         self._names = self._checked_names(stage)
@@ -233,7 +233,7 @@ class EngineSession:
             raise TextualVisionError(f"{self._name}: TensorRT refused {doing}: {last_error(self._logger)}")
 
 
-def _new_context(trt: Any, engine: Any) -> Any:
+def new_context(trt: Any, engine: Any) -> Any:
     """A context without memory of its own, so that stages can share one block."""
     if offers(trt, "ExecutionContextAllocationStrategy.USER_MANAGED"):
         return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)

@@ -192,6 +192,8 @@ def built(
 def orin(monkeypatch: pytest.MonkeyPatch) -> object:
     """The library of a Jetson Orin with TensorRT 10.3, whose layer table has every product as float32."""
     library = fake_library("10.3.0")
-    monkeypatch.setattr(engine_bundle, "table_from_plan", lambda trt, plan, settings: table_of(library))
+    monkeypatch.setattr(
+        engine_bundle, "table_from_plan", lambda trt, plan, settings, profile: table_of(library)
+    )
     monkeypatch.setattr(engine_bundle, "available_bytes", lambda: None)
     return library

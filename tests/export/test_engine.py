@@ -20,10 +20,12 @@ PROFILE = {"x": ShapeRange(min=(1, 8, 8, 8), opt=(2, 8, 8, 8), max=(4, 8, 8, 8))
 ONE_SHAPE = {"x": ShapeRange(min=(1, 8, 8, 8), opt=(1, 8, 8, 8), max=(1, 8, 8, 8))}
 
 
-def build(library, precision="fp32", *, profile=PROFILE, timing_cache=b"", calibrator=None, **settings):
+def build(
+    library, precision="fp32", *, graph=None, profile=PROFILE, timing_cache=b"", calibrator=None, **settings
+):
     plan = build_plan(
         library,
-        tiny.conv(),
+        tiny.conv() if graph is None else graph,
         "tiny.onnx",
         profile,
         EngineSettings(precision=precision, **settings),
@@ -55,11 +57,18 @@ def test_networks_are_strongly_typed_from_10_on_and_no_type_is_allowed_beside(ve
 
 
 @pytest.mark.parametrize(
-    ("precision", "flags"), [("fp32", set()), ("fp16", {"FP16"}), ("int8", {"FP16", "INT8"})]
+    ("precision", "quantised", "flags"),
+    [
+        ("fp32", False, set()),
+        ("fp16", False, {"FP16"}),
+        ("int8", False, {"FP16"}),
+        ("int8", True, {"FP16", "INT8"}),
+    ],
 )
-def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, flags):
+def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, quantised, flags):
     library = fake_library("8.6.1")
-    _, network, config = build(library, precision)
+    graph = tiny.quantised() if quantised else tiny.conv()
+    _, network, config = build(library, precision, graph=graph)
     assert network._flags == 1 << library.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     assert config._set & {"FP16", "INT8"} == flags
 
@@ -180,11 +189,25 @@ def test_rtx_measures_nothing_and_keeps_no_timings():
 def test_the_inspector_is_asked_about_a_plan_built_just_now(version):
     library = fake_library(version)
     settings = EngineSettings(precision="fp32", version_compatible=True, dla_core=1)
-    assert table_from_plan(library, build(library)[0].plan, settings) == "told as ONELINE"
+    told = table_from_plan(library, build(library)[0].plan, settings, PROFILE)
+    assert told == 'told as ONELINE for {"x": [2, 8, 8, 8]}'
     assert library._runtimes[-1].engine_host_code_allowed is True
     assert library._runtimes[-1].DLA_core == 1
     with pytest.raises(IntegrityError, match="its own plan"):
-        table_from_plan(library, b"no plan", settings)
+        table_from_plan(library, b"no plan", settings, PROFILE)
+
+
+def test_a_library_that_makes_no_builder_says_why():
+    """The bindings raise TypeError; what is wrong is in the log alone."""
+    library = fake_library("8.6.1")
+
+    def no_builder(logger):
+        logger.log(library._severity.ERROR, "Assertion failed.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    library.Builder = no_builder
+    with pytest.raises(TextualVisionError, match="makes no builder: Assertion failed"):
+        build(library)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

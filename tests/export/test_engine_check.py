@@ -77,6 +77,15 @@ def test_the_inspectors_older_spelling_is_read_too():
         assert types_of(row("conv + relu", "CaskConvolution", [given_tensor])) == {"a": dtype}
 
 
+def test_where_no_tensor_tells_its_type_the_convolutions_weights_do():
+    """As TensorRT 8.6.0 writes it of an engine with open sizes."""
+    unsaid = tensor("N/A due to dynamic shapes", key="Format/Datatype")
+    line = row("a", "CaskConvolution", [unsaid])
+    for word, dtype in (("Int8", "int8"), ("Half", "fp16"), ("Float", "float32")):
+        assert types_of(f'{line}, Weights: {{"Type": "{word}", "Count": 36864}}') == {"a": dtype}
+    assert types_of(line) == {"a": "unknown"}
+
+
 def test_a_row_that_names_no_nodes_is_called_after_them():
     line = row("conv_1 + relu_2", "CaskConvolution", [tensor("Int8")], [tensor("Int8", WEIGHT)], nodes=())
     assert types_of(line, nodes=("conv_1", "relu_2")) == {"conv_1": "int8", "relu_2": "int8"}

@@ -128,7 +128,7 @@ def test_products_on_the_dla_that_the_table_does_not_name_are_counted_as_its_own
     monkeypatch.setattr(
         engine_bundle,
         "table_from_plan",
-        lambda trt, plan, settings: "Name: {ForeignNode[a...b]}, LayerType: DLA",
+        lambda trt, plan, settings, profile: "Name: {ForeignNode[a...b]}, LayerType: DLA",
     )
     asked = options(precision="fp16", dla_core=0, batch=ONE)
     result = add_engines(half_of_one_length, asked, tell=silent, trt=orin, device=ORIN)

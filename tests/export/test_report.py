@@ -15,11 +15,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from textual_vision.export.batches import Batch
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of, verdict_of
 from textual_vision.export.report import ReportSource, report_files, summary_of, write_report
 from textual_vision.export.report_pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
-from textual_vision.export.samples import Batch
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.pipeline import TextToImage
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from textual_vision.export.batches import Batch
 from textual_vision.export.build import BuildOptions
 from textual_vision.export.report_layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report_pictures import (
@@ -34,7 +35,6 @@ from textual_vision.export.results import (
     StageGraph,
     StageParity,
 )
-from textual_vision.export.samples import Batch
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 STAGE = StageSpec(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from textual_vision.export.samples import Array
+from textual_vision.export.batches import Array
 from textual_vision.export.sessions import (
     RUNS_KEPT,
     SESSIONS_KEPT,

@@ -28,7 +28,7 @@ def pretended_gpu(tmp_path, monkeypatch):
     fake_cudart.Counters(library)
     cuda = load_cudart(str(library))
     monkeypatch.setattr(
-        engine_bundle, "table_from_plan", lambda trt, plan, settings: "Name: x, LayerType: kgen"
+        engine_bundle, "table_from_plan", lambda trt, plan, settings, profile: "Name: x, LayerType: kgen"
     )
     monkeypatch.setattr(engine_bundle, "product_nodes", lambda graph: ({}, frozenset()))
     return Gpu(cuda=cuda, device=probe(cuda), libraries={"tensorrt": fake_library("10.3.0")}, missing={})

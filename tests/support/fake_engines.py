@@ -80,7 +80,8 @@ class ICudaEngine:
 
 class EngineInspector:
     def get_engine_information(self, form):
-        return f"told as {form.name}"
+        shapes = {name: list(shape) for name, shape in self.execution_context._shapes.items()}
+        return f"told as {form.name} for {json.dumps(shapes)}"
 
 
 class IExecutionContext:

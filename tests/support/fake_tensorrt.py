@@ -114,6 +114,13 @@ class INetworkDefinition:
     def num_outputs(self):
         return len(self._outputs)
 
+    @property
+    def num_layers(self):
+        return len(self._layers)
+
+    def get_layer(self, index):
+        return self._layers[index]
+
     def get_input(self, index):
         return self._inputs[index]
 
@@ -130,9 +137,15 @@ class OnnxParser:
     def parse(self, graph):
         parsed = onnx.load_model_from_string(graph).graph
         self._network._nodes = [node.name for node in parsed.node]
+        self._network._layers = [self._layer(node.op_type) for node in parsed.node]
         self._network._inputs = [self._tensor(value) for value in parsed.input]
         self._network._outputs = [self._tensor(value) for value in parsed.output]
         return True
+
+    def _layer(self, operator):
+        quantises = operator == "QuantizeLinear"
+        kind = self._trt.LayerType.QUANTIZE if quantises else self._trt.LayerType.SHUFFLE
+        return types.SimpleNamespace(type=kind)
 
     def _tensor(self, value):
         tensor, kind = self._trt.ITensor(), value.type.tensor_type
