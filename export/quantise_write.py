@@ -6,7 +6,7 @@ activations; biases stay in float (an int32 bias behind Q/DQ is what TensorRT re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from textual_vision.export.quantise_tables import constant_proto, row_nodes, row
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
+MOVEMENTS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+OPSET_OF_TYPED_Q = 21  # from which QuantizeLinear can be told its type by an attribute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,34 @@ def _write(
         nodes.append(node)
         if node.output[0] in rows:
             nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
+    if next(entry.version for entry in graph.opset_import if entry.domain == "") >= OPSET_OF_TYPED_Q:
+        nodes = _moved_in_int8(graph, nodes)
     _put_nodes(graph, nodes)
+
+
+def _moved_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes with activations dequantised after they were moved, not before: the same values.
+
+    ONNX Runtime does so itself, by more Q/DQ. On x86 it then turns those to uint8 and, where an attribute
+    tells a Q its type, forgets to change that: it would refuse the graph.
+    """
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    dequantised: dict[str, onnx.NodeProto] = {}
+    found: list[onnx.NodeProto] = []
+    for node in nodes:
+        found.append(node)
+        if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
+            dequantised[node.output[0]] = node
+        if node.op_type not in MOVEMENTS or node.input[0] not in dequantised:
+            continue
+        before, moved = dequantised[node.input[0]], node.output[0]
+        node.input[0], node.output[0] = before.input[0], f"{moved}.int8"
+        inputs = [node.output[0], *before.input[1:]]
+        after = helper.make_node("DequantizeLinear", inputs, [moved], name=f"{moved}.dequantise")
+        found.append(after)
+        dequantised[moved] = after
+    read = {name for node in found for name in node.input} | {out.name for out in graph.graph.output}
+    return [node for node in found if node.op_type != "DequantizeLinear" or node.output[0] in read]
 
 
 def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantisedWeight) -> onnx.NodeProto:

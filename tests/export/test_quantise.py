@@ -205,6 +205,19 @@ def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_o
         assert relative_error(session.run(None, inputs)[0], run(graph, inputs)[0]) < 0.01
 
 
+@pytest.mark.parametrize("opset", [20, 21, 23])
+def test_what_is_moved_in_int8_loads_and_computes_the_same_in_every_opset(convolutions, opset) -> None:
+    model, inputs = onnx.ModelProto(), feeds(convolutions)[0]
+    model.CopyFrom(convolutions)
+    model.opset_import[0].version = opset
+    thresholds = thresholds_of(convolutions)
+    for modes in ({"book.rows": WEIGHTS}, default_modes(layers_of(model), INT8)):
+        before = quantised_graph(convolutions, modes, thresholds)
+        graph = quantised_graph(model, modes, thresholds)
+        onnx.checker.check_model(graph, full_check=True)
+        assert np.array_equal(run(graph, inputs)[0], run(before, inputs)[0])
+
+
 def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:
     modes = default_modes(layers_of(convolutions), INT8)
     assert set(modes.values()) == {INT8, WEIGHTS}
