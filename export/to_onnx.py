@@ -32,6 +32,7 @@ from textual_vision.export.opset import (
 from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage
 from textual_vision.export.translate import traced_once, translations
+from textual_vision.runtime.errors import UsageError
 
 BATCH_LIMIT = 1 << 15
 
@@ -48,7 +49,8 @@ class ExportOptions:
 def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportOptions) -> onnx.ModelProto:
     """The stage's graph, checked; `example` holds its inputs for at least two prompts of several tokens.
 
-    Raises UsageError naming the module and its line when an operator cannot be exported.
+    Raises UsageError naming the module and its line when an operator cannot be exported, or when what was
+    written is of another opset.
     """
     check_opset(options.opset)
     program = _program_from_stage(stage, example, options)
@@ -58,6 +60,10 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
         fold_constants(found)
         lower(found)
         model = ir.to_proto(found)
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
+        problem = f"{stage.name}: torch's exporter wrote opset {written}, not {options.opset}"
+        raise UsageError(problem, f"export with --opset {written}")
     check(model)
     return model
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from textual_vision.export import to_onnx
 from textual_vision.export.opset import check, check_opset, opset_newest
 from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage, tensor
@@ -44,6 +45,13 @@ class Branching(nn.Module):
         if x.sum() > 0:
             return x * 2
         return x
+
+
+class Lengths(nn.Module):
+    """Reductions, which tell their axes otherwise before opset 18."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) - x.amax(1, keepdim=True)
 
 
 class Film(nn.Module):
@@ -127,8 +135,20 @@ def test_a_line_that_compares_sizes_with_each_other_is_not_blamed_for_a_constant
     assert error.value.message.endswith("return torch.cat([mean, mean.new_zeros(len(x), 4)], 1)")
 
 
+def test_another_opset_than_the_one_asked_for_is_refused(monkeypatch) -> None:
+    """Torch's exporter keeps the opset that it began with where it can't convert, and says nothing."""
+    write = to_onnx._program_from_stage
+    monkeypatch.setattr(
+        to_onnx,
+        "_program_from_stage",
+        lambda stage, example, _: write(stage, example, ExportOptions(opset=18)),
+    )
+    with pytest.raises(UsageError, match="wrote opset 18, not 20"):
+        exported(Lengths(), 20)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("kind", [Film, Attention])
+@pytest.mark.parametrize("kind", [Lengths, Film, Attention])
 @pytest.mark.parametrize("opset", [17, 18, 20, opset_newest()])
 def test_graphs_of_every_opset_compute_what_pytorch_computes(
     opset: int, kind: type[nn.Module], backend: str
