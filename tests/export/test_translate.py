@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from textual_vision.export.stages import Stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
 SPEC = StageSpec(
@@ -22,11 +23,12 @@ SPEC = StageSpec(
 X = np.linspace(-1, 1, 72, dtype=np.float32).reshape(3, 4, 6)
 IDS = np.arange(18, dtype=np.int64).reshape(3, 6) % 5
 
+BITS = "__or__ of numbers"
 CASES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "to": lambda x, ids: x + ids.to(torch.float32)[:, None],
     "numpy_T": lambda x, ids: x + x[0].T[:4, :1],
     "__or__": lambda x, ids: x * ((x > 0.5) | (x < 0))[:, :1],
-    "__or__ of numbers": lambda x, ids: x * (ids | 2)[:, None],
+    BITS: lambda x, ids: x * (ids | 2)[:, None],
     "rsub": lambda x, ids: 1.0 - x,
     "rsub of whole numbers": lambda x, ids: x * (1 - ids)[:, None],
     "rsub by a factor": lambda x, ids: torch.rsub(x, x[:, :1], alpha=2),
@@ -51,11 +53,17 @@ class Doing(nn.Module):
         return self.work(x, ids)
 
 
-@pytest.mark.parametrize("opset", [17, 20])
-@pytest.mark.parametrize("work", CASES.values(), ids=CASES)
-def test_operators_compute_what_pytorch_computes(
-    work: Callable[[Tensor, Tensor], Tensor], opset: int
-) -> None:
+def test_bits_are_put_together_from_opset_18_on() -> None:
+    stage = Stage(spec=SPEC, module=Doing(CASES[BITS]))
+    with pytest.raises(UsageError, match="opset 17 cannot say BitwiseOr"):
+        onnx_from_stage(stage, {"x": X, "ids": IDS}, ExportOptions(opset=17))
+
+
+@pytest.mark.parametrize(
+    ("name", "opset"), [(name, opset) for name in CASES for opset in (17, 20) if (name, opset) != (BITS, 17)]
+)
+def test_operators_compute_what_pytorch_computes(name: str, opset: int) -> None:
+    work = CASES[name]
     module = Doing(work)
     stage = Stage(spec=SPEC, module=module)
     graph = onnx_from_stage(stage, {"x": X, "ids": IDS}, ExportOptions(opset=opset))
