@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from textual_vision.export.rewrites_fold import initializer
 from textual_vision.runtime.errors import UsageError
 
 OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
@@ -90,24 +91,13 @@ def write_shapes_whole(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type != "Shape" or not node.attributes:
             continue
-        ends = {name: node.attributes.pop(name).as_int() for name in list(node.attributes)}
         part = node.outputs[0]
-        name = part.name
-        bounds = [_initializer(model, f"{name}_{end}", ends.get(end, other)) for end, other in PLACES.items()]
-        part.name = f"{name}_whole"
-        cut = ir.node("Slice", [part, *bounds], name=f"{node.name}/Slice")
-        cut.outputs[0].name, cut.outputs[0].type, cut.outputs[0].shape = name, part.type, part.shape
-        part.shape = None
-        ir.convenience.replace_all_uses_with(part, cut.outputs[0], replace_graph_outputs=True)
-        cut.replace_input_with(0, part)
-        model.graph.insert_after(node, cut)
-
-
-def _initializer(model: ir.Model, name: str, value: int) -> ir.Value:
-    constant = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
-    constant.const_value = ir.tensor(np.array([value]), name=name)
-    model.graph.register_initializer(constant)
-    return constant
+        ends = {place: node.attributes.get_int(place, other) for place, other in PLACES.items()}
+        bounds = [initializer(model, f"{part.name}_{place}", np.array([at])) for place, at in ends.items()]
+        whole = ir.node("Shape", [node.inputs[0]], name=node.name)
+        cut = ir.node("Slice", [whole.outputs[0], *bounds], name=f"{node.name}/Slice")
+        whole.outputs[0].name = f"{part.name}_whole"
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [whole, cut], [part], cut.outputs)
 
 
 def check(model: onnx.ModelProto | bytes) -> None:

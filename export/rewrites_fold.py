@@ -33,6 +33,16 @@ def tidy(model: ir.Model) -> None:
         step(model)
 
 
+def initializer(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:
+    """A new constant of the graph."""
+    fresh = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.from_numpy(value.dtype)), shape=ir.Shape(value.shape)
+    )
+    fresh.const_value = ir.tensor(np.ascontiguousarray(value), name=name)
+    model.graph.register_initializer(fresh)
+    return fresh
+
+
 def fold_constants(model: ir.Model) -> None:
     """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same.
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from textual_vision.export.naming import mark_merged
+from textual_vision.export.rewrites_fold import initializer
 
 LEAST = 2
 
@@ -72,8 +73,8 @@ def _merge(
     key = tuple(id(value) for value in constants)
     if key not in made:
         stem = f"merged_{pairs[0][1].outputs[0].name}"
-        weight = _initializer(model, f"{stem}_weight", np.concatenate(weights, axis=1))
-        made[key] = weight, _initializer(model, f"{stem}_bias", np.concatenate(biases))
+        weight = initializer(model, f"{stem}_weight", np.concatenate(weights, axis=1))
+        made[key] = weight, initializer(model, f"{stem}_bias", np.concatenate(biases))
     weight, bias = made[key]
     product = ir.node("MatMul", [source, weight])
     total = ir.node("Add", [product.outputs[0], bias])
@@ -101,8 +102,8 @@ def _merge_gemms(model: ir.Model, source: ir.Value, nodes: list[ir.Node]) -> Non
     weights = [node.inputs[1].const_value.numpy() for node in nodes]
     biases = [node.inputs[2].const_value.numpy() for node in nodes]
     stem = f"merged_{nodes[0].outputs[0].name}"
-    weight = _initializer(model, f"{stem}_weight", np.concatenate(weights))
-    bias = _initializer(model, f"{stem}_bias", np.concatenate(biases))
+    weight = initializer(model, f"{stem}_weight", np.concatenate(weights))
+    bias = initializer(model, f"{stem}_bias", np.concatenate(biases))
     product = ir.node("Gemm", [source, weight, bias], attributes={"transB": 1})
     _split(model, [product], nodes, [w.shape[0] for w in weights], axis=1)
 
@@ -111,7 +112,7 @@ def _split(
     model: ir.Model, made: list[ir.Node], replaced: list[ir.Node], sizes: list[int], axis: int
 ) -> None:
     """Puts `made` and a Split of its result before the first of `replaced`, whose outputs it takes over."""
-    lengths = _initializer(model, f"{replaced[0].outputs[0].name}_split", np.array(sizes, np.int64))
+    lengths = initializer(model, f"{replaced[0].outputs[0].name}_split", np.array(sizes, np.int64))
     inputs = [made[-1].outputs[0], lengths]
     split = ir.node("Split", inputs, attributes={"axis": axis}, num_outputs=len(sizes))
     model.graph.insert_before(replaced[0], [*made, split])
@@ -120,12 +121,3 @@ def _split(
         new.type, new.shape = old.outputs[0].type, old.outputs[0].shape
         ir.convenience.replace_all_uses_with(old.outputs[0], new)
         model.graph.remove(old, safe=True)
-
-
-def _initializer(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:
-    fresh = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.from_numpy(value.dtype)), shape=ir.Shape(value.shape)
-    )
-    fresh.const_value = ir.tensor(np.ascontiguousarray(value), name=name)
-    model.graph.register_initializer(fresh)
-    return fresh

@@ -9,6 +9,8 @@ from onnxscript import rewriter
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
+from textual_vision.export.rewrites_fold import initializer
+
 
 def fix_shapes(model: ir.Model) -> None:
     """Shapes that are computed at run time become constants: 0 keeps a size, -1 is the rest."""
@@ -18,10 +20,7 @@ def fix_shapes(model: ir.Model) -> None:
         sizes = _constant_shape(node.inputs[0], node.outputs[0])
         if sizes is None:
             continue
-        value = ir.Value(name=f"{node.outputs[0].name}_shape")
-        value.const_value = ir.tensor(np.array(sizes, np.int64), name=value.name)
-        value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(sizes)])
-        model.graph.register_initializer(value)
+        value = initializer(model, f"{node.outputs[0].name}_shape", np.array(sizes, np.int64))
         node.replace_input_with(1, value)
         node.attributes.pop("allowzero", None)
 
