@@ -126,8 +126,8 @@ def build_plan(
 def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: dict[str, ShapeRange]) -> str:
     """The layer table of a plan built just now, by the inspector, which needs the GPU that it is for.
 
-    A type depends on shapes (8.6 says "N/A due to dynamic shapes"), so it is asked about the usual ones of
-    `profile`.
+    A type may depend on shapes, so it is asked about the usual ones of `profile`; 8.6.0 says "N/A due to
+    dynamic shapes" all the same, but names the type of a convolution's weights.
 
     Raises IntegrityError when the plan cannot be loaded.
     """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 SMALLEST_CONSTANT = 4096  # values: below it the node costs more than it saves
 SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
@@ -42,24 +43,27 @@ def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
 
 
 def unpacked(graph: bytes) -> bytes:
-    """The serialised graph with constants that are stored as int8 and a Cast as the float32 that they mean.
+    """The serialised graph with stored constants as the float32 that they mean, but for factors of int8.
 
-    TensorRT takes int8 constants before a DequantizeLinear only.
+    Those behind a Cast, since TensorRT takes int8 constants before a DequantizeLinear only; and int8 tables
+    that are looked up, over which TensorRT 8.6 stops (`convertMyelinWeightsToFp32`).
     """
     try:
         model = onnx.load_from_string(graph)
     except DecodeError:
         return graph  # TensorRT's own parser says what is wrong
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    tables = _looked_up(model.graph)
     rest = []
     for node in model.graph.node:
-        stored = [constants.get(name) for name in node.input]
-        if node.op_type not in ("Cast", "Mul") or not _is_unpacking(node, stored):
+        stored = [constants[name] for name in node.input if name in constants]
+        constant = len(stored) == len(node.input)
+        if constant and (node.output[0] in tables or _is_unpacking(node, stored)):
+            given = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+            (value,) = ReferenceEvaluator(node).run(None, given)
+            constants[node.output[0]] = numpy_helper.from_array(value, node.output[0])
+        else:
             rest.append(node)
-            continue
-        values = [np.asarray(numpy_helper.to_array(tensor)) for tensor in stored if tensor is not None]
-        product = np.prod(np.broadcast_arrays(*values), axis=0, dtype=np.float32)
-        constants[node.output[0]] = numpy_helper.from_array(product, node.output[0])
     used = {name for node in rest for name in node.input} | {out.name for out in model.graph.output}
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(rest)
@@ -68,10 +72,17 @@ def unpacked(graph: bytes) -> bytes:
     return unfolded
 
 
-def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto | None]) -> bool:
+def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto]) -> bool:
     """Whether a Cast or Mul is one that `store_exactly` put behind an int8 constant."""
-    kinds = {TensorProto.UNDEFINED if tensor is None else tensor.data_type for tensor in stored}
-    return kinds == {TensorProto.INT8 if node.op_type == "Cast" else TensorProto.FLOAT}
+    kinds = {tensor.data_type for tensor in stored}
+    return kinds == {{"Cast": TensorProto.INT8, "Mul": TensorProto.FLOAT}.get(node.op_type)}
+
+
+def _looked_up(graph: onnx.GraphProto) -> set[str]:
+    """What DequantizeLinear makes and nothing but a Gather reads."""
+    made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    read = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+    return made - read - {output.name for output in graph.output}
 
 
 @dataclass(frozen=True, kw_only=True)

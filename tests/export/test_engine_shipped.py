@@ -46,9 +46,11 @@ def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shi
         stage = record.stages[built.stage]
         operators, meant = product_nodes(bundle.read(stage.graph))
         assert set(stage.layers) == set(operators), f"{built.stage}: products that the engine does not name"
-        assert {name for name, dtype in stage.layers.items() if dtype == "int8"} == meant
+        in_int8 = {name for name, dtype in stage.layers.items() if dtype == "int8"}
+        # More than meant where both factors are rows of an int8 table, moved about after they were looked up.
+        assert meant <= in_int8
         # A stage may be stored in int8 and computed in float: then it means no layer.
-        assert not meant or precision == "int8"
+        assert not in_int8 or precision == "int8"
     generator = record.stages["generator"]
     assert generator.dtypes["image"] == "UINT8"
     assert generator.dtypes["codes"] == "INT64"

@@ -456,6 +456,19 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
     np.testing.assert_array_equal(numpy_helper.to_array(weight), matrix)
 
 
+def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_stay_int8(convolutions) -> None:
+    modes = {layer.name: INT8 for layer in layers_of(convolutions)}
+    model = quantised_graph(convolutions, modes, thresholds_of(convolutions))
+    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    kinds = {tensor.name: tensor.data_type for tensor in plain.graph.initializer}
+    (lookup,) = [node for node in plain.graph.node if node.op_type == "Gather"]
+    assert kinds[lookup.input[0]] == TensorProto.FLOAT
+    factors = {f"{name}.weight.int8" for name in ("up", "side", "colour")}
+    assert {name for name in kinds if name.endswith(".weight.int8")} == factors
+    for inputs in feeds(convolutions):
+        np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
+
+
 @pytest.mark.parametrize(("largest", "kind"), [(9.0, TensorProto.FLOAT16), (1e6, TensorProto.FLOAT)])
 def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float, kind: int) -> None:
     model = onnx.ModelProto()
