@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.arrange_head import ArrangedHead, Told, copied
+from textual_vision.export.arrange_head import ArrangedHead, Told
 from textual_vision.export.arrange_recall import Recall
 from textual_vision.export.arrange_steps import Step, steps_of
-from textual_vision.export.arrange_words import ArrangedBlock, Words, WordsFirst, first_half, linear
+from textual_vision.export.arrange_words import ArrangedBlock, Words, WordsFirst, copied, first_half, linear
 from textual_vision.training.attention import GridBlock
 from textual_vision.training.drafts import hold_of
 from textual_vision.training.latent import LatentNetwork
@@ -68,15 +68,13 @@ class ArrangedLatent(nn.Module):
         hold = hold_of(composed, self.config)
         told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
         sketch = self.sketch(rows, near).index_select(1, self.placed)
+        words = self.words(text, attention_mask)
         guided = self.config.guidance != 1
-        if guided:  # see `LatentNetwork.setting`
-            place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-            alone = torch.zeros_like(attention_mask) + (place == 0).to(attention_mask.dtype)
-            text, noise = torch.cat([text, torch.zeros_like(text)]), torch.cat([noise, noise])
-            attention_mask = torch.cat([attention_mask, alone])
+        if guided:  # see `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask
+            text, noise = torch.cat([text, torch.zeros_like(text)]), copied(noise, 2)
+            attention_mask = copied(attention_mask, 2)
         start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
         starts = (start + copied(sketch, 1 + guided)).split([step.patches for step in self._steps()], 1)
-        words = self.words(text, attention_mask)
         found = self._through_steps(list(starts), words, told, guided)
         grid = self.config.grid
         return torch.cat(found, 1).index_select(1, self.place).reshape(-1, grid, grid)
@@ -89,18 +87,19 @@ class ArrangedLatent(nn.Module):
         known = drafts.new_zeros(drafts.shape[0], 1, self.known)  # of none
         past: list[list[Tensor]] = [[] for _ in self.blocks]
         found: list[Tensor] = []
+        said = self.words.said.unbind()
+        both = [one.and_speechless(rest) for one, rest in zip(words, said, strict=True)] if guided else words
         for number, step in enumerate(self._steps()):
             copies = 2 if guided and number < self.config.open_steps else 1
             if guided and number == self.config.open_steps:
                 starts = [first_half(start) for start in starts]
-                words = [one.first_half() for one in words]
                 past = [[first_half(memory) for memory in memories] for memories in past]
             x = starts[number]
             if step.entry is not None:
                 x = x + copied(step.entered(known), copies)
             own = []
             for place, block in enumerate(self.blocks):
-                x, memory = block(x, words[place], past[place])
+                x, memory = block(x, (both if copies == 2 else words)[place], past[place])
                 own.append(memory)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
             led = 2 if self.config.is_guided(number) else 1  # copies that choose the codes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.arrange_words import linear
+from textual_vision.export.arrange_words import copied, linear
 from textual_vision.training.attention import CellHead
 from textual_vision.training.drafts import Hold
 from textual_vision.training.latent import LatentNetwork
@@ -118,8 +118,3 @@ class ArrangedHead(nn.Module):
         codes = (raw @ self.rows.T).argmax(3)
         row = F.embedding(codes, self.rows)
         return codes, torch.cat([row, row @ told.turned], 3)
-
-
-def copied(x: Tensor, copies: int) -> Tensor:
-    """(B, ...) -> (copies * B, ...)."""
-    return torch.cat([x] * copies) if copies > 1 else x

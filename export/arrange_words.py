@@ -25,9 +25,11 @@ class Words:
     bias: Tensor  # (B, 1, heads * T)
     heard: Tensor  # (B, heads * T, W): shares to what is heard
 
-    def first_half(self) -> Words:
-        """The same for the first half of the drawings."""
-        return Words(score=first_half(self.score), bias=first_half(self.bias), heard=first_half(self.heard))
+    def and_speechless(self, said: Tensor) -> Words:
+        """The same, and for each drawing its copy with words that say nothing, which hears `said` (W) / heads
+        of every word of every head: shares add up to one, so they need not be known."""
+        heard = torch.cat([self.heard, said.expand_as(self.heard)])
+        return Words(score=copied(self.score, 2), bias=copied(self.bias, 2), heard=heard)
 
 
 class WordsFirst(nn.Module):
@@ -62,6 +64,9 @@ class WordsFirst(nn.Module):
         # A head's shares are one together, so each word can bring the heads' part of the bias along.
         brought = torch.stack([block.heard.bias / self.heads for block in blocks])
         self.brought = nn.Parameter(brought.unsqueeze(1))
+        # Of a text of zeros, the values are their bias.
+        said = [block.heard(values) / self.heads for block, (_, values) in zip(blocks, biases, strict=True)]
+        self.said = nn.Parameter(torch.stack(said))  # (blocks, W); see `Words.and_speechless`
 
     def forward(self, text: Tensor, attention_mask: Tensor) -> list[Words]:
         """text (B, T, C), attention_mask (B, T) -> for each block."""
@@ -115,6 +120,11 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     if bias is not None:
         made.bias = nn.Parameter(bias.detach().clone())
     return made
+
+
+def copied(x: Tensor, copies: int) -> Tensor:
+    """(B, ...) -> (copies * B, ...)."""
+    return torch.cat([x] * copies) if copies > 1 else x
 
 
 def first_half(both: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ not faster is not taken.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,10 +26,10 @@ from textual_vision.runtime.manifest import StageSpec
 Change = Callable[[ir.Model], None]
 
 WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
-# Of each variant by each backend: a graph of 1 ms in a few turns may never be undisturbed.
+# Of each variant: a graph of 1 ms in a few turns may never be undisturbed.
 CHOOSING_SECONDS = 0.1
 UPSAMPLE = "upsample"
-KEEP, CROP, WIDE = "keep", "crop", "wide"
+KEEP, CROP, WIDE, APART = "keep", "crop", "wide", "apart"
 TARGETS = ("cpu", "tensorrt")
 
 # Exact and less work everywhere, in this order.
@@ -52,6 +51,7 @@ CHOICES: Mapping[str, Mapping[str, Change]] = {
     UPSAMPLE: {
         f"{UPSAMPLE}-{CROP}": rewrites_upsample.upsample_by_crop,
         f"{UPSAMPLE}-{WIDE}": rewrites_upsample.upsample_wide,
+        f"{UPSAMPLE}-{APART}": rewrites_upsample.upsample_apart,
     },
 }
 # TensorRT has fast transposed convolutions in float; INT8 graphs get `crop` whatever is chosen here.
@@ -72,11 +72,11 @@ class Rewritten:
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What rewrites are compared on: a stage with real inputs, the backends to time, what it is for."""
+    """What rewrites are compared on: a stage with real inputs, the backend to time, what it is for."""
 
     stage: StageSpec
     batch: Batch
-    backends: Sequence[str]
+    backend: str
     target: str
 
 
@@ -104,15 +104,17 @@ def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> R
         if after is not graph:
             changes.append(_Change(rewrite=name, before=graph, after=after))
             graph = after
-    sessions = _Sessions(ground.stage)
-    results = _measured(changes, ground, ground.backends[:1], sessions)
+    sessions = _Sessions(ground)
+    results = _measured(changes, ground, sessions)
+    lowered = graph
     for name, variants in CHOICES.items():
+        if name == UPSAMPLE:  # the last of them
+            lowered = reader.changed(graph, rewrites_upsample.upsample_by_crop)
         if name not in without:
             sessions.forget_all_but(graph)
             made = {variant: reader.changed(graph, change) for variant, change in variants.items()}
             graph, found = _chosen(graph, name, made, ground, sessions)
             results += found
-    lowered = reader.changed(graph, rewrites_upsample.upsample_by_crop)
     named = _named(graph)
     return Rewritten(
         graph=named, lowered=named if lowered is graph else _named(lowered), results=tuple(results)
@@ -122,18 +124,17 @@ def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> R
 class _Sessions:
     """Those of a stage's graphs, opened when first asked for: a large one takes OpenVINO seconds."""
 
-    def __init__(self, stage: StageSpec) -> None:
-        self._stage = stage
-        self._opened: dict[tuple[int, str], tuple[bytes, Session]] = {}
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._opened: dict[int, tuple[bytes, Session]] = {}
 
-    def of(self, graphs: Sequence[bytes], backend: str) -> list[Session]:
+    def of(self, graphs: Sequence[bytes]) -> list[Session]:
         """The sessions of these very objects; they are kept, so no others can get their identities."""
-        missing = [graph for graph in graphs if (id(graph), backend) not in self._opened]
-        for graph, session in zip(
-            missing, sessions_of(missing, self._stage, backend, threads=1), strict=True
-        ):
-            self._opened[id(graph), backend] = graph, session
-        return [self._opened[id(graph), backend][1] for graph in graphs]
+        missing = [graph for graph in graphs if id(graph) not in self._opened]
+        opened = sessions_of(missing, self._ground.stage, self._ground.backend, threads=1)
+        for graph, session in zip(missing, opened, strict=True):
+            self._opened[id(graph)] = graph, session
+        return [self._opened[id(graph)][1] for graph in graphs]
 
     def forget_all_but(self, graph: bytes) -> None:
         """Gives the memory of the others back."""
@@ -179,7 +180,7 @@ def _chosen(
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = _measured(changes, ground, ground.backends, sessions, seconds=CHOOSING_SECONDS)
+    results = _measured(changes, ground, sessions, seconds=CHOOSING_SECONDS)
     if ground.target == "cpu":
         best, reason = _fastest(results), "not the fastest here"
     else:
@@ -203,23 +204,17 @@ def _fastest(results: Sequence[RewriteResult]) -> str:
 
 
 def _measured(
-    changes: Sequence[_Change],
-    ground: Ground,
-    backends: Sequence[str],
-    opened: _Sessions,
-    *,
-    seconds: float = 0.0,
+    changes: Sequence[_Change], ground: Ground, opened: _Sessions, *, seconds: float = 0.0
 ) -> list[RewriteResult]:
-    """What each change does to outputs, nodes and time (over the backends, the geometric mean)."""
+    """What each change does to outputs, nodes and time."""
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
     if not graphs:
         return []
     stage, batch = ground.stage, ground.batch
-    sessions = {name: opened.of(graphs, name) for name in backends}
-    by_backend = [best_milliseconds(sessions[name], stage, batch, seconds=seconds) for name in backends]
-    times = [math.exp(sum(map(math.log, column)) / len(column)) for column in zip(*by_backend, strict=True)]
+    sessions = opened.of(graphs)
+    times = best_milliseconds(sessions, stage, batch, seconds=seconds)
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
-    outputs = [session.run(inputs) for session in sessions[backends[0]]]
+    outputs = [session.run(inputs) for session in sessions]
     place = {id(graph): index for index, graph in enumerate(graphs)}
     return [
         _result(

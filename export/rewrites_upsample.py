@@ -4,7 +4,8 @@ Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 +
 of the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
 DepthToSpace. With a padding of 1 the four come out one row and column too large on opposite sides; `crop`
 cuts that off again (nearly the same work), `wide` embeds the 2x2 kernels into 3x3 ones instead (2.25 times
-the work, no crop). Exact but for rounding: the same products, summed in another order.
+the work, no crop), `apart` makes each picture by a convolution of its own, padded on its own sides (the same
+work, no crop). Exact but for rounding: the same products, summed in another order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnxscript.rewriter import pattern
 
 Float32 = npt.NDArray[np.float32]
 KERNEL, STRIDE, PADDING = 4, 2, 1
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column of each of the interleaved pictures
 
 
 def crop_weights(weight: Float32) -> Float32:
@@ -27,21 +29,26 @@ def crop_weights(weight: Float32) -> Float32:
     last are cut off.
     """
     # Place p of the padded result, output row 2p + r - 1, reads input rows p - 1, p by kernel rows 2 + r, r.
-    phases = [weight[:, :, row::2, column::2][:, :, ::-1, ::-1] for row in (0, 1) for column in (0, 1)]
+    phases = [_phase(weight, 1 - row, 1 - column) for row, column in PHASES]
     return _joined(phases)
 
 
 def wide_weights(weight: Float32) -> Float32:
     """ConvTranspose weights (C_in, C_out, 4, 4) → Conv's (4·C_out, C_in, 3, 3), DepthToSpace's DCR order."""
     phases = []
-    for row in (0, 1):
-        for column in (0, 1):
-            # Output row 2i + r reads input rows i - 1 + r and i + r by kernel rows 3 - r and 1 - r.
-            kernel = np.zeros((*weight.shape[:2], 3, 3), weight.dtype)
-            part = weight[:, :, 1 - row :: 2, 1 - column :: 2][:, :, ::-1, ::-1]
-            kernel[:, :, row : row + 2, column : column + 2] = part
-            phases.append(kernel)
+    for row, column in PHASES:
+        kernel = np.zeros((*weight.shape[:2], 3, 3), weight.dtype)
+        kernel[:, :, row : row + 2, column : column + 2] = _phase(weight, row, column)
+        phases.append(kernel)
     return _joined(phases)
+
+
+def _phase(weight: Float32, row: int, column: int) -> Float32:
+    """The kernel (C_in, C_out, 2, 2) of output rows 2i + `row` and columns 2j + `column`.
+
+    Such a row reads input rows i - 1 + row and i + row by kernel rows 3 - row and 1 - row.
+    """
+    return weight[:, :, 1 - row :: 2, 1 - column :: 2][:, :, ::-1, ::-1]
 
 
 def _joined(phases: list[Float32]) -> Float32:
@@ -107,9 +114,30 @@ class _Wide(_Lowered):
         return self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
 
 
+class _Apart(_Lowered):
+    def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
+        bias = result.producer().inputs[2:]
+        pictures = []
+        for row, column in PHASES:
+            kernel = np.ascontiguousarray(_phase(weight.const_value.numpy(), row, column).swapaxes(0, 1))
+            part = op.initializer(ir.tensor(kernel), name=f"{weight.name}_{row}{column}")
+            pads = [1 - row, 1 - column, row, column]
+            pictures.append(op.Conv(x, part, *bias, kernel_shape=[2, 2], pads=pads, strides=[1, 1]))
+        joined = op.Concat(*pictures, axis=1)
+        sizes = [weight.const_value.shape[1], *list(x.shape or [])[2:]]
+        if len(sizes) == 3 and all(isinstance(size, int) for size in sizes):
+            return _woven(op, joined, sizes, result.name)  # type: ignore[no-untyped-call]
+        return op.DepthToSpace(joined, blocksize=STRIDE, mode="DCR")
+
+
 def upsample_by_crop(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
     rewriter.RewriteRuleSet([_Cropped.rule()]).apply_to_model(model)
+
+
+def upsample_apart(model: ir.Model) -> None:
+    """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, woven together."""
+    rewriter.RewriteRuleSet([_Apart.rule()]).apply_to_model(model)
 
 
 class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -127,18 +155,23 @@ class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         )
 
     def rewrite(self, op, x, woven, **_):  # type: ignore[no-untyped-def]
-        _, channels, height, width = x.shape
-        narrow = channels // STRIDE**2
-        apart, joined = (
-            op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{woven.name}_{name}")
-            for name, value in (
-                ("apart", [0, 0, 0, STRIDE, STRIDE, narrow]),
-                ("joined", [0, STRIDE * height, STRIDE * width, narrow]),
-            )
+        _, channels, *sides = x.shape
+        return _woven(op, x, [channels // STRIDE**2, *sides], woven.name)  # type: ignore[no-untyped-call]
+
+
+def _woven(op, x, sizes, name):  # type: ignore[no-untyped-def]
+    """DepthToSpace of `x` to pictures of `sizes` (channels, and their height and width before) as turns."""
+    narrow, height, width = sizes
+    apart, joined = (
+        op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{name}_{which}")
+        for which, value in (
+            ("apart", [0, 0, 0, STRIDE, STRIDE, narrow]),
+            ("joined", [0, STRIDE * height, STRIDE * width, narrow]),
         )
-        phases = op.Reshape(op.Transpose(x, perm=[0, 2, 3, 1]), apart)
-        last = op.Reshape(op.Transpose(phases, perm=[0, 1, 3, 2, 4, 5]), joined)
-        return op.Transpose(last, perm=[0, 3, 1, 2])
+    )
+    phases = op.Reshape(op.Transpose(x, perm=[0, 2, 3, 1]), apart)
+    last = op.Reshape(op.Transpose(phases, perm=[0, 1, 3, 2, 4, 5]), joined)
+    return op.Transpose(last, perm=[0, 3, 1, 2])
 
 
 def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -65,7 +65,14 @@ def check_same(graph: bytes, change: Change, inputs: dict[str, np.ndarray], tole
     return after
 
 
-def transposed(bias: bool, **attributes: object) -> bytes:
+UPSAMPLING = (
+    rewrites_upsample.upsample_by_crop,
+    rewrites_upsample.upsample_wide,
+    rewrites_upsample.upsample_apart,
+)
+
+
+def transposed(bias: bool, height: int | str = 6, **attributes: object) -> bytes:
     usual = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     names = ["x", "w", "b"] if bias else ["x", "w"]
     node = helper.make_node("ConvTranspose", names, ["y"], **{**usual, **attributes})
@@ -73,17 +80,23 @@ def transposed(bias: bool, **attributes: object) -> bytes:
     return graph_of(
         [node],
         constants if bias else {"w": constants["w"]},
-        {"x": ["batch", 5, 6, 7]},
+        {"x": ["batch", 5, height, 7]},
         {"y": ["batch", "c", "h", "w_"]},
     )
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("change", [rewrites_upsample.upsample_by_crop, rewrites_upsample.upsample_wide])
+@pytest.mark.parametrize("change", UPSAMPLING)
 def test_a_transposed_convolution_is_a_convolution_woven_together(bias: bool, change: Change) -> None:
     after = check_same(transposed(bias), change, {"x": weights(2, 5, 6, 7)}, FLOAT_TOLERANCE)
     assert operators(after)["ConvTranspose"] == 0
-    assert operators(after)["DepthToSpace"] == 1
+    assert operators(after)["DepthToSpace"] == (change is not rewrites_upsample.upsample_apart)
+
+
+def test_pictures_of_any_size_made_apart_are_woven_by_depth_to_space() -> None:
+    change, x = rewrites_upsample.upsample_apart, weights(2, 5, 6, 7)
+    after = check_same(transposed(True, height="height"), change, {"x": x}, FLOAT_TOLERANCE)
+    assert operators(after) == {"Conv": 4, "Concat": 1, "DepthToSpace": 1}
 
 
 def depth_to_space(mode: str, height: int | str) -> bytes:
@@ -111,8 +124,7 @@ def test_pictures_woven_otherwise_or_of_any_size_stay_depth_to_space(mode: str, 
 )
 def test_transposed_convolutions_of_other_kinds_are_left_alone(attributes: dict[str, object]) -> None:
     graph = transposed(True, **attributes)
-    assert changed(graph, rewrites_upsample.upsample_by_crop) is graph
-    assert changed(graph, rewrites_upsample.upsample_wide) is graph
+    assert all(changed(graph, change) is graph for change in UPSAMPLING)
 
 
 @pytest.mark.parametrize(("operator", "shape"), [("Conv", (4, 3, 3, 3)), ("ConvTranspose", (3, 4, 3, 3))])
