@@ -45,16 +45,19 @@ def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
 def unpacked(graph: bytes) -> bytes:
     """The serialised graph with stored constants as the float32 that they mean, but for factors of int8.
 
-    Those behind a Cast, since TensorRT takes int8 constants before a DequantizeLinear only; and int8 tables
-    that are looked up, over which TensorRT 8.6 stops (`convertMyelinWeightsToFp32`).
+    TensorRT takes int8 constants before a DequantizeLinear only, and 8.6 none that are looked up: it stops in
+    `convertMyelinWeightsToFp32`.
     """
     try:
         model = onnx.load_from_string(graph)
     except DecodeError:
         return graph  # TensorRT's own parser says what is wrong
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    tables = _looked_up(model.graph)
-    rest = []
+    tables, rest = _looked_up(model.graph), []
+    for name in tables & set(constants):
+        if constants[name].data_type == TensorProto.INT8:  # whole numbers, cast after they were looked up
+            whole = numpy_helper.to_array(constants[name]).astype(np.float32)
+            constants[name] = numpy_helper.from_array(whole, name)
     for node in model.graph.node:
         stored = [constants[name] for name in node.input if name in constants]
         constant = len(stored) == len(node.input)
@@ -65,7 +68,7 @@ def unpacked(graph: bytes) -> bytes:
         else:
             rest.append(node)
     used = {name for node in rest for name in node.input} | {out.name for out in model.graph.output}
-    del model.graph.node[:], model.graph.initializer[:]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(rest)
     model.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
     unfolded: bytes = model.SerializeToString()
@@ -79,10 +82,10 @@ def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto]) -> bool:
 
 
 def _looked_up(graph: onnx.GraphProto) -> set[str]:
-    """What DequantizeLinear makes and nothing but a Gather reads."""
-    made = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    read = {name for node in graph.node if node.op_type != "Gather" for name in node.input}
-    return made - read - {output.name for output in graph.output}
+    """The tables that Gathers look up and nothing else reads."""
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    read = {name for node in graph.node for name in node.input[node.op_type == "Gather" :]}
+    return tables - read - {output.name for output in graph.output}
 
 
 @dataclass(frozen=True, kw_only=True)

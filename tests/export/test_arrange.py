@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textual_vision.export.arrange import arranged
-from textual_vision.export.arrange_recall import Recall
+from textual_vision.export.arrange_recall import PackedCodes, Recall
 from textual_vision.export.arrange_steps import Turn, steps_of
 from textual_vision.export.stages import Stage, arranged_stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
@@ -96,6 +96,19 @@ def test_the_memory_finds_the_same_pictures_by_one_look_less(latent_stage: MakeS
     assert torch.equal(found, codes)
     torch.testing.assert_close(how_near, near)
     assert torch.equal(combine, composed)
+
+
+@pytest.mark.parametrize(
+    ("largest", "columns", "size"), [(255, 9, 9), (256, 16, 18), (511, 9, 11), (2047, 7, 11), (40_000, 3, 6)]
+)
+def test_codes_are_packed_into_the_bits_that_they_need(largest: int, columns: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, largest + 1, (40, columns), generator=generator)
+    codes[3, 1], codes[5, columns - 1] = largest, 0
+    packed = PackedCodes(codes)
+    assert torch.equal(packed(torch.arange(40)), codes)
+    rows = sum(table.nbytes for table in packed.buffers() if table.dtype == torch.int8) / 40
+    assert rows == size
 
 
 def test_neighbours_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:
