@@ -105,6 +105,7 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
     numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph.
     """
     nodes: list[onnx.NodeProto] = []
+    taken = {tensor.name for tensor in graph.graph.initializer}  # by layers in int8 that others read in float
     known: dict[tuple[tuple[int, ...], bytes], str] = {}  # factors by what they are: none is stored twice
     for tensor in list(graph.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_CONSTANT:
@@ -113,7 +114,9 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
         found = _stored(np.asarray(numpy_helper.to_array(tensor)), inexact=name in names)
         if found is None:
             continue
-        tensor.CopyFrom(numpy_helper.from_array(found.values, f"{name}.{found.suffix}"))
+        stored_as = f"{name}.{found.suffix}"
+        stored_as = f"{name}.exact.{found.suffix}" if stored_as in taken else stored_as
+        tensor.CopyFrom(numpy_helper.from_array(found.values, stored_as))
         made = [name, *(f"{name}.times{i}" for i in range(len(found.factors)))][::-1]
         nodes.append(
             helper.make_node("Cast", [tensor.name], [made[0]], name=f"{name}.cast", to=TensorProto.FLOAT)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
+from textual_vision.export import quantise_store
 from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_observe import ranges_of
 from textual_vision.export.quantise_plan import (
@@ -182,6 +183,19 @@ def test_rows_of_a_matrix_that_a_product_multiplies_by_are_looked_up_in_float(sh
     graph = quantised_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
     inputs = feeds(shared)[0]
     assert 0 < relative_error(run(shared, inputs)[0], run(graph, inputs)[0]) < 0.02
+
+
+def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, monkeypatch) -> None:
+    monkeypatch.setattr(quantise_store, "SMALLEST_CONSTANT", 1)
+    model = onnx.ModelProto()
+    model.CopyFrom(shared)
+    (matrix,) = [tensor for tensor in model.graph.initializer if tensor.name == "both.weight"]
+    matrix.CopyFrom(numpy_helper.from_array(on_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight"))
+    graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
+    assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
+    inputs = feeds(model)[0]
+    assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.02
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
