@@ -69,37 +69,35 @@ class ArrangedLatent(nn.Module):
         told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
         sketch = self.sketch(rows, near).index_select(1, self.placed)
         words = self.words(text, attention_mask)
-        guided = self.config.guidance != 1
-        if guided:  # see `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask
+        if (
+            self._copies(0) > 1
+        ):  # see `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask
             text, noise = torch.cat([text, torch.zeros_like(text)]), copied(noise, 2)
             attention_mask = copied(attention_mask, 2)
         start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
-        starts = (start + copied(sketch, 1 + guided)).split([step.patches for step in self._steps()], 1)
-        found = self._through_steps(list(starts), words, told, guided)
+        starts = (start + copied(sketch, self._copies(0))).split([step.patches for step in self._steps()], 1)
+        found = self._through_steps(list(starts), words, told)
         grid = self.config.grid
         return torch.cat(found, 1).index_select(1, self.place).reshape(-1, grid, grid)
 
-    def _through_steps(
-        self, starts: list[Tensor], words: list[Words], told: list[Told], guided: bool
-    ) -> list[Tensor]:
+    def _through_steps(self, starts: list[Tensor], words: list[Words], told: list[Told]) -> list[Tensor]:
         """Codes of each turn, (B, n, 1)."""
         drafts = told[0].drafts
         known = drafts.new_zeros(drafts.shape[0], 1, self.known)  # of none
         past: list[list[Tensor]] = [[] for _ in self.blocks]
         found: list[Tensor] = []
-        said = self.words.said.unbind()
-        both = [one.and_speechless(rest) for one, rest in zip(words, said, strict=True)] if guided else words
+        spoken = words
+        if self._copies(0) > 1:
+            said = self.words.said.unbind()
+            words = [one.and_speechless(rest) for one, rest in zip(spoken, said, strict=True)]
         for number, step in enumerate(self._steps()):
-            copies = 2 if guided and number < self.config.open_steps else 1
-            if guided and number == self.config.open_steps:
-                starts = [first_half(start) for start in starts]
-                past = [[first_half(memory) for memory in memories] for memories in past]
-            x = starts[number]
+            copies = self._copies(number)
+            x = first_half(starts[number]) if copies < self._copies(0) else starts[number]
             if step.entry is not None:
                 x = x + copied(step.entered(known), copies)
             own = []
             for place, block in enumerate(self.blocks):
-                x, memory = block(x, (both if copies == 2 else words)[place], past[place])
+                x, memory = block(x, words[place], past[place])
                 own.append(memory)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
             led = 2 if self.config.is_guided(number) else 1  # copies that choose the codes
@@ -109,7 +107,12 @@ class ArrangedLatent(nn.Module):
                 found.append(codes)
                 known = torch.cat([known, fresh.squeeze(2)], 1)
             if number + 1 < len(self.steps):
-                past = self._remembered(past, own, copied(step.chosen(known), copies))
+                left = self._copies(number + 1)
+                if left < copies:  # no later step needs the others
+                    words = spoken
+                    own = [first_half(memory) for memory in own]
+                    past = [[first_half(memory) for memory in memories] for memories in past]
+                past = self._remembered(past, own, copied(step.chosen(known), left))
         return found
 
     def _remembered(self, past: list[list[Tensor]], own: list[Tensor], content: Tensor) -> list[list[Tensor]]:
@@ -117,6 +120,10 @@ class ArrangedLatent(nn.Module):
         chosen = self.choice(content).unflatten(2, (2 * self.heads * len(own), -1)).transpose(1, 2)
         parts = chosen.split(2 * self.heads, 1)
         return [[*before, one + part] for before, one, part in zip(past, own, parts, strict=True)]
+
+    def _copies(self, number: int) -> int:
+        """Of each drawing in a step: beside it may go one whose words say nothing, to lead away from."""
+        return 2 if self.config.guidance != 1 and number < self.config.open_steps else 1
 
     def _steps(self) -> list[Step]:
         return cast(list[Step], list(self.steps))
