@@ -69,9 +69,8 @@ class ArrangedLatent(nn.Module):
         told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
         sketch = self.sketch(rows, near).index_select(1, self.placed)
         words = self.words(text, attention_mask)
-        if (
-            self._copies(0) > 1
-        ):  # see `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask
+        if self._copies(0) > 1:
+            # See `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask.
             text, noise = torch.cat([text, torch.zeros_like(text)]), copied(noise, 2)
             attention_mask = copied(attention_mask, 2)
         start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position

@@ -1,5 +1,5 @@
 """The latent network's memory as a drawing looks it up: two passes over the entries instead of three, and its
-pictures' codes in as few bytes as they need.
+pictures' codes in fewer bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from textual_vision.training.memory import COVERED, NEVER, Memory
 from textual_vision.training.text_encoder import sentence_from_text
 
 SMALLEST_LENGTH = 1e-12  # as F.normalize has it
-BYTE = 8  # bits
-SHIFT = 128  # int8 begins so much below 0
+HALF_BITS = 12  # of whole numbers that float16 holds exactly, -2,048 to 2,047
 
 
 class Recall(nn.Module):
@@ -72,39 +71,36 @@ class Recall(nn.Module):
 
 
 class PackedCodes(nn.Module):
-    """Rows of whole numbers: eight bits of each in a byte, those above packed with their neighbours'.
+    """Rows of whole numbers below 2,048 in float16, which holds whole numbers of twelve bits, a sign's too.
 
-    The bytes are int8, which every backend can look up; `tv-export engine` makes them float32 for TensorRT.
+    What bits a number leaves of them hold part of another, which so many neighbours share as it takes. Bytes
+    would hold more, but TensorRT looks up no int8.
     """
 
-    low: Tensor
-    high: Tensor
-    meant: Tensor
+    packed: Tensor
+    places: Tensor
 
     def __init__(self, codes: Tensor) -> None:
-        """`codes` int64 (M, N), of 0 to 65,535; the memory holds none above 2,048."""
+        """`codes` int64 (M, N)."""
         super().__init__()
-        self.bits = max(0, int(codes.max()).bit_length() - BYTE)
         self.columns = codes.shape[1]
-        self.register_buffer("low", (codes % (1 << BYTE) - SHIFT).to(torch.int8))
-        if self.bits == 0:
-            return
-        together = BYTE // self.bits
-        high = F.pad(codes >> BYTE, (0, -self.columns % together)).unflatten(1, (-1, together))
-        places = self.bits * torch.arange(together)
-        self.register_buffer("high", ((high << places).sum(2) - SHIFT).to(torch.int8))
-        # What each byte means for its columns.
-        bytes_ = torch.arange(1 << BYTE)[:, None]
-        self.register_buffer("meant", ((bytes_ >> places) % (1 << self.bits) << BYTE) + SHIFT)
+        bits = max(1, int(codes.max()).bit_length())
+        spare = HALF_BITS - bits
+        group = -(-bits // spare)
+        apart = F.pad(codes, (0, -self.columns % (group + 1))).unflatten(1, (-1, group + 1))
+        self.size, self.lowest = 1 << bits, -(1 << (spare - 1))
+        places = spare * torch.arange(group)
+        parts = (apart[:, :, group:] >> places) % (1 << spare) + self.lowest
+        packed = apart[:, :, :group] + parts * self.size
+        self.register_buffer("packed", packed.flatten(1).half())
+        self.register_buffer("places", (1 << places).float()[:, None])
 
     def forward(self, rows: Tensor) -> Tensor:
         """Numbers of rows int64 (K,) -> the rows, int64 (K, N)."""
-        low = self.low.index_select(0, rows).long()
-        if self.bits == 0:
-            return low + SHIFT
-        packed = self.high.index_select(0, rows).long() + SHIFT
-        high = F.embedding(packed, self.meant).flatten(1)
-        return low + high[:, : self.columns]
+        packed = self.packed.index_select(0, rows).float().unflatten(1, (-1, len(self.places)))
+        parts = (packed / self.size).floor()
+        codes = torch.cat([packed - self.size * parts, (parts - self.lowest) @ self.places], 2)
+        return codes.flatten(1)[:, : self.columns].long()
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -54,10 +54,6 @@ def unpacked(graph: bytes) -> bytes:
         return graph  # TensorRT's own parser says what is wrong
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     tables, rest = _looked_up(model.graph), []
-    for name in tables & set(constants):
-        if constants[name].data_type == TensorProto.INT8:  # whole numbers, cast after they were looked up
-            whole = numpy_helper.to_array(constants[name]).astype(np.float32)
-            constants[name] = numpy_helper.from_array(whole, name)
     for node in model.graph.node:
         stored = [constants[name] for name in node.input if name in constants]
         constant = len(stored) == len(node.input)
@@ -68,7 +64,7 @@ def unpacked(graph: bytes) -> bytes:
         else:
             rest.append(node)
     used = {name for node in rest for name in node.input} | {out.name for out in model.graph.output}
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(rest)
     model.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
     unfolded: bytes = model.SerializeToString()

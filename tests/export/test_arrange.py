@@ -99,16 +99,17 @@ def test_the_memory_finds_the_same_pictures_by_one_look_less(latent_stage: MakeS
 
 
 @pytest.mark.parametrize(
-    ("largest", "columns", "size"), [(255, 9, 9), (256, 16, 18), (511, 9, 11), (2047, 7, 11), (40_000, 3, 6)]
+    ("largest", "columns", "halves"),
+    [(0, 5, 3), (31, 6, 3), (255, 9, 6), (511, 256, 192), (511, 9, 9), (1023, 7, 10), (2047, 24, 22)],
 )
-def test_codes_are_packed_into_the_bits_that_they_need(largest: int, columns: int, size: int) -> None:
+def test_codes_are_packed_and_found_again(largest: int, columns: int, halves: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(0, largest + 1, (40, columns), generator=generator)
-    codes[3, 1], codes[5, columns - 1] = largest, 0
-    packed = PackedCodes(codes)
-    assert torch.equal(packed(torch.arange(40)), codes)
-    rows = sum(table.nbytes for table in packed.buffers() if table.dtype == torch.int8) / 40
-    assert rows == size
+    codes = torch.randint(0, largest + 1, (60, columns), generator=generator)
+    codes[3], codes[5] = largest, 0
+    module = PackedCodes(codes)
+    assert module.packed.dtype == torch.float16 and module.packed.shape == (60, halves)
+    assert torch.equal(module(torch.arange(60)), codes)
+    assert torch.equal(module(torch.tensor([7, 3, 7])), codes[[7, 3, 7]])
 
 
 def test_neighbours_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:

@@ -483,20 +483,6 @@ def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_sta
         np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
 
 
-def test_whole_numbers_of_a_byte_that_are_looked_up_are_float_for_tensorrt() -> None:
-    nodes = [
-        helper.make_node("Gather", ["table", "rows"], ["bytes"]),
-        helper.make_node("Cast", ["bytes"], ["numbers"], to=TensorProto.INT64),
-    ]
-    table = RANDOM.integers(-128, 128, (9, 5)).astype(np.int8)
-    values = (("rows", TensorProto.INT64, ["batch"]),), (("numbers", TensorProto.INT64, ["batch", 5]),)
-    model = model_of(nodes, {"table": table}, *values)
-    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
-    assert [tensor.data_type for tensor in plain.graph.initializer] == [TensorProto.FLOAT]
-    inputs = {"rows": np.array([0, 8, 3])}
-    np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
-
-
 @pytest.mark.parametrize(("largest", "kind"), [(9.0, TensorProto.FLOAT16), (1e6, TensorProto.FLOAT)])
 def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float, kind: int) -> None:
     model = onnx.ModelProto()
