@@ -26,8 +26,7 @@ class Recall(nn.Module):
         covered = [share for share, _ in looks]
         self.register_buffer("covered", torch.tensor(covered)[:, None])
         self.codes = PackedCodes(memory.codes.long())
-        # One table to multiply by and to look up in: the entries are its columns.
-        self.register_buffer("keys", memory.keys.T.contiguous())
+        self.register_buffer("keys", memory.keys)
         self.register_buffer("composed", memory.composed)
         self.register_buffer("behind", memory.behind)
         self.register_buffer("directions", memory.directions)
@@ -50,8 +49,7 @@ class Recall(nn.Module):
         near, found = scores.topk(1, dim=1)
         nearest, which = [near], [found]
         if self.counts:
-            # Not index_select: OpenVINO takes other columns of a table that int8 holds.
-            said = near * self.keys.gather(1, found.T.expand(len(self.keys), -1)).T
+            said = near * self.keys.index_select(0, found[:, 0])
             left = _unit(query.unsqueeze(1) - self.covered * said.unsqueeze(1))  # (B, looks, Q)
             taken = scores >= near
             for count, look in zip(self.counts, self._scores(left).unbind(1), strict=True):
@@ -67,7 +65,10 @@ class Recall(nn.Module):
 
     def _scores(self, queries: Tensor) -> Tensor:
         """Queries (..., Q) -> how near each entry is, (..., M)."""
-        return queries @ self.keys - self.behind
+        # Of two axes, which become Gemm: other products would hold the keys a second time, turned.
+        scores: Tensor = F.linear(queries.reshape(-1, queries.shape[-1]), self.keys)
+        scores = scores.unflatten(0, queries.shape[:-1])
+        return scores - self.behind
 
 
 class PackedCodes(nn.Module):

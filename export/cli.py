@@ -206,7 +206,8 @@ def _engine_job(
 ) -> EngineJob | None:
     """What builds the engines once the bundle stands; raises before any work where nothing could."""
     if compute and (target != "tensorrt-rtx" or not engines):
-        raise UsageError("--compute-capability without engines to build", "add --target tensorrt-rtx")
+        hint = "leave out --no-engines" if target == "tensorrt-rtx" else "add --target tensorrt-rtx"
+        raise UsageError("--compute-capability without engines to build", hint)
     if target == "cpu" or not engines:
         return None
     from textual_vision.export.engine_cli import EngineJob

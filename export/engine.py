@@ -13,7 +13,7 @@ from typing import Any
 
 from textual_vision.export.engine_dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.engine_progress import Report, watched
-from textual_vision.export.quantise_store import unpacked
+from textual_vision.export.quantise_store import computes_in_half, unpacked
 from textual_vision.runtime.backends.engine_session import new_context
 from textual_vision.runtime.backends.tensorrt_api import (
     errors_in,
@@ -105,7 +105,8 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     _parse(trt, parser, network, unpacked(graph), name)
     config = builder.create_builder_config()
-    configure(trt, builder, config, settings, calibrator, quantised=_is_quantised(trt, network))
+    types = {"quantised": _is_quantised(trt, network), "half": computes_in_half(graph)}
+    configure(trt, builder, config, settings, calibrator, **types)
     _add_profile(builder, config, network, profile, name)
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
@@ -170,10 +171,11 @@ def configure(
     calibrator: Any = None,
     *,
     quantised: bool = True,
+    half: bool = True,
 ) -> None:
     """Everything in the configuration but the profile; UsageError for what this version cannot do.
 
-    `quantised`: whether the network has Q/DQ.
+    `quantised`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
     """
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
@@ -181,7 +183,7 @@ def configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _allow_types(trt, config, settings, calibrator, quantised)
+    _allow_types(trt, config, settings, calibrator, quantised=quantised, half=half)
     _choose_gpus(trt, config, settings)
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -205,16 +207,19 @@ def _is_quantised(trt: Any, network: Any) -> bool:
     return any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
 
 
-def _allow_types(trt: Any, config: Any, settings: EngineSettings, calibrator: Any, quantised: bool) -> None:
+def _allow_types(
+    trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantised: bool, half: bool
+) -> None:
     """Flags of a weakly typed network: always so in 8.6, later only when asked for.
 
     Told of INT8 with neither Q/DQ nor a calibrator, 8.6 asks for one and builds nothing: seen with stages
-    whose int8 graph holds nothing quantised.
+    whose int8 graph holds nothing quantised. Told of FP16 it computes in it whatever the graph says: seen
+    with a text encoder that is stored in half and computed in float. A DLA computes in nothing wider.
     """
     weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
     if not weak or not offers(trt, "BuilderFlag.INT8"):
         return
-    if settings.precision in ("fp16", "int8"):
+    if settings.precision in ("fp16", "int8") and (half or settings.weak or settings.dla_core is not None):
         config.set_flag(trt.BuilderFlag.FP16)
     if settings.precision == "int8" and (quantised or calibrator is not None):
         config.set_flag(trt.BuilderFlag.INT8)

@@ -52,20 +52,21 @@ class Layer:
 def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """Every node that could hold int8 weights, in the graph's order; names are unique.
 
-    Lookups in a matrix with a scale for every column, as a product has them, are none: no row has one.
+    Lookups in a matrix that a product has a scale for every row or column of are none: a table has one.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     readers = readers_of(model)
-    by_column = {
+    by_channel = {
         weight
         for node in model.graph.node
-        if (weight := _weight_of(node, constants)) and _channel_axis(node, len(constants[weight].dims)) == 1
+        if (weight := _weight_of(node, constants))
+        and _channel_axis(node, len(constants[weight].dims)) is not None
     }
     found: dict[str, Layer] = {}
     compared = _compared(model, constants)
     for node in model.graph.node:
         weight = _weight_of(node, constants)
-        if weight is None or (KINDS[node.op_type] == TABLE and weight in by_column):
+        if weight is None or (KINDS[node.op_type] == TABLE and weight in by_channel):
             continue
         name = _name_of(node, weight, readers, constants)
         if name in found:

@@ -57,7 +57,8 @@ def unpacked(graph: bytes) -> bytes:
     for node in model.graph.node:
         stored = [constants[name] for name in node.input if name in constants]
         constant = len(stored) == len(node.input)
-        if constant and (node.output[0] in tables or _is_unpacking(node, stored)):
+        is_table = node.op_type == "DequantizeLinear" and node.output[0] in tables
+        if constant and (is_table or _is_unpacking(node, stored)):
             given = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
             (value,) = ReferenceEvaluator(node).run(None, given)
             constants[node.output[0]] = numpy_helper.from_array(value, node.output[0])
@@ -69,6 +70,17 @@ def unpacked(graph: bytes) -> bytes:
     model.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
     unfolded: bytes = model.SerializeToString()
     return unfolded
+
+
+def computes_in_half(graph: bytes) -> bool:
+    """Whether anything is given in float16 or cast to it, other than constants that are stored in it."""
+    try:
+        found = onnx.load_from_string(graph).graph
+    except DecodeError:
+        return False  # TensorRT's own parser says what is wrong
+    given = {value.type.tensor_type.elem_type for value in found.input}
+    cast = {attribute.i for node in found.node if node.op_type == "Cast" for attribute in node.attribute}
+    return TensorProto.FLOAT16 in given | cast
 
 
 def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto]) -> bool:
@@ -101,7 +113,8 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
     numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph.
     """
     nodes: list[onnx.NodeProto] = []
-    taken = {tensor.name for tensor in graph.graph.initializer}  # by layers in int8 that others read in float
+    # A layer in int8 may have its weights under the name that they get here for those who read them in float.
+    taken = {tensor.name for tensor in graph.graph.initializer}
     known: dict[tuple[tuple[int, ...], bytes], str] = {}  # factors by what they are: none is stored twice
     for tensor in list(graph.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_CONSTANT:

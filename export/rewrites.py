@@ -182,7 +182,7 @@ def _chosen(
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
     results = _measured(changes, ground, sessions, seconds=CHOOSING_SECONDS)
     if ground.target == "cpu":
-        best, reason = _fastest(results), "not the fastest here"
+        best, reason = _fastest(results), f"not the fastest by {1 - WORTHWHILE:.0%}"
     else:
         best, reason = KNOWN[ground.target][name], f"known not to pay on {ground.target}"
     decided = [

@@ -65,14 +65,14 @@ class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def check(self, context, weight, result, **_):  # type: ignore[no-untyped-def]
         node = result.producer()
         attributes = node.attributes
-        usual = {
-            "kernel_shape": [KERNEL] * 2,
-            "strides": [STRIDE] * 2,
-            "pads": [PADDING] * 4,
-            "dilations": [1, 1],
-            "output_padding": [0, 0],
+        usual = {  # and what each is when it is not given
+            "kernel_shape": ([KERNEL] * 2, [KERNEL] * 2),
+            "strides": ([STRIDE] * 2, [1, 1]),
+            "pads": ([PADDING] * 4, [0] * 4),
+            "dilations": ([1, 1], [1, 1]),
+            "output_padding": ([0, 0], [0, 0]),
         }
-        given = all(list(attributes.get_ints(key, value)) == value for key, value in usual.items())
+        given = all(list(attributes.get_ints(key, rest)) == value for key, (value, rest) in usual.items())
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         constant = weight.const_value is not None and (bias is None or bias.const_value is not None)
         return (

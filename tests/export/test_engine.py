@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 import tiny_graphs as tiny
@@ -57,18 +58,18 @@ def test_networks_are_strongly_typed_from_10_on_and_no_type_is_allowed_beside(ve
 
 
 @pytest.mark.parametrize(
-    ("precision", "quantised", "flags"),
+    ("precision", "graph", "flags"),
     [
-        ("fp32", False, set()),
-        ("fp16", False, {"FP16"}),
-        ("int8", False, {"FP16"}),
-        ("int8", True, {"FP16", "INT8"}),
+        ("fp32", tiny.conv, set()),
+        ("fp16", tiny.conv, set()),
+        ("fp16", partial(tiny.conv, tiny.HALF), {"FP16"}),
+        ("int8", tiny.conv, set()),
+        ("int8", tiny.quantised, {"INT8"}),
     ],
 )
-def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, quantised, flags):
+def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, graph, flags):
     library = fake_library("8.6.1")
-    graph = tiny.quantised() if quantised else tiny.conv()
-    _, network, config = build(library, precision, graph=graph)
+    _, network, config = build(library, precision, graph=graph())
     assert network._flags == 1 << library.NetworkDefinitionCreationFlag.EXPLICIT_BATCH
     assert config._set & {"FP16", "INT8"} == flags
 

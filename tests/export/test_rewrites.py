@@ -120,7 +120,14 @@ def test_pictures_woven_otherwise_or_of_any_size_stay_depth_to_space(mode: str, 
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"strides": [1, 1]}, {"pads": [0, 0, 0, 0]}, {"output_padding": [1, 1]}]
+    "attributes",
+    [
+        {"strides": [1, 1]},
+        {"strides": None},
+        {"pads": [0, 0, 0, 0]},
+        {"pads": None},
+        {"output_padding": [1, 1]},
+    ],
 )
 def test_transposed_convolutions_of_other_kinds_are_left_alone(attributes: dict[str, object]) -> None:
     graph = transposed(True, **attributes)
