@@ -16,7 +16,7 @@ from textual_vision.calibration.cache import Origin, origin_of
 from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.floats import Floats, FloatStage
 from textual_vision.export.merge import merged_from_stages
-from textual_vision.export.opset import OPSET_LOWEST, check, write_shapes_whole
+from textual_vision.export.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.precision import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.quantise_calibration import (
     FOLDER,
@@ -136,7 +136,7 @@ def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> byt
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:
     """The graph with its producer and metadata: model, stage, precision, checkpoint."""
     proto = onnx.load_from_string(graph)
-    if any(entry.domain == "" and entry.version == OPSET_LOWEST for entry in proto.opset_import):
+    if opset_of(proto) == OPSET_LOWEST:
         found = ir.from_proto(proto)
         write_shapes_whole(found)
         proto = ir.to_proto(found)

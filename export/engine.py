@@ -105,8 +105,8 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     _parse(trt, parser, network, unpacked(graph), name)
     config = builder.create_builder_config()
-    types = {"quantised": _is_quantised(trt, network), "half": computes_in_half(graph)}
-    configure(trt, builder, config, settings, calibrator, **types)
+    quantised, half = _is_quantised(trt, network), computes_in_half(graph)
+    configure(trt, builder, config, settings, calibrator, quantised=quantised, half=half)
     _add_profile(builder, config, network, profile, name)
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)

@@ -21,12 +21,12 @@ from pathlib import Path
 from textual_vision.export.arrange import ARRANGE
 from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.garbage import set_aside
-from textual_vision.export.measure import usable_backends
 from textual_vision.export.results_json import bytes_from_results
 from textual_vision.export.rewrites import Ground, rewritten
 from textual_vision.export.stages import Stage, StagedModel, arranged_stage
 from textual_vision.export.steps import packed
 from textual_vision.runtime import errors
+from textual_vision.runtime.backends.session import default_backend
 
 CHILD = "textual_vision.export.floats_child"
 # Of what is rewritten: the graph for float precisions, for int8, and what rewrites bought.
@@ -71,9 +71,9 @@ def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batc
 
 def rewritten_stage(model: StagedModel, task: FloatTask, name: str, graph: bytes, example: Batch) -> bytes:
     """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, packed."""
-    # The one that draws unless another is asked for.
-    backend = usable_backends()[0]
-    ground = Ground(stage=model.stage(name).spec, batch=example, backend=backend, target=task.target)
+    ground = Ground(
+        stage=model.stage(name).spec, batch=example, backend=default_backend(), target=task.target
+    )
     made = rewritten(graph, ground, without=task.without)
     notes = bytes_from_results(made.results)
     return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: notes})

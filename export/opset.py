@@ -86,6 +86,12 @@ def _with_axes_as_attribute(node: ir.Node) -> bool:
     return True
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the model uses."""
+    version: int = next(entry.version for entry in model.opset_import if entry.domain == "")
+    return version
+
+
 def write_shapes_whole(model: ir.Model) -> None:
     """Shape of some axes as a part of all, in place: TensorRT 8.6.0 passes over `start` and `end`."""
     for node in list(model.graph):

@@ -73,14 +73,22 @@ def unpacked(graph: bytes) -> bytes:
 
 
 def computes_in_half(graph: bytes) -> bool:
-    """Whether anything is given in float16 or cast to it, other than constants that are stored in it."""
+    """Whether an operator reads float16, other than those that look up or cast what is only stored in it."""
     try:
         found = onnx.load_from_string(graph).graph
     except DecodeError:
         return False  # TensorRT's own parser says what is wrong
-    given = {value.type.tensor_type.elem_type for value in found.input}
-    cast = {attribute.i for node in found.node if node.op_type == "Cast" for attribute in node.attribute}
-    return TensorProto.FLOAT16 in given | cast
+    half = {value.name for value in found.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    half |= {tensor.name for tensor in found.initializer if tensor.data_type == TensorProto.FLOAT16}
+    for node in found.node:
+        if node.op_type == "Cast":
+            to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+            half |= set(node.output if to == TensorProto.FLOAT16 else ())
+        elif half.intersection(node.input):
+            if node.op_type != "Gather":
+                return True
+            half |= set(node.output)
+    return False
 
 
 def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto]) -> bool:

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
+from textual_vision.export.opset import opset_of
 from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
 from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
 from textual_vision.export.quantise_store import store_exactly
@@ -126,7 +127,7 @@ def _write(
         nodes.append(node)
         if node.output[0] in rows:
             nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
-    if next(entry.version for entry in graph.opset_import if entry.domain == "") >= OPSET_OF_TYPED_Q:
+    if opset_of(graph) >= OPSET_OF_TYPED_Q:
         nodes = _moved_in_int8(graph, nodes)
     _put_nodes(graph, nodes)
 

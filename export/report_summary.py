@@ -107,8 +107,7 @@ def reference_of(precisions: Sequence[str]) -> str:
 
 
 def _sums(result: PrecisionResult) -> tuple[float, float]:
-    graphs = [graph for graph in result.graphs if graph.stage != MERGED]
-    return sum(g.bytes for g in graphs) / 1e6, sum(g.milliseconds for g in graphs)
+    return sum(g.bytes for g in result.drawing) / 1e6, sum(g.milliseconds for g in result.drawing)
 
 
 def _ratio(first: float, other: float) -> float:

@@ -103,6 +103,11 @@ class PrecisionResult:
     verdict: str
     notes: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def drawing(self) -> tuple[StageGraph, ...]:
+        """The graphs that it takes to draw: the stages', not the one of all in one."""
+        return tuple(graph for graph in self.graphs if graph.stage != MERGED)
+
     def graph(self, stage: str) -> StageGraph:
         """The graph of `stage`."""
         return next(graph for graph in self.graphs if graph.stage == stage)

@@ -28,6 +28,7 @@ from textual_vision.export.opset import (
     check,
     check_opset,
     lower,
+    opset_of,
 )
 from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage
@@ -60,7 +61,7 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
         fold_constants(found)
         lower(found)
         model = ir.to_proto(found)
-    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    written = opset_of(model)
     if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
         problem = f"{stage.name}: torch's exporter wrote opset {written}, not {options.opset}"
         raise UsageError(problem, f"export with --opset {written}")

@@ -30,7 +30,13 @@ from textual_vision.export.quantise_plan import (
     scale_groups,
 )
 from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_store import SMALLEST_CONSTANT, store_exactly, stored_exactly, unpacked
+from textual_vision.export.quantise_store import (
+    SMALLEST_CONSTANT,
+    computes_in_half,
+    store_exactly,
+    stored_exactly,
+    unpacked,
+)
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
 from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -481,6 +487,22 @@ def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_sta
     assert {name for name in kinds if name.endswith(".weight.int8")} == factors
     for inputs in feeds(convolutions):
         np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("reader", "computes"), [("Cast", False), ("Add", True)], ids=["stored in half", "computed in half"]
+)
+def test_a_table_in_half_that_is_cast_once_looked_up_is_only_stored_so(reader: str, computes: bool) -> None:
+    half = TensorProto.FLOAT16
+    last = {
+        "Cast": helper.make_node("Cast", ["found"], ["y"], to=TensorProto.FLOAT),
+        "Add": helper.make_node("Add", ["found", "found"], ["y"]),
+    }[reader]
+    outputs = [("y", half if computes else TensorProto.FLOAT, ["batch", 4])]
+    nodes = [helper.make_node("Gather", ["table", "rows"], ["found"]), last]
+    table = {"table": normal(5, 4).astype(np.float16)}
+    model = model_of(nodes, table, [("rows", TensorProto.INT64, ["batch"])], outputs)
+    assert computes_in_half(model.SerializeToString()) is computes
 
 
 @pytest.mark.parametrize(("largest", "kind"), [(9.0, TensorProto.FLOAT16), (1e6, TensorProto.FLOAT)])
