@@ -25,6 +25,8 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 
 CACHE_LIMIT_BYTES = 2 << 30
+PACKAGES_FOLDER = Path(__file__).parent.parent
+PACKAGES = ("export", "training", "runtime", "calibration")
 LIBRARIES = ("textual-vision", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
 
 DIGEST_BYTES = 32  # of the result, before it in its file
@@ -160,13 +162,12 @@ def digest_of(value: object) -> str:
 @functools.cache
 def base_digest() -> str:
     """Of our own source and the libraries' versions: whatever is computed may depend on them."""
-    packages = Path(__file__).parent.parent
-    sources = sorted(
-        path
-        for name in ("export", "training", "runtime", "calibration")
-        for path in (packages / name).glob("**/*.py")
-    )
-    return digest_of([versions(), [path.read_bytes() for path in sources]])
+    return digest_of([versions(), [path.read_bytes() for path in source_files()]])
+
+
+def source_files() -> list[Path]:
+    """Every Python file of our four packages, sorted."""
+    return sorted(path for name in PACKAGES for path in (PACKAGES_FOLDER / name).glob("**/*.py"))
 
 
 @functools.cache
