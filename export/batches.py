@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.steps import packed, unpacked
+from textual_vision.export.host.step_cache import packed, unpacked
 
 BATCH, TOKENS = "batch", "tokens"  # sizes that a graph leaves open
 STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`

@@ -34,7 +34,7 @@ from textual_vision.export.bench_results import (
 )
 from textual_vision.export.bench_rounds import Laps, Timing, laps_of, ratio_of, timing_of
 from textual_vision.export.figures import image_figures
-from textual_vision.export.steps import versions
+from textual_vision.export.host.step_cache import versions
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 

@@ -19,7 +19,8 @@ from textual_vision.export.compare import comparisons_begun
 from textual_vision.export.contents import bundle_contents
 from textual_vision.export.floats import floats_begun
 from textual_vision.export.floats_beside import FloatTask
-from textual_vision.export.garbage import collected_lately
+from textual_vision.export.host.gc_tuning import collected_lately
+from textual_vision.export.host.step_cache import Steps, Tell, versions
 from textual_vision.export.measure import usable_backends
 from textual_vision.export.opset import check_opset
 from textual_vision.export.parity import failure_of
@@ -32,7 +33,6 @@ from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResu
 from textual_vision.export.rewrites import check_rewrites
 from textual_vision.export.samples import BATCH_SIZE, reference_batches
 from textual_vision.export.stages import model_of
-from textual_vision.export.steps import Steps, Tell, versions
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from textual_vision.export.cores import on_all_cores
+from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, write_manifest

@@ -187,7 +187,7 @@ def build_command(
     """
     from textual_vision.export import show
     from textual_vision.export.build import build
-    from textual_vision.export.steps import default_cache
+    from textual_vision.export.host.step_cache import default_cache
 
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
     job = _engine_job(target, engines, compute, options)

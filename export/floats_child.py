@@ -20,7 +20,7 @@ from textual_vision.export.floats_beside import (
     exported_stage,
     rewritten_stage,
 )
-from textual_vision.export.garbage import collected_lately
+from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.stages import model_of
 from textual_vision.runtime.errors import TextualVisionError
 from textual_vision.runtime.files import write_whole

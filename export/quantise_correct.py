@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.cores import on_all_cores
+from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.quantise_observe import (
     ALONE,
     fake_quantised,

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from textual_vision.export.batches import TOKENS
 from textual_vision.export.doctor import Finding
+from textual_vision.export.host.step_cache import Tell
 from textual_vision.export.inspection import Inspection
 from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_show import lines_of_notes
@@ -34,7 +35,6 @@ from textual_vision.export.results import (
     StageParity,
     StepTiming,
 )
-from textual_vision.export.steps import Tell
 from textual_vision.export.verify import Verification
 from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass

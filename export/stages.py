@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from textual_vision.export.arrange import arranged
 from textual_vision.export.batches import BATCH, STEP, TOKENS
-from textual_vision.export.cores import torch_on_one_core
+from textual_vision.export.host.parallel import torch_on_one_core
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec

@@ -21,7 +21,7 @@ from torch.export._draft_export import DraftExportReport
 
 from textual_vision.export.batches import BATCH, TOKENS, Array
 from textual_vision.export.export_error import constant_size, constant_size_error, export_error
-from textual_vision.export.garbage import uncollected
+from textual_vision.export.host.gc_tuning import uncollected
 from textual_vision.export.opset import (
     OPSET_NEWEST_OF_TENSORRT_10,
     OPSET_OF_EXPORTER,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.steps import source_files
+from textual_vision.export.host.step_cache import source_files
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("training", "export", "runtime", "calibration")

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from textual_vision.export import cores
-from textual_vision.export.cores import on_all_cores, torch_on_one_core
+from textual_vision.export.host import parallel as cores
+from textual_vision.export.host.parallel import on_all_cores, torch_on_one_core
 
 
 @pytest.fixture(params=[1, 2, 4])

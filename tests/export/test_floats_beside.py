@@ -23,10 +23,10 @@ from textual_vision.export.floats_beside import (
     is_worthwhile,
     started,
 )
+from textual_vision.export.host.step_cache import unpacked
 from textual_vision.export.results_json import rewrites_from_bytes
 from textual_vision.export.samples import reference_batches
 from textual_vision.export.stages import StagedModel, load_model
-from textual_vision.export.steps import unpacked
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 TASK = FloatTask(source="", opset=18, tokens=None, target="cpu")

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from textual_vision.export.garbage import collected_lately, set_aside, uncollected
+from textual_vision.export.host.gc_tuning import collected_lately, set_aside, uncollected
 
 
 @pytest.mark.parametrize("collecting", [False, True])

@@ -174,7 +174,7 @@ def test_a_budget_that_cannot_be_met_ends_with_code_4_and_the_best_found(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("textual_vision.export.steps.default_cache", lambda: kept_steps)
+    monkeypatch.setattr("textual_vision.export.host.step_cache.default_cache", lambda: kept_steps)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(OFFERED))
     arguments = ["build", str(checkpoint), "-o", str(tmp_path / "no.tv"), "--precision", "int8"]

@@ -11,12 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export import (
-    rewrites_fold,
-    rewrites_merge,
-    rewrites_shape,
-    rewrites_upsample,
-)
+from textual_vision.export import rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
 from textual_vision.export.rewrites import Change, changed, check_rewrites
 from textual_vision.runtime.errors import UsageError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import steps as steps_module
-from textual_vision.export.steps import Steps, default_cache, digest_of, packed, unpacked
+from textual_vision.export.host import step_cache as steps_module
+from textual_vision.export.host.step_cache import Steps, default_cache, digest_of, packed, unpacked
 from textual_vision.runtime.errors import UsageError
 
 

@@ -25,7 +25,7 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
 
 CACHE_LIMIT_BYTES = 2 << 30
-PACKAGES_FOLDER = Path(__file__).parent.parent
+PACKAGES_FOLDER = Path(__file__).parents[2]
 PACKAGES = ("export", "training", "runtime", "calibration")
 LIBRARIES = ("textual-vision", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
 
