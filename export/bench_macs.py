@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from textual_vision.export.weightless import with_outputs
+from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.runtime.backends.session import Array, SessionOptions, open_session
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})

@@ -19,10 +19,10 @@ from textual_vision.export.compare import comparisons_begun
 from textual_vision.export.contents import bundle_contents
 from textual_vision.export.floats import floats_begun
 from textual_vision.export.floats_beside import FloatTask
+from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
 from textual_vision.export.measure import usable_backends
-from textual_vision.export.opset import check_opset
 from textual_vision.export.parity import failure_of
 from textual_vision.export.precision import check_precision
 from textual_vision.export.prompts import CALIBRATED, COMPARED

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import Origin, origin_of
 from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.floats import Floats, FloatStage
+from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
+from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
-from textual_vision.export.merge import merged_from_stages
-from textual_vision.export.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.precision import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.quantise_calibration import (
     FOLDER,

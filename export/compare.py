@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from textual_vision.export.batches import Batch, bytes_from_batches
+from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.host.step_cache import Steps
 from textual_vision.export.measure import begin, median_milliseconds, node_count, usable_backends
-from textual_vision.export.merge import merged_spec
 from textual_vision.export.parity import (
     BUDGETS,
     MERGED_BUDGET,

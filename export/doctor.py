@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.tiny_graph import tiny_graph
+from textual_vision.export.graph.smoke_graph import tiny_graph
 from textual_vision.runtime.backends.session import BACKENDS, SessionOptions, open_session
 from textual_vision.runtime.errors import TextualVisionError
 

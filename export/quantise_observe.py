@@ -13,9 +13,9 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
+from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.quantise_plan import Layer, activations_of, layers_of
-from textual_vision.export.weightless import with_outputs
 from textual_vision.runtime.backends.session import (
     Array,
     Session,

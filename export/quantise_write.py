@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
-from textual_vision.export.opset import opset_of
+from textual_vision.export.graph.opset import opset_of
 from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
 from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
 from textual_vision.export.quantise_store import store_exactly

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 
 from textual_vision.export.batches import Array, Batch
+from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.weightless import with_outputs
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from textual_vision.export.naming import mark_merged
+from textual_vision.export.graph.naming import mark_merged
 from textual_vision.export.rewrites_fold import initializer
 
 LEAST = 2

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.opset import check, lower, write_shapes_whole
+from textual_vision.export.graph.opset import check, lower, write_shapes_whole
 from textual_vision.runtime.errors import UsageError
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from textual_vision.export.batches import Array
+from textual_vision.export.graph.smoke_graph import tiny_graph
 from textual_vision.export.sessions import (
     RUNS_KEPT,
     SESSIONS_KEPT,
@@ -19,7 +20,6 @@ from textual_vision.export.sessions import (
     OpenedSessions,
     RememberingSession,
 )
-from textual_vision.export.tiny_graph import tiny_graph
 
 
 class Counting:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textual_vision.export import to_onnx
-from textual_vision.export.opset import check, check_opset, opset_newest
+from textual_vision.export.graph.opset import check, check_opset, opset_newest
 from textual_vision.export.rewrites_fold import fold_constants
 from textual_vision.export.stages import Stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage

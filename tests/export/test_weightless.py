@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from textual_vision.export.weightless import LARGEST_SHAPE, with_outputs, without_values
+from textual_vision.export.graph.strip_weights import LARGEST_SHAPE, with_outputs, without_values
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 
 

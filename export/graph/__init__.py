@@ -1,0 +1,1 @@
+"""ONNX graphs: opsets, names, weights, the joined graph."""
