@@ -10,9 +10,9 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from textual_vision.export.arrange import arranged
-from textual_vision.export.arrange_recall import PackedCodes, Recall
-from textual_vision.export.arrange_steps import Turn, steps_of
+from textual_vision.export.inference_network.network import arranged
+from textual_vision.export.inference_network.retrieval import PackedCodes, Recall
+from textual_vision.export.inference_network.steps import Turn, steps_of
 from textual_vision.export.stages import Stage, arranged_stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session

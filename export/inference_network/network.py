@@ -15,10 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.arrange_head import ArrangedHead, Told
-from textual_vision.export.arrange_recall import Recall
-from textual_vision.export.arrange_steps import Step, steps_of
-from textual_vision.export.arrange_words import ArrangedBlock, Words, WordsFirst, copied, first_half, linear
+from textual_vision.export.inference_network.head import ArrangedHead, Told
+from textual_vision.export.inference_network.retrieval import Recall
+from textual_vision.export.inference_network.steps import Step, steps_of
+from textual_vision.export.inference_network.text_attention import (
+    ArrangedBlock,
+    Words,
+    WordsFirst,
+    copied,
+    first_half,
+    linear,
+)
 from textual_vision.training.attention import GridBlock
 from textual_vision.training.drafts import hold_of
 from textual_vision.training.latent import LatentNetwork

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.arrange_words import copied, linear
+from textual_vision.export.inference_network.text_attention import copied, linear
 from textual_vision.training.attention import CellHead
 from textual_vision.training.drafts import Hold
 from textual_vision.training.latent import LatentNetwork

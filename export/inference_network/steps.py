@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.arrange_head import around_of
-from textual_vision.export.arrange_words import linear
+from textual_vision.export.inference_network.head import around_of
+from textual_vision.export.inference_network.text_attention import linear
 from textual_vision.training.drafts import Follow
 from textual_vision.training.latent import LatentNetwork
 from textual_vision.training.lattice import AROUND

@@ -1,0 +1,1 @@
+"""The latent network as it is exported."""
