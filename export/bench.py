@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from textual_vision.export.batches import Array
 from textual_vision.export.bench_ceiling import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
 from textual_vision.export.bench_contestants import (
     BUNDLE,
@@ -35,6 +34,7 @@ from textual_vision.export.bench_results import (
 from textual_vision.export.bench_rounds import Laps, Timing, laps_of, ratio_of, timing_of
 from textual_vision.export.figures import image_figures
 from textual_vision.export.host.step_cache import versions
+from textual_vision.export.model.batch import Array
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 

@@ -75,7 +75,7 @@ def bench_command(
         raise UsageError(f"{json_file.parent} is not a folder", f"make it first: mkdir -p {json_file.parent}")
     from textual_vision.export.bench import bench
     from textual_vision.export.bench_results import BenchOptions
-    from textual_vision.export.prompts import COMPARED
+    from textual_vision.export.model.prompts import COMPARED
 
     options = BenchOptions(
         precisions=precisions,

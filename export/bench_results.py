@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from textual_vision.export.bench_ceiling import Ceiling
 from textual_vision.export.bench_process import ColdStart
 from textual_vision.export.bench_rounds import Ratio, Timing
-from textual_vision.export.prompts import COMPARED
+from textual_vision.export.model.prompts import COMPARED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.batches import BATCH, TOKENS
 from textual_vision.export.bench_contestants import COMPILE, ContestantSpec, Drawing, PromptReader
-from textual_vision.export.stages import StagedModel, load_model
+from textual_vision.export.model.batch import BATCH, TOKENS
+from textual_vision.export.model.stage import StagedModel, load_model
 from textual_vision.export.to_onnx import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError

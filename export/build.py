@@ -11,7 +11,6 @@ from pathlib import Path
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
-from textual_vision.export.batches import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.budget import parse_budget
 from textual_vision.export.build_precisions import Build, floats_of, precision_of
 from textual_vision.export.bundle import check_place, write_bundle
@@ -23,16 +22,17 @@ from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
 from textual_vision.export.measure import usable_backends
+from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
+from textual_vision.export.model.prompts import CALIBRATED, COMPARED
+from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
+from textual_vision.export.model.stage import model_of
 from textual_vision.export.parity import failure_of
 from textual_vision.export.precision import check_precision
-from textual_vision.export.prompts import CALIBRATED, COMPARED
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.rewrites import check_rewrites
-from textual_vision.export.samples import BATCH_SIZE, reference_batches
-from textual_vision.export.stages import model_of
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 

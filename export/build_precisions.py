@@ -13,11 +13,12 @@ import onnx
 import onnx_ir as ir
 
 from textual_vision.calibration.cache import Origin, origin_of
-from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.floats import Floats, FloatStage
 from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
+from textual_vision.export.model.batch import Batch, bytes_from_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.quantise_calibration import (
     FOLDER,
@@ -26,7 +27,6 @@ from textual_vision.export.quantise_calibration import (
     ranges_from_cache,
 )
 from textual_vision.export.results import MERGED
-from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.noise import RECIPE
 
 if TYPE_CHECKING:

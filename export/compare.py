@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from textual_vision.export.batches import Batch, bytes_from_batches
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.host.step_cache import Steps
 from textual_vision.export.measure import begin, median_milliseconds, node_count, usable_backends
+from textual_vision.export.model.batch import Batch, bytes_from_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import (
     BUDGETS,
     MERGED_BUDGET,
@@ -32,7 +33,6 @@ from textual_vision.export.reference import (
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.sessions import Meanings, OpenedSessions, RememberingSession
-from textual_vision.export.stages import StagedModel
 
 Parity = Callable[[], bytes]
 

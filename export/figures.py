@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.batches import STEP, Array, Batch
+from textual_vision.export.model.batch import STEP, Array, Batch
 from textual_vision.export.results import CodeFigures, Figures, FloatFigures, ImageFigures
 from textual_vision.runtime.manifest import TensorSpec
 

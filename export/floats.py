@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from textual_vision.export.batches import Batch
 from textual_vision.export.floats_beside import (
     GRAPH_FILE,
     LOWERED_FILE,
@@ -22,9 +21,10 @@ from textual_vision.export.floats_beside import (
 )
 from textual_vision.export.host.step_cache import Steps, unpacked
 from textual_vision.export.measure import usable_backends
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.results_json import rewrites_from_bytes
-from textual_vision.export.stages import StagedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-from textual_vision.export.batches import batches_from_bytes
 from textual_vision.export.floats_beside import (
     ERROR_FILE,
     EXAMPLE_FILE,
@@ -21,7 +20,8 @@ from textual_vision.export.floats_beside import (
     rewritten_stage,
 )
 from textual_vision.export.host.gc_tuning import collected_lately
-from textual_vision.export.stages import model_of
+from textual_vision.export.model.batch import batches_from_bytes
+from textual_vision.export.model.stage import model_of
 from textual_vision.runtime.errors import TextualVisionError
 from textual_vision.runtime.files import write_whole
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from textual_vision.export.batches import TOKENS, Array, Batch
 from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.model.batch import TOKENS, Array, Batch
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.manifest import StageSpec

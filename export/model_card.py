@@ -9,7 +9,7 @@ from textual_vision.export.results import PrecisionResult
 from textual_vision.runtime.manifest import TextSpec
 
 if TYPE_CHECKING:
-    from textual_vision.export.stages import StagedModel
+    from textual_vision.export.model.stage import StagedModel
 
 
 def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], provenance: dict[str, str]) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.batches import Array, Batch
 from textual_vision.export.figures import figures_of, joined
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.measure import opened_at_once
+from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,

@@ -11,7 +11,7 @@ from typing import Any
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.export.batches import Batch
+from textual_vision.export.model.batch import Batch
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 

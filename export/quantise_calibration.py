@@ -19,9 +19,9 @@ from textual_vision.calibration.prompts import choose_for_coverage, few_prompts
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import coverage_of, few_rows, rows_visited
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
-from textual_vision.export.batches import Batch
-from textual_vision.export.samples import reference_batches
-from textual_vision.export.stages import StagedModel
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import UsageError
 
 FOLDER = "calibration"

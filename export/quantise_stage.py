@@ -12,7 +12,7 @@ from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export import rewrites_merge, rewrites_upsample
-from textual_vision.export.batches import Batch
+from textual_vision.export.model.batch import Batch
 from textual_vision.export.quantise_correct import can_be_equalised, corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of

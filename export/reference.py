@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.batches import Array, Batch
+from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.errors import TextualVisionError
 
 REFERENCE_BACKEND = "onnx.reference"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from textual_vision.export.batches import Array, Batch
 from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

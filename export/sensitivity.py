@@ -13,7 +13,7 @@ import click
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.batches import Batch
+    from textual_vision.export.model.batch import Batch
     from textual_vision.export.quantise_measure import Measure
     from textual_vision.export.quantise_stage import QuantisedStage
     from textual_vision.runtime.bundle import Bundle
@@ -132,7 +132,7 @@ def drawings_of_bundle(
 ) -> list[Batch]:
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
-    from textual_vision.export.batches import Batch
+    from textual_vision.export.model.batch import Batch
     from textual_vision.export.parity import open_sessions
     from textual_vision.runtime.tokenizer import Tokenizer
 
@@ -193,7 +193,7 @@ def sensitivity_command(
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
     from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
-    from textual_vision.export.prompts import CALIBRATED
+    from textual_vision.export.model.prompts import CALIBRATED
     from textual_vision.runtime.backends.session import default_backend
     from textual_vision.runtime.bundle import Bundle
 

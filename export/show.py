@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textual_vision.export.batches import TOKENS
 from textual_vision.export.doctor import Finding
 from textual_vision.export.host.step_cache import Tell
 from textual_vision.export.inspection import Inspection
+from textual_vision.export.model.batch import TOKENS
 from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
@@ -73,7 +73,7 @@ def show_plan(
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
     from textual_vision.export.build import check_options, plan
-    from textual_vision.export.stages import model_of
+    from textual_vision.export.model.stage import model_of
 
     check_options(options)
     model = model_of(checkpoint, options.tokens)

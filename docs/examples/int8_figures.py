@@ -15,7 +15,7 @@ from pathlib import Path
 
 from textual_vision.calibration.prompts import read_prompts
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export.prompts import CALIBRATED
+from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import HALF, INT8, WEIGHTS, default_modes
 from textual_vision.export.quantise_stage import (

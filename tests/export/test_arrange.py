@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from textual_vision.export.inference_network.network import arranged
 from textual_vision.export.inference_network.retrieval import PackedCodes, Recall
 from textual_vision.export.inference_network.steps import Turn, steps_of
-from textual_vision.export.stages import Stage, arranged_stage, tensor
+from textual_vision.export.model.stage import Stage, arranged_stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec

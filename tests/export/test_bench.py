@@ -40,7 +40,7 @@ QUICK = BenchOptions(
 MODEL = """
 import torch
 from torch import nn
-from textual_vision.export.stages import Stage, StagedModel, tensor
+from textual_vision.export.model.stage import Stage, StagedModel, tensor
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 
 class Words(nn.Module):

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from textual_vision.export.build import BuildOptions
 from textual_vision.export.cli import ELSEWHERE, command
-from textual_vision.export.prompts import CALIBRATED
+from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from textual_vision.export import floats_beside
-from textual_vision.export.batches import Batch
 from textual_vision.export.floats_beside import (
     FEWEST_BLOCKS,
     GRAPH_FILE,
@@ -24,9 +23,10 @@ from textual_vision.export.floats_beside import (
     started,
 )
 from textual_vision.export.host.step_cache import unpacked
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel, load_model
 from textual_vision.export.results_json import rewrites_from_bytes
-from textual_vision.export.samples import reference_batches
-from textual_vision.export.stages import StagedModel, load_model
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 TASK = FloatTask(source="", opset=18, tokens=None, target="cpu")
@@ -89,7 +89,7 @@ def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch:
 PROGRAM = """
 import signal, sys, time
 from pathlib import Path
-from textual_vision.export.batches import Batch
+from textual_vision.export.model.batch import Batch
 from textual_vision.export.floats_beside import FloatTask, started
 from textual_vision.runtime import console
 import click

@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export import half, quantise_store
-from textual_vision.export.batches import Batch
 from textual_vision.export.half import fp16_from_float
 from textual_vision.export.half_cast import half_from_float
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.stage import tensor
 from textual_vision.export.precision import FloatGraphs, part_of
-from textual_vision.export.stages import tensor
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

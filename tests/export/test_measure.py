@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from textual_vision.export import measure
-from textual_vision.export.batches import Array, Batch
 from textual_vision.export.measure import (
     ITERATIONS,
     LASTING_SECONDS,
@@ -17,6 +16,7 @@ from textual_vision.export.measure import (
     core_milliseconds,
     median_milliseconds,
 )
+from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 STAGE = StageSpec(

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from textual_vision.calibration.cache import TensorRange, origin_of, read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.quantise_calibration import (
     calibration_files,
     chosen_prompts,
@@ -23,8 +25,6 @@ from textual_vision.export.quantise_calibration import (
     spans_of_rows,
 )
 from textual_vision.export.results import BuildResult
-from textual_vision.export.samples import reference_batches
-from textual_vision.export.stages import StagedModel
 from textual_vision.runtime.errors import UsageError
 
 ORIGIN = origin_of(["a dog"], [0], b"{}", {}, {"latent": b"graph"})

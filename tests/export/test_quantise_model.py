@@ -14,8 +14,10 @@ from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.export import quantise
-from textual_vision.export.batches import Batch
 from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import open_sessions
 from textual_vision.export.precision import FloatGraphs, part_of
 from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
@@ -30,9 +32,7 @@ from textual_vision.export.quantise_stage import (
     quantised_stage,
 )
 from textual_vision.export.rewrites import REWRITES, changed
-from textual_vision.export.samples import reference_batches
 from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
-from textual_vision.export.stages import StagedModel
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from textual_vision.export.batches import Batch
+from textual_vision.export.model.batch import Batch
 from textual_vision.export.parity import BUDGETS, open_sessions, parity_of, verdict_of
 from textual_vision.export.report import ReportSource, report_files, summary_of, write_report
 from textual_vision.export.report_pictures import NEAR_TIE

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.batches import Batch
 from textual_vision.export.build import BuildOptions
+from textual_vision.export.model.batch import Batch
 from textual_vision.export.report_layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report_pictures import (
     AMPLIFICATION,

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from textual_vision.export.batches import Array
 from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.model.batch import Array
 from textual_vision.export.sessions import (
     RUNS_KEPT,
     SESSIONS_KEPT,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.stages import Stage, tensor
+from textual_vision.export.model.stage import Stage, tensor
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textual_vision.export.batches import Batch
 from textual_vision.export.host.parallel import torch_on_one_core
-from textual_vision.export.stages import StagedModel
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
 

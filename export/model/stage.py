@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.batches import BATCH, STEP, TOKENS
 from textual_vision.export.host.parallel import torch_on_one_core
 from textual_vision.export.inference_network.network import arranged
+from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec

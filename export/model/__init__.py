@@ -1,0 +1,1 @@
+"""Models to export: their stages, batches of tensors, prompts."""
