@@ -21,7 +21,6 @@ from textual_vision.export.floats_beside import FloatTask
 from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
-from textual_vision.export.measure import usable_backends
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
@@ -33,6 +32,7 @@ from textual_vision.export.reference import REFERENCE_BACKEND, REFERENCE_PRECISI
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.rewrites import check_rewrites
+from textual_vision.export.sessions.timing import usable_backends
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile
 

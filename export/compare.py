@@ -12,7 +12,6 @@ from functools import partial
 
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.host.step_cache import Steps
-from textual_vision.export.measure import begin, median_milliseconds, node_count, usable_backends
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import (
@@ -32,7 +31,8 @@ from textual_vision.export.reference import (
 )
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
-from textual_vision.export.sessions import Meanings, OpenedSessions, RememberingSession
+from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession
+from textual_vision.export.sessions.timing import begin, median_milliseconds, node_count, usable_backends
 
 Parity = Callable[[], bytes]
 

@@ -20,11 +20,11 @@ from textual_vision.export.floats_beside import (
     started,
 )
 from textual_vision.export.host.step_cache import Steps, unpacked
-from textual_vision.export.measure import usable_backends
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.results_json import rewrites_from_bytes
+from textual_vision.export.sessions.timing import usable_backends
 
 
 @dataclass(frozen=True, kw_only=True)

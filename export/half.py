@@ -22,7 +22,7 @@ from textual_vision.export.parity import BUDGETS, forced_parity, open_sessions
 from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
 from textual_vision.export.quantise_store import stored_exactly
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions import RememberingSession
+from textual_vision.export.sessions.cached import RememberingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

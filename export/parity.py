@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from textual_vision.export.figures import figures_of, joined
 from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.measure import opened_at_once
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.results import (
     FAIL,
@@ -29,6 +28,7 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageParity,
 )
+from textual_vision.export.sessions.timing import opened_at_once
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec

@@ -10,11 +10,11 @@ import numpy as np
 
 from textual_vision.export.figures import figures_of, joined, psnr
 from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.measure import core_milliseconds, sessions_of
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.parity import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures
-from textual_vision.export.sessions import RememberingSession
+from textual_vision.export.sessions.cached import RememberingSession
+from textual_vision.export.sessions.timing import core_milliseconds, sessions_of
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

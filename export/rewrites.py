@@ -17,9 +17,9 @@ import onnx_ir as ir
 from textual_vision.export import rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
 from textual_vision.export.graph import naming
 from textual_vision.export.inference_network.network import ARRANGE
-from textual_vision.export.measure import best_milliseconds, node_count, sessions_of
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.results import RewriteResult
+from textual_vision.export.sessions.timing import best_milliseconds, node_count, sessions_of
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec

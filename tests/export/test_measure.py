@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from textual_vision.export import measure
-from textual_vision.export.measure import (
+from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.sessions import timing as measure
+from textual_vision.export.sessions.timing import (
     ITERATIONS,
     LASTING_SECONDS,
     WARM_UP,
@@ -16,7 +17,6 @@ from textual_vision.export.measure import (
     core_milliseconds,
     median_milliseconds,
 )
-from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 STAGE = StageSpec(

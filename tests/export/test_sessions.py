@@ -13,7 +13,7 @@ import pytest
 
 from textual_vision.export.graph.smoke_graph import tiny_graph
 from textual_vision.export.model.batch import Array
-from textual_vision.export.sessions import (
+from textual_vision.export.sessions.cached import (
     RUNS_KEPT,
     SESSIONS_KEPT,
     Meanings,

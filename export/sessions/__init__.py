@@ -1,0 +1,1 @@
+"""Sessions of inference backends, and their timing."""
