@@ -23,8 +23,8 @@ from textual_vision.export.host.step_cache import packed
 from textual_vision.export.inference_network.network import ARRANGE
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import Stage, StagedModel, arranged_stage
+from textual_vision.export.passes.manager import Ground, rewritten
 from textual_vision.export.results_json import bytes_from_results
-from textual_vision.export.rewrites import Ground, rewritten
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
 

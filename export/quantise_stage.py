@@ -11,8 +11,9 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export import rewrites_merge, rewrites_upsample
 from textual_vision.export.model.batch import Batch
+from textual_vision.export.passes import conv_transpose as rewrites_upsample
+from textual_vision.export.passes import fuse_linears as rewrites_merge
 from textual_vision.export.quantise_correct import can_be_equalised, corrected_biases, equalised
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_observe import ranges_of

@@ -31,7 +31,7 @@ from textual_vision.export.graph.opset import (
 from textual_vision.export.host.gc_tuning import uncollected
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.stage import Stage
-from textual_vision.export.rewrites_fold import fold_constants
+from textual_vision.export.passes.folding import fold_constants
 from textual_vision.export.translate import traced_once, translations
 from textual_vision.runtime.errors import UsageError
 

@@ -19,6 +19,7 @@ from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import open_sessions
+from textual_vision.export.passes.manager import REWRITES, changed
 from textual_vision.export.precision import FloatGraphs, part_of
 from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
 from textual_vision.export.quantise_measure import Measure
@@ -31,7 +32,6 @@ from textual_vision.export.quantise_stage import (
     prepared,
     quantised_stage,
 )
-from textual_vision.export.rewrites import REWRITES, changed
 from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
 from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError

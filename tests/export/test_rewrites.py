@@ -11,8 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export import rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
-from textual_vision.export.rewrites import Change, changed, check_rewrites
+from textual_vision.export.passes import conv_transpose as rewrites_upsample
+from textual_vision.export.passes import folding as rewrites_fold
+from textual_vision.export.passes import fuse_linears as rewrites_merge
+from textual_vision.export.passes import shapes as rewrites_shape
+from textual_vision.export.passes.manager import Change, changed, check_rewrites
 from textual_vision.runtime.errors import UsageError
 
 RANDOM = np.random.default_rng(0)

@@ -14,10 +14,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export import rewrites_fold, rewrites_merge, rewrites_shape, rewrites_upsample
 from textual_vision.export.graph import naming
 from textual_vision.export.inference_network.network import ARRANGE
 from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.passes import conv_transpose as rewrites_upsample
+from textual_vision.export.passes import folding as rewrites_fold
+from textual_vision.export.passes import fuse_linears as rewrites_merge
+from textual_vision.export.passes import shapes as rewrites_shape
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.sessions.timing import best_milliseconds, node_count, sessions_of
 from textual_vision.runtime.backends.session import Session

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from textual_vision.export.graph.naming import mark_merged
-from textual_vision.export.rewrites_fold import initializer
+from textual_vision.export.passes.folding import initializer
 
 LEAST = 2
 

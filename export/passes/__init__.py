@@ -1,0 +1,1 @@
+"""Graph rewrites that change no result."""
