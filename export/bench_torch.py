@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from textual_vision.export.bench_contestants import COMPILE, ContestantSpec, Drawing, PromptReader
 from textual_vision.export.model.batch import BATCH, TOKENS
 from textual_vision.export.model.stage import StagedModel, load_model
-from textual_vision.export.to_onnx import BATCH_LIMIT
+from textual_vision.export.tracing.exporter import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 from textual_vision.runtime.manifest import StageSpec

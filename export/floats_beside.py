@@ -60,7 +60,7 @@ class FloatTask:
 def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batch) -> bytes:
     """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
     # PyTorch's compiler takes 2 s to import: a process begun before has that much more time.
-    from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+    from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 
     options = ExportOptions(opset=task.opset, tokens=task.tokens, max_tokens=model.text.max_tokens)
     stage = arranged_stage(model.stage(name)) if task.arranged else model.stage(name)

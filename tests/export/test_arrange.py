@@ -14,7 +14,7 @@ from textual_vision.export.inference_network.network import arranged
 from textual_vision.export.inference_network.retrieval import PackedCodes, Recall
 from textual_vision.export.inference_network.steps import Turn, steps_of
 from textual_vision.export.model.stage import Stage, arranged_stage, tensor
-from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.training.model import LatentStage

@@ -33,7 +33,7 @@ from textual_vision.export.quantise_stage import (
     quantised_stage,
 )
 from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
-from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec
 

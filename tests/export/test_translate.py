@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textual_vision.export.model.stage import Stage, tensor
-from textual_vision.export.to_onnx import ExportOptions, onnx_from_stage
+from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec

@@ -19,7 +19,6 @@ import onnx_ir as ir
 import torch
 from torch.export._draft_export import DraftExportReport
 
-from textual_vision.export.export_error import constant_size, constant_size_error, export_error
 from textual_vision.export.graph.opset import (
     OPSET_NEWEST_OF_TENSORRT_10,
     OPSET_OF_EXPORTER,
@@ -32,7 +31,8 @@ from textual_vision.export.host.gc_tuning import uncollected
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
-from textual_vision.export.translate import traced_once, translations
+from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
+from textual_vision.export.tracing.fast_translation import traced_once, translations
 from textual_vision.runtime.errors import UsageError
 
 BATCH_LIMIT = 1 << 15
