@@ -32,9 +32,9 @@ from textual_vision.export.bench_results import (
     Throughput,
 )
 from textual_vision.export.bench_rounds import Laps, Timing, laps_of, ratio_of, timing_of
-from textual_vision.export.figures import image_figures
 from textual_vision.export.host.step_cache import versions
 from textual_vision.export.model.batch import Array
+from textual_vision.export.parity.metrics import image_figures
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 

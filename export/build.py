@@ -25,11 +25,11 @@ from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_f
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
 from textual_vision.export.model.stage import model_of
-from textual_vision.export.parity import failure_of
+from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
+from textual_vision.export.parity.verdict import failure_of
 from textual_vision.export.passes.manager import check_rewrites
 from textual_vision.export.precision import check_precision
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS, chosen_prompts
-from textual_vision.export.reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.sessions.timing import usable_backends

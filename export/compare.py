@@ -14,7 +14,13 @@ from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.host.step_cache import Steps
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity import (
+from textual_vision.export.parity.onnx_reference import (
+    REFERENCE_BACKEND,
+    REFERENCE_PRECISIONS,
+    first_samples,
+    reference_sessions,
+)
+from textual_vision.export.parity.verdict import (
     BUDGETS,
     MERGED_BUDGET,
     free_parity,
@@ -23,12 +29,6 @@ from textual_vision.export.parity import (
     verdict_of,
 )
 from textual_vision.export.precision import PrecisionGraphs
-from textual_vision.export.reference import (
-    REFERENCE_BACKEND,
-    REFERENCE_PRECISIONS,
-    first_samples,
-    reference_sessions,
-)
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession

@@ -27,7 +27,7 @@ from textual_vision.export.engine_bundle import add_engines
 from textual_vision.export.engine_options import EngineOptions
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
+from textual_vision.export.parity.verdict import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.runtime import console
 from textual_vision.runtime.backends import tensorrt

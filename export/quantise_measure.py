@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.figures import figures_of, joined, psnr
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.model.batch import Array, Batch
-from textual_vision.export.parity import NEAR_TIE_MARGIN
+from textual_vision.export.parity.metrics import figures_of, joined, psnr
+from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures
 from textual_vision.export.sessions.cached import RememberingSession
 from textual_vision.export.sessions.timing import core_milliseconds, sessions_of

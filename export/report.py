@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from textual_vision.export.model.batch import Batch
-from textual_vision.export.parity import open_sessions
+from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.report_layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report_pictures import (
     AMPLIFICATION,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.figures import image_figures
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.model.batch import Array, Batch
-from textual_vision.export.parity import NEAR_TIE_MARGIN
+from textual_vision.export.parity.metrics import image_figures
+from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures, ImageFigures
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.golden import png_from_image

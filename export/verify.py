@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity import BUDGETS, open_sessions, parity_of
+from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.timing import usable_backends
 from textual_vision.runtime.backends.session import backend_by_name

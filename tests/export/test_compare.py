@@ -9,12 +9,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from textual_vision.export import compare, parity
+from textual_vision.export import compare
 from textual_vision.export.compare import comparisons_begun
 from textual_vision.export.host.step_cache import Steps
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
+from textual_vision.export.parity import verdict as parity
 from textual_vision.export.precision import PrecisionGraphs
 from textual_vision.export.results import PASS, BuildResult
 from textual_vision.runtime.bundle import Bundle

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textual_vision.export.figures import Joined, figures_of, float_figures, image_figures, ssim
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.model.stage import tensor
-from textual_vision.export.parity import BUDGETS, NEAR_TIE_MARGIN, free_parity, parity_of
+from textual_vision.export.parity.metrics import Joined, figures_of, float_figures, image_figures, ssim
+from textual_vision.export.parity.verdict import BUDGETS, NEAR_TIE_MARGIN, free_parity, parity_of
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeFigures, StageParity
 from textual_vision.runtime.manifest import StageSpec
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 from textual_vision.export.model.batch import Batch
-from textual_vision.export.parity import BUDGETS, open_sessions, parity_of, verdict_of
+from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of, verdict_of
 from textual_vision.export.report import ReportSource, report_files, summary_of, write_report
 from textual_vision.export.report_pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.figures import figures_of, joined
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.parity.metrics import figures_of, joined
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,

@@ -1,0 +1,1 @@
+"""Comparison of graphs with PyTorch."""
