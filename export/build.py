@@ -28,7 +28,7 @@ from textual_vision.export.model.stage import model_of
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.parity.verdict import failure_of
 from textual_vision.export.passes.manager import check_rewrites
-from textual_vision.export.precision import check_precision
+from textual_vision.export.precision.registry import check_precision
 from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult

@@ -19,7 +19,7 @@ from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.precision import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
+from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.quantise_calibration import (
     FOLDER,
     calibration_files,

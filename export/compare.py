@@ -28,7 +28,7 @@ from textual_vision.export.parity.verdict import (
     parity_of,
     verdict_of,
 )
-from textual_vision.export.precision import PrecisionGraphs
+from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession

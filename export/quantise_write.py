@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.graph.opset import opset_of
+from textual_vision.export.precision.lossless_storage import store_exactly
 from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
 from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
-from textual_vision.export.quantise_store import store_exactly
 from textual_vision.export.quantise_tables import constant_proto, row_nodes, row_shapes
 from textual_vision.runtime.errors import UsageError
 

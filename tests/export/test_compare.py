@@ -16,7 +16,7 @@ from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity
-from textual_vision.export.precision import PrecisionGraphs
+from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import PASS, BuildResult
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError

@@ -17,7 +17,7 @@ from textual_vision.export.engine_check import (
     node_types,
     product_nodes,
 )
-from textual_vision.export.quantise_store import stored_exactly
+from textual_vision.export.precision.lossless_storage import stored_exactly
 from textual_vision.runtime.backends.tensorrt_api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError

@@ -9,12 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export import half, quantise_store
-from textual_vision.export.half import fp16_from_float
-from textual_vision.export.half_cast import half_from_float
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import tensor
-from textual_vision.export.precision import FloatGraphs, part_of
+from textual_vision.export.precision import fp16 as half
+from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.precision.fp16 import fp16_from_float
+from textual_vision.export.precision.fp16_cast import half_from_float
+from textual_vision.export.precision.registry import FloatGraphs, part_of
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

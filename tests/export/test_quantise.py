@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export import quantise_store
+from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.precision.lossless_storage import (
+    SMALLEST_CONSTANT,
+    computes_in_half,
+    store_exactly,
+    stored_exactly,
+    unpacked,
+)
 from textual_vision.export.quantise_correct import corrected_biases, equalised
 from textual_vision.export.quantise_observe import ranges_of
 from textual_vision.export.quantise_plan import (
@@ -30,13 +37,6 @@ from textual_vision.export.quantise_plan import (
     scale_groups,
 )
 from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_store import (
-    SMALLEST_CONSTANT,
-    computes_in_half,
-    store_exactly,
-    stored_exactly,
-    unpacked,
-)
 from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
 from textual_vision.export.quantise_write import quantised_graph
 from textual_vision.runtime.backends.session import SessionOptions, open_session

@@ -20,7 +20,7 @@ from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.passes.manager import REWRITES, changed
-from textual_vision.export.precision import FloatGraphs, part_of
+from textual_vision.export.precision.registry import FloatGraphs, part_of
 from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
 from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.quantise_plan import INT8, QUANTISED, WEIGHTS, default_modes

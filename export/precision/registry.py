@@ -63,13 +63,13 @@ def fp32_from_float(source: FloatGraphs) -> PrecisionGraphs:
 
 # name → "module:function" of a `Convert`; a module is imported only when its precision is asked for
 PRECISIONS = {
-    "fp32": "textual_vision.export.precision:fp32_from_float",
-    "fp16": "textual_vision.export.half:fp16_from_float",
+    "fp32": "textual_vision.export.precision.registry:fp32_from_float",
+    "fp16": "textual_vision.export.precision.fp16:fp16_from_float",
     "int8": "textual_vision.export.quantise:int8_from_float",
 }
 # name → "module:function" of a `Part`: of the work, what one stage's graph is enough for
 PARTS = {
-    "fp16": "textual_vision.export.half:half_stage",
+    "fp16": "textual_vision.export.precision.fp16:half_stage",
     "int8": "textual_vision.export.quantise:calibrated_stage",
 }
 

@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 
 from textual_vision.export.graph.strip_weights import with_outputs, without_values
-from textual_vision.export.half_cast import half_from_float, is_float, typed
 from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.parity.verdict import BUDGETS, forced_parity, open_sessions
-from textual_vision.export.precision import FloatGraphs, PrecisionGraphs
-from textual_vision.export.quantise_store import stored_exactly
+from textual_vision.export.precision.fp16_cast import half_from_float, is_float, typed
+from textual_vision.export.precision.lossless_storage import stored_exactly
+from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.cached import RememberingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
