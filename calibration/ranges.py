@@ -7,7 +7,7 @@ entropy     the threshold whose 128 levels lose the least information about the 
 mse         the threshold with the least expected squared error of rounding and clipping together
 
 No one of them is best for all tensors, which is why `auto` tries them all where it matters: on the output of
-the layers that read the tensor (see `textual_vision.export.quantise_observe`).
+the layers that read the tensor (see `textual_vision.export.int8.observer`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
-from textual_vision.export.budget import parse_budget
 from textual_vision.export.build_precisions import Build, floats_of, precision_of
 from textual_vision.export.bundle import check_place, write_bundle
 from textual_vision.export.compare import comparisons_begun
@@ -21,6 +20,8 @@ from textual_vision.export.floats_beside import FloatTask
 from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
+from textual_vision.export.int8.budget import parse_budget
+from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
@@ -29,7 +30,6 @@ from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFER
 from textual_vision.export.parity.verdict import failure_of
 from textual_vision.export.passes.manager import check_rewrites
 from textual_vision.export.precision.registry import check_precision
-from textual_vision.export.quantise_calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.report_step import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.sessions.timing import usable_backends

@@ -17,15 +17,15 @@ from textual_vision.export.floats import Floats, FloatStage
 from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
-from textual_vision.export.model.batch import Batch, bytes_from_batches
-from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
-from textual_vision.export.quantise_calibration import (
+from textual_vision.export.int8.calibration import (
     FOLDER,
     calibration_files,
     notes_of_calibration,
     ranges_from_cache,
 )
+from textual_vision.export.model.batch import Batch, bytes_from_batches
+from textual_vision.export.model.stage import StagedModel
+from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "engine": ("textual_vision.export.engine_cli", "engine_command", "Add TensorRT engines to a bundle."),
     "sensitivity": (
-        "textual_vision.export.sensitivity",
+        "textual_vision.export.int8.sensitivity",
         "sensitivity_command",
         "Show which layers lose most in int8.",
     ),

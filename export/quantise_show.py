@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from textual_vision.export.budget import lines_of_rows
+from textual_vision.export.int8.budget import lines_of_rows
 
 NEVER_SHOWN = 60  # characters of the list of rows; all of it is in the bundle's report
 

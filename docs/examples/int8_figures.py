@@ -15,17 +15,17 @@ from pathlib import Path
 
 from textual_vision.calibration.prompts import read_prompts
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export.model.prompts import CALIBRATED
-from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_plan import HALF, INT8, WEIGHTS, default_modes
-from textual_vision.export.quantise_stage import (
+from textual_vision.export.int8.layers import HALF, INT8, WEIGHTS, default_modes
+from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.sensitivity import drawings_of_bundle
+from textual_vision.export.int8.stage import (
     CORRECTIONS,
     PLAIN,
     ROUNDED,
     RangeOptions,
     quantised_stage,
 )
-from textual_vision.export.sensitivity import drawings_of_bundle
+from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.manifest import StageSpec

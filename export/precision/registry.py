@@ -65,12 +65,12 @@ def fp32_from_float(source: FloatGraphs) -> PrecisionGraphs:
 PRECISIONS = {
     "fp32": "textual_vision.export.precision.registry:fp32_from_float",
     "fp16": "textual_vision.export.precision.fp16:fp16_from_float",
-    "int8": "textual_vision.export.quantise:int8_from_float",
+    "int8": "textual_vision.export.int8.convert:int8_from_float",
 }
 # name → "module:function" of a `Part`: of the work, what one stage's graph is enough for
 PARTS = {
     "fp16": "textual_vision.export.precision.fp16:half_stage",
-    "int8": "textual_vision.export.quantise:calibrated_stage",
+    "int8": "textual_vision.export.int8.convert:calibrated_stage",
 }
 
 

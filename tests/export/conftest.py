@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from textual_vision.export import engine_bundle
 from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.int8.score import Measure
 from textual_vision.export.model.stage import StagedModel, load_model
-from textual_vision.export.quantise_measure import Measure
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import BatchProfile, StageSpec
 from textual_vision.training.checkpoint import save_checkpoint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.export.budget import (
+from textual_vision.export.int8.budget import (
     AT_LEAST,
     DEFAULT_BUDGET,
     METRICS,
@@ -19,7 +19,7 @@ from textual_vision.export.budget import (
     parse_budget,
     shortfall,
 )
-from textual_vision.export.quantise_measure import Score
+from textual_vision.export.int8.score import Score
 from textual_vision.runtime.errors import UsageError
 
 PERFECT = Score(

@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export.precision import lossless_storage as quantise_store
-from textual_vision.export.precision.lossless_storage import (
-    SMALLEST_CONSTANT,
-    computes_in_half,
-    store_exactly,
-    stored_exactly,
-    unpacked,
-)
-from textual_vision.export.quantise_correct import corrected_biases, equalised
-from textual_vision.export.quantise_observe import ranges_of
-from textual_vision.export.quantise_plan import (
+from textual_vision.export.int8.bias_correction import corrected_biases, equalised
+from textual_vision.export.int8.embeddings import LARGE_TABLE, row_scaled
+from textual_vision.export.int8.layers import (
     FLOAT,
     HALF,
     INT8,
@@ -36,9 +28,17 @@ from textual_vision.export.quantise_plan import (
     layers_of,
     scale_groups,
 )
-from textual_vision.export.quantise_round import nearest_weights, quantised_weight
-from textual_vision.export.quantise_tables import LARGE_TABLE, row_scaled
-from textual_vision.export.quantise_write import quantised_graph
+from textual_vision.export.int8.observer import ranges_of
+from textual_vision.export.int8.qdq import quantised_graph
+from textual_vision.export.int8.weights import nearest_weights, quantised_weight
+from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.precision.lossless_storage import (
+    SMALLEST_CONSTANT,
+    computes_in_half,
+    store_exactly,
+    stored_exactly,
+    unpacked,
+)
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.grid import on_grid

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from textual_vision.calibration.cache import TensorRange, origin_of, read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
-from textual_vision.export.model.reference_batches import reference_batches
-from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.quantise_calibration import (
+from textual_vision.export.int8.calibration import (
     calibration_files,
     chosen_prompts,
     notes_of_calibration,
     ranges_from_cache,
     spans_of_rows,
 )
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import UsageError
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from textual_vision.export.quantise import check_quantised
-from textual_vision.export.quantise_plan import FLOAT, INT8
+from textual_vision.export.int8.convert import check_quantised
+from textual_vision.export.int8.layers import FLOAT, INT8
 from textual_vision.runtime.errors import BudgetError
 
 STAGE = SimpleNamespace(

@@ -13,26 +13,26 @@ import pytest
 from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
-from textual_vision.export import quantise
-from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.model.reference_batches import reference_batches
-from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import open_sessions
-from textual_vision.export.passes.manager import REWRITES, changed
-from textual_vision.export.precision.registry import FloatGraphs, part_of
-from textual_vision.export.quantise import QuantiseOptions, check_quantised, int8_from_float
-from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_plan import INT8, QUANTISED, WEIGHTS, default_modes
-from textual_vision.export.quantise_search import search
-from textual_vision.export.quantise_stage import (
+from textual_vision.export.int8 import convert as quantise
+from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
+from textual_vision.export.int8.convert import QuantiseOptions, check_quantised, int8_from_float
+from textual_vision.export.int8.layers import INT8, QUANTISED, WEIGHTS, default_modes
+from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.search import search
+from textual_vision.export.int8.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
+from textual_vision.export.int8.stage import (
     PLAIN,
     QuantisedStage,
     RangeOptions,
     prepared,
     quantised_stage,
 )
-from textual_vision.export.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.reference_batches import reference_batches
+from textual_vision.export.model.stage import StagedModel
+from textual_vision.export.parity.verdict import open_sessions
+from textual_vision.export.passes.manager import REWRITES, changed
+from textual_vision.export.precision.registry import FloatGraphs, part_of
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec

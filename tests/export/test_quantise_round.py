@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.quantise_plan import layers_of
-from textual_vision.export.quantise_round import nearest_weights, weights_for_inputs
+from textual_vision.export.int8.layers import layers_of
+from textual_vision.export.int8.weights import nearest_weights, weights_for_inputs
 
 RANDOM = np.random.default_rng(0)
 WIDTH, OUTPUTS = 160, 24  # wider than one block of rows

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from textual_vision.export.budget import parse_budget
-from textual_vision.export.quantise_measure import Score
-from textual_vision.export.quantise_plan import HALF, INT8, LINEAR, WEIGHTS, Layer
-from textual_vision.export.quantise_search import _Ladder, search
+from textual_vision.export.int8.budget import parse_budget
+from textual_vision.export.int8.layers import HALF, INT8, LINEAR, WEIGHTS, Layer
+from textual_vision.export.int8.score import Score
+from textual_vision.export.int8.search import _Ladder, search
 from textual_vision.runtime.manifest import StageSpec
 
 

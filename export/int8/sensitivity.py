@@ -13,9 +13,9 @@ import click
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from textual_vision.export.int8.score import Measure
+    from textual_vision.export.int8.stage import QuantisedStage
     from textual_vision.export.model.batch import Batch
-    from textual_vision.export.quantise_measure import Measure
-    from textual_vision.export.quantise_stage import QuantisedStage
     from textual_vision.runtime.bundle import Bundle
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -47,7 +47,7 @@ def sensitivity(stages: Sequence[QuantisedStage], measure: Measure) -> Iterator[
     """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
     import math
 
-    from textual_vision.export.quantise_plan import INT8, SMALLEST_WEIGHT, TABLE, WEIGHTS
+    from textual_vision.export.int8.layers import INT8, SMALLEST_WEIGHT, TABLE, WEIGHTS
 
     for one in stages:
         plain = one.graph({})
@@ -111,8 +111,8 @@ def sensitivity_of_bundle(
 
     Raises UsageError when the bundle has no float32 graphs.
     """
-    from textual_vision.export.quantise_measure import Measure
-    from textual_vision.export.quantise_stage import PLAIN, RangeOptions, quantised_stage
+    from textual_vision.export.int8.score import Measure
+    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantised_stage
 
     manifest = bundle.manifest
     if "fp32" not in manifest.precisions:

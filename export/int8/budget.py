@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from textual_vision.export.quantise_measure import Score
+from textual_vision.export.int8.score import Score
 from textual_vision.runtime.errors import BudgetError, UsageError
 
 AT_LEAST, AT_MOST = ">=", "<="

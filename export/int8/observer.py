@@ -15,7 +15,7 @@ from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_f
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.quantise_plan import Layer, activations_of, layers_of
+from textual_vision.export.int8.layers import Layer, activations_of, layers_of
 from textual_vision.runtime.backends.session import (
     Array,
     Session,

@@ -16,10 +16,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from textual_vision.export.budget import Budget, Trial, cannot_meet, json_of_score, pareto, shortfall
-from textual_vision.export.quantise_measure import BYTES_PER_MEGABYTE, Measure, Score
-from textual_vision.export.quantise_plan import HALF, INT8, MODES, QUANTISED, WEIGHTS, default_modes
-from textual_vision.export.quantise_stage import QuantisedStage
+from textual_vision.export.int8.budget import Budget, Trial, cannot_meet, json_of_score, pareto, shortfall
+from textual_vision.export.int8.layers import HALF, INT8, MODES, QUANTISED, WEIGHTS, default_modes
+from textual_vision.export.int8.score import BYTES_PER_MEGABYTE, Measure, Score
+from textual_vision.export.int8.stage import QuantisedStage
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
 LESS = 0.95  # of the bytes: int8 weights that lose something must save something

@@ -16,10 +16,10 @@ from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.graph.opset import opset_of
+from textual_vision.export.int8.embeddings import constant_proto, row_nodes, row_shapes
+from textual_vision.export.int8.layers import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
+from textual_vision.export.int8.weights import QuantisedWeight, quantised_weight
 from textual_vision.export.precision.lossless_storage import store_exactly
-from textual_vision.export.quantise_plan import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
-from textual_vision.export.quantise_round import QuantisedWeight, quantised_weight
-from textual_vision.export.quantise_tables import constant_proto, row_nodes, row_shapes
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]

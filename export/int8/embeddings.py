@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.export.graph.strip_weights import without_values
-from textual_vision.export.quantise_plan import TABLE, Layer, layers_of
+from textual_vision.export.int8.layers import TABLE, Layer, layers_of
 
 LARGE_TABLE = 1 << 16  # values: smaller tables are exact enough with one scale, and spare the second lookup
 SMALLEST_ROW = 1e-12

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from textual_vision.export.budget import DEFAULT_BUDGET, parse_budget
+from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
+from textual_vision.export.int8.layers import FLOAT, QUANTISED
+from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.search import Search, search
+from textual_vision.export.int8.stage import QuantisedStage, RangeOptions, quantised_stage
 from textual_vision.export.precision.lossless_storage import stored_exactly
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
-from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_plan import FLOAT, QUANTISED
-from textual_vision.export.quantise_search import Search, search
-from textual_vision.export.quantise_stage import QuantisedStage, RangeOptions, quantised_stage
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
 from textual_vision.runtime.manifest import StageSpec

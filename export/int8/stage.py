@@ -11,13 +11,9 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.passes import conv_transpose as rewrites_upsample
-from textual_vision.export.passes import fuse_linears as rewrites_merge
-from textual_vision.export.quantise_correct import can_be_equalised, corrected_biases, equalised
-from textual_vision.export.quantise_measure import Measure
-from textual_vision.export.quantise_observe import ranges_of
-from textual_vision.export.quantise_plan import (
+from textual_vision.export.int8.bias_correction import can_be_equalised, corrected_biases, equalised
+from textual_vision.export.int8.embeddings import SCALED, row_scaled
+from textual_vision.export.int8.layers import (
     INT8,
     QUANTISED,
     SMALLEST_WEIGHT,
@@ -26,9 +22,13 @@ from textual_vision.export.quantise_plan import (
     default_modes,
     layers_of,
 )
-from textual_vision.export.quantise_round import QuantisedWeight, nearest_weights, weights_for_inputs
-from textual_vision.export.quantise_tables import SCALED, row_scaled
-from textual_vision.export.quantise_write import Bias, quantised_graph
+from textual_vision.export.int8.observer import ranges_of
+from textual_vision.export.int8.qdq import Bias, quantised_graph
+from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.weights import QuantisedWeight, nearest_weights, weights_for_inputs
+from textual_vision.export.model.batch import Batch
+from textual_vision.export.passes import conv_transpose as rewrites_upsample
+from textual_vision.export.passes import fuse_linears as rewrites_merge
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 

@@ -20,16 +20,16 @@ from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.quantise_observe import (
+from textual_vision.export.int8.layers import CONV, INT8, LINEAR, Layer, layers_of, readers_of
+from textual_vision.export.int8.observer import (
     ALONE,
     fake_quantised,
     layer_alone,
     observed,
     session_of,
 )
-from textual_vision.export.quantise_plan import CONV, INT8, LINEAR, Layer, layers_of, readers_of
-from textual_vision.export.quantise_round import QuantisedWeight
-from textual_vision.export.quantise_write import Bias
+from textual_vision.export.int8.qdq import Bias
+from textual_vision.export.int8.weights import QuantisedWeight
 from textual_vision.runtime.backends.session import Session
 
 Float32 = npt.NDArray[np.float32]

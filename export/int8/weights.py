@@ -16,8 +16,8 @@ import onnx
 
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.quantise_observe import observed
-from textual_vision.export.quantise_plan import LINEAR, Layer, array_of
+from textual_vision.export.int8.layers import LINEAR, Layer, array_of
+from textual_vision.export.int8.observer import observed
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""INT8: calibration, quantized layers, the search for what to quantize."""
