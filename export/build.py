@@ -12,9 +12,9 @@ from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
 from textual_vision.export.build_precisions import Build, floats_of, precision_of
-from textual_vision.export.bundle import check_place, write_bundle
+from textual_vision.export.bundle.contents import bundle_contents
+from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.compare import comparisons_begun
-from textual_vision.export.contents import bundle_contents
 from textual_vision.export.floats import floats_begun
 from textual_vision.export.floats_beside import FloatTask
 from textual_vision.export.graph.opset import check_opset

@@ -253,7 +253,7 @@ def _batch(text: str) -> BatchProfile:
 def inspect_command(bundle: Path, as_json: bool) -> None:
     """Show what is inside BUNDLE: stages, tensors, precisions, sizes, provenance."""
     from textual_vision.export import show
-    from textual_vision.export.inspection import inspected
+    from textual_vision.export.bundle.inspection import inspected
 
     show.show_inspection(inspected(bundle), as_json)
 
@@ -274,7 +274,7 @@ def verify_command(
 ) -> None:
     """Check BUNDLE: digests, golden pictures in every precision, and a checkpoint if given."""
     from textual_vision.export import show
-    from textual_vision.export.verify import failures_in, verified
+    from textual_vision.export.bundle.verify import failures_in, verified
 
     found = verified(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
     show.show_verification(found, as_json)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textual_vision.export.bundle import check_place, write_bundle
+from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.engine import Plan, build_plan, choose_compute, table_from_plan
 from textual_vision.export.engine_check import (
     check_int8,

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from textual_vision.export.bundle.inspection import Inspection
+from textual_vision.export.bundle.model_card import prompt_size
+from textual_vision.export.bundle.verify import Verification
 from textual_vision.export.doctor import Finding
 from textual_vision.export.host.step_cache import Tell
-from textual_vision.export.inspection import Inspection
 from textual_vision.export.model.batch import TOKENS
-from textual_vision.export.model_card import prompt_size
 from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
     FAIL,
@@ -35,7 +36,6 @@ from textual_vision.export.results import (
     StageParity,
     StepTiming,
 )
-from textual_vision.export.verify import Verification
 from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
 

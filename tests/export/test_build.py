@@ -13,9 +13,9 @@ import onnx
 import pytest
 import torch
 
-from textual_vision.export import bundle as bundle_module
 from textual_vision.export import floats
 from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.bundle import writer as bundle_module
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, BuildResult

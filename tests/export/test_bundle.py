@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.bundle import check_place, write_bundle
+from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import UsageError
 

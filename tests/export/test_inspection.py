@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from textual_vision.export.inspection import inspected
+from textual_vision.export.bundle.inspection import inspected
 from textual_vision.runtime.errors import IntegrityError
 
 GRAPH = "onnx/fp32/generator.onnx"

@@ -13,7 +13,7 @@ PROGRAM = """
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from textual_vision.export import bundle
+from textual_vision.export.bundle import writer as bundle
 from textual_vision.runtime import console
 import click
 

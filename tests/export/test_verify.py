@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import verify
+from textual_vision.export.bundle import verify
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import IntegrityError
 

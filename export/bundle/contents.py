@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.model_card import model_card
 from textual_vision.export.parity.verdict import BUDGETS
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
 from textual_vision.runtime.golden import (

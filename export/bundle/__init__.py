@@ -1,0 +1,1 @@
+"""Bundles: their contents, writing, inspection and verification."""
