@@ -14,7 +14,7 @@ from textual_vision.export.bundle.model_card import prompt_size
 from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.report import Opener, ReportSource, report_files
+from textual_vision.export.report.page import Opener, ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export.build import BuildOptions
 from textual_vision.export.model.batch import Batch
-from textual_vision.export.report_layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
-from textual_vision.export.report_pictures import (
+from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
+from textual_vision.export.report.pictures import (
     AMPLIFICATION,
     DIFFERENT,
     FIRST,
@@ -24,9 +24,9 @@ from textual_vision.export.report_pictures import (
     error_map,
     shown_samples,
 )
-from textual_vision.export.report_plots import layer_plot, stacked_bars
+from textual_vision.export.report.plots import layer_plot, stacked_bars
+from textual_vision.export.report.summary import reference_of, rows_from_precisions
 from textual_vision.export.report_step import command_of
-from textual_vision.export.report_summary import reference_of, rows_from_precisions
 from textual_vision.export.results import (
     CodeFigures,
     FloatFigures,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from textual_vision.export.report_layers import LayerRatio
+from textual_vision.export.report.layers import LayerRatio
 
 ROW, BAR, BASELINE = 52, 20, 14
 LEFT, RIGHT, TOP, HEIGHT, BOTTOM = 8.0, 99.0, 8, 180, 22

@@ -16,8 +16,8 @@ import numpy as np
 
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.parity.verdict import open_sessions
-from textual_vision.export.report_layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
-from textual_vision.export.report_pictures import (
+from textual_vision.export.report.layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
+from textual_vision.export.report.pictures import (
     AMPLIFICATION,
     Sample,
     agreement_grid,
@@ -27,8 +27,8 @@ from textual_vision.export.report_pictures import (
     samples_from_batches,
     shown_samples,
 )
-from textual_vision.export.report_plots import layer_plot, stacked_bars
-from textual_vision.export.report_summary import PrecisionRows, reference_of, rows_from_precisions
+from textual_vision.export.report.plots import layer_plot, stacked_bars
+from textual_vision.export.report.summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_whole
