@@ -12,7 +12,7 @@ from textual_vision.runtime import console
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.build import BuildOptions
+    from textual_vision.export.build.build import BuildOptions
     from textual_vision.export.engine_cli import EngineJob
     from textual_vision.runtime.manifest import BatchProfile
 
@@ -186,7 +186,7 @@ def build_command(
     tv-export build emoji -o emoji.tv --precision fp16 --target tensorrt-rtx --compute-capability 8.6
     """
     from textual_vision.export import show
-    from textual_vision.export.build import build
+    from textual_vision.export.build.build import build
     from textual_vision.export.host.step_cache import default_cache
 
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
@@ -220,7 +220,7 @@ def _options(given: dict[str, object]) -> BuildOptions:
     import warnings
 
     from textual_vision.calibration.prompts import RANDOM, CalibrationWarning, read_prompts
-    from textual_vision.export.build import BuildOptions
+    from textual_vision.export.build.build import BuildOptions
 
     changed = dict(given)
     changed["batch"] = _batch(str(changed.pop("batch")))

@@ -40,7 +40,7 @@ from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
 
 if TYPE_CHECKING:
-    from textual_vision.export.build import BuildOptions
+    from textual_vision.export.build.build import BuildOptions
     from textual_vision.export.engine_bundle import EngineResult
     from textual_vision.export.engine_cli import EngineJob
 
@@ -72,7 +72,7 @@ def show_plan(
     checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
-    from textual_vision.export.build import check_options, plan
+    from textual_vision.export.build.build import check_options, plan
     from textual_vision.export.model.stage import model_of
 
     check_options(options)

@@ -16,7 +16,7 @@ from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from textual_vision.export import engine_bundle
-from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.build.build import BuildOptions, build
 from textual_vision.export.int8.score import Measure
 from textual_vision.export.model.stage import StagedModel, load_model
 from textual_vision.export.results import BuildResult

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from textual_vision.export import compare
-from textual_vision.export.compare import comparisons_begun
+from textual_vision.export.build import comparisons as compare
+from textual_vision.export.build.comparisons import comparisons_begun
 from textual_vision.export.host.step_cache import Steps
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.build.build import BuildOptions, build
 from textual_vision.export.model.stage import load_model
 from textual_vision.export.results import PASS
 from textual_vision.runtime.errors import UsageError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from textual_vision.export.build import BuildOptions, build
+from textual_vision.export.build.build import BuildOptions, build
 from textual_vision.export.engine import EngineSettings
 from textual_vision.export.engine_bundle import add_engines
 from textual_vision.export.engine_check import product_nodes

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import floats_beside
-from textual_vision.export.floats_beside import (
+from textual_vision.export.build import float_workers as floats_beside
+from textual_vision.export.build.float_workers import (
     FEWEST_BLOCKS,
     GRAPH_FILE,
     LOWERED_FILE,
@@ -90,7 +90,7 @@ PROGRAM = """
 import signal, sys, time
 from pathlib import Path
 from textual_vision.export.model.batch import Batch
-from textual_vision.export.floats_beside import FloatTask, started
+from textual_vision.export.build.float_workers import FloatTask, started
 from textual_vision.runtime import console
 import click
 

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.build import BuildOptions
+from textual_vision.export.build.build import BuildOptions
+from textual_vision.export.build.report_files import command_of
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
@@ -26,7 +27,6 @@ from textual_vision.export.report.pictures import (
 )
 from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import reference_of, rows_from_precisions
-from textual_vision.export.report_step import command_of
 from textual_vision.export.results import (
     CodeFigures,
     FloatFigures,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from textual_vision.export.floats_beside import (
+from textual_vision.export.build.float_workers import (
     GRAPH_FILE,
     LOWERED_FILE,
     NOTES_FILE,

@@ -28,7 +28,7 @@ from textual_vision.export.results_json import bytes_from_results
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
 
-CHILD = "textual_vision.export.floats_child"
+CHILD = "textual_vision.export.build.worker"
 # Of what is rewritten: the graph for float precisions, for int8, and what rewrites bought.
 GRAPH_FILE, LOWERED_FILE, NOTES_FILE = "graph.onnx", "lowered.onnx", "notes.json"
 # In the folder between the processes.

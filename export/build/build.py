@@ -11,12 +11,12 @@ from pathlib import Path
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
 from textual_vision.calibration.ranges import AUTO, check_method
-from textual_vision.export.build_precisions import Build, floats_of, precision_of
+from textual_vision.export.build.precisions import Build, floats_of, precision_of
 from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
-from textual_vision.export.compare import comparisons_begun
-from textual_vision.export.floats import floats_begun
-from textual_vision.export.floats_beside import FloatTask
+from textual_vision.export.build.comparisons import comparisons_begun
+from textual_vision.export.build.float_graphs import floats_begun
+from textual_vision.export.build.float_workers import FloatTask
 from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
@@ -30,7 +30,7 @@ from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFER
 from textual_vision.export.parity.verdict import failure_of
 from textual_vision.export.passes.manager import check_rewrites
 from textual_vision.export.precision.registry import check_precision
-from textual_vision.export.report_step import command_of, files_of_report
+from textual_vision.export.build.report_files import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.sessions.timing import usable_backends
 from textual_vision.runtime.errors import UsageError

@@ -19,7 +19,7 @@ from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from textual_vision.export.build import BuildOptions
+    from textual_vision.export.build.build import BuildOptions
 
 
 def files_of_report(

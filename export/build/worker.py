@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from textual_vision.export.floats_beside import (
+from textual_vision.export.build.float_workers import (
     ERROR_FILE,
     EXAMPLE_FILE,
     EXPORTED_FILE,
