@@ -38,7 +38,7 @@ test-slow: $(VENV)/.dev  ## tests that take minutes
 	$(PYTEST) -m "slow and not gpu"
 
 gpu-check: $(VENV)/.dev  ## on a machine with an NVIDIA GPU: build, run, compare, measure
-	$(BIN)/python -m textual_vision.export.gpu_check --output $(OUT)/gpu-check.json
+	$(BIN)/python -m textual_vision.export.tensorrt.gpu_check --output $(OUT)/gpu-check.json
 
 train: $(VENV)/.dev  ## train the shipped model's recipe from an empty folder
 	$(BIN)/tv-train data --out $(OUT)/corpus

@@ -26,7 +26,11 @@ ELSEWHERE = {
         "Show which layers lose most in int8.",
     ),
     "bench": ("textual_vision.export.bench_cli", "bench_command", "Measure a bundle and its peers."),
-    "gpu-check": ("textual_vision.export.gpu_check", "command", "Try everything on the GPU that is here."),
+    "gpu-check": (
+        "textual_vision.export.tensorrt.gpu_check",
+        "command",
+        "Try everything on the GPU that is here.",
+    ),
 }
 
 

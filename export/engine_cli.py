@@ -14,8 +14,8 @@ import click
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.engine_bundle import EngineResult
-    from textual_vision.export.engine_options import EngineOptions
+    from textual_vision.export.tensorrt.engines import EngineResult
+    from textual_vision.export.tensorrt.options import EngineOptions
     from textual_vision.runtime.manifest import BatchProfile
 
 MIB = 1 << 20
@@ -79,7 +79,7 @@ def engine_command(bundle: Path, as_json: bool, **given: object) -> None:
     tv-export engine emoji.tv --precision int8
     tv-export engine emoji.tv --precision int8 --target tensorrt-rtx --compute-capability 8.6
     """
-    from textual_vision.export.engine_bundle import add_engines
+    from textual_vision.export.tensorrt.engines import add_engines
 
     result = add_engines(bundle, _options(given), tell=lambda text: click.echo(text, err=True))
     if as_json:
@@ -101,7 +101,7 @@ class EngineJob:
     @classmethod
     def for_build(cls, kind: str, precisions: tuple[str, ...], compute: tuple[str, ...]) -> EngineJob:
         """Before any work: BackendMissingError where this machine cannot build for `kind`, UsageError."""
-        from textual_vision.export.engine_bundle import check_machine
+        from textual_vision.export.tensorrt.engines import check_machine
 
         compute = _compute(compute)
         try:
@@ -121,9 +121,9 @@ class EngineJob:
 
     def add_to(self, bundle: Path) -> tuple[EngineResult, ...]:
         """Builds the engines of every precision; raises what `add_engines` does."""
-        from textual_vision.export.engine import EngineSettings
-        from textual_vision.export.engine_bundle import add_engines
-        from textual_vision.export.engine_options import EngineOptions
+        from textual_vision.export.tensorrt.builder import EngineSettings
+        from textual_vision.export.tensorrt.engines import add_engines
+        from textual_vision.export.tensorrt.options import EngineOptions
 
         done = []
         for precision in self.precisions:
@@ -134,8 +134,8 @@ class EngineJob:
 
 
 def _options(given: dict[str, object]) -> EngineOptions:
-    from textual_vision.export.engine import EngineSettings
-    from textual_vision.export.engine_options import EngineOptions
+    from textual_vision.export.tensorrt.builder import EngineSettings
+    from textual_vision.export.tensorrt.options import EngineOptions
 
     workspace, cache = given["workspace"], given["calibration_cache"]
     settings = EngineSettings(

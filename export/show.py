@@ -41,8 +41,8 @@ from textual_vision.runtime.strict_json import json_from_dataclass
 
 if TYPE_CHECKING:
     from textual_vision.export.build.build import BuildOptions
-    from textual_vision.export.engine_bundle import EngineResult
     from textual_vision.export.engine_cli import EngineJob
+    from textual_vision.export.tensorrt.engines import EngineResult
 
 WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal
 MARKS = {PASS: "[green]✓ pass[/]", FAIL: "[red]✗ fail[/]"}

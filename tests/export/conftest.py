@@ -15,11 +15,11 @@ from fake_tensorrt import fake_library
 from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from textual_vision.export import engine_bundle
 from textual_vision.export.build.build import BuildOptions, build
 from textual_vision.export.int8.score import Measure
 from textual_vision.export.model.stage import StagedModel, load_model
 from textual_vision.export.results import BuildResult
+from textual_vision.export.tensorrt import engines as engine_bundle
 from textual_vision.runtime.manifest import BatchProfile, StageSpec
 from textual_vision.training.checkpoint import save_checkpoint
 from textual_vision.training.config import (

@@ -8,11 +8,11 @@ import pytest
 import tiny_graphs as tiny
 from fake_tensorrt import VERSIONS, fake_library
 
-from textual_vision.export import engine_progress
-from textual_vision.export.engine import EngineSettings, build_plan, table_from_plan
-from textual_vision.export.engine_dla import check_handed_over, dla_count
-from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
-from textual_vision.export.engine_progress import watched
+from textual_vision.export.tensorrt import progress as engine_progress
+from textual_vision.export.tensorrt.builder import EngineSettings, build_plan, table_from_plan
+from textual_vision.export.tensorrt.dla import check_handed_over, dla_count
+from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
+from textual_vision.export.tensorrt.progress import watched
 from textual_vision.runtime.engines import DlaCount, ShapeRange
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 

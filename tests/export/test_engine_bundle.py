@@ -9,9 +9,10 @@ import pytest
 import tiny_graphs as tiny
 from pretended_orin import ORIN, options, silent
 
-from textual_vision.export import engine_bundle, engine_cli
-from textual_vision.export.engine_bundle import add_engines
-from textual_vision.export.engine_target import profile_of
+from textual_vision.export import engine_cli
+from textual_vision.export.tensorrt import engines as engine_bundle
+from textual_vision.export.tensorrt.engines import add_engines
+from textual_vision.export.tensorrt.targets import profile_of
 from textual_vision.runtime import console
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import ShapeRange, find_engines, read_record

@@ -6,7 +6,7 @@ import tiny_graphs as tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.export.engine_check import (
+from textual_vision.export.tensorrt.layer_table import (
     check_int8,
     count_types,
     layers_from_table,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import engine_cli, gpu_check
+from textual_vision.export import engine_cli
+from textual_vision.export.tensorrt import gpu_check
 from textual_vision.runtime import bundle, console
 from textual_vision.runtime.backends import tensorrt
 from textual_vision.runtime.backends.tensorrt import open_engines
@@ -75,7 +76,7 @@ def test_every_option_is_in_the_documents():
 
 
 def test_building_engines_needs_no_torch():
-    script = "import sys, textual_vision.export.engine_bundle as _; print('torch' in sys.modules)"
+    script = "import sys, textual_vision.export.tensorrt.engines as _; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

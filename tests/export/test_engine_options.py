@@ -6,7 +6,7 @@ import pytest
 from pretended_orin import ORIN, options, silent
 
 from textual_vision.export import engine_cli
-from textual_vision.export.engine_bundle import add_engines
+from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.runtime import console
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import DlaCount, read_record
@@ -121,7 +121,7 @@ def test_a_dla_that_takes_nothing_leaves_the_bundle_as_it_was(half_of_one_length
 def test_products_on_the_dla_that_the_table_does_not_name_are_counted_as_its_own(
     half_of_one_length, orin, monkeypatch
 ):
-    from textual_vision.export import engine_bundle
+    from textual_vision.export.tensorrt import engines as engine_bundle
 
     orin.Builder.num_DLA_cores = 1
     with_log(orin, monkeypatch, "[DlaLayer] {ForeignNode[a...b]}")

@@ -8,16 +8,16 @@ import onnx
 import pytest
 import tiny_graphs as tiny
 
-from textual_vision.export import engine
-from textual_vision.export.engine import EngineSettings, build_plan
-from textual_vision.export.engine_check import (
+from textual_vision.export.precision.lossless_storage import stored_exactly
+from textual_vision.export.tensorrt import builder as engine
+from textual_vision.export.tensorrt.builder import EngineSettings, build_plan
+from textual_vision.export.tensorrt.layer_table import (
     check_int8,
     count_types,
     layers_from_table,
     node_types,
     product_nodes,
 )
-from textual_vision.export.precision.lossless_storage import stored_exactly
 from textual_vision.runtime.backends.tensorrt_api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError

@@ -3,10 +3,10 @@
 import pytest
 
 from textual_vision.export.build.build import BuildOptions, build
-from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_bundle import add_engines
-from textual_vision.export.engine_check import product_nodes
-from textual_vision.export.engine_options import EngineOptions
+from textual_vision.export.tensorrt.builder import EngineSettings
+from textual_vision.export.tensorrt.engines import add_engines
+from textual_vision.export.tensorrt.layer_table import product_nodes
+from textual_vision.export.tensorrt.options import EngineOptions
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import read_record
 from textual_vision.runtime.errors import UsageError

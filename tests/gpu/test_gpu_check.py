@@ -9,8 +9,9 @@ import fake_cudart
 import pytest
 from fake_tensorrt import fake_library
 
-from textual_vision.export import engine_bundle, gpu_check
-from textual_vision.export.gpu_check import Gpu, batches_of, check_bundle, find_gpu
+from textual_vision.export.tensorrt import engines as engine_bundle
+from textual_vision.export.tensorrt import gpu_check
+from textual_vision.export.tensorrt.gpu_check import Gpu, batches_of, check_bundle, find_gpu
 from textual_vision.runtime.backends.cudart import load_cudart, probe
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
@@ -67,7 +68,7 @@ def test_the_reference_holds_every_tensor_of_the_way(tiny_bundle):
 
 def test_without_a_gpu_the_command_ends_with_exit_code_6_and_writes_nothing(tmp_path):
     output = tmp_path / "check.json"
-    arguments = [sys.executable, "-m", "textual_vision.export.gpu_check", "-o", str(output)]
+    arguments = [sys.executable, "-m", "textual_vision.export.tensorrt.gpu_check", "-o", str(output)]
     environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 6, done.stderr
@@ -84,9 +85,9 @@ def test_all_that_runs_on_the_gpu_draws_what_onnx_runtime_draws(tiny_bundle):
 
 @pytest.mark.gpu
 def test_the_pipeline_runs_on_engines(tiny_bundle):
-    from textual_vision.export.engine import EngineSettings
-    from textual_vision.export.engine_bundle import add_engines
-    from textual_vision.export.engine_options import EngineOptions
+    from textual_vision.export.tensorrt.builder import EngineSettings
+    from textual_vision.export.tensorrt.engines import add_engines
+    from textual_vision.export.tensorrt.options import EngineOptions
 
     gpu = find_gpu()
     if not gpu.libraries:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_options import EngineOptions
+from textual_vision.export.tensorrt.builder import EngineSettings
+from textual_vision.export.tensorrt.options import EngineOptions
 from textual_vision.runtime.backends.cudart import Device
 
 ORIN = Device(compute="8.7", driver="12.6", integrated=True, free_bytes=1 << 32, total_bytes=1 << 33)

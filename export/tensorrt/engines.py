@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle.writer import check_place, write_bundle
-from textual_vision.export.engine import Plan, build_plan, choose_compute, table_from_plan
-from textual_vision.export.engine_check import (
+from textual_vision.export.tensorrt.builder import Plan, build_plan, choose_compute, table_from_plan
+from textual_vision.export.tensorrt.dla import check_handed_over
+from textual_vision.export.tensorrt.layer_table import (
     check_int8,
     count_types,
     layers_from_table,
     node_types,
     product_nodes,
 )
-from textual_vision.export.engine_dla import check_handed_over
-from textual_vision.export.engine_memory import available_bytes, build_bytes, check_memory
-from textual_vision.export.engine_options import EngineOptions, check_kept, check_options, settings_as_text
-from textual_vision.export.engine_target import fingerprint_to_build, profile_of
+from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
+from textual_vision.export.tensorrt.options import EngineOptions, check_kept, check_options, settings_as_text
+from textual_vision.export.tensorrt.targets import fingerprint_to_build, profile_of
 from textual_vision.runtime.backends.cudart import Device, load_cudart, probe
 from textual_vision.runtime.backends.session import choice_hint
 from textual_vision.runtime.backends.tensorrt_api import load_library

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.engine import EngineSettings
-from textual_vision.export.engine_target import profile_of
+from textual_vision.export.tensorrt.builder import EngineSettings
+from textual_vision.export.tensorrt.targets import profile_of
 from textual_vision.runtime.engines import EngineRecord, check_kind
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile, Manifest

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.export.engine_dla import check_dla_precision, check_dla_shapes, dla_count
-from textual_vision.export.engine_progress import Report, watched
 from textual_vision.export.precision.lossless_storage import computes_in_half, unpacked
+from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
+from textual_vision.export.tensorrt.progress import Report, watched
 from textual_vision.runtime.backends.engine_session import new_context
 from textual_vision.runtime.backends.tensorrt_api import (
     errors_in,

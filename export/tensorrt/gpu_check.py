@@ -1,6 +1,6 @@
 """On a machine with an NVIDIA GPU: build engines, run them, compare them with ONNX Runtime, measure.
 
-`python -m textual_vision.export.gpu_check` (or `make gpu-check`) writes one JSON with everything that someone
+`python -m textual_vision.export.tensorrt.gpu_check` (or `make gpu-check`) writes one JSON with everything that someone
 else needs to see how the GPU did; it can be attached to an issue as it is.
 """
 
@@ -22,13 +22,13 @@ from typing import Any
 import click
 import numpy as np
 
-from textual_vision.export.engine import EngineSettings, choose_compute
-from textual_vision.export.engine_bundle import add_engines
-from textual_vision.export.engine_options import EngineOptions
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.parity.verdict import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
 from textual_vision.export.results import FAIL, PASS
+from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
+from textual_vision.export.tensorrt.engines import add_engines
+from textual_vision.export.tensorrt.options import EngineOptions
 from textual_vision.runtime import console
 from textual_vision.runtime.backends import tensorrt
 from textual_vision.runtime.backends.cudart import CudaRuntime, Device, load_cudart, probe
@@ -265,7 +265,7 @@ def command(bundle: Path | None, output: Path) -> None:
 
 
 def main() -> None:
-    """The entry point of `python -m textual_vision.export.gpu_check`."""
+    """The entry point of `python -m textual_vision.export.tensorrt.gpu_check`."""
     console.run(command)
 
 
