@@ -73,8 +73,8 @@ def bench_command(
     marks = numbers(percentiles, "--percentile", 0, 100)
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"{json_file.parent} is not a folder", f"make it first: mkdir -p {json_file.parent}")
-    from textual_vision.export.bench import bench
-    from textual_vision.export.bench_results import BenchOptions
+    from textual_vision.export.bench.results import BenchOptions
+    from textual_vision.export.bench.run import bench
     from textual_vision.export.model.prompts import COMPARED
 
     options = BenchOptions(
@@ -99,8 +99,8 @@ def _show(result: object, json_file: Path | None) -> None:
 
     from rich.console import Console
 
-    from textual_vision.export.bench_results import BenchResult
-    from textual_vision.export.bench_table import tables_from_result
+    from textual_vision.export.bench.results import BenchResult
+    from textual_vision.export.bench.table import tables_from_result
     from textual_vision.runtime.files import write_whole
 
     assert isinstance(result, BenchResult)

@@ -14,15 +14,16 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from textual_vision.export import bench_plan, bench_torch
-from textual_vision.export.bench import bench
+from textual_vision.export.bench import plan as bench_plan
+from textual_vision.export.bench import torch_runners as bench_torch
+from textual_vision.export.bench.cold_start import cold_start
+from textual_vision.export.bench.iterations import BURST
+from textual_vision.export.bench.results import BenchOptions
+from textual_vision.export.bench.run import bench
+from textual_vision.export.bench.runner_process import Racer
+from textual_vision.export.bench.runners import BUNDLE, ContestantSpec, open_contestant
+from textual_vision.export.bench.table import tables_from_result
 from textual_vision.export.bench_cli import bench_command
-from textual_vision.export.bench_contestants import BUNDLE, ContestantSpec, open_contestant
-from textual_vision.export.bench_process import cold_start
-from textual_vision.export.bench_racers import Racer
-from textual_vision.export.bench_results import BenchOptions
-from textual_vision.export.bench_rounds import BURST
-from textual_vision.export.bench_table import tables_from_result
 from textual_vision.export.cli import command
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export import bench_ceiling
-from textual_vision.export.bench_ceiling import BFLOAT16, FLOAT32, INT8, Ceiling, ceilings, higher
+from textual_vision.export.bench import peak_rate as bench_ceiling
+from textual_vision.export.bench.iterations import BURST, UNMEASURED, Laps, laps_of, ratio_of, timing_of
+from textual_vision.export.bench.macs import multiply_accumulates
+from textual_vision.export.bench.peak_rate import BFLOAT16, FLOAT32, INT8, Ceiling, ceilings, higher
+from textual_vision.export.bench.runners import Drawing
+from textual_vision.export.bench.worker import Lap, burst
 from textual_vision.export.bench_cli import numbers
-from textual_vision.export.bench_contestants import Drawing
-from textual_vision.export.bench_macs import multiply_accumulates
-from textual_vision.export.bench_rounds import BURST, UNMEASURED, Laps, laps_of, ratio_of, timing_of
-from textual_vision.export.bench_worker import Lap, burst
 from textual_vision.runtime.errors import UsageError
 
 
@@ -134,7 +134,7 @@ def test_of_two_ceilings_the_higher_counts() -> None:
 
 def test_the_peak_of_memory_includes_what_was_given_back() -> None:
     script = (
-        "from textual_vision.export.bench_child import peak_bytes as peak\n"
+        "from textual_vision.export.bench.cold_start_worker import peak_bytes as peak\n"
         "before = peak(); taken = bytearray(b'x' * (64 << 20)); del taken; print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -143,7 +143,7 @@ def test_the_peak_of_memory_includes_what_was_given_back() -> None:
 
 def test_the_peak_of_memory_is_not_that_of_the_process_that_started_it() -> None:
     held = bytearray(b"x" * (256 << 20))
-    script = "from textual_vision.export.bench_child import peak_bytes; print(peak_bytes())"
+    script = "from textual_vision.export.bench.cold_start_worker import peak_bytes; print(peak_bytes())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < len(held)
 

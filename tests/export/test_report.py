@@ -79,7 +79,7 @@ def _rounded(graph: bytes) -> bytes:
 
 def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> Batch:
     """What the tiny bundle itself draws stands for the reference; one code in sixteen is a near tie."""
-    from textual_vision.export.bench_contestants import PromptReader
+    from textual_vision.export.bench.runners import PromptReader
 
     seeds = tuple(range(seed, seed + len(prompts)))
     tensors = PromptReader(bundle).tensors(prompts, seeds)

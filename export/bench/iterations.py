@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from textual_vision.export.bench_worker import Lap
+from textual_vision.export.bench.worker import Lap
 
 BURST = 5  # measured drawings of a contestant's turn
 UNMEASURED = 2  # before them: the caches hold what another drew with

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.bench_contestants import ContestantSpec
-from textual_vision.export.bench_worker import Lap, argument_of
+from textual_vision.export.bench.runners import ContestantSpec
+from textual_vision.export.bench.worker import Lap, argument_of
 from textual_vision.runtime import errors
 from textual_vision.runtime.errors import TextualVisionError
 
-WORKER = "textual_vision.export.bench_worker"
+WORKER = "textual_vision.export.bench.worker"
 PATIENCE_SECONDS = 10  # for a process that was told to end
 
 

@@ -64,7 +64,7 @@ def open_contestant(spec: ContestantSpec) -> Contestant:
         return BundleContestant(spec)
     if spec.kind == NAIVE:
         return NaiveContestant(spec)
-    from textual_vision.export.bench_torch import TorchContestant
+    from textual_vision.export.bench.torch_runners import TorchContestant
 
     return TorchContestant(spec)
 

@@ -17,7 +17,7 @@ KIBIBYTE = 1024
 def main() -> None:
     """Times are of the system's monotonic clock, which the parent process shares."""
     given = json.loads(sys.argv[1])
-    from textual_vision.export.bench_contestants import ContestantSpec, open_contestant
+    from textual_vision.export.bench.runners import ContestantSpec, open_contestant
 
     contestant = open_contestant(ContestantSpec(**given["spec"]))
     loaded = time.monotonic()

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from textual_vision.export.bench_contestants import BUNDLE, COMPILE, EAGER, NAIVE, ContestantSpec
-from textual_vision.export.bench_results import BenchOptions
+from textual_vision.export.bench.results import BenchOptions
+from textual_vision.export.bench.runners import BUNDLE, COMPILE, EAGER, NAIVE, ContestantSpec
 from textual_vision.runtime.backends.session import BACKENDS, backend_by_name, default_backend
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
@@ -77,7 +77,11 @@ def contestants_of(
 
 def _checkpoint(bundle: Bundle, options: BenchOptions) -> str:
     """The checkpoint asked for, or the shipped one that the bundle was made of; another is refused."""
-    from textual_vision.export.bench_torch import check_compiler, model_of_bundle, shipped_model_of_bundle
+    from textual_vision.export.bench.torch_runners import (
+        check_compiler,
+        model_of_bundle,
+        shipped_model_of_bundle,
+    )
 
     if COMPILE in options.against:
         check_compiler()
@@ -89,7 +93,7 @@ def _checkpoint(bundle: Bundle, options: BenchOptions) -> str:
 
 
 def _naive_file(checkpoint: str, bundle: Bundle, scratch: Path) -> Path:
-    from textual_vision.export.bench_torch import model_of_bundle, naive_graph
+    from textual_vision.export.bench.torch_runners import model_of_bundle, naive_graph
 
     file = scratch / "naive.onnx"
     file.write_bytes(naive_graph(model_of_bundle(checkpoint, bundle)))

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from textual_vision.export.bench_results import BenchResult, ContestantResult
+from textual_vision.export.bench.results import BenchResult, ContestantResult
 
 
 def tables_from_result(result: BenchResult) -> Group:

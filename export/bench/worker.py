@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from textual_vision.export.bench_contestants import Contestant, ContestantSpec, open_contestant
+from textual_vision.export.bench.runners import Contestant, ContestantSpec, open_contestant
 from textual_vision.runtime.errors import TextualVisionError
 
 Lap = tuple[float, Mapping[str, float]]  # seconds of the whole, and of each stage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from textual_vision.export.bench_ceiling import Ceiling
-from textual_vision.export.bench_process import ColdStart
-from textual_vision.export.bench_rounds import Ratio, Timing
+from textual_vision.export.bench.cold_start import ColdStart
+from textual_vision.export.bench.iterations import Ratio, Timing
+from textual_vision.export.bench.peak_rate import Ceiling
 from textual_vision.export.model.prompts import COMPARED
 
 

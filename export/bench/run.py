@@ -14,24 +14,24 @@ from pathlib import Path
 
 import numpy as np
 
-from textual_vision.export.bench_ceiling import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
-from textual_vision.export.bench_contestants import (
-    BUNDLE,
-    ContestantSpec,
-    PromptReader,
-)
-from textual_vision.export.bench_macs import multiply_accumulates
-from textual_vision.export.bench_plan import Tell, check_options, contestants_of
-from textual_vision.export.bench_process import ColdStart, cold_start
-from textual_vision.export.bench_racers import Racer
-from textual_vision.export.bench_results import (
+from textual_vision.export.bench.cold_start import ColdStart, cold_start
+from textual_vision.export.bench.iterations import Laps, Timing, laps_of, ratio_of, timing_of
+from textual_vision.export.bench.macs import multiply_accumulates
+from textual_vision.export.bench.peak_rate import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
+from textual_vision.export.bench.plan import Tell, check_options, contestants_of
+from textual_vision.export.bench.results import (
     BenchOptions,
     BenchResult,
     ContestantResult,
     StageWork,
     Throughput,
 )
-from textual_vision.export.bench_rounds import Laps, Timing, laps_of, ratio_of, timing_of
+from textual_vision.export.bench.runner_process import Racer
+from textual_vision.export.bench.runners import (
+    BUNDLE,
+    ContestantSpec,
+    PromptReader,
+)
 from textual_vision.export.host.step_cache import versions
 from textual_vision.export.model.batch import Array
 from textual_vision.export.parity.metrics import image_figures

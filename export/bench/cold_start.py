@@ -10,10 +10,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from textual_vision.export.bench_contestants import ContestantSpec
+from textual_vision.export.bench.runners import ContestantSpec
 from textual_vision.runtime.errors import TextualVisionError
 
-CHILD = "textual_vision.export.bench_child"
+CHILD = "textual_vision.export.bench.cold_start_worker"
 TIME_LIMIT_SECONDS = 600
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.bench_contestants import COMPILE, ContestantSpec, Drawing, PromptReader
+from textual_vision.export.bench.runners import COMPILE, ContestantSpec, Drawing, PromptReader
 from textual_vision.export.model.batch import BATCH, TOKENS
 from textual_vision.export.model.stage import StagedModel, load_model
 from textual_vision.export.tracing.exporter import BATCH_LIMIT
