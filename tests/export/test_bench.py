@@ -23,8 +23,8 @@ from textual_vision.export.bench.run import bench
 from textual_vision.export.bench.runner_process import Racer
 from textual_vision.export.bench.runners import BUNDLE, ContestantSpec, open_contestant
 from textual_vision.export.bench.table import tables_from_result
-from textual_vision.export.bench_cli import bench_command
-from textual_vision.export.cli import command
+from textual_vision.export.cli.bench import bench_command
+from textual_vision.export.cli.main import command
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
 

@@ -17,7 +17,7 @@ from textual_vision.export.bench.macs import multiply_accumulates
 from textual_vision.export.bench.peak_rate import BFLOAT16, FLOAT32, INT8, Ceiling, ceilings, higher
 from textual_vision.export.bench.runners import Drawing
 from textual_vision.export.bench.worker import Lap, burst
-from textual_vision.export.bench_cli import numbers
+from textual_vision.export.cli.bench import numbers
 from textual_vision.runtime.errors import UsageError
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from textual_vision.export.build.build import BuildOptions
-from textual_vision.export.cli import ELSEWHERE, command
+from textual_vision.export.cli.main import ELSEWHERE, command
 from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
@@ -27,7 +27,7 @@ def call(*arguments: object) -> Result:
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; sys.argv = ['tv-export', '--help']\n"
-        "from textual_vision.export.cli import main\n"
+        "from textual_vision.export.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'numpy', 'rich', 'transformers'}\n"

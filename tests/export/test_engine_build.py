@@ -11,7 +11,7 @@ import pytest
 import tiny_graphs as tiny
 from click.testing import CliRunner, Result
 
-from textual_vision.export.cli import command
+from textual_vision.export.cli.main import command
 from textual_vision.export.int8.stage import prepared
 from textual_vision.runtime.backends.cudart import load_cudart, probe
 from textual_vision.runtime.bundle import Bundle

@@ -9,7 +9,7 @@ import pytest
 import tiny_graphs as tiny
 from pretended_orin import ORIN, options, silent
 
-from textual_vision.export import engine_cli
+from textual_vision.export.cli import engine as engine_cli
 from textual_vision.export.tensorrt import engines as engine_bundle
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.targets import profile_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export import engine_cli
+from textual_vision.export.cli import engine as engine_cli
 from textual_vision.export.tensorrt import gpu_check
 from textual_vision.runtime import bundle, console
 from textual_vision.runtime.backends import tensorrt
@@ -83,7 +83,7 @@ def test_building_engines_needs_no_torch():
 
 def test_the_commands_help_imports_nothing_heavy():
     script = (
-        "import sys, textual_vision.export.engine_cli as _\n"
+        "import sys, textual_vision.export.cli.engine as _\n"
         "print([name for name in ('numpy', 'torch', 'onnx', 'tensorrt_rtx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from pretended_orin import ORIN, options, silent
 
-from textual_vision.export import engine_cli
+from textual_vision.export.cli import engine as engine_cli
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.runtime import console
 from textual_vision.runtime.bundle import Bundle

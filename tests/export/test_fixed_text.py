@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from textual_vision.export.build.build import BuildOptions, build
 from textual_vision.export.bundle.verify import failures_in, verified
-from textual_vision.export.cli import command
+from textual_vision.export.cli.main import command
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND
 from textual_vision.export.results import FREE_RUNNING, PASS, TEACHER_FORCED, BuildResult
 from textual_vision.runtime.bundle import Bundle

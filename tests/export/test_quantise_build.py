@@ -12,9 +12,9 @@ import pytest
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
 from textual_vision.export.build.build import BuildOptions, build
-from textual_vision.export.cli import command
+from textual_vision.export.cli.main import command
+from textual_vision.export.cli.printing import show_build
 from textual_vision.export.results import BuildResult
-from textual_vision.export.show import show_build
 from textual_vision.runtime import console
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, UsageError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textual_vision.export.quantise_show import NEVER_SHOWN, lines_of_notes
+from textual_vision.export.cli.printing_int8 import NEVER_SHOWN, lines_of_notes
 
 ROW = {
     "label": "latent: 3 int8",

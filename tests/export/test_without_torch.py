@@ -37,11 +37,11 @@ def run(script: str, *arguments: str) -> str:
 )
 def test_a_bundle_is_worked_with(tiny_bundle, arguments, told):
     given = [str(tiny_bundle) if word == "BUNDLE" else word for word in arguments]
-    assert told in run("from textual_vision.export.cli import main\nmain()", *given)
+    assert told in run("from textual_vision.export.cli.main import main\nmain()", *given)
 
 
 def test_the_gpu_is_checked_and_a_bundle_verified(tiny_bundle):
     run(
-        "import textual_vision.export.tensorrt.gpu_check, textual_vision.export.show, textual_vision.export.bundle.verify\n"
+        "import textual_vision.export.tensorrt.gpu_check, textual_vision.export.cli.printing, textual_vision.export.bundle.verify\n"
         "assert 'torch' not in sys.modules"
     )

@@ -20,10 +20,10 @@ from rich.table import Table
 from textual_vision.export.bundle.inspection import Inspection
 from textual_vision.export.bundle.model_card import prompt_size
 from textual_vision.export.bundle.verify import Verification
-from textual_vision.export.doctor import Finding
+from textual_vision.export.cli.doctor import Finding
+from textual_vision.export.cli.printing_int8 import lines_of_notes
 from textual_vision.export.host.step_cache import Tell
 from textual_vision.export.model.batch import TOKENS
-from textual_vision.export.quantise_show import lines_of_notes
 from textual_vision.export.results import (
     FAIL,
     FREE_RUNNING,
@@ -41,7 +41,7 @@ from textual_vision.runtime.strict_json import json_from_dataclass
 
 if TYPE_CHECKING:
     from textual_vision.export.build.build import BuildOptions
-    from textual_vision.export.engine_cli import EngineJob
+    from textual_vision.export.cli.engine import EngineJob
     from textual_vision.export.tensorrt.engines import EngineResult
 
 WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal

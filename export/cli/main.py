@@ -13,19 +13,19 @@ from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from textual_vision.export.build.build import BuildOptions
-    from textual_vision.export.engine_cli import EngineJob
+    from textual_vision.export.cli.engine import EngineJob
     from textual_vision.runtime.manifest import BatchProfile
 
 # Commands that live in files of their own and are loaded when they are asked for: name → module, its command,
 # and what it does.
 ELSEWHERE = {
-    "engine": ("textual_vision.export.engine_cli", "engine_command", "Add TensorRT engines to a bundle."),
+    "engine": ("textual_vision.export.cli.engine", "engine_command", "Add TensorRT engines to a bundle."),
     "sensitivity": (
         "textual_vision.export.int8.sensitivity",
         "sensitivity_command",
         "Show which layers lose most in int8.",
     ),
-    "bench": ("textual_vision.export.bench_cli", "bench_command", "Measure a bundle and its peers."),
+    "bench": ("textual_vision.export.cli.bench", "bench_command", "Measure a bundle and its peers."),
     "gpu-check": (
         "textual_vision.export.tensorrt.gpu_check",
         "command",
@@ -189,8 +189,8 @@ def build_command(
     tv-export build emoji -o emoji.tv --precision int8 --precision fp32
     tv-export build emoji -o emoji.tv --precision fp16 --target tensorrt-rtx --compute-capability 8.6
     """
-    from textual_vision.export import show
     from textual_vision.export.build.build import build
+    from textual_vision.export.cli import printing as show
     from textual_vision.export.host.step_cache import default_cache
 
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
@@ -214,7 +214,7 @@ def _engine_job(
         raise UsageError("--compute-capability without engines to build", hint)
     if target == "cpu" or not engines:
         return None
-    from textual_vision.export.engine_cli import EngineJob
+    from textual_vision.export.cli.engine import EngineJob
 
     return EngineJob.for_build(target, options.precisions, compute)
 
@@ -256,8 +256,8 @@ def _batch(text: str) -> BatchProfile:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
     """Show what is inside BUNDLE: stages, tensors, precisions, sizes, provenance."""
-    from textual_vision.export import show
     from textual_vision.export.bundle.inspection import inspected
+    from textual_vision.export.cli import printing as show
 
     show.show_inspection(inspected(bundle), as_json)
 
@@ -277,8 +277,8 @@ def verify_command(
     bundle: Path, checkpoint: str | None, backend: str | None, samples: int, seed: int, as_json: bool
 ) -> None:
     """Check BUNDLE: digests, golden pictures in every precision, and a checkpoint if given."""
-    from textual_vision.export import show
     from textual_vision.export.bundle.verify import failures_in, verified
+    from textual_vision.export.cli import printing as show
 
     found = verified(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
     show.show_verification(found, as_json)
@@ -289,8 +289,8 @@ def verify_command(
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def doctor_command(as_json: bool) -> None:
     """Say what this machine can do, and what to install for more."""
-    from textual_vision.export import show
-    from textual_vision.export.doctor import examined
+    from textual_vision.export.cli import printing as show
+    from textual_vision.export.cli.doctor import examined
 
     show.show_doctor(examined(), as_json)
 
