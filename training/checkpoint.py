@@ -31,7 +31,7 @@ from textual_vision.training.config import (
     config_from_dict,
     config_to_dict,
 )
-from textual_vision.training.grid import grid_scales, is_rounded, on_grid
+from textual_vision.training.int8_grid import grid_scales, is_rounded, on_grid
 from textual_vision.training.model import TextToImageModel
 
 SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"

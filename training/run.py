@@ -28,7 +28,7 @@ from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.ema import Ema, blended, with_generator_of
-from textual_vision.training.grid import weights_on_grid
+from textual_vision.training.int8_grid import weights_on_grid
 from textual_vision.training.model import TextToImageModel
 from textual_vision.training.objectives import PictureDistance
 from textual_vision.training.phases import (

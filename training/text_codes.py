@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import Batches, ids_from_captions
-from textual_vision.training.grid import on_grid
+from textual_vision.training.int8_grid import on_grid
 from textual_vision.training.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once

@@ -41,7 +41,7 @@ from textual_vision.export.precision.lossless_storage import (
 )
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.grid import on_grid
+from textual_vision.training.int8_grid import on_grid
 
 RANDOM = np.random.default_rng(0)
 Feeds = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.training.grid import LARGEST, grid_scales, on_grid, weights_on_grid
+from textual_vision.training.int8_grid import LARGEST, grid_scales, on_grid, weights_on_grid
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3))

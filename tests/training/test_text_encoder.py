@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from textual_vision.training.batches import ids_from_captions
 from textual_vision.training.config import TextConfig
-from textual_vision.training.grid import on_grid
+from textual_vision.training.int8_grid import on_grid
 from textual_vision.training.text_encoder import (
     ProductQuantiser,
     TextEncoder,
