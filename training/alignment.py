@@ -29,8 +29,8 @@ from textual_vision.runtime.files import write_whole
 from textual_vision.training.batches import ids_from_captions
 from textual_vision.training.config import TextConfig
 from textual_vision.training.features import FEATURES
-from textual_vision.training.text_encoder import WordEncoder
-from textual_vision.training.vocabulary import minilm_folder, warm_start
+from textual_vision.training.models.text_encoder import WordEncoder
+from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 
 SHIPPED_FOLDER = Path(__file__).parent / "checkpoints" / "alignment"
 WEIGHTS, ABOUT = "alignment.safetensors", "alignment.json"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from textual_vision.training.text_encoder import TextEncoder
+from textual_vision.training.models.text_encoder import TextEncoder
 
 ENCODED_AT_ONCE = 8  # captions of one length
 CAPTIONS_KEPT = 500_000  # codes of; memory stays flat in the size of a corpus

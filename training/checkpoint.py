@@ -32,7 +32,7 @@ from textual_vision.training.config import (
     config_to_dict,
 )
 from textual_vision.training.int8_grid import grid_scales, is_rounded, on_grid
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.text_to_image import TextToImageModel
 
 SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "NOTICE")

@@ -22,7 +22,7 @@ from textual_vision.training.drawings import CHUNK, draw, noise_rows
 from textual_vision.training.ema import blended
 from textual_vision.training.features import Lite2, kid
 from textual_vision.training.losses import code_cross_entropy
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.text_to_image import TextToImageModel
 
 AT_LEAST, AT_MOST = 64, 512  # pictures: fewer say nothing, more take long
 CHOOSE_EVERY = 500  # steps of the latent phase

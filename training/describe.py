@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from textual_vision.training.config import ModelConfig, TrainConfig
-from textual_vision.training.discriminator import make_discriminator
-from textual_vision.training.model import TextToImageModel, stages_from_model
+from textual_vision.training.models.discriminator import make_discriminator
+from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
 
 FLOPS_PER_MAC = 2  # as torch counts them
 

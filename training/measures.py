@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from textual_vision.training.batches import Batches, PictureSource, signed_from_pixels
 from textual_vision.training.checkpoint import Checkpoint
-from textual_vision.training.codebook import codebook_usage
 from textual_vision.training.drawings import Pictures
+from textual_vision.training.models.codebook import codebook_usage
 from textual_vision.training.text_codes import text_code_usage
 
 THUMB = 16  # pixels a side at which pictures are compared with the training set

@@ -10,12 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from textual_vision.training.attention import CellHead, GridBlock
 from textual_vision.training.batches import Batch, Batches, StepRandom
 from textual_vision.training.config import PhaseConfig, TrainConfig
-from textual_vision.training.discriminator import make_discriminator
-from textual_vision.training.memory import Memory, entries_of
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.attention import CellHead, GridBlock
+from textual_vision.training.models.discriminator import make_discriminator
+from textual_vision.training.models.latent.retrieval import Memory, entries_of
+from textual_vision.training.models.text_encoder import sentence_from_text
+from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.muon import Muon
 from textual_vision.training.objectives import (
     CodebookObjective,
@@ -26,7 +27,6 @@ from textual_vision.training.objectives import (
     PictureDistance,
     Terms,
 )
-from textual_vision.training.text_encoder import sentence_from_text
 
 WEIGHT_DECAY = 0.01
 GRADIENT_NORM = 1.0

@@ -29,7 +29,8 @@ from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.ema import Ema, blended, with_generator_of
 from textual_vision.training.int8_grid import weights_on_grid
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.objectives import PictureDistance
 from textual_vision.training.phases import (
     CodebookPhase,
@@ -62,7 +63,6 @@ from textual_vision.training.run_state import (
     write_weights,
 )
 from textual_vision.training.text_codes import fit_text_codes, text_code_usage, token_states
-from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.watch import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
 
 SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by

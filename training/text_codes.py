@@ -12,7 +12,7 @@ from torch import Tensor
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import Batches, ids_from_captions
 from textual_vision.training.int8_grid import on_grid
-from textual_vision.training.text_encoder import TextEncoder
+from textual_vision.training.models.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
 TWIN_SHARE = 0.01  # of the mean squared error: centres closer than this are one

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.export.inference_network.text_attention import copied, linear
-from textual_vision.training.attention import CellHead
-from textual_vision.training.drafts import Hold
-from textual_vision.training.latent import LatentNetwork
-from textual_vision.training.lattice import AROUND
+from textual_vision.training.models.attention import CellHead
+from textual_vision.training.models.latent.drafts import Hold
+from textual_vision.training.models.latent.lattice import AROUND
+from textual_vision.training.models.latent.network import LatentNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

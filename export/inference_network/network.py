@@ -26,10 +26,10 @@ from textual_vision.export.inference_network.text_attention import (
     first_half,
     linear,
 )
-from textual_vision.training.attention import GridBlock
-from textual_vision.training.drafts import hold_of
-from textual_vision.training.latent import LatentNetwork
-from textual_vision.training.model import LatentStage
+from textual_vision.training.models.attention import GridBlock
+from textual_vision.training.models.latent.drafts import hold_of
+from textual_vision.training.models.latent.network import LatentNetwork
+from textual_vision.training.models.text_to_image import LatentStage
 
 ARRANGE = "arrange"  # the name that leaves it out, among those of rewrites
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.memory import COVERED, NEVER, Memory
-from textual_vision.training.text_encoder import sentence_from_text
+from textual_vision.training.models.latent.retrieval import COVERED, NEVER, Memory
+from textual_vision.training.models.text_encoder import sentence_from_text
 
 SMALLEST_LENGTH = 1e-12  # as F.normalize has it
 HALF_BITS = 12  # of whole numbers that float16 holds exactly, -2,048 to 2,047

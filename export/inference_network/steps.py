@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from textual_vision.export.inference_network.head import around_of
 from textual_vision.export.inference_network.text_attention import linear
-from textual_vision.training.drafts import Follow
-from textual_vision.training.latent import LatentNetwork
-from textual_vision.training.lattice import AROUND
+from textual_vision.training.models.latent.drafts import Follow
+from textual_vision.training.models.latent.lattice import AROUND
+from textual_vision.training.models.latent.network import LatentNetwork
 
 Slots = tuple[int, ...]
 

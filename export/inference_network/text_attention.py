@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textual_vision.training.attention import GridBlock, score_bias
+from textual_vision.training.models.attention import GridBlock, score_bias
 
 
 @dataclass(frozen=True, kw_only=True)

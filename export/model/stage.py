@@ -24,7 +24,7 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
 from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
-from textual_vision.training.model import LatentStage, TextToImageModel, stages_from_model
+from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel, stages_from_model
 
 PROMPT_INPUTS = ("input_ids", "attention_mask")
 TOKENS_LOWEST = 3  # a word between the two special tokens

@@ -31,7 +31,7 @@ from textual_vision.training.config import (
     TextConfig,
     TrainConfig,
 )
-from textual_vision.training.model import LatentStage, TextToImageModel
+from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel
 
 WORDS = ["dog", "wearing", "sunglasses", "green", "forest", "with", "river", "red", "apple", "a", "cat"]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]

@@ -17,7 +17,7 @@ from textual_vision.export.model.stage import Stage, arranged_stage, tensor
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.training.model import LatentStage
+from textual_vision.training.models.text_to_image import LatentStage
 
 BATCH = 32
 MakeStage = Callable[..., LatentStage]

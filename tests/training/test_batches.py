@@ -17,8 +17,8 @@ from textual_vision.training.batches import (
     signed_from_pixels,
 )
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.text_encoder import TextEncoder
-from textual_vision.training.vocabulary import pruned_tokenizer
+from textual_vision.training.models.text_encoder import TextEncoder
+from textual_vision.training.models.vocabulary import pruned_tokenizer
 
 
 @pytest.fixture(scope="module")

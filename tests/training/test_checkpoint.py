@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from textual_vision.training.config import TextConfig, TrainConfig
-from textual_vision.training.model import TextToImageModel
-from textual_vision.training.vocabulary import pruned_tokenizer
+from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.models.vocabulary import pruned_tokenizer
 
 
 @pytest.fixture

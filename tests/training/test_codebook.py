@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from textual_vision.training.codebook import Codebook, codebook_usage
 from textual_vision.training.config import CodebookConfig
+from textual_vision.training.models.codebook import Codebook, codebook_usage
 
 
 def book(codes: int = 4, width: int = 3, **changes: float) -> Codebook:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from textual_vision.training.lattice import Integers, cells_of, lattice_of
+from textual_vision.training.models.latent.lattice import Integers, cells_of, lattice_of
 
 SIZES = [(16, 6, 0), (16, 8, 2), (16, 7, 0), (8, 4, 0), (8, 6, 2), (4, 4, 1), (4, 1, 0), (32, 10, 2)]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from textual_vision.training.batches import StepRandom
 from textual_vision.training.config import ModelConfig, TrainConfig
-from textual_vision.training.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
-from textual_vision.training.memory import Lesson, Memory, entries_of
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
+from textual_vision.training.models.latent.retrieval import Lesson, Memory, entries_of
+from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.objectives import ALIKE, LatentObjective
 
 COUNT = 40

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from textual_vision.training.batches import Batch, StepRandom
 from textual_vision.training.config import LossConfig, TrainConfig
-from textual_vision.training.discriminator import Discriminator
 from textual_vision.training.losses import code_cross_entropy
-from textual_vision.training.model import TextToImageModel
+from textual_vision.training.models.discriminator import Discriminator
+from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.objectives import JointObjective, LatentObjective, PictureDistance
 
 COUNT = 6

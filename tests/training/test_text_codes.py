@@ -9,6 +9,8 @@ from tokenizers import Tokenizer
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.batches import Batches, PictureSource
 from textual_vision.training.config import TextConfig
+from textual_vision.training.models.text_encoder import TextEncoder
+from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.text_codes import (
     OUT_OF_REACH,
     fit_text_codes,
@@ -16,8 +18,6 @@ from textual_vision.training.text_codes import (
     text_code_usage,
     token_states,
 )
-from textual_vision.training.text_encoder import TextEncoder
-from textual_vision.training.vocabulary import pruned_tokenizer, warm_start
 
 CAPTIONS = [
     f"{a} {b}" for a in ("red", "green", "blue", "large", "small") for b in ("dog", "cat", "tree", "car")

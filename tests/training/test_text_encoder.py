@@ -9,13 +9,13 @@ from tokenizers import Tokenizer
 from textual_vision.training.batches import ids_from_captions
 from textual_vision.training.config import TextConfig
 from textual_vision.training.int8_grid import on_grid
-from textual_vision.training.text_encoder import (
+from textual_vision.training.models.text_encoder import (
     ProductQuantiser,
     TextEncoder,
     WordEncoder,
     sentence_from_text,
 )
-from textual_vision.training.vocabulary import minilm_folder, pruned_tokenizer, warm_start
+from textual_vision.training.models.vocabulary import minilm_folder, pruned_tokenizer, warm_start
 
 CAPTIONS = ["dog wearing sunglasses", "a green forest with a river, blue sky", "café"]
 HALF_ROUNDING = 2e-2  # of states of size 1, three layers after weights rounded to half precision

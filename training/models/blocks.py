@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.text_encoder import sentence_from_text
+from textual_vision.training.models.text_encoder import sentence_from_text
 
 
 class Condition(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from textual_vision.training.blocks import Condition, ConditionalNorm, Residual, Upsample
 from textual_vision.training.config import ModelConfig
+from textual_vision.training.models.blocks import Condition, ConditionalNorm, Residual, Upsample
 
 
 class Generator(nn.Module):

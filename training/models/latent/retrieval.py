@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.noise_signs import hashed_signs
-from textual_vision.training.text_encoder import sentence_from_text
+from textual_vision.training.models.latent.sign_hash import hashed_signs
+from textual_vision.training.models.text_encoder import sentence_from_text
 
 NEVER = 1e4  # taken off a score
 SMALLEST_SHARE = 1e-4  # of the largest variance: directions with less are noise

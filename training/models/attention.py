@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.drafts import Follow, Seen
+from textual_vision.training.models.latent.drafts import Follow, Seen
 
 MASKED_SCORE = -1e4  # representable in half precision, unlike -inf after a rounding mistake
 CELL_STD = 0.02

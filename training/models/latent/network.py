@@ -27,14 +27,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.attention import MASKED_SCORE, CellHead, GridBlock, score_bias
-from textual_vision.training.blocks import Condition
-from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.drafts import Drafts, Hold, Seen, Sketch, beside, hold_of, known_of, seen_of
-from textual_vision.training.lattice import AROUND, cells_of, lattice_of
-from textual_vision.training.memory import Lesson, Memory
-from textual_vision.training.noise_signs import hashed_signs
+from textual_vision.training.models.attention import MASKED_SCORE, CellHead, GridBlock, score_bias
+from textual_vision.training.models.blocks import Condition
+from textual_vision.training.models.codebook import Codebook
+from textual_vision.training.models.latent.drafts import (
+    Drafts,
+    Hold,
+    Seen,
+    Sketch,
+    beside,
+    hold_of,
+    known_of,
+    seen_of,
+)
+from textual_vision.training.models.latent.lattice import AROUND, cells_of, lattice_of
+from textual_vision.training.models.latent.retrieval import Lesson, Memory
+from textual_vision.training.models.latent.sign_hash import hashed_signs
 
 POSITION_STD = 0.02
 

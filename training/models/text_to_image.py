@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textual_vision.training.blocks import pixels_from_signed
-from textual_vision.training.codebook import Codebook
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.generator import Generator
-from textual_vision.training.image_encoder import ImageEncoder, Posterior
-from textual_vision.training.latent import LatentNetwork
-from textual_vision.training.text_encoder import TextEncoder
+from textual_vision.training.models.blocks import pixels_from_signed
+from textual_vision.training.models.codebook import Codebook
+from textual_vision.training.models.generator import Generator
+from textual_vision.training.models.image_encoder import ImageEncoder, Posterior
+from textual_vision.training.models.latent.network import LatentNetwork
+from textual_vision.training.models.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The latent network: from quantized text and noise to image codes."""
