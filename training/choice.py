@@ -11,13 +11,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from textual_vision.training.batches import (
+from textual_vision.training.config import LossConfig
+from textual_vision.training.data.batches import (
     PictureSource,
     caption_with_style,
     ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.config import LossConfig
 from textual_vision.training.drawings import CHUNK, draw, noise_rows
 from textual_vision.training.ema import blended
 from textual_vision.training.features import Lite2, kid

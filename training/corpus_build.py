@@ -15,7 +15,7 @@ import numpy as np
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.training.compositions import wearing_drawings
 from textual_vision.training.concepts import IconNames, emoji_from_text
-from textual_vision.training.corpus import (
+from textual_vision.training.data.corpus import (
     PICTURES,
     RECORDS,
     SCHEMA,
@@ -25,6 +25,7 @@ from textual_vision.training.corpus import (
     npy_header,
     refuse_foreign_folder,
 )
+from textual_vision.training.data.records import Drawing, Record, with_splits
 from textual_vision.training.notice import CORPUS_CREDITS
 from textual_vision.training.packages import (
     ART_PACKAGES,
@@ -35,7 +36,6 @@ from textual_vision.training.packages import (
     read_emoji_text,
     read_icon_set,
 )
-from textual_vision.training.records import Drawing, Record, with_splits
 from textual_vision.training.scenes import scene_drawings
 from textual_vision.training.svg import Art, Pixels, picture_from_svg, svg_from_art
 

@@ -14,7 +14,7 @@ from textual_vision.runtime.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from textual_vision.training.captioned import Entry
+    from textual_vision.training.data.picture_files import Entry
 
 LINE_EVERY = 2000  # pictures between two lines where there is no terminal
 SOURCES = ("emoji", "coco", "folder", "shards")
@@ -97,8 +97,8 @@ def default_packages_folder() -> Path:
 
 
 def _emoji(out: Path, packages: Path, size: int, tones: bool, workers: int) -> dict[str, Any]:
-    from textual_vision.training.corpus import refuse_foreign_folder
     from textual_vision.training.corpus_build import build_corpus
+    from textual_vision.training.data.corpus import refuse_foreign_folder
     from textual_vision.training.packages import fetch_packages
 
     refuse_foreign_folder(out)
@@ -110,8 +110,8 @@ def _emoji(out: Path, packages: Path, size: int, tones: bool, workers: int) -> d
 def _captioned(
     out: Path, kind: str, source: Path, size: int, max_damaged: float, workers: int
 ) -> dict[str, Any]:
-    from textual_vision.training.captioned import Damage
-    from textual_vision.training.captioned_corpus import build_captioned_corpus
+    from textual_vision.training.data.captioned_corpus import build_captioned_corpus
+    from textual_vision.training.data.picture_files import Damage
 
     damage = Damage(
         max_share=max_damaged,
@@ -133,9 +133,9 @@ def _captioned(
 
 
 def _entries(kind: str, source: Path) -> Iterator[Entry]:
-    from textual_vision.training.coco import coco_entries
-    from textual_vision.training.folder import folder_entries
-    from textual_vision.training.shards import find_shards, shard_entries
+    from textual_vision.training.data.coco import coco_entries
+    from textual_vision.training.data.folder import folder_entries
+    from textual_vision.training.data.shards import find_shards, shard_entries
 
     if kind == "coco":
         return coco_entries(source)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.corpus import Corpus
+from textual_vision.training.data.corpus import Corpus
 
 # How often a picture is seen in an epoch: compositions, from which putting things together is learned, are
 # few. So four of ten are one, instead of a quarter.

@@ -25,7 +25,7 @@ def evaluate(
     Writes evaluation.json and contact_sheet.png, and prints the scores.
     """
     from textual_vision.training.checkpoint import find_checkpoint, load_checkpoint
-    from textual_vision.training.corpus import load_corpus
+    from textual_vision.training.data.corpus import load_corpus
 
     folder = find_checkpoint(checkpoint)
     opened = load_corpus(corpus)
@@ -49,7 +49,7 @@ def evaluate(
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
 def alignment(corpus: Path, output: Path | None) -> None:
     """Train the small model that tells whether picture and words belong together."""
-    from textual_vision.training.corpus import load_corpus
+    from textual_vision.training.data.corpus import load_corpus
 
     opened = load_corpus(corpus)
     from textual_vision.training.alignment import SHIPPED_FOLDER

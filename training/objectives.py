@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.batches import Batch, StepRandom
 from textual_vision.training.config import LossConfig
+from textual_vision.training.data.batches import Batch, StepRandom
 from textual_vision.training.losses import (
     Perceptual,
     code_cross_entropy,

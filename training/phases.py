@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from textual_vision.training.batches import Batch, Batches, StepRandom
 from textual_vision.training.config import PhaseConfig, TrainConfig
+from textual_vision.training.data.batches import Batch, Batches, StepRandom
 from textual_vision.training.models.attention import CellHead, GridBlock
 from textual_vision.training.models.discriminator import make_discriminator
 from textual_vision.training.models.latent.retrieval import Memory, entries_of

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.training.compositions import ANIMALS
-from textual_vision.training.corpus import Corpus
+from textual_vision.training.data.corpus import Corpus
+from textual_vision.training.data.records import Record
+from textual_vision.training.data.splits import SPLITS, hashed_share
 from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.features import Lite2
 from textual_vision.training.probes import Probe, answers_unseen, probe_from_pictures
-from textual_vision.training.records import Record
-from textual_vision.training.splits import SPLITS, hashed_share
 
 BARE = "nothing"  # what an animal wears that wears nothing
 SUNGLASSES = "sunglasses"

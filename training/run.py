@@ -23,10 +23,10 @@ from accelerate import Accelerator
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_whole
-from textual_vision.training.batches import Batches, PictureSource, StepRandom
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
 from textual_vision.training.ema import Ema, blended, with_generator_of
 from textual_vision.training.int8_grid import weights_on_grid
 from textual_vision.training.models.text_to_image import TextToImageModel

@@ -34,9 +34,9 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
     import torch
 
     from textual_vision.training.allocator import keep_freed_memory
+    from textual_vision.training.data.splits import TRAIN
     from textual_vision.training.run import run as train
     from textual_vision.training.sources import open_source, validation_source
-    from textual_vision.training.splits import TRAIN
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator, Mapping
 
 from textual_vision.training.concepts import concept_from_hexcode, with_article
-from textual_vision.training.records import Drawing, Record
+from textual_vision.training.data.records import Drawing, Record
+from textual_vision.training.data.splits import is_trained
 from textual_vision.training.scene_layers import Scene, layers_from_scene, plants_for
-from textual_vision.training.splits import is_trained
 from textual_vision.training.svg import Art, svg_from_layers
 
 # Part -> the words for it; the first is the plainest.

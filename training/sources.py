@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.batches import PictureSource
 from textual_vision.training.config import TrainConfig
-from textual_vision.training.corpus import SUMMARY, load_corpus
+from textual_vision.training.data.batches import PictureSource
+from textual_vision.training.data.corpus import SUMMARY, load_corpus
+from textual_vision.training.data.shard_source import ShardPictures
+from textual_vision.training.data.shards import find_shards
+from textual_vision.training.data.splits import VALIDATION
 from textual_vision.training.emoji_source import EmojiSource
 from textual_vision.training.notice import WEIGHT_CREDITS, notice_text
-from textual_vision.training.shard_source import ShardPictures
-from textual_vision.training.shards import find_shards
-from textual_vision.training.splits import VALIDATION
 
 DEFAULT_CORPUS = Path("out/corpus")
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.batches import Batches, ids_from_captions
+from textual_vision.training.data.batches import Batches, ids_from_captions
 from textual_vision.training.int8_grid import on_grid
 from textual_vision.training.models.text_encoder import TextEncoder
 

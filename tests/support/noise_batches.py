@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from textual_vision.training.batches import Batch
+from textual_vision.training.data.batches import Batch
 
 
 def batch_of(indices: list[int], corpus: int, kin: Mapping[int, Sequence[int]] | None = None) -> Batch:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from textual_vision.training.batches import (
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import (
     Batches,
     PictureSource,
     StepRandom,
     caption_with_style,
     signed_from_pixels,
 )
-from textual_vision.training.config import TrainConfig
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer
 

@@ -18,12 +18,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
-from textual_vision.training.captioned import Damage, Entry, caption_from_text, picture_from_bytes, samples
-from textual_vision.training.captioned_corpus import build_captioned_corpus
 from textual_vision.training.cli import command
-from textual_vision.training.coco import coco_entries
-from textual_vision.training.corpus import load_corpus, npy_header
-from textual_vision.training.folder import folder_entries
+from textual_vision.training.data.captioned_corpus import build_captioned_corpus
+from textual_vision.training.data.coco import coco_entries
+from textual_vision.training.data.corpus import load_corpus, npy_header
+from textual_vision.training.data.folder import folder_entries
+from textual_vision.training.data.picture_files import (
+    Damage,
+    Entry,
+    caption_from_text,
+    picture_from_bytes,
+    samples,
+)
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

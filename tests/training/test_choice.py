@@ -11,15 +11,15 @@ import torch
 from torch.nn import functional as F
 
 from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.training.batches import (
+from textual_vision.training.checkpoint import load_checkpoint
+from textual_vision.training.choice import Choice, best_share
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import (
     PictureSource,
     caption_with_style,
     ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.checkpoint import load_checkpoint
-from textual_vision.training.choice import Choice, best_share
-from textual_vision.training.config import TrainConfig
 from textual_vision.training.drawings import CHUNK
 from textual_vision.training.run import run
 from textual_vision.training.run_state import read_log, read_weights

@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
-from textual_vision.training.batches import PictureSource
 from textual_vision.training.checkpoint import load_checkpoint
 from textual_vision.training.cli import command
 from textual_vision.training.config import TrainConfig, config_to_dict
-from textual_vision.training.corpus import load_corpus
+from textual_vision.training.data.batches import PictureSource
+from textual_vision.training.data.corpus import load_corpus
+from textual_vision.training.data.splits import JUDGED
 from textual_vision.training.evaluate import evaluate
 from textual_vision.training.run_state import PHASES
-from textual_vision.training.splits import JUDGED
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training import corpus_build, splits
-from textual_vision.training.corpus import load_corpus
+from textual_vision.training import corpus_build
 from textual_vision.training.corpus_build import build_corpus
+from textual_vision.training.data import splits
+from textual_vision.training.data.corpus import load_corpus
 from textual_vision.training.notice import notice_text
 from textual_vision.training.packages import read_icon_set
 from textual_vision.training.svg import picture_from_svg, svg_from_art

@@ -6,9 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
-from textual_vision.training import splits
 from textual_vision.training.compositions import ANIMALS
 from textual_vision.training.corpus_build import SCENE_LAYOUTS
+from textual_vision.training.data import splits
 from textual_vision.training.data_command import data_command
 from textual_vision.training.scenes import all_scenes
 

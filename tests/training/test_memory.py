@@ -9,8 +9,8 @@ import torch
 from noise_batches import batch_of
 from torch import Tensor
 
-from textual_vision.training.batches import StepRandom
 from textual_vision.training.config import ModelConfig, TrainConfig
+from textual_vision.training.data.batches import StepRandom
 from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
 from textual_vision.training.models.latent.retrieval import Lesson, Memory, entries_of
 from textual_vision.training.models.text_to_image import TextToImageModel

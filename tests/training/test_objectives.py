@@ -9,8 +9,8 @@ import torch
 from noise_batches import batch_of
 from torch import Tensor
 
-from textual_vision.training.batches import Batch, StepRandom
 from textual_vision.training.config import LossConfig, TrainConfig
+from textual_vision.training.data.batches import Batch, StepRandom
 from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.models.discriminator import Discriminator
 from textual_vision.training.models.text_to_image import TextToImageModel

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
-from textual_vision.training.batches import PictureSource
 from textual_vision.training.checkpoint import load_checkpoint
 from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.phases import CodebookPhase, JointPhase, LatentPhase
 from textual_vision.training.run import TrainingRun, run
 from textual_vision.training.run_state import cut_log, read_log, read_state

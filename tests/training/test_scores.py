@@ -13,7 +13,7 @@ from PIL import Image
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training import alignment, measures
 from textual_vision.training.alignment import Pairs, Sentences, Towers
-from textual_vision.training.batches import PictureSource
+from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.drawings import psnr_of_pictures
 from textual_vision.training.features import FEATURES, Lite2, kid
 from textual_vision.training.probes import answers_unseen, probe_from_pictures

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.batches import PictureSource
 from textual_vision.training.checkpoint import load_checkpoint
 from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import PictureSource
+from textual_vision.training.data.shard_source import ShardPictures
+from textual_vision.training.data.shards import find_shards
+from textual_vision.training.data.splits import SPLITS, TRAIN
 from textual_vision.training.run import run
-from textual_vision.training.shard_source import ShardPictures
-from textual_vision.training.shards import find_shards
 from textual_vision.training.sources import open_source
-from textual_vision.training.splits import SPLITS, TRAIN
 
 SIZE = 16
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.captioned import Damage
-from textual_vision.training.shards import Position, ShardStream, find_shards, shard_entries
+from textual_vision.training.data.picture_files import Damage
+from textual_vision.training.data.shards import Position, ShardStream, find_shards, shard_entries
 
 SHARDS, SAMPLES = 6, 7
 

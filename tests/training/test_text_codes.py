@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.batches import Batches, PictureSource
 from textual_vision.training.config import TextConfig
+from textual_vision.training.data.batches import Batches, PictureSource
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.text_codes import (

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from textual_vision.training import run as run_module
-from textual_vision.training.batches import PictureSource
 from textual_vision.training.config import TrainConfig
+from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.run import run
 from textual_vision.training.run_state import read_log
 from textual_vision.training.watch import Watch, curves_from_log

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.training.captioned import Damage, Entry, samples
-from textual_vision.training.corpus import (
+from textual_vision.training.data.corpus import (
     PICTURES,
     RECORDS,
     SCHEMA,
@@ -21,8 +20,9 @@ from textual_vision.training.corpus import (
     json_from_record,
     npy_header,
 )
-from textual_vision.training.records import Record
-from textual_vision.training.splits import TRAIN
+from textual_vision.training.data.picture_files import Damage, Entry, samples
+from textual_vision.training.data.records import Record
+from textual_vision.training.data.splits import TRAIN
 
 KIND = "photo"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.captioned import (
+from textual_vision.training.data.picture_files import (
     PICTURE_SUFFIXES,
     Damage,
     Entry,
@@ -26,7 +26,7 @@ from textual_vision.training.captioned import (
     require_folder,
     samples,
 )
-from textual_vision.training.splits import concept_split
+from textual_vision.training.data.splits import concept_split
 
 MEMBER_BYTES = 64 << 20  # no picture of a training corpus is larger
 SHUFFLE_BUFFER = 1000

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.training.captioned import (
+from textual_vision.training.data.picture_files import (
     DAMAGE_GRACE,
     PICTURE_SUFFIXES,
     Damage,
     picture_from_bytes,
 )
-from textual_vision.training.shards import captions_from_files
-from textual_vision.training.splits import concept_split
+from textual_vision.training.data.shards import captions_from_files
+from textual_vision.training.data.splits import concept_split
 
 CAPTION_SUFFIXES = (".txt", ".json")
 # Columns of the index: shard, picture's offset and bytes, caption's offset, bytes and kind.

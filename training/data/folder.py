@@ -13,8 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.captioned import PICTURE_SUFFIXES, Entry, caption_from_text, require_folder
-from textual_vision.training.splits import concept_split
+from textual_vision.training.data.picture_files import (
+    PICTURE_SUFFIXES,
+    Entry,
+    caption_from_text,
+    require_folder,
+)
+from textual_vision.training.data.splits import concept_split
 
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 CAPTION_COLUMNS = ("caption", "captions", "text")

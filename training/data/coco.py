@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.captioned import Entry, caption_from_text, require_folder
-from textual_vision.training.splits import TEST, TRAIN, VALIDATION, hashed_share
+from textual_vision.training.data.picture_files import Entry, caption_from_text, require_folder
+from textual_vision.training.data.splits import TEST, TRAIN, VALIDATION, hashed_share
 
 SHARE_TO_CHOOSE_BY = 0.1  # of COCO's validation pictures
 _LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.records import Record
+from textual_vision.training.data.records import Record
 from textual_vision.training.svg import Pixels
 
 SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from textual_vision.training import splits
+from textual_vision.training.data import splits
 
 KINDS = ("emoji", "wearing", "scene")
 

@@ -1,0 +1,1 @@
+"""Corpora on disk: records, splits, shards, batches."""
