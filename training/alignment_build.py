@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from textual_vision.training.alignment import Pairs, Sentences, recall_at_1, save_towers, train_towers
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.splits import SPLITS, TRAIN
-from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.features import DETAIL, Lite2
 
 PHRASINGS = 4  # of each picture; more of the same hardly help

@@ -97,9 +97,9 @@ def default_packages_folder() -> Path:
 
 
 def _emoji(out: Path, packages: Path, size: int, tones: bool, workers: int) -> dict[str, Any]:
-    from textual_vision.training.corpus_build import build_corpus
     from textual_vision.training.data.corpus import refuse_foreign_folder
-    from textual_vision.training.packages import fetch_packages
+    from textual_vision.training.emoji.build import build_corpus
+    from textual_vision.training.emoji.npm_packages import fetch_packages
 
     refuse_foreign_folder(out)
     fetch_packages(packages, progress=lambda text: click.echo(text, err=True))

@@ -24,7 +24,7 @@ from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.splits import JUDGED, TRAIN
 from textual_vision.training.drawings import Pictures, draw, psnr_of_pictures, reconstruct
-from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.features import DETAIL, Lite2, Looks, kid
 from textual_vision.training.recognition import Judge, answers_of, judge_from_corpus
 from textual_vision.training.sheet import contact_sheet

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from textual_vision.training.compositions import ANIMALS
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import SPLITS, hashed_share
-from textual_vision.training.emoji_source import EmojiSource
+from textual_vision.training.emoji.source import EmojiSource
+from textual_vision.training.emoji.wearing import ANIMALS
 from textual_vision.training.features import Lite2
 from textual_vision.training.probes import Probe, answers_unseen, probe_from_pictures
 

@@ -13,8 +13,8 @@ from textual_vision.training.data.corpus import SUMMARY, load_corpus
 from textual_vision.training.data.shard_source import ShardPictures
 from textual_vision.training.data.shards import find_shards
 from textual_vision.training.data.splits import VALIDATION
-from textual_vision.training.emoji_source import EmojiSource
-from textual_vision.training.notice import WEIGHT_CREDITS, notice_text
+from textual_vision.training.emoji.notice import WEIGHT_CREDITS, notice_text
+from textual_vision.training.emoji.source import EmojiSource
 
 DEFAULT_CORPUS = Path("out/corpus")
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from textual_vision.training.config import TrainConfig, config_from_dict
-from textual_vision.training.packages import ArtPackage, Package
+from textual_vision.training.emoji.npm_packages import ArtPackage, Package
 
 FACE = '<circle cx="8" cy="8" r="7" fill="{fill}"/>'
 SUNGLASSED = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from textual_vision.training.concepts import concept_from_hexcode, slug, with_article
+from textual_vision.training.emoji.concepts import concept_from_hexcode, slug, with_article
 
 
 @pytest.mark.parametrize(

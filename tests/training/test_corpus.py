@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training import corpus_build
-from textual_vision.training.corpus_build import build_corpus
 from textual_vision.training.data import splits
 from textual_vision.training.data.corpus import load_corpus
-from textual_vision.training.notice import notice_text
-from textual_vision.training.packages import read_icon_set
-from textual_vision.training.svg import picture_from_svg, svg_from_art
+from textual_vision.training.emoji import build as corpus_build
+from textual_vision.training.emoji.build import build_corpus
+from textual_vision.training.emoji.notice import notice_text
+from textual_vision.training.emoji.npm_packages import read_icon_set
+from textual_vision.training.emoji.svg import picture_from_svg, svg_from_art
 
 ROOT = Path(__file__).parents[2]
 TinyPackages = Any  # made in conftest.py
@@ -193,6 +193,6 @@ def test_the_notice_at_the_top_is_the_one_that_checkpoints_carry() -> None:
 
 
 def test_scene_layouts_make_the_documented_number_of_pictures() -> None:
-    from textual_vision.training.scenes import all_scenes
+    from textual_vision.training.emoji.scenes import all_scenes
 
     assert len(all_scenes()) * corpus_build.SCENE_LAYOUTS == 1920

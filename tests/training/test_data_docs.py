@@ -6,11 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
-from textual_vision.training.compositions import ANIMALS
-from textual_vision.training.corpus_build import SCENE_LAYOUTS
 from textual_vision.training.data import splits
 from textual_vision.training.data_command import data_command
-from textual_vision.training.scenes import all_scenes
+from textual_vision.training.emoji.build import SCENE_LAYOUTS
+from textual_vision.training.emoji.scenes import all_scenes
+from textual_vision.training.emoji.wearing import ANIMALS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError
-from textual_vision.training.packages import ALL_PACKAGES, fetch_packages
+from textual_vision.training.emoji.npm_packages import ALL_PACKAGES, fetch_packages
 
 TinyPackages = Any  # made in conftest.py
 

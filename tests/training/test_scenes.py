@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from textual_vision.training.scene_layers import Scene
-from textual_vision.training.scenes import all_scenes, scene_captions
+from textual_vision.training.emoji.scene_layers import Scene
+from textual_vision.training.emoji.scenes import all_scenes, scene_captions
 
 
 def test_green_forest_with_river_has_its_exact_phrasings() -> None:

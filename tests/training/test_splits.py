@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.training.compositions import ACCESSORIES, ANIMALS
-from textual_vision.training.concepts import with_article
 from textual_vision.training.data import splits
 from textual_vision.training.data.records import Record, with_splits
+from textual_vision.training.emoji.concepts import with_article
+from textual_vision.training.emoji.wearing import ACCESSORIES, ANIMALS
 
 WORDS = st.sampled_from(
     ["dog", "Dog", "puppy", "poodle", "cat", "wearing", "a", "sunglasses", "shades", "hot", "in", "crown"]

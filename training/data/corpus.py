@@ -20,7 +20,7 @@ import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.records import Record
-from textual_vision.training.svg import Pixels
+from textual_vision.training.emoji.svg import Pixels
 
 SCHEMA = 1
 PICTURES, RECORDS, SUMMARY = "pictures.npy", "records.jsonl", "corpus.json"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from textual_vision.training.svg import CANVAS, Art, Layer
+from textual_vision.training.emoji.svg import CANVAS, Art, Layer
 
 PLANTS = {
     "forest": ("1F332", "1F333"),

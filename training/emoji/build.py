@@ -13,8 +13,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.training.compositions import wearing_drawings
-from textual_vision.training.concepts import IconNames, emoji_from_text
 from textual_vision.training.data.corpus import (
     PICTURES,
     RECORDS,
@@ -26,8 +24,9 @@ from textual_vision.training.data.corpus import (
     refuse_foreign_folder,
 )
 from textual_vision.training.data.records import Drawing, Record, with_splits
-from textual_vision.training.notice import CORPUS_CREDITS
-from textual_vision.training.packages import (
+from textual_vision.training.emoji.concepts import IconNames, emoji_from_text
+from textual_vision.training.emoji.notice import CORPUS_CREDITS
+from textual_vision.training.emoji.npm_packages import (
     ART_PACKAGES,
     TEXT_PACKAGE,
     ArtPackage,
@@ -36,8 +35,9 @@ from textual_vision.training.packages import (
     read_emoji_text,
     read_icon_set,
 )
-from textual_vision.training.scenes import scene_drawings
-from textual_vision.training.svg import Art, Pixels, picture_from_svg, svg_from_art
+from textual_vision.training.emoji.scenes import scene_drawings
+from textual_vision.training.emoji.svg import Art, Pixels, picture_from_svg, svg_from_art
+from textual_vision.training.emoji.wearing import wearing_drawings
 
 RENDER_CHUNK = 32
 SCENE_LAYOUTS = 16  # 120 scenes in this many layouts each: 1,920 pictures

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.training.packages import EmojiText, IconSet
+from textual_vision.training.emoji.npm_packages import EmojiText, IconSet
 
 RARE_TAG = 3  # a tag that at most this many concepts share is nearly a name: "puppy", not "animal"
 TAGS_PER_CAPTION = 3

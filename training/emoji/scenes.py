@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from textual_vision.training.concepts import concept_from_hexcode, with_article
 from textual_vision.training.data.records import Drawing, Record
 from textual_vision.training.data.splits import is_trained
-from textual_vision.training.scene_layers import Scene, layers_from_scene, plants_for
-from textual_vision.training.svg import Art, svg_from_layers
+from textual_vision.training.emoji.concepts import concept_from_hexcode, with_article
+from textual_vision.training.emoji.scene_layers import Scene, layers_from_scene, plants_for
+from textual_vision.training.emoji.svg import Art, svg_from_layers
 
 # Part -> the words for it; the first is the plainest.
 GROUNDS = {

@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 
-from textual_vision.training.concepts import with_article
 from textual_vision.training.data.records import Drawing, Record
 from textual_vision.training.data.splits import hashed_share
-from textual_vision.training.svg import CANVAS, Art, Layer, rgba_from_svg, svg_from_art, svg_from_layers
+from textual_vision.training.emoji.concepts import with_article
+from textual_vision.training.emoji.svg import CANVAS, Art, Layer, rgba_from_svg, svg_from_art, svg_from_layers
 
 MEASURED_PIXELS = 100  # art is measured on a raster of this side: one pixel is one canvas unit
 SVG = "http://www.w3.org/2000/svg"

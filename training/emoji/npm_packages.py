@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError
-from textual_vision.training.svg import Art
+from textual_vision.training.emoji.svg import Art
 
 FETCH_SECONDS = 600
 MEMBER_BYTES = 256 << 20  # the largest icons.json has 82 MB; anything much larger is no icon set

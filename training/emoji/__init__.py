@@ -1,0 +1,1 @@
+"""The emoji art corpus: from npm packages to captioned pictures."""
