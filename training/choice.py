@@ -18,9 +18,9 @@ from textual_vision.training.data.batches import (
     ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.drawings import CHUNK, draw, noise_rows
 from textual_vision.training.ema import blended
-from textual_vision.training.features import Lite2, kid
+from textual_vision.training.evaluation.features import Lite2, kid
+from textual_vision.training.evaluation.sampling import CHUNK, draw, noise_rows
 from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.models.text_to_image import TextToImageModel
 

@@ -31,7 +31,7 @@ def evaluate(
     opened = load_corpus(corpus)
     import torch
 
-    from textual_vision.training.evaluate import evaluate as measure
+    from textual_vision.training.evaluation.evaluate import evaluate as measure
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -52,8 +52,8 @@ def alignment(corpus: Path, output: Path | None) -> None:
     from textual_vision.training.data.corpus import load_corpus
 
     opened = load_corpus(corpus)
-    from textual_vision.training.alignment import SHIPPED_FOLDER
-    from textual_vision.training.alignment_build import build_alignment
+    from textual_vision.training.evaluation.alignment import SHIPPED_FOLDER
+    from textual_vision.training.evaluation.alignment_training import build_alignment
 
     about = build_alignment(opened, output or SHIPPED_FOLDER, say=lambda line: click.echo(line, err=True))
     click.echo(json.dumps(about, indent=2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from textual_vision.training.describe import StageSize
+    from textual_vision.training.evaluation.model_size import StageSize
 
 FOLDER = click.Path(path_type=Path)
 
@@ -74,7 +74,7 @@ def describe(config: str, as_json: bool) -> None:
     from textual_vision.training.config import load_config
 
     parsed = load_config(config)
-    from textual_vision.training.describe import describe as measure
+    from textual_vision.training.evaluation.model_size import describe as measure
 
     sizes = measure(parsed)
     if as_json:

@@ -23,10 +23,10 @@ from tokenizers import Tokenizer
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.data.batches import PictureSource
-from textual_vision.training.drawings import draw, reconstruct
+from textual_vision.training.evaluation.contact_sheet import contact_sheet
+from textual_vision.training.evaluation.sampling import draw, reconstruct
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.run_state import LOG, PHASES, read_log
-from textual_vision.training.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -20,7 +20,7 @@ from textual_vision.training.data.batches import (
     ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.drawings import CHUNK
+from textual_vision.training.evaluation.sampling import CHUNK
 from textual_vision.training.run import run
 from textual_vision.training.run_state import read_log, read_weights
 

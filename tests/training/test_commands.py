@@ -21,7 +21,7 @@ from textual_vision.training.config import TrainConfig, config_to_dict
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import load_corpus
 from textual_vision.training.data.splits import JUDGED
-from textual_vision.training.evaluate import evaluate
+from textual_vision.training.evaluation.evaluate import evaluate
 from textual_vision.training.run_state import PHASES
 
 

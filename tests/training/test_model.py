@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from textual_vision.training.config import TrainConfig, load_config
-from textual_vision.training.describe import describe
 from textual_vision.training.ema import blended, with_generator_of
+from textual_vision.training.evaluation.model_size import describe
 from textual_vision.training.models.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.models.blocks import Residual, Upsample, pixels_from_signed
 from textual_vision.training.models.discriminator import Discriminator, make_discriminator

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training import alignment, measures
-from textual_vision.training.alignment import Pairs, Sentences, Towers
 from textual_vision.training.data.batches import PictureSource
-from textual_vision.training.drawings import psnr_of_pictures
-from textual_vision.training.features import FEATURES, Lite2, kid
-from textual_vision.training.probes import answers_unseen, probe_from_pictures
-from textual_vision.training.sheet import CELL, GAP, LINE, LINES, contact_sheet
+from textual_vision.training.evaluation import alignment, measures
+from textual_vision.training.evaluation.alignment import Pairs, Sentences, Towers
+from textual_vision.training.evaluation.contact_sheet import CELL, GAP, LINE, LINES, contact_sheet
+from textual_vision.training.evaluation.features import FEATURES, Lite2, kid
+from textual_vision.training.evaluation.probes import answers_unseen, probe_from_pictures
+from textual_vision.training.evaluation.sampling import psnr_of_pictures
 
 
 def all_pictures(source: PictureSource) -> np.ndarray:

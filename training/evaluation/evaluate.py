@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
-from textual_vision.training import measures
-from textual_vision.training.alignment import Sentences, Towers, load_towers, recall_at_1
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.splits import JUDGED, TRAIN
-from textual_vision.training.drawings import Pictures, draw, psnr_of_pictures, reconstruct
 from textual_vision.training.emoji.source import EmojiSource
-from textual_vision.training.features import DETAIL, Lite2, Looks, kid
-from textual_vision.training.recognition import Judge, answers_of, judge_from_corpus
-from textual_vision.training.sheet import contact_sheet
+from textual_vision.training.evaluation import measures
+from textual_vision.training.evaluation.alignment import Sentences, Towers, load_towers, recall_at_1
+from textual_vision.training.evaluation.contact_sheet import contact_sheet
+from textual_vision.training.evaluation.features import DETAIL, Lite2, Looks, kid
+from textual_vision.training.evaluation.recognition import Judge, answers_of, judge_from_corpus
+from textual_vision.training.evaluation.sampling import Pictures, draw, psnr_of_pictures, reconstruct
 
 SEEDS = 32  # of each named prompt
 DIVERSE_PROMPTS, DIVERSE_SEEDS = 24, 8

@@ -28,11 +28,11 @@ from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.config import TextConfig
 from textual_vision.training.data.batches import ids_from_captions
-from textual_vision.training.features import FEATURES
+from textual_vision.training.evaluation.features import FEATURES
 from textual_vision.training.models.text_encoder import WordEncoder
 from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 
-SHIPPED_FOLDER = Path(__file__).parent / "checkpoints" / "alignment"
+SHIPPED_FOLDER = Path(__file__).parents[1] / "checkpoints" / "alignment"
 WEIGHTS, ABOUT = "alignment.safetensors", "alignment.json"
 SENTENCE = 384
 LAYERS, MAX_TOKENS = 6, 64  # all of MiniLM's

@@ -13,8 +13,8 @@ from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import SPLITS, hashed_share
 from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.emoji.wearing import ANIMALS
-from textual_vision.training.features import Lite2
-from textual_vision.training.probes import Probe, answers_unseen, probe_from_pictures
+from textual_vision.training.evaluation.features import Lite2
+from textual_vision.training.evaluation.probes import Probe, answers_unseen, probe_from_pictures
 
 BARE = "nothing"  # what an animal wears that wears nothing
 SUNGLASSES = "sunglasses"

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textual_vision.training.alignment import Pairs, Sentences, recall_at_1, save_towers, train_towers
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.splits import SPLITS, TRAIN
 from textual_vision.training.emoji.source import EmojiSource
-from textual_vision.training.features import DETAIL, Lite2
+from textual_vision.training.evaluation.alignment import (
+    Pairs,
+    Sentences,
+    recall_at_1,
+    save_towers,
+    train_towers,
+)
+from textual_vision.training.evaluation.features import DETAIL, Lite2
 
 PHRASINGS = 4  # of each picture; more of the same hardly help
 CHUNK = 256  # pictures at once

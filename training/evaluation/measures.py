@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import Batches, PictureSource, signed_from_pixels
-from textual_vision.training.drawings import Pictures
+from textual_vision.training.evaluation.sampling import Pictures
 from textual_vision.training.models.codebook import codebook_usage
 from textual_vision.training.text_codes import text_code_usage
 

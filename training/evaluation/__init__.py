@@ -1,0 +1,1 @@
+"""Scores of a model: reconstruction, alignment, distances, contact sheets."""
