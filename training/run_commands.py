@@ -33,10 +33,10 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
     parsed = load_config(config)
     import torch
 
-    from textual_vision.training.allocator import keep_freed_memory
     from textual_vision.training.data.splits import TRAIN
-    from textual_vision.training.run import run as train
     from textual_vision.training.sources import open_source, validation_source
+    from textual_vision.training.trainer.allocator import keep_freed_memory
+    from textual_vision.training.trainer.trainer import run as train
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -58,7 +58,7 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write. [default: RUN/snapshot]")
 def snapshot(run: Path, output: Path | None) -> None:
     """Write a checkpoint out of RUN as it is now, without stopping it."""
-    from textual_vision.training.snapshot import snapshot as take
+    from textual_vision.training.trainer.snapshot import snapshot as take
 
     taken = take(run, output or run / "snapshot")
     click.echo(f"wrote {taken.folder} (phase {taken.phase}, step {taken.step})")

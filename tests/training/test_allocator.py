@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from textual_vision.training.allocator import keep_freed_memory
+from textual_vision.training.trainer.allocator import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

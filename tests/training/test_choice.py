@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.training.checkpoint import load_checkpoint
-from textual_vision.training.choice import Choice, best_share
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import (
     PictureSource,
@@ -21,8 +20,9 @@ from textual_vision.training.data.batches import (
     signed_from_pixels,
 )
 from textual_vision.training.evaluation.sampling import CHUNK
-from textual_vision.training.run import run
-from textual_vision.training.run_state import read_log, read_weights
+from textual_vision.training.trainer.model_selection import Choice, best_share
+from textual_vision.training.trainer.state import read_log, read_weights
+from textual_vision.training.trainer.trainer import run
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def chosen(
     folder: Path, tiny_config: TrainConfig, shapes: PictureSource, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A run that scores every other step, and chooses by its own pictures."""
-    monkeypatch.setattr("textual_vision.training.run.CHOOSE_EVERY", 2)
-    monkeypatch.setattr("textual_vision.training.run.AT_LEAST", 1)
+    monkeypatch.setattr("textual_vision.training.trainer.trainer.CHOOSE_EVERY", 2)
+    monkeypatch.setattr("textual_vision.training.trainer.trainer.AT_LEAST", 1)
     if not folder.exists():
         run(tiny_config, shapes, "notice", folder, resume=False, say=lambda line: None, choose_by=shapes)
     return folder

@@ -22,7 +22,7 @@ from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import load_corpus
 from textual_vision.training.data.splits import JUDGED
 from textual_vision.training.evaluation.evaluate import evaluate
-from textual_vision.training.run_state import PHASES
+from textual_vision.training.trainer.state import PHASES
 
 
 @pytest.fixture(scope="module")

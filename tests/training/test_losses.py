@@ -10,9 +10,9 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as kl_of_distributions
 from torch.nn import functional as F
 
-from textual_vision.training import losses
 from textual_vision.training.config import LossConfig
-from textual_vision.training.objectives import psnr
+from textual_vision.training.trainer import losses
+from textual_vision.training.trainer.objectives import psnr
 
 HARD = LossConfig(code_smoothing=0.0)
 SMOOTH = LossConfig(code_smoothing=0.5)

@@ -14,7 +14,7 @@ from textual_vision.training.data.batches import StepRandom
 from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
 from textual_vision.training.models.latent.retrieval import Lesson, Memory, entries_of
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.objectives import ALIKE, LatentObjective
+from textual_vision.training.trainer.objectives import ALIKE, LatentObjective
 
 COUNT = 40
 

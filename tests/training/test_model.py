@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from textual_vision.training.config import TrainConfig, load_config
-from textual_vision.training.ema import blended, with_generator_of
 from textual_vision.training.evaluation.model_size import describe
 from textual_vision.training.models.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.models.blocks import Residual, Upsample, pixels_from_signed
 from textual_vision.training.models.discriminator import Discriminator, make_discriminator
 from textual_vision.training.models.image_encoder import Posterior, sample
 from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
-from textual_vision.training.muon import Muon, orthogonal
-from textual_vision.training.phases import hidden_matrices
+from textual_vision.training.trainer.ema import blended, with_generator_of
+from textual_vision.training.trainer.muon import Muon, orthogonal
+from textual_vision.training.trainer.phases import hidden_matrices
 
 
 @pytest.fixture

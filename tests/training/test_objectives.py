@@ -11,10 +11,10 @@ from torch import Tensor
 
 from textual_vision.training.config import LossConfig, TrainConfig
 from textual_vision.training.data.batches import Batch, StepRandom
-from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.models.discriminator import Discriminator
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.objectives import JointObjective, LatentObjective, PictureDistance
+from textual_vision.training.trainer.losses import code_cross_entropy
+from textual_vision.training.trainer.objectives import JointObjective, LatentObjective, PictureDistance
 
 COUNT = 6
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from textual_vision.training.run_state import read_log, read_state
+from textual_vision.training.trainer.state import read_log, read_state
 
 WORKER = """
     import json, sys, torch
@@ -26,9 +26,9 @@ WORKER = """
     torch.nn.BatchNorm2d = NormOfOnePicture
     from pathlib import Path
     from conftest import TINY, Shapes
-    from textual_vision.training import phases
+    from textual_vision.training.trainer import phases
     from textual_vision.training.config import TrainConfig, config_from_dict
-    from textual_vision.training.run import TrainingRun
+    from textual_vision.training.trainer.trainer import TrainingRun
 
     names = ("codebook_phase", "latent_phase", "joint_phase")
     changes = {{name: {{**TINY[name], "steps": 6}} for name in names}}

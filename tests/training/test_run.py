@@ -22,10 +22,10 @@ from textual_vision.runtime.errors import IntegrityError, TextualVisionError, Us
 from textual_vision.training.checkpoint import load_checkpoint
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
-from textual_vision.training.phases import CodebookPhase, JointPhase, LatentPhase
-from textual_vision.training.run import TrainingRun, run
-from textual_vision.training.run_state import cut_log, read_log, read_state
-from textual_vision.training.snapshot import snapshot
+from textual_vision.training.trainer.phases import CodebookPhase, JointPhase, LatentPhase
+from textual_vision.training.trainer.snapshot import snapshot
+from textual_vision.training.trainer.state import cut_log, read_log, read_state
+from textual_vision.training.trainer.trainer import TrainingRun, run
 
 STEPS = 4  # of each of the three phases
 
@@ -141,8 +141,8 @@ KILLED = """
     from pathlib import Path
     from conftest import TINY, Shapes
     from textual_vision.training.config import TrainConfig, config_from_dict
-    from textual_vision.training.phases import LatentPhase
-    from textual_vision.training.run import run
+    from textual_vision.training.trainer.phases import LatentPhase
+    from textual_vision.training.trainer.trainer import run
 
     config = config_from_dict(TrainConfig, {{**TINY, "checkpoint_minutes": 0.0}})
     step = LatentPhase.step
@@ -321,7 +321,7 @@ def test_the_log_loses_steps_that_will_be_done_again_and_a_line_that_a_kill_cut(
 
 
 def test_batches_that_do_not_divide_among_processes_are_refused(tiny_config: TrainConfig) -> None:
-    from textual_vision.training.run import check_batches
+    from textual_vision.training.trainer.trainer import check_batches
 
     check_batches(tiny_config, 2)
     with pytest.raises(UsageError, match=r"codebook_phase\.batch 8 is no multiple of the 3 processes"):

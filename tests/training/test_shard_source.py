@@ -19,8 +19,8 @@ from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.shard_source import ShardPictures
 from textual_vision.training.data.shards import find_shards
 from textual_vision.training.data.splits import SPLITS, TRAIN
-from textual_vision.training.run import run
 from textual_vision.training.sources import open_source
+from textual_vision.training.trainer.trainer import run
 
 SIZE = 16
 

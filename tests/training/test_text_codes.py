@@ -11,7 +11,7 @@ from textual_vision.training.config import TextConfig
 from textual_vision.training.data.batches import Batches, PictureSource
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
-from textual_vision.training.text_codes import (
+from textual_vision.training.trainer.text_codes import (
     OUT_OF_REACH,
     fit_text_codes,
     retire_twins,

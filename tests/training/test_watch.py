@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from textual_vision.training import run as run_module
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
-from textual_vision.training.run import run
-from textual_vision.training.run_state import read_log
-from textual_vision.training.watch import Watch, curves_from_log
+from textual_vision.training.trainer import trainer as run_module
+from textual_vision.training.trainer.run_logger import Watch, curves_from_log
+from textual_vision.training.trainer.state import read_log
+from textual_vision.training.trainer.trainer import run
 
 
 def train(config: TrainConfig, source: PictureSource, out: Path) -> list[str]:

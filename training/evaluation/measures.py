@@ -14,7 +14,7 @@ from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import Batches, PictureSource, signed_from_pixels
 from textual_vision.training.evaluation.sampling import Pictures
 from textual_vision.training.models.codebook import codebook_usage
-from textual_vision.training.text_codes import text_code_usage
+from textual_vision.training.trainer.text_codes import text_code_usage
 
 THUMB = 16  # pixels a side at which pictures are compared with the training set
 COPY_DB = 30.0  # two thumbnails that agree better than this show the same drawing

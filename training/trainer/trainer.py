@@ -24,15 +24,15 @@ from accelerate import Accelerator
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
-from textual_vision.training.choice import AT_LEAST, CHOOSE_EVERY, Choice, best_share
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
-from textual_vision.training.ema import Ema, blended, with_generator_of
 from textual_vision.training.int8_grid import weights_on_grid
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
-from textual_vision.training.objectives import PictureDistance
-from textual_vision.training.phases import (
+from textual_vision.training.trainer.ema import Ema, blended, with_generator_of
+from textual_vision.training.trainer.model_selection import AT_LEAST, CHOOSE_EVERY, Choice, best_share
+from textual_vision.training.trainer.objectives import PictureDistance
+from textual_vision.training.trainer.phases import (
     CodebookPhase,
     DivergedError,
     JointPhase,
@@ -40,14 +40,15 @@ from textual_vision.training.phases import (
     Phase,
     on_any_process,
 )
-from textual_vision.training.run_setup import (
+from textual_vision.training.trainer.run_logger import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
+from textual_vision.training.trainer.setup import (
     InterruptedRunError,
     Interrupts,
     all_captions,
     check_batches,
     mixed_precision,
 )
-from textual_vision.training.run_state import (
+from textual_vision.training.trainer.state import (
     BEFORE_JOINT,
     KEPT,
     PHASES,
@@ -62,8 +63,7 @@ from textual_vision.training.run_state import (
     write_state,
     write_weights,
 )
-from textual_vision.training.text_codes import fit_text_codes, text_code_usage, token_states
-from textual_vision.training.watch import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
+from textual_vision.training.trainer.text_codes import fit_text_codes, text_code_usage, token_states
 
 SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000

@@ -13,7 +13,7 @@ from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource, caption_with_style
-from textual_vision.training.run_state import PHASES
+from textual_vision.training.trainer.state import PHASES
 
 CAPTIONED_PICTURES = 200_000  # whose captions the vocabulary is made from
 

@@ -17,8 +17,8 @@ from textual_vision.training.models.discriminator import make_discriminator
 from textual_vision.training.models.latent.retrieval import Memory, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.muon import Muon
-from textual_vision.training.objectives import (
+from textual_vision.training.trainer.muon import Muon
+from textual_vision.training.trainer.objectives import (
     CodebookObjective,
     DiscriminatorObjective,
     EncoderObjective,

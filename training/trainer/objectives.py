@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import Batch, StepRandom
-from textual_vision.training.losses import (
+from textual_vision.training.models.image_encoder import sample
+from textual_vision.training.models.latent.retrieval import Lesson, entries_of
+from textual_vision.training.models.text_encoder import sentence_from_text
+from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.trainer.losses import (
     Perceptual,
     code_cross_entropy,
     diff_augment,
@@ -24,10 +28,6 @@ from textual_vision.training.losses import (
     kl_divergence,
     r1_penalty,
 )
-from textual_vision.training.models.image_encoder import sample
-from textual_vision.training.models.latent.retrieval import Lesson, entries_of
-from textual_vision.training.models.text_encoder import sentence_from_text
-from textual_vision.training.models.text_to_image import TextToImageModel
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log

@@ -18,11 +18,11 @@ from textual_vision.training.data.batches import (
     ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.ema import blended
 from textual_vision.training.evaluation.features import Lite2, kid
 from textual_vision.training.evaluation.sampling import CHUNK, draw, noise_rows
-from textual_vision.training.losses import code_cross_entropy
 from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.trainer.ema import blended
+from textual_vision.training.trainer.losses import code_cross_entropy
 
 AT_LEAST, AT_MOST = 64, 512  # pictures: fewer say nothing, more take long
 CHOOSE_EVERY = 500  # steps of the latent phase

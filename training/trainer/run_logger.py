@@ -26,7 +26,7 @@ from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
 from textual_vision.training.evaluation.sampling import draw, reconstruct
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.run_state import LOG, PHASES, read_log
+from textual_vision.training.trainer.state import LOG, PHASES, read_log
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -10,8 +10,8 @@ from torch import Tensor
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.int8_grid import weights_on_grid
-from textual_vision.training.run_state import STATE, TOKENIZER, phase_name, read_config, read_state
 from textual_vision.training.sources import notice_of
+from textual_vision.training.trainer.state import STATE, TOKENIZER, phase_name, read_config, read_state
 
 
 @dataclass(frozen=True, kw_only=True)

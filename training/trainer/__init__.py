@@ -1,0 +1,1 @@
+"""The training run: phases, objectives, optimizers, checkpoints of its state."""
