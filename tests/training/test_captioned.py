@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError
-from textual_vision.training.cli import command
+from textual_vision.training.cli.main import command
 from textual_vision.training.data.captioned_corpus import build_captioned_corpus
 from textual_vision.training.data.coco import coco_entries
 from textual_vision.training.data.corpus import load_corpus, npy_header

@@ -16,7 +16,7 @@ from PIL import Image
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.checkpoint import load_checkpoint
-from textual_vision.training.cli import command
+from textual_vision.training.cli.main import command
 from textual_vision.training.config import TrainConfig, config_to_dict
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import load_corpus
@@ -145,7 +145,7 @@ def test_half_precision_trains_through_every_phase(
 def test_every_command_has_help_without_torch(name: str) -> None:
     script = (
         "import sys\n"
-        "from textual_vision.training.cli import command\n"
+        "from textual_vision.training.cli.main import command\n"
         f"command.main(['{name}', '--help'], standalone_mode=False)\n"
         "sys.exit('torch' in sys.modules)"
     )

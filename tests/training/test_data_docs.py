@@ -6,8 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+from textual_vision.training.cli.data import data_command
 from textual_vision.training.data import splits
-from textual_vision.training.data_command import data_command
 from textual_vision.training.emoji.build import SCENE_LAYOUTS
 from textual_vision.training.emoji.scenes import all_scenes
 from textual_vision.training.emoji.wearing import ANIMALS

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from textual_vision.training.cli import command
+from textual_vision.training.cli.main import command
 from textual_vision.training.config import LossConfig, ModelConfig, PhaseConfig, TrainConfig, config_from_dict
 
 TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from textual_vision.runtime import console
-from textual_vision.training.data_command import data_command
-from textual_vision.training.evaluation_commands import COMMANDS as EVALUATION_COMMANDS
-from textual_vision.training.run_commands import COMMANDS as RUN_COMMANDS
+from textual_vision.training.cli.data import data_command
+from textual_vision.training.cli.evaluate import COMMANDS as EVALUATION_COMMANDS
+from textual_vision.training.cli.run import COMMANDS as RUN_COMMANDS
 
 
 @click.group(name="tv-train", no_args_is_help=True)
