@@ -20,7 +20,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from textual_vision.runtime.backends.tensorrt_api import offers
+from textual_vision.runtime.backends.tensorrt.api import offers
 from textual_vision.runtime.errors import IntegrityError, UsageError
 
 CALIBRATOR = "EntropyCalibration2"

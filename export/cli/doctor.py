@@ -114,8 +114,8 @@ def _tried(name: str, work: Callable[[], str], hint: str) -> Finding:
 
 def _tensorrt() -> Finding:
     def work() -> str:
-        from textual_vision.runtime.backends.cudart import load_cudart, probe
-        from textual_vision.runtime.backends.tensorrt_api import load_library
+        from textual_vision.runtime.backends.tensorrt.api import load_library
+        from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
 
         library = load_library("tensorrt")
         device = probe(load_cudart())
@@ -126,7 +126,7 @@ def _tensorrt() -> Finding:
 
 def _tensorrt_rtx() -> Finding:
     def work() -> str:
-        from textual_vision.runtime.backends.tensorrt_api import load_library
+        from textual_vision.runtime.backends.tensorrt.api import load_library
 
         return f"TensorRT-RTX {load_library('tensorrt-rtx').__version__} builds engines for desktop GPUs"
 

@@ -14,14 +14,14 @@ from typing import Any
 from textual_vision.export.precision.lossless_storage import computes_in_half, unpacked
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.tensorrt.progress import Report, watched
-from textual_vision.runtime.backends.engine_session import new_context
-from textual_vision.runtime.backends.tensorrt_api import (
+from textual_vision.runtime.backends.tensorrt.api import (
     errors_in,
     last_error,
     new_logger,
     offers,
     released_on_error,
 )
+from textual_vision.runtime.backends.tensorrt.engine_session import new_context
 from textual_vision.runtime.engines import DlaCount, ShapeRange
 from textual_vision.runtime.errors import (
     BackendMissingError,

@@ -22,9 +22,9 @@ from textual_vision.export.tensorrt.layer_table import (
 from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
 from textual_vision.export.tensorrt.options import EngineOptions, check_kept, check_options, settings_as_text
 from textual_vision.export.tensorrt.targets import fingerprint_to_build, profile_of
-from textual_vision.runtime.backends.cudart import Device, load_cudart, probe
 from textual_vision.runtime.backends.session import choice_hint
-from textual_vision.runtime.backends.tensorrt_api import load_library
+from textual_vision.runtime.backends.tensorrt.api import load_library
+from textual_vision.runtime.backends.tensorrt.cudart import Device, load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import (
     ENGINE_JSON,

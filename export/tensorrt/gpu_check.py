@@ -30,11 +30,11 @@ from textual_vision.export.tensorrt.builder import EngineSettings, choose_comput
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.options import EngineOptions
 from textual_vision.runtime import console
-from textual_vision.runtime.backends import tensorrt
-from textual_vision.runtime.backends.cudart import CudaRuntime, Device, load_cudart, probe
 from textual_vision.runtime.backends.session import Array, Session
 from textual_vision.runtime.backends.stages import open_stages
-from textual_vision.runtime.backends.tensorrt_api import load_library
+from textual_vision.runtime.backends.tensorrt import session as tensorrt
+from textual_vision.runtime.backends.tensorrt.api import load_library
+from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device, load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, ParityError, TextualVisionError, UsageError

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from textual_vision.runtime.backends.tensorrt_api import offers
+from textual_vision.runtime.backends.tensorrt.api import offers
 
 T = TypeVar("T")
 Report = Callable[[str], None]

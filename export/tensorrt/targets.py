@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from textual_vision.export.tensorrt.builder import EngineSettings
-from textual_vision.runtime.backends.cudart import Device
+from textual_vision.runtime.backends.tensorrt.cudart import Device
 from textual_vision.runtime.engines import Fingerprint, ShapeRange, jetpack_release
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile, StageSpec, TextSpec

@@ -59,7 +59,7 @@ class Backend:
 
 FAILED_HINT = "tv-generate BUNDLE --verify tells whether the bundle or this machine is to blame"
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
-_TENSORRT = "textual_vision.runtime.backends.tensorrt"
+_TENSORRT = "textual_vision.runtime.backends.tensorrt.session"
 _GPU = "pip uninstall onnxruntime && pip install 'textual-vision[gpu]'"
 
 # In the order of preference when none is asked for; those with False are used only when asked for by name.

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from textual_vision.export.cli.main import command
 from textual_vision.export.int8.stage import prepared
-from textual_vision.runtime.backends.cudart import load_cudart, probe
+from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 

@@ -12,8 +12,8 @@ import pytest
 from textual_vision.export.cli import engine as engine_cli
 from textual_vision.export.tensorrt import gpu_check
 from textual_vision.runtime import bundle, console
-from textual_vision.runtime.backends import tensorrt
-from textual_vision.runtime.backends.tensorrt import open_engines
+from textual_vision.runtime.backends.tensorrt import session as tensorrt
+from textual_vision.runtime.backends.tensorrt.session import open_engines
 from textual_vision.runtime.bundle import Bundle
 
 DOCS = Path(__file__).parents[2] / "docs"

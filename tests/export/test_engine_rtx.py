@@ -18,7 +18,7 @@ from textual_vision.export.tensorrt.layer_table import (
     node_types,
     product_nodes,
 )
-from textual_vision.runtime.backends.tensorrt_api import new_logger
+from textual_vision.runtime.backends.tensorrt.api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError
 
@@ -247,7 +247,7 @@ def test_a_build_keeps_none_of_the_librarys_objects_alive_and_no_more_does_its_e
 
 
 def test_a_plan_that_is_no_plan_is_invalid_without_a_gpu():
-    from textual_vision.runtime.backends.tensorrt import refuse_invalid_plan
+    from textual_vision.runtime.backends.tensorrt.session import refuse_invalid_plan
 
     # Asking about bytes reads no GPU when they are no engine; only then is it safe on this machine.
     logger = new_logger(trt)

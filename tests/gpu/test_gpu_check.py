@@ -12,8 +12,8 @@ from fake_tensorrt import fake_library
 from textual_vision.export.tensorrt import engines as engine_bundle
 from textual_vision.export.tensorrt import gpu_check
 from textual_vision.export.tensorrt.gpu_check import Gpu, batches_of, check_bundle, find_gpu
-from textual_vision.runtime.backends.cudart import load_cudart, probe
 from textual_vision.runtime.backends.stages import open_stages
+from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.pipeline import TextToImage
 

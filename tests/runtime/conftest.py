@@ -8,7 +8,7 @@ import fake_cudart
 import pytest
 from fake_plans import kind_of, plan_of
 
-from textual_vision.runtime.backends.cudart import load_cudart
+from textual_vision.runtime.backends.tensorrt.cudart import load_cudart
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import (
     EngineRecord,

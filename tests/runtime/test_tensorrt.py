@@ -4,10 +4,11 @@ import pytest
 from fake_plans import kind_of
 from fake_tensorrt import fake_library
 
-from textual_vision.runtime.backends import cudart, tensorrt
-from textual_vision.runtime.backends.cudart import load_cudart, probe
-from textual_vision.runtime.backends.tensorrt import EngineOptions, engine_from_plan, open_engines
-from textual_vision.runtime.backends.tensorrt_api import load_library, new_logger
+from textual_vision.runtime.backends.tensorrt import cudart
+from textual_vision.runtime.backends.tensorrt import session as tensorrt
+from textual_vision.runtime.backends.tensorrt.api import load_library, new_logger
+from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
+from textual_vision.runtime.backends.tensorrt.session import EngineOptions, engine_from_plan, open_engines
 from textual_vision.runtime.errors import (
     BackendMissingError,
     DeviceMismatchError,

@@ -8,7 +8,7 @@ import pytest
 from fake_plans import MAX_BATCH, kind_of
 from fake_tensorrt import VERSIONS, fake_library
 
-from textual_vision.runtime.backends.tensorrt import EngineOptions, open_engines
+from textual_vision.runtime.backends.tensorrt.session import EngineOptions, open_engines
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.manifest import BatchProfile
 from textual_vision.runtime.pipeline import TextToImage

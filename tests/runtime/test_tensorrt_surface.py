@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_tensorrt import VERSIONS, fake_library, has, surfaces
 
-from textual_vision.runtime.backends.tensorrt_api import offers
+from textual_vision.runtime.backends.tensorrt.api import offers
 
 ROOT = Path(__file__).parents[2]
 

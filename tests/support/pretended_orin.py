@@ -6,7 +6,7 @@ import dataclasses
 
 from textual_vision.export.tensorrt.builder import EngineSettings
 from textual_vision.export.tensorrt.options import EngineOptions
-from textual_vision.runtime.backends.cudart import Device
+from textual_vision.runtime.backends.tensorrt.cudart import Device
 
 ORIN = Device(compute="8.7", driver="12.6", integrated=True, free_bytes=1 << 32, total_bytes=1 << 33)
 SETTINGS = {field.name for field in dataclasses.fields(EngineSettings)}

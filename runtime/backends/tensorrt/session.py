@@ -11,10 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.runtime.backends.cuda_buffers import DeviceMemory
-from textual_vision.runtime.backends.cudart import CudaRuntime, Device, load_cudart, probe
-from textual_vision.runtime.backends.engine_session import EngineSession, scratch_bytes
-from textual_vision.runtime.backends.tensorrt_api import (
+from textual_vision.runtime.backends.tensorrt.api import (
     last_error,
     last_message,
     load_library,
@@ -22,6 +19,9 @@ from textual_vision.runtime.backends.tensorrt_api import (
     offers,
     released_on_error,
 )
+from textual_vision.runtime.backends.tensorrt.cuda_buffers import DeviceMemory
+from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device, load_cudart, probe
+from textual_vision.runtime.backends.tensorrt.engine_session import EngineSession, scratch_bytes
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import (
     EngineRecord,

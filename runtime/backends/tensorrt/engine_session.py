@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.backends.cuda_buffers import Buffer, DeviceMemory
-from textual_vision.runtime.backends.cudart import CAPTURE_THREAD_LOCAL
 from textual_vision.runtime.backends.session import Array
-from textual_vision.runtime.backends.tensorrt_api import last_error, offers
+from textual_vision.runtime.backends.tensorrt.api import last_error, offers
+from textual_vision.runtime.backends.tensorrt.cuda_buffers import Buffer, DeviceMemory
+from textual_vision.runtime.backends.tensorrt.cudart import CAPTURE_THREAD_LOCAL
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import StageSpec
 

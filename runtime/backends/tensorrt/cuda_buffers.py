@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.backends.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
+from textual_vision.runtime.backends.tensorrt.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""TensorRT by itself: the library, CUDA memory, engines as sessions."""
