@@ -42,6 +42,7 @@ def test_a_bundle_is_worked_with(tiny_bundle, arguments, told):
 
 def test_the_gpu_is_checked_and_a_bundle_verified(tiny_bundle):
     run(
-        "import textual_vision.export.tensorrt.gpu_check, textual_vision.export.cli.printing, textual_vision.export.bundle.verify\n"
+        "import textual_vision.export.tensorrt.gpu_check, textual_vision.export.cli.printing\n"
+        "import textual_vision.export.bundle.verify\n"
         "assert 'torch' not in sys.modules"
     )
