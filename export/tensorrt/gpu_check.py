@@ -1,7 +1,7 @@
 """On a machine with an NVIDIA GPU: build engines, run them, compare them with ONNX Runtime, measure.
 
-`python -m textual_vision.export.tensorrt.gpu_check` (or `make gpu-check`) writes one JSON with everything that
-someone else needs to see how the GPU did; it can be attached to an issue as it is.
+`make gpu-check` writes one JSON with everything that someone else needs to see how the GPU did; it can be
+attached to an issue as it is.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_a_run_ended_by_kill_9_goes_on_to_the_same_end(
     whole: Path, train: Train, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    script = textwrap.dedent(KILLED).format(folder=str(Path(__file__).parent), out=str(out))
+    script = textwrap.dedent(KILLED).format(folder=str(Path(__file__).parents[1]), out=str(out))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert read_state(out / "state.pt")["next_step"] == 2

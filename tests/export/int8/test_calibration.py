@@ -112,7 +112,7 @@ def test_a_cache_by_another_method_than_asked_for_is_refused(tmp_path: Path) -> 
 def test_the_documented_example_tells_the_peak_of_every_number_of_drawings(
     built: tuple[Path, BuildResult],
 ) -> None:
-    example = Path(__file__).parents[2] / "docs" / "examples" / "calibration_memory.py"
+    example = Path(__file__).parents[3] / "docs" / "examples" / "calibration_memory.py"
     run = [sys.executable, str(example), str(built[0]), "10", "20"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
 
-EXAMPLE = f"{Path(__file__).parents[2] / 'docs' / 'examples' / 'custom_model.py'}:make"
+EXAMPLE = f"{Path(__file__).parents[3] / 'docs' / 'examples' / 'custom_model.py'}:make"
 
 
 def build(folder: Path, *options: str) -> Result:

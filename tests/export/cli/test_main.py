@@ -17,7 +17,7 @@ from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
 
-DOC = Path(__file__).parents[2] / "docs" / "export.md"
+DOC = Path(__file__).parents[3] / "docs" / "export.md"
 
 
 def call(*arguments: object) -> Result:
@@ -50,11 +50,9 @@ def test_every_command_has_help_and_is_in_the_docs() -> None:
 
 def test_every_command_that_lives_elsewhere_is_where_it_is_said_to_be() -> None:
     listed = call("--help").output
-    for name, (module, _, _) in ELSEWHERE.items():
-        there = (Path(__file__).parents[2] / "export" / f"{module.rpartition('.')[2]}.py").is_file()
-        assert (f"\n  {name} " in listed) == there
-        if there:
-            assert call(name, "--help").exit_code == 0
+    for name in ELSEWHERE:
+        assert f"\n  {name} " in listed
+        assert call(name, "--help").exit_code == 0
 
 
 def test_build_prints_the_table_and_the_next_command(
@@ -112,7 +110,7 @@ def test_verify_checks_files_golden_pictures_and_the_checkpoint(
 def test_verify_refuses_another_checkpoint_than_the_bundles_own(
     built: tuple[Path, BuildResult],
 ) -> None:
-    other = Path(__file__).parents[2] / "docs" / "examples" / "custom_model.py"
+    other = Path(__file__).parents[3] / "docs" / "examples" / "custom_model.py"
     result = call("verify", built[0], "--checkpoint", f"{other}:make")
     assert isinstance(result.exception, TextualVisionError)
     assert "another checkpoint" in result.exception.message

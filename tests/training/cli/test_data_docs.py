@@ -12,7 +12,7 @@ from textual_vision.training.emoji.build import SCENE_LAYOUTS
 from textual_vision.training.emoji.scenes import all_scenes
 from textual_vision.training.emoji.wearing import ANIMALS
 
-TEXT = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
 
 
 def test_every_command_of_the_page_is_understood() -> None:

@@ -12,7 +12,7 @@ from textual_vision.export.results import PASS
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.pipeline import TextToImage
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 SOURCE = f"{DOCS / 'examples' / 'custom_model.py'}:make"
 
 

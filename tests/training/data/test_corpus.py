@@ -22,7 +22,7 @@ from textual_vision.training.emoji.notice import notice_text
 from textual_vision.training.emoji.npm_packages import read_icon_set
 from textual_vision.training.emoji.svg import picture_from_svg, svg_from_art
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TinyPackages = Any  # made in conftest.py
 
 

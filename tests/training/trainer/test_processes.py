@@ -55,7 +55,7 @@ WORKER = """
 def launch(out: Path, processes: int) -> None:
     """The worker in `processes` processes that talk by gloo, as accelerate's launcher would set them up."""
     out.mkdir()
-    script = textwrap.dedent(WORKER).format(folder=str(Path(__file__).parent), out=str(out))
+    script = textwrap.dedent(WORKER).format(folder=str(Path(__file__).parents[1]), out=str(out))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

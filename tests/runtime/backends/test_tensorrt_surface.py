@@ -9,18 +9,18 @@ from fake_tensorrt import VERSIONS, fake_library, has, surfaces
 
 from textual_vision.runtime.backends.tensorrt.api import offers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # file → variable or attribute of self → its class in the library; `trt` is the library itself everywhere
 VARIABLES = {
-    "runtime/backends/tensorrt_api.py": {},
-    "runtime/backends/tensorrt.py": {"runtime": "Runtime"},
-    "runtime/backends/engine_session.py": {
+    "runtime/backends/tensorrt/api.py": {},
+    "runtime/backends/tensorrt/session.py": {"runtime": "Runtime"},
+    "runtime/backends/tensorrt/engine_session.py": {
         "engine": "ICudaEngine",
         "_engine": "ICudaEngine",
         "_context": "IExecutionContext",
     },
-    "export/engine.py": {
+    "export/tensorrt/builder.py": {
         "builder": "Builder",
         "network": "INetworkDefinition",
         "parser": "OnnxParser",
@@ -33,7 +33,7 @@ VARIABLES = {
         "engine": "ICudaEngine",
         "inspector": "EngineInspector",
     },
-    "export/engine_progress.py": {"config": "IBuilderConfig"},
+    "export/tensorrt/progress.py": {"config": "IBuilderConfig"},
     "calibration/tensorrt_cache.py": {},
 }
 OF_PYTHON = ("__version__", "__init__", "__members__")
@@ -47,7 +47,7 @@ def test_all_six_versions_are_there():
 def test_every_name_exists_in_every_version_in_which_it_is_reached(file):
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     uses = list(names_used(tree, VARIABLES[file]))
-    assert uses or file.endswith("engine_progress.py")
+    assert uses or file.endswith("progress.py")
     for name, guards, line in uses:
         for version, surface in surfaces().items():
             skipped = any(not has(surface, guard) for guard in guards)
