@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from textual_vision.runtime.errors import TextualVisionError
 
@@ -116,7 +116,7 @@ class _Ended:
 class Channel:
     """The worker's side: messages from and to the process that started it."""
 
-    def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
+    def __init__(self, source: IO[bytes], target: IO[bytes]) -> None:
         self._source, self._target = source, target
 
     def receive(self) -> Any:
@@ -148,7 +148,7 @@ def run_worker(work: Callable[[Any, Channel], None]) -> None:
         sys.exit(0)
 
 
-def _message_from(stream: BinaryIO) -> Any:
+def _message_from(stream: IO[bytes]) -> Any:
     try:
         return pickle.load(stream)
     except (EOFError, OSError, pickle.UnpicklingError):  # the last: killed in the middle of a message
