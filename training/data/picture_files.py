@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.emoji.svg import Pixels
+from textual_vision.training.data.records import Pixels
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 PICTURE_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs, made an error here

@@ -23,7 +23,7 @@ from textual_vision.training.data.corpus import (
     npy_header,
     refuse_foreign_folder,
 )
-from textual_vision.training.data.records import Drawing, Record, with_splits
+from textual_vision.training.data.records import Drawing, Pixels, Record, with_splits
 from textual_vision.training.emoji.concepts import IconNames, emoji_from_text
 from textual_vision.training.emoji.notice import CORPUS_CREDITS
 from textual_vision.training.emoji.npm_packages import (
@@ -36,7 +36,7 @@ from textual_vision.training.emoji.npm_packages import (
     read_icon_set,
 )
 from textual_vision.training.emoji.scenes import scene_drawings
-from textual_vision.training.emoji.svg import Art, Pixels, picture_from_svg, svg_from_art
+from textual_vision.training.emoji.svg import Art, picture_from_svg, svg_from_art
 from textual_vision.training.emoji.wearing import wearing_drawings
 
 RENDER_CHUNK = 32

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.config import TextConfig
-from textual_vision.training.data.batches import ids_from_captions
 from textual_vision.training.evaluation.features import FEATURES
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import WordEncoder
 from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 

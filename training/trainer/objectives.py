@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import Batch, StepRandom
+from textual_vision.training.models.efficientnet import Perceptual
 from textual_vision.training.models.image_encoder import sample
 from textual_vision.training.models.latent.retrieval import Lesson, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.losses import (
-    Perceptual,
     code_cross_entropy,
     diff_augment,
     discriminator_loss,

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer
 
 from textual_vision.training.config import TextConfig
-from textual_vision.training.data.batches import ids_from_captions
 from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import (
     ProductQuantiser,
     TextEncoder,
