@@ -155,7 +155,7 @@ def manifest_from_bytes(data: bytes) -> Manifest:
     value = json_from_bytes(data, MANIFEST_NAME)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        newer = "install a newer textual-vision" if version > SCHEMA_VERSION else "export the bundle again"
+        newer = "install a newer promptsprite" if version > SCHEMA_VERSION else "export the bundle again"
         shown = version if abs(version) < FILE_LIMIT_BYTES else "a huge number"
         message = f"manifest.schema_version: this runtime reads {SCHEMA_VERSION}, the bundle has {shown}"
         raise IntegrityError(message, newer)
