@@ -18,8 +18,8 @@ from textual_vision.export.build.comparisons import comparisons_begun
 from textual_vision.export.build.float_graphs import floats_begun
 from textual_vision.export.build.float_workers import FloatTask
 from textual_vision.export.graph.opset import check_opset
-from textual_vision.export.host.gc_tuning import collected_lately
-from textual_vision.export.host.step_cache import Steps, Tell, versions
+from textual_vision.export.host.gc_tuning import gc_frozen
+from textual_vision.export.host.step_cache import StepCache, Tell, versions
 from textual_vision.export.int8.budget import parse_budget
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
@@ -64,7 +64,7 @@ class BuildOptions:
     allow_failing: bool = False
 
 
-@collected_lately()
+@gc_frozen()
 def build(
     source: str, folder: Path, options: BuildOptions, *, cache: Path | None = None, tell: Tell | None = None
 ) -> BuildResult:
@@ -76,7 +76,7 @@ def build(
     """
     check_options(options)
     check_place(folder, force=options.force)
-    at = Build(model=model_of(source, options.tokens), options=options, steps=Steps(cache, tell))
+    at = Build(model=model_of(source, options.tokens), options=options, steps=StepCache(cache, tell))
     task = FloatTask(
         source=source,
         opset=options.opset,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.host.parallel import torch_on_one_core
+from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.inference_network.network import arranged
 from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.runtime.errors import UsageError
@@ -99,12 +99,12 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     if not TOKENS_LOWEST <= tokens <= longest:
         hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
         raise UsageError(f"{tokens} tokens", hint)
-    return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
+    return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
 
 def model_of(source: str, tokens: int | None) -> StagedModel:
     """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
-    with torch_on_one_core():
+    with torch_single_thread():
         model = load_model(source)
     return model if tokens is None else with_fixed_text(model, tokens)
 
