@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from textual_vision.calibration.prompts import random_prompts
+from textual_vision.export.build.calibration import chosen_prompts
 from textual_vision.export.build.comparisons import comparisons_begun
 from textual_vision.export.build.float_graphs import floats_begun
 from textual_vision.export.build.float_workers import FloatTask
@@ -18,7 +19,6 @@ from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
-from textual_vision.export.int8.calibration import chosen_prompts
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.loading import model_of
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches

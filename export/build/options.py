@@ -7,9 +7,9 @@ from pathlib import Path
 
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.ranges import AUTO, check_method
+from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.int8.budget import parse_budget
-from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.passes.manager import check_rewrites
 from textual_vision.export.precision.registry import check_precision

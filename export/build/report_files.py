@@ -9,9 +9,9 @@ from pathlib import Path
 
 from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
+from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle.model_card import prompt_size
-from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.report.page import Opener, ReportSource, report_files
@@ -38,7 +38,7 @@ def files_of_report(
         about={
             "picture": f"{image.width} × {image.height} pixels",
             "prompt": prompt_size(model.text),
-            "licence": model.licence,
+            "license": model.license,
             "checkpoint": model.digest,
         },
         command=command,

@@ -89,7 +89,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         noise_dim=config.noise,
         text=_text_spec(checkpoint),
         tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
-        licence="Apache-2.0",
+        license="Apache-2.0",
         notice=checkpoint.notice,
         digest=_digest(checkpoint.folder),
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
@@ -152,16 +152,16 @@ def _digest(folder: Path) -> str:
 
 def _model_from_file(path: Path, function: str) -> StagedModel:
     if not path.is_file():
-        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/custom-models.md")
+        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/how-to/custom-model.md")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     make = getattr(module, function, None)
     if not callable(make):
-        raise UsageError(f"{path} has no function {function!r}", "see docs/custom-models.md")
+        raise UsageError(f"{path} has no function {function!r}", "see docs/how-to/custom-model.md")
     model = make()
     if not isinstance(model, StagedModel):
         problem = f"{path}: {function}() gives {type(model).__name__}, not a StagedModel"
-        raise UsageError(problem, "see docs/custom-models.md")
+        raise UsageError(problem, "see docs/how-to/custom-model.md")
     return model

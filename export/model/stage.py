@@ -2,7 +2,7 @@
 
 A model is any number of PyTorch modules in running order; a stage takes its inputs by name from the prompt's
 tokens (`input_ids`, `attention_mask`), the noise and the outputs of the stages before it. See
-docs/custom-models.md for a model of your own.
+docs/how-to/custom-model.md for a model of your own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stage:
 
     `margins` tells how clearly codes were chosen: from the stage's inputs by name to, for each output of
     codes, the gap between the best two candidates (float, the codes' shape; relative to the length of what
-    was quantised). Without it every different code counts as a difference. Codes that were chosen in steps,
+    was quantized). Without it every different code counts as a difference. Codes that were chosen in steps,
     each told of those before it, have their step's number under the output's name and ".step" (float, the
     codes' shape).
 
@@ -61,7 +61,7 @@ class StagedModel:
     noise_dim: int
     text: TextSpec
     tokenizer: bytes
-    licence: str
+    license: str
     notice: str
     digest: str
     card: Mapping[str, object] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.graph import naming
+from textual_vision.export.graph import cleanup, naming
 from textual_vision.export.inference_network.network import ARRANGE
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.passes import conv_transpose as rewrites_upsample
@@ -102,7 +102,7 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
 
 
 def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
-    """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
+    """The stage's serialized graph after every rewrite that pays, but for those named in `without`."""
     changes, reader = [], _Reader()
     for name, change in REWRITES.items():
         after = graph if name in without else reader.changed(graph, change)
@@ -147,7 +147,7 @@ class _Sessions:
 
 
 def changed(graph: bytes, change: Change) -> bytes:
-    """The serialised graph after `change`, tidied; the very same object when nothing matched."""
+    """The serialized graph after `change`, tidied; the very same object when nothing matched."""
     return _Reader().changed(graph, change)
 
 
@@ -164,7 +164,7 @@ class _Reader:
             self._model, self._graph = _read(graph), graph
         before = _summary(self._model)
         change(self._model)
-        rewrites_fold.tidy(self._model)
+        cleanup.tidy(self._model)
         if _summary(self._model) != before:
             self._graph = ir.to_proto(self._model).SerializeToString()
         return self._graph

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import tidy
+from textual_vision.export.graph.cleanup import tidy
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # What these read decides shapes or is computed with in float32 by definition.
@@ -16,7 +16,7 @@ NEVER_HALF = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "Resize"}
 
 
 def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
-    """The serialised float32 `graph` in float16.
+    """The serialized float32 `graph` in float16.
 
     Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
     """
