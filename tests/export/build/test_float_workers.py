@@ -24,8 +24,9 @@ from textual_vision.export.build.float_workers import (
 )
 from textual_vision.export.host.step_cache import unzip_bytes
 from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
-from textual_vision.export.model.stage import StagedModel, load_model
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results_json import rewrites_from_bytes
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
@@ -100,7 +101,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 @click.argument("source")
 def command(source):
     task = FloatTask(source=source, opset=18, tokens=None, target="cpu")
-    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed_length=False)):
+    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():
             time.sleep(0.01)
