@@ -43,7 +43,7 @@ class EncodedText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class GeneratedImages:
     """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns)."""
 
     images: npt.NDArray[np.uint8]
@@ -96,11 +96,11 @@ class TextToImage:
 
     def __call__(self, prompt: str, seed: int = 0) -> npt.NDArray[np.uint8]:
         """One picture, uint8 (height, width, 3) in RGB; the same prompt and seed give the same picture."""
-        image: npt.NDArray[np.uint8] = self.draw([prompt], [seed]).images[0]
+        image: npt.NDArray[np.uint8] = self.generate([prompt], [seed]).images[0]
         return image
 
     def encode_text(self, prompts: Sequence[str]) -> EncodedText:
-        """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
+        """Run the prompt's stages once for many `generate` calls. Raises UsageError for an empty prompt."""
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
         tokens = self._tokenizer.encode(prompts)
@@ -112,7 +112,7 @@ class TextToImage:
         tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return EncodedText(prompts=tuple(prompts), notes=tokens.notes, tensors=tensors)
 
-    def draw(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> Pictures:
+    def generate(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> GeneratedImages:
         """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
 
         Raises UsageError when the numbers of prompts and seeds do not fit, or a seed is not of 64 bits.
@@ -128,8 +128,8 @@ class TextToImage:
         noise = noise[np.resize(np.arange(len(seeds)), count)]
         size = self._batch_limit(self._picture_stages, self.bundle.manifest.batch.max)
         starts = range(0, count, size)
-        parts = [self._draw_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
-        return Pictures(
+        parts = [self._generate_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
+        return GeneratedImages(
             images=np.concatenate([part.images for part in parts]),
             codes=np.concatenate([part.codes for part in parts]),
         )
@@ -147,7 +147,9 @@ class TextToImage:
             _check_rows(name, tensor, len(ids))
         return tensors
 
-    def _draw_batch(self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]) -> Pictures:
+    def _generate_batch(
+        self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]
+    ) -> GeneratedImages:
         tensors: dict[str, Array] = {name: tensor[rows] for name, tensor in text.tensors.items()}
         tensors[NOISE] = noise
         for stage in self._picture_stages:
@@ -159,7 +161,9 @@ class TextToImage:
             problem = f"the pictures are {found}, not uint8 of {size.height}×{size.width}"
             raise IntegrityError(problem, "export the bundle again")
         _check_rows(CODES, codes, len(noise))
-        return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
+        return GeneratedImages(
+            images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False)
+        )
 
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
         return self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})

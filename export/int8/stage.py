@@ -28,7 +28,7 @@ from textual_vision.export.int8.observer import ranges_of
 from textual_vision.export.int8.qdq import Bias, quantized_graph
 from textual_vision.export.int8.score import Measure
 from textual_vision.export.int8.weights import QuantizedWeight, nearest_weights
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.passes import conv_transpose as rewrites_upsample
 from textual_vision.export.passes import fuse_linears as rewrites_merge
 from textual_vision.runtime.errors import IntegrityError
@@ -196,6 +196,6 @@ def prepared(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def inputs_of(stage: StageSpec, batches: Sequence[Batch]) -> list[Inputs]:
+def inputs_of(stage: StageSpec, batches: Sequence[ReferenceBatch]) -> list[Inputs]:
     """The stage's inputs in every drawing."""
     return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in batches]

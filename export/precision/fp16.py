@@ -16,13 +16,13 @@ import onnx
 
 from textual_vision.export.graph.strip_weights import with_outputs, without_values
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.parity.verdict import BUDGETS, forced_parity, open_sessions
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.parity.verdict import TOLERANCES, forced_parity, open_sessions
 from textual_vision.export.precision.fp16_cast import half_from_float, is_float, typed
 from textual_vision.export.precision.lossless_storage import stored_exactly
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions.cached import RememberingSession
+from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -77,9 +77,9 @@ def half_stage(source: FloatGraphs, stage: StageSpec) -> HalfStage:
     return found or (exact, {"all": f"in half {_fault(first)}; float32"})
 
 
-def _judged(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
+def _judged(stage: StageSpec, graph: bytes, batches: Sequence[ReferenceBatch]) -> StageParity:
     """By all batches where some find nothing wrong."""
-    session = RememberingSession(open_sessions({stage.name: graph}, BACKEND, threads=1)[stage.name])
+    session = CachingSession(open_sessions({stage.name: graph}, BACKEND, threads=1)[stage.name])
     parity = _parity(stage, session, batches[:BATCHES])
     return _parity(stage, session, batches) if _good(parity) and len(batches) > BATCHES else parity
 
@@ -114,7 +114,7 @@ def _deciding(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _overflowing(
-    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[ReferenceBatch]
 ) -> dict[str, float]:
     """Nodes that read or give values near half's largest on real prompts: the largest of each. `model` is the
     graph read.
@@ -129,7 +129,7 @@ def _overflowing(
 
 
 def _largest_values(
-    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[ReferenceBatch]
 ) -> dict[str, float]:
     """The largest absolute value of every float tensor on its way through the graph, constants included."""
     shown = typed(without_values(model))
@@ -151,8 +151,8 @@ def _largest_values(
     return largest
 
 
-def _parity(stage: StageSpec, session: Session, batches: Sequence[Batch]) -> StageParity:
-    return forced_parity(stage, session, batches, budget=BUDGETS["fp16"], backend=BACKEND)
+def _parity(stage: StageSpec, session: Session, batches: Sequence[ReferenceBatch]) -> StageParity:
+    return forced_parity(stage, session, batches, tolerance=TOLERANCES["fp16"], backend=BACKEND)
 
 
 def _scopes(model: onnx.ModelProto) -> list[str]:

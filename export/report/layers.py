@@ -15,7 +15,7 @@ import onnx
 
 from textual_vision.export.graph.strip_weights import with_outputs
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -49,7 +49,7 @@ class LayerRatio:
 
 
 def layer_ratios(
-    stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: Batch, backend: str
+    stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: ReferenceBatch, backend: str
 ) -> dict[str, tuple[LayerRatio, ...]]:
     """For each of the `others` every layer that it and `reference` have, in the order of the reference's."""
     nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
