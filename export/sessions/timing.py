@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.export.model.batch import TOKENS, Array, Batch
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError
@@ -80,7 +80,7 @@ def opened_at_once(
 @functools.cache
 def begin(backend: str) -> None:
     """Once, alone and in this thread: a backend may do something for good when it begins."""
-    open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
+    open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
 
 
 def best_milliseconds(

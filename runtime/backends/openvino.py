@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import openvino
 
-from textual_vision.runtime.backends.openvino_rewrites import join_weaving, turn_choices
+from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -153,8 +153,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
         )
     try:
         model = core.read_model(graph, b"")
-        turn_choices(model)
-        join_weaving(model)
+        move_topk_axis(model)
+        fuse_depth_to_space(model)
         return OpenVinoSession(core, model, settings, options.name)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"

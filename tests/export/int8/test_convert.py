@@ -1,4 +1,4 @@
-"""int8 graphs: what is quantised, what is exact, and that integers are really computed with."""
+"""int8 graphs: what is quantized, what is exact, and that integers are really computed with."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
 from textual_vision.export.int8.bias_correction import corrected_biases
-from textual_vision.export.int8.embeddings import LARGE_TABLE, row_scaled
-from textual_vision.export.int8.equalization import equalised
+from textual_vision.export.int8.embeddings import LARGE_TABLE, scale_rows
+from textual_vision.export.int8.equalization import equalize
 from textual_vision.export.int8.layers import (
     FLOAT,
     HALF,
     INT8,
-    WEIGHTS,
-    activations_of,
+    WEIGHT_ONLY,
+    activations_to_calibrate,
     default_modes,
-    layers_of,
+    quantizable_layers,
     scale_groups,
 )
-from textual_vision.export.int8.observer import ranges_of
-from textual_vision.export.int8.qdq import quantised_graph
-from textual_vision.export.int8.weights import nearest_weights, quantised_weight
-from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.int8.observer import calibrate_ranges
+from textual_vision.export.int8.qdq import quantize_graph
+from textual_vision.export.int8.weights import quantize_weight, round_to_nearest_weights
+from textual_vision.export.precision import lossless_storage as quantize_store
 from textual_vision.export.precision.lossless_storage import (
-    SMALLEST_CONSTANT,
+    MIN_CONSTANT_VALUES,
+    compress_lossless,
+    compressed_graph,
     computes_in_half,
-    store_exactly,
-    stored_exactly,
-    unpacked,
+    expand_constants,
 )
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
@@ -76,12 +76,12 @@ def convolutions() -> onnx.ModelProto:
         node("Conv", ["shown", "side.weight", "side.bias"], ["beside"], pads=[1, 1, 1, 1]),
         node("Relu", ["beside"], ["positive"]),
         node("Add", ["shown", "positive"], ["sum"]),
-        node("Conv", ["sum", "colour.weight", "colour.bias"], ["colours"], pads=[1, 1, 1, 1]),
-        node("Neg", ["colours"], ["image"]),
+        node("Conv", ["sum", "color.weight", "color.bias"], ["colors"], pads=[1, 1, 1, 1]),
+        node("Neg", ["colors"], ["image"]),
     ]
     constants = {"book.rows": normal(64, 8), "up.weight": normal(32, 8, 3, 3), "up.bias": normal(32)}
     constants |= {"side.weight": normal(8, 8, 3, 3), "side.bias": normal(8)}
-    constants |= {"colour.weight": normal(4, 8, 3, 3), "colour.bias": normal(4)}
+    constants |= {"color.weight": normal(4, 8, 3, 3), "color.bias": normal(4)}
     image = ("image", TensorProto.FLOAT, ["batch", 4, 8, 8])
     return model_of(nodes, constants, [("codes", TensorProto.INT64, ["batch", 4, 4])], [image])
 
@@ -139,16 +139,16 @@ def run(model: onnx.ModelProto, inputs: Feeds) -> list[np.ndarray]:
 
 
 def thresholds_of(model: onnx.ModelProto, method: str = "minmax") -> dict[str, float]:
-    return {name: found.threshold for name, found in ranges_of(model, feeds(model), method).items()}
+    return {name: found.threshold for name, found in calibrate_ranges(model, feeds(model), method).items()}
 
 
 def executed(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     """The operators of the graph that ONNX Runtime really runs."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
 def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
@@ -172,33 +172,38 @@ def shared() -> onnx.ModelProto:
 
 
 def test_layers_are_named_after_the_modules_they_come_from(convolutions, products) -> None:
-    assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "colour"]
-    assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centres"]
+    assert [layer.name for layer in quantizable_layers(convolutions)] == ["book.rows", "up", "side", "color"]
+    assert [layer.name for layer in quantizable_layers(products)] == [
+        "words.table",
+        "first",
+        "second",
+        "centres",
+    ]
 
 
 def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) -> None:
-    assert [layer.name for layer in layers_of(products) if layer.decides] == ["centres"]
-    assert "centres" not in default_modes(layers_of(products), INT8)
+    assert [layer.name for layer in quantizable_layers(products) if layer.feeds_argmax] == ["centres"]
+    assert "centres" not in default_modes(quantizable_layers(products), INT8)
 
 
 def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
-    assert default_modes(layers_of(products), INT8)["words.table"] == WEIGHTS
+    assert default_modes(quantizable_layers(products), INT8)["words.table"] == WEIGHT_ONLY
 
 
 def test_rows_of_a_matrix_that_a_product_multiplies_by_are_looked_up_in_float(shared) -> None:
-    assert [layer.name for layer in layers_of(shared)] == ["words.table", "both"]
-    graph = quantised_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
+    assert [layer.name for layer in quantizable_layers(shared)] == ["words.table", "both"]
+    graph = quantize_graph(shared, default_modes(quantizable_layers(shared), INT8), thresholds_of(shared))
     inputs = feeds(shared)[0]
     assert 0 < relative_error(run(shared, inputs)[0], run(graph, inputs)[0]) < 0.02
 
 
 def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, monkeypatch) -> None:
-    monkeypatch.setattr(quantise_store, "SMALLEST_CONSTANT", 1)
+    monkeypatch.setattr(quantize_store, "MIN_CONSTANT_VALUES", 1)
     model = onnx.ModelProto()
     model.CopyFrom(shared)
     (matrix,) = [tensor for tensor in model.graph.initializer if tensor.name == "both.weight"]
     matrix.CopyFrom(numpy_helper.from_array(on_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight"))
-    graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
     stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
     inputs = feeds(model)[0]
@@ -207,9 +212,9 @@ def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, m
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_int8_stays_near_the_float_graph_with_every_method(convolutions, products, method: str) -> None:
-    for model in (convolutions, row_scaled(products)):
-        modes = default_modes(layers_of(model), INT8)
-        graph = quantised_graph(model, modes, thresholds_of(model, method))
+    for model in (convolutions, scale_rows(products)):
+        modes = default_modes(quantizable_layers(model), INT8)
+        graph = quantize_graph(model, modes, thresholds_of(model, method))
         inputs = feeds(model)[0]
         assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.15
 
@@ -217,10 +222,10 @@ def test_int8_stays_near_the_float_graph_with_every_method(convolutions, product
 def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_overflow(
     convolutions, products, product_twice
 ) -> None:
-    plain = onnxruntime.SessionOptions()  # without optimisation, Q/DQ is computed in float as it stands
+    plain = onnxruntime.SessionOptions()  # without optimization, Q/DQ is computed in float as it stands
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for model in (convolutions, row_scaled(products), product_twice):
-        graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    for model in (convolutions, scale_rows(products), product_twice):
+        graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
         inputs = feeds(model)[0]
         session = onnxruntime.InferenceSession(graph.SerializeToString(), plain, ["CPUExecutionProvider"])
         assert relative_error(session.run(None, inputs)[0], run(graph, inputs)[0]) < 0.01
@@ -232,38 +237,38 @@ def test_what_is_moved_in_int8_loads_and_computes_the_same_in_every_opset(convol
     model.CopyFrom(convolutions)
     model.opset_import[0].version = opset
     thresholds = thresholds_of(convolutions)
-    for modes in ({"book.rows": WEIGHTS}, default_modes(layers_of(model), INT8)):
-        before = quantised_graph(convolutions, modes, thresholds)
-        graph = quantised_graph(model, modes, thresholds)
+    for modes in ({"book.rows": WEIGHT_ONLY}, default_modes(quantizable_layers(model), INT8)):
+        before = quantize_graph(convolutions, modes, thresholds)
+        graph = quantize_graph(model, modes, thresholds)
         onnx.checker.check_model(graph, full_check=True)
         assert np.array_equal(run(graph, inputs)[0], run(before, inputs)[0])
 
 
 def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:
-    modes = default_modes(layers_of(convolutions), INT8)
-    assert set(modes.values()) == {INT8, WEIGHTS}
-    found = executed(quantised_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
+    modes = default_modes(quantizable_layers(convolutions), INT8)
+    assert set(modes.values()) == {INT8, WEIGHT_ONLY}
+    found = executed(quantize_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
     assert found["QLinearConv"] == 3
     assert found["Conv"] == found["FusedConv"] == 0
 
 
 def test_every_product_but_the_distances_is_really_executed_in_integers(products, tmp_path: Path) -> None:
-    modes = default_modes(layers_of(products), INT8)
-    found = executed(quantised_graph(products, modes, thresholds_of(products)), tmp_path)
+    modes = default_modes(quantizable_layers(products), INT8)
+    found = executed(quantize_graph(products, modes, thresholds_of(products)), tmp_path)
     assert found["MatMulIntegerToFloat"] == 2
     assert found["MatMul"] + found["FusedMatMul"] == 1
 
 
 def test_rows_are_looked_up_in_the_int8_table_itself(products, tmp_path: Path) -> None:
-    graph = quantised_graph(row_scaled(products), {"words.table": WEIGHTS}, {})
+    graph = quantize_graph(scale_rows(products), {"words.table": WEIGHT_ONLY}, {})
     executed(graph, tmp_path)
-    lookups = [n.input[0] for n in onnx.load(tmp_path / "optimised.onnx").graph.node if n.op_type == "Gather"]
+    lookups = [n.input[0] for n in onnx.load(tmp_path / "optimized.onnx").graph.node if n.op_type == "Gather"]
     assert "words.table.int8" in lookups
 
 
-def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantised(convolutions, products) -> None:
+def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantized(convolutions, products) -> None:
     for model in (convolutions, products):
-        graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+        graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
         constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
         pairs = [n for n in graph.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
         assert pairs
@@ -277,15 +282,15 @@ def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantised(co
 
 
 def test_what_depth_to_space_moves_shares_the_scale_of_the_convolution(convolutions) -> None:
-    groups = scale_groups(convolutions, default_modes(layers_of(convolutions), INT8))
+    groups = scale_groups(convolutions, default_modes(quantizable_layers(convolutions), INT8))
     assert groups["large"] == groups["wide"] == "wide"
     assert groups["planes"] == "book.rows"
-    assert "large" not in activations_of(convolutions)
+    assert "large" not in activations_to_calibrate(convolutions)
 
 
 def test_residual_additions_read_float(convolutions) -> None:
-    graph = quantised_graph(
-        convolutions, default_modes(layers_of(convolutions), INT8), thresholds_of(convolutions)
+    graph = quantize_graph(
+        convolutions, default_modes(quantizable_layers(convolutions), INT8), thresholds_of(convolutions)
     )
     (add,) = [node for node in graph.graph.node if node.op_type == "Add"]
     assert list(add.input) == ["shown", "positive"]
@@ -294,65 +299,71 @@ def test_residual_additions_read_float(convolutions) -> None:
 def test_layers_that_stay_float_give_the_same_numbers(convolutions, products) -> None:
     for model in (convolutions, products):
         inputs = feeds(model)[0]
-        graph = quantised_graph(model, {}, {})
+        graph = quantize_graph(model, {}, {})
         for expected, found in zip(run(model, inputs), run(graph, inputs), strict=True):
             np.testing.assert_array_equal(expected, found)
 
 
 def test_stored_weights_cost_less_accuracy_than_integer_arithmetic(products) -> None:
-    scaled = row_scaled(products)
+    scaled = scale_rows(products)
     inputs, thresholds = feeds(products)[0], thresholds_of(scaled)
     error = {
         kind: relative_error(
             run(products, inputs)[0],
-            run(quantised_graph(scaled, default_modes(layers_of(scaled), kind), thresholds), inputs)[0],
+            run(quantize_graph(scaled, default_modes(quantizable_layers(scaled), kind), thresholds), inputs)[
+                0
+            ],
         )
-        for kind in (WEIGHTS, INT8)
+        for kind in (WEIGHT_ONLY, INT8)
     }
-    assert error[WEIGHTS] < error[INT8]
+    assert error[WEIGHT_ONLY] < error[INT8]
 
 
 def test_int8_weights_take_about_a_quarter_of_the_bytes(products) -> None:
-    graph = quantised_graph(products, default_modes(layers_of(products), WEIGHTS), {})
+    graph = quantize_graph(products, default_modes(quantizable_layers(products), WEIGHT_ONLY), {})
     assert len(graph.SerializeToString()) < 0.35 * len(products.SerializeToString())
 
 
 def test_tables_with_a_magnitude_for_every_row_compute_the_same_and_lose_less(products) -> None:
     inputs = feeds(products)[0]
-    scaled = row_scaled(products)
+    scaled = scale_rows(products)
     expected = run(products, inputs)[0]
     assert relative_error(expected, run(scaled, inputs)[0]) < 1e-5
     errors = [
-        relative_error(expected, run(quantised_graph(model, {"words.table": WEIGHTS}, {}), inputs)[0])
+        relative_error(expected, run(quantize_graph(model, {"words.table": WEIGHT_ONLY}, {}), inputs)[0])
         for model in (scaled, products)
     ]
     assert errors[0] < 0.5 * errors[1]
 
 
-def test_equalising_changes_nothing_in_float_and_helps_in_int8(products) -> None:
+def test_equalizing_changes_nothing_in_float_and_helps_in_int8(products) -> None:
     inputs = feeds(products)
-    equal = equalised(products, inputs)
+    equal = equalize(products, inputs)
     expected = run(products, inputs[0])[0]
     assert relative_error(expected, run(equal, inputs[0])[0]) < 1e-5
     modes = {"first": INT8}
     errors = [
-        relative_error(expected, run(quantised_graph(model, modes, thresholds_of(model)), inputs[0])[0])
+        relative_error(expected, run(quantize_graph(model, modes, thresholds_of(model)), inputs[0])[0])
         for model in (equal, products)
     ]
     assert errors[0] < errors[1]
 
 
 def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
-    inputs, modes = feeds(convolutions, 8), {"colour": INT8}
+    inputs, modes = feeds(convolutions, 8), {"color": INT8}
     thresholds = {**thresholds_of(convolutions), "sum": 20.0}  # clips hard, so that the mean shifts
     biases = corrected_biases(
-        convolutions, modes, thresholds, inputs, nearest_weights(convolutions, layers_of(convolutions))
+        convolutions,
+        modes,
+        thresholds,
+        inputs,
+        round_to_nearest_weights(convolutions, quantizable_layers(convolutions)),
     )
-    assert set(biases) == {"colour"}
+    assert set(biases) == {"color"}
     expected = np.concatenate([run(convolutions, one)[0] for one in inputs])
     shifts = []
     for chosen in ({}, biases):
-        graph = quantised_graph(convolutions, modes, thresholds, chosen)
+        graph = quantize_graph(convolutions, modes, thresholds, chosen)
         found = np.concatenate([run(graph, one)[0] for one in inputs])
         shifts.append(np.abs((expected - found).mean(axis=(0, 2, 3))).max())
     assert shifts[1] < 0.5 * shifts[0]
@@ -365,23 +376,23 @@ def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
         {"side": INT8},
         thresholds_of(convolutions),
         inputs,
-        nearest_weights(convolutions, layers_of(convolutions)),
+        round_to_nearest_weights(convolutions, quantizable_layers(convolutions)),
     )
-    graph = quantised_graph(convolutions, {}, {}, biases)
+    graph = quantize_graph(convolutions, {}, {}, biases)
     np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
 
 
 def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
-    exact = normal(SMALLEST_CONSTANT, 1).astype(np.float16).astype(np.float32)
+    exact = normal(MIN_CONSTANT_VALUES, 1).astype(np.float16).astype(np.float32)
     nodes = [helper.make_node("Add", ["x", "exact"], ["y"]), helper.make_node("Mul", ["y", "other"], ["z"])]
-    shape = [SMALLEST_CONSTANT, 1]
+    shape = [MIN_CONSTANT_VALUES, 1]
     value = [("x", TensorProto.FLOAT, shape)]
     model = model_of(
         nodes, {"exact": exact, "other": normal(*shape)}, value, [("z", TensorProto.FLOAT, shape)]
     )
     inputs = {"x": normal(*shape)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
@@ -394,7 +405,7 @@ def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: in
     model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": whole}, *shapes)
     inputs = {"x": normal(2, columns)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert TensorProto.INT8 in {tensor.data_type for tensor in model.graph.initializer}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
@@ -402,7 +413,7 @@ def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: in
 def test_notes_that_only_people_read_can_be_left_out() -> None:
     model = onnx.load_from_string(tiny_linear_with_notes())
     kept, bare = (
-        onnx.load_from_string(stored_exactly(model.SerializeToString(), notes=n)) for n in (True, False)
+        onnx.load_from_string(compressed_graph(model.SerializeToString(), notes=n)) for n in (True, False)
     )
     assert kept.graph.value_info and kept.graph.node[0].metadata_props
     assert not bare.graph.value_info and not bare.graph.node[0].metadata_props
@@ -434,11 +445,11 @@ def test_factors_that_several_matrices_share_are_stored_once() -> None:
     )
     inputs = {"x": normal(*shape)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     kinds = sorted(tensor.data_type for tensor in model.graph.initializer)
     assert kinds == [TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT8]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
-    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    plain = onnx.load_from_string(expand_constants(model.SerializeToString()))
     np.testing.assert_array_equal(run(plain, inputs)[0], before)
 
 
@@ -450,7 +461,7 @@ def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> 
     model = model_of(nodes, {"w": half}, value, [("y", TensorProto.FLOAT, [4, 64])])
     inputs = {"x": normal(4, 64)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
@@ -468,23 +479,23 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
     )
     inputs = {"x": normal(4, matrix.shape[0])}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8] == ["w.int8"]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
-    again = onnx.load_from_string(unpacked(model.SerializeToString())).graph
+    again = onnx.load_from_string(expand_constants(model.SerializeToString())).graph
     assert [node.op_type for node in again.node] == ["MatMul"]
     (weight,) = again.initializer
     np.testing.assert_array_equal(numpy_helper.to_array(weight), matrix)
 
 
 def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_stay_int8(convolutions) -> None:
-    modes = {layer.name: INT8 for layer in layers_of(convolutions)}
-    model = quantised_graph(convolutions, modes, thresholds_of(convolutions))
-    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    modes = {layer.name: INT8 for layer in quantizable_layers(convolutions)}
+    model = quantize_graph(convolutions, modes, thresholds_of(convolutions))
+    plain = onnx.load_from_string(expand_constants(model.SerializeToString()))
     kinds = {tensor.name: tensor.data_type for tensor in plain.graph.initializer}
     (lookup,) = [node for node in plain.graph.node if node.op_type == "Gather"]
     assert kinds[lookup.input[0]] == TensorProto.FLOAT
-    factors = {f"{name}.weight.int8" for name in ("up", "side", "colour")}
+    factors = {f"{name}.weight.int8" for name in ("up", "side", "color")}
     assert {name for name in kinds if name.endswith(".weight.int8")} == factors
     for inputs in feeds(convolutions):
         np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
@@ -510,26 +521,26 @@ def test_a_table_in_half_that_is_cast_once_looked_up_is_only_stored_so(reader: s
 def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float, kind: int) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(products)
-    layer = next(one for one in layers_of(model) if one.parameters >= SMALLEST_CONSTANT)
+    layer = next(one for one in quantizable_layers(model) if one.parameters >= MIN_CONSTANT_VALUES)
     tensor = next(one for one in model.graph.initializer if one.name == layer.weight)
     values = numpy_helper.to_array(tensor) * 1.0
     values.flat[0] = largest
     tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
-    graph = quantised_graph(model, {layer.name: HALF}, {})
+    graph = quantize_graph(model, {layer.name: HALF}, {})
     found = {one.name.removesuffix(".half"): one.data_type for one in graph.graph.initializer}
     assert found[layer.weight] == kind
 
 
 def test_an_unknown_layer_and_a_missing_range_are_errors(convolutions) -> None:
     with pytest.raises(UsageError, match="no layer 'down'"):
-        quantised_graph(convolutions, {"down": INT8}, {})
+        quantize_graph(convolutions, {"down": INT8}, {})
     with pytest.raises(UsageError, match="no range for the activation"):
-        quantised_graph(convolutions, {"side": INT8}, {})
+        quantize_graph(convolutions, {"side": INT8}, {})
 
 
 def test_nothing_to_calibrate_with_is_an_error(convolutions) -> None:
     with pytest.raises(UsageError, match="nothing to calibrate with"):
-        ranges_of(convolutions, [], "mse")
+        calibrate_ranges(convolutions, [], "mse")
 
 
 def test_an_activation_that_is_nan_is_named(convolutions) -> None:
@@ -538,7 +549,7 @@ def test_an_activation_that_is_nan_is_named(convolutions) -> None:
     bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "side.bias"))
     with pytest.raises(UsageError, match="tensor 'beside'"):
-        ranges_of(broken, feeds(broken), "mse")
+        calibrate_ranges(broken, feeds(broken), "mse")
 
 
 def test_an_activation_that_never_changes_is_named(convolutions) -> None:
@@ -549,7 +560,7 @@ def test_an_activation_that_never_changes_is_named(convolutions) -> None:
     bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
     bias.CopyFrom(numpy_helper.from_array(np.ones(8, np.float32), "side.bias"))
     with pytest.raises(UsageError, match="tensor 'beside': every activation is 1"):
-        ranges_of(broken, feeds(broken), "mse")
+        calibrate_ranges(broken, feeds(broken), "mse")
 
 
 @settings(max_examples=30)
@@ -560,20 +571,20 @@ def test_rounded_weights_are_within_half_a_step(
     weight = (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * size).astype(
         np.float32
     )
-    found = quantised_weight(weight, axis, search=False)
+    found = quantize_weight(weight, axis, search=False)
     largest = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=1 - axis, keepdims=True)
-    assert np.all(np.abs(found.dequantised() - weight) <= largest / 127 * 0.501)
+    assert np.all(np.abs(found.dequantized() - weight) <= largest / 127 * 0.501)
     assert found.values.min() >= -127
 
 
 def test_searching_the_limit_of_a_channel_never_makes_it_worse() -> None:
     weight = RANDOM.standard_t(2, (6, 400)).astype(np.float32)
     errors = [
-        np.square(quantised_weight(weight, 0, search=search).dequantised() - weight).sum(axis=1)
+        np.square(quantize_weight(weight, 0, search=search).dequantized() - weight).sum(axis=1)
         for search in (True, False)
     ]
     assert np.all(errors[0] <= errors[1] * 1.0001)
 
 
 def test_modes_have_the_names_that_documents_use() -> None:
-    assert (INT8, WEIGHTS, FLOAT) == ("int8", "weights", "float")
+    assert (INT8, WEIGHT_ONLY, FLOAT) == ("int8", "weight_only", "float")
