@@ -98,13 +98,13 @@ def products() -> onnx.ModelProto:
         node("Tanh", ["moved"], ["bent"]),
         node("MatMul", ["bent", "second.weight"], ["second"]),
         node("Add", ["second", "second.bias"], ["states"]),
-        node("MatMul", ["states", "centres.weight"], ["scores"]),
+        node("MatMul", ["states", "centers.weight"], ["scores"]),
         node("ArgMin", ["scores"], ["codes"], axis=-1, keepdims=0),
     ]
     table = normal(LARGE_TABLE // 32, 32) * np.exp(normal(LARGE_TABLE // 32, 1))
     constants = {"words.table": table, "norm.gain": np.exp(normal(32)), "norm.shift": normal(32)}
     constants |= {"first.weight": normal(32, 48), "first.bias": normal(48), "second.weight": normal(48, 32)}
-    constants |= {"second.bias": normal(32), "centres.weight": normal(32, 64)}
+    constants |= {"second.bias": normal(32), "centers.weight": normal(32, 64)}
     outputs = [
         ("states", TensorProto.FLOAT, ["batch", "tokens", 32]),
         ("codes", TensorProto.INT64, ["batch", "tokens"]),
