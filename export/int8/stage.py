@@ -64,7 +64,7 @@ class RangeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedStage:
-    """A stage ready to be written with any modes: `model` in float (maybe equalize), and what int8 needs.
+    """A stage ready to be written with any modes: `model` in float (maybe equalized), and what int8 needs.
 
     `weights` are the layers' in int8 by their names; of large tables those whose rows are divided by their
     magnitudes (see `scale_rows`).

@@ -177,13 +177,13 @@ def test_layers_are_named_after_the_modules_they_come_from(convolutions, product
         "words.table",
         "first",
         "second",
-        "centres",
+        "centers",
     ]
 
 
 def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) -> None:
-    assert [layer.name for layer in quantizable_layers(products) if layer.feeds_argmax] == ["centres"]
-    assert "centres" not in default_modes(quantizable_layers(products), INT8)
+    assert [layer.name for layer in quantizable_layers(products) if layer.feeds_argmax] == ["centers"]
+    assert "centers" not in default_modes(quantizable_layers(products), INT8)
 
 
 def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:

@@ -65,7 +65,7 @@ def source(tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[
 
 
 @pytest.fixture(scope="module")
-def measure(source: FloatGraphs) -> Evaluator:
+def evaluator(source: FloatGraphs) -> Evaluator:
     return Evaluator(source.stages, source.fp32, source.batches, "onnxruntime")
 
 
@@ -249,5 +249,5 @@ def test_a_stage_is_made_ready_early_without_the_graphs_of_others(
 
     monkeypatch.setattr(quantize, "quantize_stage", noted)
     options = Int8Options(ranges=PLAIN_RANGES, budget="code_agreement>=0")
-    int8_from_float(replace(source, parts={stage.name: early}), options)
+    int8_from_float(replace(source, stage_results={stage.name: early}), options)
     assert made == [one.name for one in source.stages[:-1]]
