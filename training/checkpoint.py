@@ -101,7 +101,7 @@ def read_config(path: Path) -> TrainConfig:
     if version != SCHEMA_VERSION:
         raise IntegrityError(
             f"{path}: schema_version is {version}, this version reads {SCHEMA_VERSION}",
-            "use the textual-vision that wrote it, or train again",
+            "use the version of promptsprite that wrote it, or train again",
         )
     return config_from_dict(TrainConfig, values)
 

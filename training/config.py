@@ -21,7 +21,7 @@ KEEPS = ("all", "generator")  # of what the joint phase changed
 SEES = ("pixels", "features")
 MOST_CODES = 2048  # of a codebook with a memory, which keeps them in half precision: it counts so far
 NORMS = ("none", "batch", "spectral")  # of the discriminator
-OPTIMISERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ def _choices(config: TrainConfig) -> Rules:
         ("model.discriminator.sees", config.model.discriminator.sees, SEES),
         ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(
-            (f"{name}.optimizer", getattr(config, name).optimizer, OPTIMISERS)
+            (f"{name}.optimizer", getattr(config, name).optimizer, OPTIMIZERS)
             for name in ("codebook_phase", "latent_phase", "joint_phase")
         ),
     ]

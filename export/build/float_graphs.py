@@ -29,7 +29,7 @@ from textual_vision.export.sessions.timing import usable_backends
 
 @dataclass(frozen=True, kw_only=True)
 class FloatStage:
-    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+    """A stage's serialized graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
 
     exported: bytes
     graph: bytes

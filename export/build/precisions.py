@@ -28,6 +28,7 @@ from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
+from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.export.build.build import BuildOptions
@@ -140,7 +141,7 @@ def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> b
         found = ir.from_proto(proto)
         write_shapes_whole(found)
         proto = ir.to_proto(found)
-    proto.producer_name, proto.producer_version = "textual-vision", versions()["textual-vision"]
+    proto.producer_name, proto.producer_version = "textual-vision", __version__
     proto.graph.name = stage
     about = {"model": model.name, "stage": stage, "precision": precision, "checkpoint": model.digest}
     onnx.helper.set_model_props(proto, about)

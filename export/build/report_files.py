@@ -41,7 +41,7 @@ def files_of_report(
         about={
             "picture": f"{image.width} × {image.height} pixels",
             "prompt": prompt_size(model.text),
-            "licence": model.licence,
+            "license": model.license,
             "checkpoint": model.digest,
         },
         command=command,

@@ -184,7 +184,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
     prompts = prompt_size(manifest.text)
-    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.licence}"
+    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
     click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")
     for name in ("stage", "takes", "gives"):

@@ -38,7 +38,7 @@ class Stage:
 
     `margins` tells how clearly codes were chosen: from the stage's inputs by name to, for each output of
     codes, the gap between the best two candidates (float, the codes' shape; relative to the length of what
-    was quantised). Without it every different code counts as a difference. Codes that were chosen in steps,
+    was quantized). Without it every different code counts as a difference. Codes that were chosen in steps,
     each told of those before it, have their step's number under the output's name and ".step" (float, the
     codes' shape).
 
@@ -73,7 +73,7 @@ class StagedModel:
     noise_dim: int
     text: TextSpec
     tokenizer: bytes
-    licence: str
+    license: str
     notice: str
     digest: str
     card: Mapping[str, object] = field(default_factory=dict)
@@ -169,7 +169,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         noise_dim=config.noise,
         text=_text_spec(checkpoint),
         tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
-        licence="Apache-2.0",
+        license="Apache-2.0",
         notice=checkpoint.notice,
         digest=_digest(checkpoint.folder),
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},

@@ -1,4 +1,4 @@
-"""Whether graphs draw what PyTorch draws, in the words of a quantised latent space.
+"""Whether graphs draw what PyTorch draws, in the words of a quantized latent space.
 
 An argmin turns a drift of 1e-6 into another code, so codes are counted, and of those that differ how many
 were near ties. Each stage is compared teacher-forced (fed the reference's inputs: is this stage right?) and

@@ -101,7 +101,7 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
 
 
 def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
-    """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
+    """The stage's serialized graph after every rewrite that pays, but for those named in `without`."""
     changes, reader = [], _Reader()
     for name, change in REWRITES.items():
         after = graph if name in without else reader.changed(graph, change)
@@ -146,7 +146,7 @@ class _Sessions:
 
 
 def changed(graph: bytes, change: Change) -> bytes:
-    """The serialised graph after `change`, tidied; the very same object when nothing matched."""
+    """The serialized graph after `change`, tidied; the very same object when nothing matched."""
     return _Reader().changed(graph, change)
 
 

@@ -131,5 +131,5 @@ def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
 
 
 def node_count(graph: bytes) -> int:
-    """Nodes of a serialised graph."""
+    """Nodes of a serialized graph."""
     return len(onnx.load_from_string(graph).graph.node)

@@ -100,7 +100,7 @@ SCALES = {
 }
 
 
-def randomise(module: torch.nn.Module, seed: int = 9) -> None:
+def randomize(module: torch.nn.Module, seed: int = 9) -> None:
     """Every parameter and buffer by chance; variances stay positive, codes' rows unit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def latent_stage() -> Callable[..., LatentStage]:
     def made(**changes: object) -> LatentStage:
         config = tiny_config().model
         model = TextToImageModel(replace(config, latent=replace(config.latent, **changes)))
-        randomise(model)
+        randomize(model)
         with torch.no_grad():
             model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
         return LatentStage(model.latent, model.codebook).eval()
@@ -142,7 +142,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = tiny_config()
     model = TextToImageModel(config.model)
-    randomise(model)
+    randomize(model)
     rows = torch.nn.functional.normalize(model.codebook.rows, dim=1)
     with torch.no_grad():
         model.codebook.rows.copy_(rows)

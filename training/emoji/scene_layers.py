@@ -24,23 +24,23 @@ _DUSK: dict[str, tuple[tuple[float, float, float], float]] = {
 }
 _SNOW = ((0.93, 0.97, 1.0), 0.55)
 
-_SKY_COLOURS = {
+_SKY_COLORS = {
     "blue": ("#4aa8f0", "#8fd0ff", "#d8f1ff"),
     "sunset": ("#5b3a86", "#e8648a", "#ffc36b"),
     "night": ("#0b1238", "#1b2a63", "#3a4f8f"),
 }
-_GROUND_COLOURS = {
+_GROUND_COLORS = {
     "forest": ("#6fbf4b", "#3f8f33", "#57a83f"),
     "snow": ("#ffffff", "#d5e4f2", "#e9f2fa"),
     "desert": ("#f3d489", "#dba653", "#e8bd6b"),
     "meadow": ("#a5dc5d", "#6cb73c", "#8acb4b"),
 }
-_WATER_COLOURS = {
+_WATER_COLORS = {
     "blue": ("#7fd0f7", "#2f8fe0"),
     "sunset": ("#f7a98c", "#5a6fc0"),
     "night": ("#4a6bc0", "#1c3583"),
 }
-_MOUNTAIN_COLOURS = {
+_MOUNTAIN_COLORS = {
     "blue": ("#7f95ad", "#677d96"),
     "sunset": ("#7a5a8c", "#654a78"),
     "night": ("#3b4672", "#2e385f"),
@@ -90,12 +90,12 @@ def _gradients(scene: Scene) -> str:
         )
         return f'<linearGradient id="{name}" x1="0" y1="0" x2="0" y2="1">{stops}</linearGradient>'
 
-    far, near, hill = (_dusky(color, scene.sky) for color in _GROUND_COLOURS[scene.ground])
+    far, near, hill = (_dusky(color, scene.sky) for color in _GROUND_COLORS[scene.ground])
     ranges = (
-        gradient("sky", _SKY_COLOURS[scene.sky])
+        gradient("sky", _SKY_COLORS[scene.sky])
         + gradient("ground", (far, near))
         + gradient("hill", (hill, far))
-        + gradient("water", _WATER_COLOURS[scene.sky])
+        + gradient("water", _WATER_COLORS[scene.sky])
     )
     return f"<defs>{ranges}</defs>"
 
@@ -160,7 +160,7 @@ def _sun(
 
 
 def _mountains(sky: str, horizon: float, chance: random.Random) -> list[SvgLayer | str]:
-    light, dark = _MOUNTAIN_COLOURS[sky]
+    light, dark = _MOUNTAIN_COLORS[sky]
     middles = [chance.uniform(8, 28), chance.uniform(66, 92), chance.uniform(40, 58)]
     return [_mountain(middle, horizon, light, dark, chance) for middle in middles]
 

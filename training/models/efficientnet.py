@@ -54,7 +54,7 @@ def pretrained_efficientnet(variant: str) -> Any:
         from efficientnet_lite_pytorch import EfficientNet
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            f"the pretrained EfficientNet-{variant} is not installed", "pip install 'textual-vision[train]'"
+            f"the pretrained EfficientNet-{variant} is not installed", "pip install 'promptsprite[train]'"
         ) from error
     net = EfficientNet.from_name(f"efficientnet-{variant}")
     weights = getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()

@@ -336,9 +336,9 @@ class DiscriminatorObjective(nn.Module):
         self._fixed = (model.text_encoder.words,)
 
     def forward(
-        self, batch: TrainingBatch, drawn: Tensor, random: StepRandom, penalise: bool
+        self, batch: TrainingBatch, drawn: Tensor, random: StepRandom, penalize: bool
     ) -> tuple[Tensor, Terms]:
-        """Loss and terms; `penalise` adds R1, weighted for being lazy (Karras et al. 2020)."""
+        """Loss and terms; `penalize` adds R1, weighted for being lazy (Karras et al. 2020)."""
         with torch.no_grad():
             text, _ = self._fixed[0](batch.text_codes, batch.attention_mask)
             sentence = sentence_from_text(text, batch.attention_mask)
@@ -346,7 +346,7 @@ class DiscriminatorObjective(nn.Module):
         if self.losses.diff_augment:
             real = diff_augment(real, random.uniform(len(real), 4))
             drawn = diff_augment(drawn, random.uniform(len(drawn), 4))
-        if penalise:
+        if penalize:
             real = real.detach().requires_grad_(True)
         real_logits, _ = self.discriminator(real, sentence)
         fake_logits, _ = self.discriminator(drawn, sentence)
@@ -359,7 +359,7 @@ class DiscriminatorObjective(nn.Module):
             "real": real_logits.sigmoid().mean(),
             "fake": fake_logits.sigmoid().mean(),
         }
-        if penalise:
+        if penalize:
             penalty = r1_penalty(real_logits, real)
             terms["r1"] = penalty
             loss = loss + self.losses.gradient_penalty * self.losses.gradient_penalty_every * penalty

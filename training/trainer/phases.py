@@ -277,9 +277,9 @@ class JointPhase:
 
     def _judge(self, batch: TrainingBatch, drawn: Tensor, step: int, rate: float) -> Terms:
         losses = self.whole.losses
-        penalise = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
+        penalize = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
-        loss, terms = self.judging.objective(batch, drawn, random, penalise)
+        loss, terms = self.judging.objective(batch, drawn, random, penalize)
         self.judging.move(loss, rate, terms)
         return detached(terms)
 

@@ -45,7 +45,7 @@ def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
         image = tiny_model.stage("generator").module(codes, text, mask, noise)
     assert np.array_equal(drawn.codes, codes.numpy())
     assert np.abs(drawn.images.astype(int) - image.numpy().astype(int)).max() <= 1
-    assert image.float().std() > 10, "a picture of one colour would prove nothing"
+    assert image.float().std() > 10, "a picture of one color would prove nothing"
 
 
 def test_different_prompts_and_seeds_give_different_codes(built: Built) -> None:

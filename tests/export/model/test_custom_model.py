@@ -20,9 +20,9 @@ def test_the_documented_model_exports_passes_and_draws(tmp_path: Path) -> None:
     text = (DOCS / "how-to" / "custom-model.md").read_text("utf-8")
     assert "docs/examples/custom_model.py:make" in text
     options = BuildOptions(samples=6, prompts=("red apple", "green forest", "blue sea"))
-    result = build(SOURCE, tmp_path / "colours.tv", options)
+    result = build(SOURCE, tmp_path / "colors.tv", options)
     assert result.verdict == PASS
-    model = TextToImage.load(tmp_path / "colours.tv")
+    model = TextToImage.load(tmp_path / "colors.tv")
     red, sea = model("red apple", seed=1), model("blue sea", seed=1)
     assert red.shape == (16, 16, 3)
     assert (red != sea).any() and (red != model("red apple", seed=2)).any()

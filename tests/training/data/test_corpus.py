@@ -47,7 +47,7 @@ def test_a_corpus_has_a_picture_and_exact_captions_for_every_record(build: Calla
     assert (dog.style, dog.group, dog.license, dog.split) == ("twemoji", "animals-nature", "MIT", "train")
 
 
-def test_symbols_unlabelled_icons_and_second_names_are_left_out(build: Callable[..., Path]) -> None:
+def test_symbols_unlabeled_icons_and_second_names_are_left_out(build: Callable[..., Path]) -> None:
     keys = [record.key for record in load_corpus(build()).records if record.kind == "emoji"]
     assert sorted(keys) == sorted(set(keys))
     assert len(keys) == 2 * 9  # ten words, one of them a symbol; the alias `dog` is no second dog face

@@ -48,11 +48,11 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert (picture.shape, picture.dtype) == ((8, 8, 3), np.uint8)
 
 
-def test_sixteen_bit_grey_keeps_its_brightness() -> None:
+def test_sixteen_bit_gray_keeps_its_brightness() -> None:
     assert (picture_from_bytes(file_of(plain("I;16", color=128 * 256)), 8) == 128).all()
 
 
-def test_print_colours_are_converted() -> None:
+def test_print_colors_are_converted() -> None:
     assert picture_from_bytes(file_of(plain("CMYK", color=(0, 0, 0, 0)), "JPEG"), 8).min() > 250
 
 
