@@ -15,7 +15,7 @@ CORPUS_CREDITS = (
 WEIGHT_CREDITS = (
     "all-MiniLM-L6-v2 (text encoder's first weights and vocabulary): Sentence-Transformers, on Microsoft's "
     "MiniLM, Apache License 2.0",
-    "EfficientNet-Lite0 and -EfficientNetFeatures (features that losses and scores are measured on): Google, "
+    "EfficientNet-Lite0 and -Lite2 (features that losses and scores are measured on): Google, "
     "in the PyTorch port by ML Illustrated, Apache License 2.0",
 )
 

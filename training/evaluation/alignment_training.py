@@ -48,7 +48,7 @@ def build_alignment(corpus: Corpus, out: Path, *, say: Callable[[str], None]) ->
         )
     )
     about: dict[str, Any] = {
-        "features": "EfficientNet-EfficientNetFeatures",
+        "features": "EfficientNet-Lite2",
         "sentences": "all-MiniLM-L6-v2",
         "pairs": len(train),
     }

@@ -93,7 +93,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
     scores = {
         "checkpoint": checkpoint.config.name,
         "held_out_pictures": len(held.labels),
-        "features": f"EfficientNet-EfficientNetFeatures, pictures at {DETAIL} px or less",
+        "features": f"EfficientNet-Lite2, pictures at {DETAIL} px or less",
         "reconstruction": {
             "psnr_db": _round(psnr.mean()),
             "psnr_db_worst_tenth": _round(np.quantile(psnr, 0.1)),

@@ -38,10 +38,10 @@ class ImageFeatures:
 
 
 class EfficientNetFeatures:
-    """ImageNet's EfficientNet-EfficientNetFeatures; BackendMissingError when it isn't installed."""
+    """ImageNet's EfficientNet-Lite2; BackendMissingError when it isn't installed."""
 
     def __init__(self) -> None:
-        self.net = pretrained_efficientnet("extractor").eval().requires_grad_(False)
+        self.net = pretrained_efficientnet("lite2").eval().requires_grad_(False)
 
     @torch.no_grad()
     def extract(self, pictures: NDArray[np.uint8]) -> ImageFeatures:

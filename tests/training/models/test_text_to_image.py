@@ -110,7 +110,7 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     network, book = model.latent, model.codebook
     assert network.memory is not None
-    network.memory.is_composition.fill_(1)
+    network.memory.composed.fill_(1)
     with torch.no_grad():
         told = network.plan(text, mask, noise, book).latents
         drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words say
