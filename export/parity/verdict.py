@@ -28,7 +28,7 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageParity,
 )
-from textual_vision.export.sessions.timing import opened_at_once
+from textual_vision.export.sessions.opening import opened_at_once
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from textual_vision.export.build import float_graphs as floats
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle import writer as bundle_module
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity

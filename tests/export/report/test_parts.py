@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.build.build import BuildOptions
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.report_files import command_of
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
