@@ -23,7 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.config import (
     CONFIG_FOLDER,
     SCHEMA_VERSION,
@@ -169,11 +169,11 @@ def save_checkpoint(
     try:
         fresh.chmod(0o755)
         # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
-        write_whole(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+        write_atomic(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
         stored = dict(itertools.chain(*(_stored(name, weight) for name, weight in weights.items())))
-        write_whole(fresh / "model.safetensors", safetensors_bytes(stored))
-        write_whole(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-        write_whole(fresh / "NOTICE", notice.encode())
+        write_atomic(fresh / "model.safetensors", safetensors_bytes(stored))
+        write_atomic(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        write_atomic(fresh / "NOTICE", notice.encode())
         _put(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.config import TextConfig
 from textual_vision.training.evaluation.features import FEATURES
 from textual_vision.training.models.caption_encoder import ids_from_captions
@@ -172,8 +172,8 @@ def save_towers(towers: Towers, about: dict[str, Any], folder: Path) -> None:
     """Weights in float16, and what is known about them."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: w.half().contiguous() for name, w in towers.state_dict().items()}
-    write_whole(folder / WEIGHTS, save(weights))
-    write_whole(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+    write_atomic(folder / WEIGHTS, save(weights))
+    write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 
 def load_towers(folder: Path = SHIPPED_FOLDER) -> tuple[Towers, dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
@@ -77,8 +77,8 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """evaluation.json and contact_sheet.png in `folder`."""
-        write_whole(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
-        write_whole(folder / "contact_sheet.png", self.sheet)
+        write_atomic(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
+        write_atomic(folder / "contact_sheet.png", self.sheet)
 
 
 def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: Say) -> Evaluation:

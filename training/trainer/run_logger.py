@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
 from textual_vision.training.evaluation.sampling import generate_images, reconstruct
@@ -93,7 +93,7 @@ class RunLogger:
         """A sheet of drawings, as a file and in TensorBoard."""
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
-        write_whole(folder / f"{name}.png", sheet)
+        write_atomic(folder / f"{name}.png", sheet)
         self.writer.add_image("samples", _array_from_png(sheet), global_step, dataformats="HWC")
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class RunLogger:
 
     def curves(self) -> None:
         """RUN/curves.png from the log."""
-        write_whole(self.out / "curves.png", curves_from_log(read_log(self.out)))
+        write_atomic(self.out / "curves.png", curves_from_log(read_log(self.out)))
 
 
 def sample_sheet(

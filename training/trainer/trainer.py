@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
@@ -266,7 +266,7 @@ class TrainingRun:
         if not self.is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / TOKENIZER, self.tokenizer.to_str(pretty=True).encode())
+        write_atomic(self.out / TOKENIZER, self.tokenizer.to_str(pretty=True).encode())
         write_config(self.out, self.config)
         write_state(
             self.out,

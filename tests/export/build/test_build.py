@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_bundle_in_its_place(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         path.write_bytes(data)
 
-    monkeypatch.setattr(bundle_module, "write_whole", full)
+    monkeypatch.setattr(bundle_module, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         build(str(checkpoint), place, dataclasses.replace(small_build, force=True), cache=kept_steps)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.tv"]
