@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from textual_vision.export.graph.pipeline_graph import merged_spec
-from textual_vision.export.host.step_cache import Steps
+from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.onnx_reference import (
@@ -32,7 +32,8 @@ from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession
-from textual_vision.export.sessions.timing import begin, median_milliseconds, node_count, usable_backends
+from textual_vision.export.sessions.opening import begin, usable_backends
+from textual_vision.export.sessions.timing import median_milliseconds, node_count
 
 Parity = Callable[[], bytes]
 
@@ -47,7 +48,7 @@ class Comparisons:
         self,
         model: StagedModel,
         batches: Sequence[Batch],
-        steps: Steps,
+        steps: StepCache,
         pools: Mapping[str, ThreadPoolExecutor | None],
     ) -> None:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
@@ -167,7 +168,9 @@ class Comparisons:
 
 
 @contextlib.contextmanager
-def comparisons_begun(model: StagedModel, batches: Sequence[Batch], steps: Steps) -> Iterator[Comparisons]:
+def comparisons_begun(
+    model: StagedModel, batches: Sequence[Batch], steps: StepCache
+) -> Iterator[Comparisons]:
     """Comparisons with the reference's `batches`; what still goes on when the context is left is stopped."""
     backends = usable_backends()
     with contextlib.ExitStack() as stack:

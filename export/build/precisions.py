@@ -7,31 +7,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
 from textual_vision.calibration.cache import Origin, origin_of
-from textual_vision.export.build.float_graphs import Floats, FloatStage
-from textual_vision.export.graph.opset import MIN_OPSET, check, opset_of, expand_partial_shapes
-from textual_vision.export.graph.pipeline_graph import merged_from_stages
-from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
 from textual_vision.export.build.calibration import (
     FOLDER,
     calibration_files,
     notes_of_calibration,
     ranges_from_cache,
 )
+from textual_vision.export.build.float_graphs import Floats, FloatStage
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
+from textual_vision.export.graph.pipeline_graph import merged_from_stages
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes, zip_bytes
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision.registry import STAGE_CONVERTERS, FloatGraphs, PrecisionGraphs, convert, convert_stage
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__
-
-if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
 
 NOTES_FILE = "notes.json"
 StageResults = dict[str, dict[str, object]]  # by precision and stage, see `precision.convert_stage`
@@ -43,7 +40,7 @@ class Build:
 
     model: StagedModel
     options: BuildOptions
-    steps: Steps
+    steps: StepCache
 
 
 def floats_of(
@@ -85,7 +82,7 @@ def precision_of(
     if name == "int8":
         cached = None if given is None else given.read_bytes()
         depends += [source.budget, source.range_method, cached, origin.digest]
-    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
+    files = unzip_bytes(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
@@ -131,7 +128,7 @@ def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> byt
         graphs[MERGED] = described(merged, at.model, MERGED, name)
     drawings = sum(len(batch.prompts) for batch in source.batches)
     files = calibration_files(origin, made.ranges, drawings) if made.ranges else {}
-    return packed({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
+    return zip_bytes({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:

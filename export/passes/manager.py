@@ -22,7 +22,8 @@ from textual_vision.export.passes import folding as folding
 from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.export.passes import shapes as shapes
 from textual_vision.export.results import RewriteResult
-from textual_vision.export.sessions.timing import best_milliseconds, node_count, sessions_of
+from textual_vision.export.sessions.opening import sessions_of
+from textual_vision.export.sessions.timing import best_milliseconds, node_count
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec

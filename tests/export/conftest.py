@@ -15,9 +15,11 @@ from fake_tensorrt import fake_library
 from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from textual_vision.export.build.build import BuildOptions, build
-from textual_vision.export.int8.score import Evaluator
-from textual_vision.export.model.stage import StagedModel, load_model
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.int8.score import Measure
+from textual_vision.export.model.loading import load_model
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult
 from textual_vision.export.tensorrt import engines as engine_bundle
 from textual_vision.runtime.manifest import BatchProfile, StageSpec
@@ -92,7 +94,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 SCALES = {
     "text_encoder.encoder": 2.0,
-    "text_encoder.quantiser": 0.2,
+    "text_encoder.quantizer": 0.2,
     "latent.condition": 2.0,
     "latent.start": 2.0,
     "latent.position": 0.1,

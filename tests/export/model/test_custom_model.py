@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.build.build import BuildOptions, build
-from textual_vision.export.model.stage import load_model
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.model.loading import load_model
 from textual_vision.export.results import PASS
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.pipeline import TextToImage

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle.verify import failures_in, verified
 from textual_vision.export.cli.main import command
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND
@@ -56,7 +57,7 @@ def test_a_longer_prompt_is_cut_with_a_warning(fixed: Built) -> None:
 
 def test_the_graphs_and_what_is_said_of_them_name_the_length(fixed: Built) -> None:
     bundle = Bundle(fixed[0])
-    assert bundle.manifest.text.max_tokens == LENGTH and bundle.manifest.text.fixed
+    assert bundle.manifest.text.max_tokens == LENGTH and bundle.manifest.text.fixed_length
     for file in bundle.manifest.precisions["fp16"].files.values():
         words = [i for i in onnx.load_from_string(bundle.read(file)).graph.input if "mask" in i.name]
         assert all(i.type.tensor_type.shape.dim[1].dim_value == LENGTH for i in words)
