@@ -17,7 +17,7 @@ from textual_vision.calibration.cache import (
 )
 from textual_vision.calibration.prompts import choose_for_coverage, warning_about_few_prompts
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import coverage_of, warning_about_few_rows, rows_visited
+from textual_vision.calibration.samples import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches

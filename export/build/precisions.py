@@ -20,12 +20,18 @@ from textual_vision.export.build.calibration import (
 )
 from textual_vision.export.build.float_graphs import Floats, FloatStage
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
+from textual_vision.export.graph.opset import MIN_OPSET, check, expand_partial_shapes, opset_of
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import StepCache, unzip_bytes, zip_bytes
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.precision.registry import STAGE_CONVERTERS, FloatGraphs, PrecisionGraphs, convert, convert_stage
+from textual_vision.export.precision.registry import (
+    STAGE_CONVERTERS,
+    FloatGraphs,
+    PrecisionGraphs,
+    convert,
+    convert_stage,
+)
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import onnx
 
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.graph.constants import array_of, readers_of
+from textual_vision.export.graph.constants import array_of, consumers_of
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.int8.layers import CONV, INT8, LINEAR, Layer, layers_of
+from textual_vision.export.int8.layers import CONV, INT8, LINEAR, QuantizableLayer, quantizable_layers
 from textual_vision.export.int8.observer import (
     ALONE,
     extract_layer,

@@ -13,9 +13,9 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.graph.strip_weights import with_outputs
+from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.int8.layers import Layer, activations_of, layers_of
+from textual_vision.export.int8.layers import QuantizableLayer, activations_to_calibrate, quantizable_layers
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
@@ -93,7 +93,7 @@ def open_layer_session(graph: bytes, name: str) -> Session:
 
 def open_observer(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:
     """Opens the graph to observe the tensors, as often as wanted."""
-    session = session_of(exposed(model, tensors), model.graph.name)
+    session = open_layer_session(exposed(model, tensors), model.graph.name)
     return lambda inputs: parallel_map(lambda batch: {**batch, **session.run(batch)}, inputs)
 
 

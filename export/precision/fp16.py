@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from textual_vision.export.graph.strip_weights import with_outputs, without_values
+from textual_vision.export.graph.strip_weights import expose_tensors, strip_weights
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.parity.verdict import BUDGETS, forced_parity, open_sessions

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from textual_vision.export.graph.strip_weights import with_outputs
+from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from textual_vision.export.build.build import build
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult

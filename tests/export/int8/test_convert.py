@@ -205,7 +205,7 @@ def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, m
     matrix.CopyFrom(
         numpy_helper.from_array(round_to_int8_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight")
     )
-    graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
     stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
     inputs = feeds(model)[0]
