@@ -1,6 +1,6 @@
 """Noise from a seed: the same bits on every machine and in every language.
 
-The recipe, `philox4x32-10-as241` (written out in C in docs/noise.md):
+The recipe, `philox4x32-10-as241` (written out in C in docs/reference/noise.md):
 
 1. Random words. Block b of image i under the 64-bit seed s is Philox4x32 with 10 rounds [1] of the counter
    (b mod 2³², b div 2³², i, 0) and the key (s mod 2³², s div 2³²). It gives four 32-bit words x.

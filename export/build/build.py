@@ -21,7 +21,7 @@ from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
 from textual_vision.export.int8.budget import parse_budget
-from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS, chosen_prompts
+from textual_vision.export.build.calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches

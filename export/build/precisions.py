@@ -17,7 +17,7 @@ from textual_vision.export.build.float_graphs import Floats, FloatStage
 from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
 from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
-from textual_vision.export.int8.calibration import (
+from textual_vision.export.build.calibration import (
     FOLDER,
     calibration_files,
     notes_of_calibration,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.bundle.model_card import prompt_size
-from textual_vision.export.int8.calibration import CALIBRATION_PROMPTS
+from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.report.page import Opener, ReportSource, report_files

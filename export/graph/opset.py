@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import initializer
+from textual_vision.export.graph.constants import initializer
 from textual_vision.runtime.errors import UsageError
 
 OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import tidy
+from textual_vision.export.graph.cleanup import tidy
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from textual_vision.export.graph.constants import constant_proto
 from textual_vision.export.graph.strip_weights import without_values
 from textual_vision.export.int8.layers import TABLE, Layer, layers_of
 
@@ -111,8 +112,3 @@ def row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[on
             name=f"{name}.dequantise",
         ),
     ]
-
-
-def constant_proto(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    """The graph's constant called `name`."""
-    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+
+from textual_vision.export.graph.constants import readers_of
 
 INT8, WEIGHTS, HALF, FLOAT = "int8", "weights", "half", "float"
 MODES = (INT8, WEIGHTS, HALF, FLOAT)
@@ -82,15 +83,6 @@ def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
             decides=node.output[0] in compared,
         )
     return tuple(found.values())
-
-
-def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Tensor → the nodes that read it."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in dict.fromkeys(node.input):
-            readers.setdefault(name, []).append(node)
-    return readers
 
 
 def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, str]:
@@ -195,9 +187,3 @@ def _bias_names(
     for reader in readers.get(node.output[0], []):
         if reader.op_type == "Add":
             yield from (name for name in reader.input if name in constants)
-
-
-def array_of(model: onnx.ModelProto, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """A constant's values."""
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    return np.asarray(numpy_helper.to_array(tensor))

@@ -15,8 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
+from textual_vision.export.graph.constants import constant_proto
 from textual_vision.export.graph.opset import opset_of
-from textual_vision.export.int8.embeddings import constant_proto, row_nodes, row_shapes
+from textual_vision.export.int8.embeddings import row_nodes, row_shapes
 from textual_vision.export.int8.layers import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
 from textual_vision.export.int8.weights import QuantisedWeight, quantised_weight
 from textual_vision.export.precision.lossless_storage import store_exactly

@@ -11,8 +11,10 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.int8.bias_correction import can_be_equalised, corrected_biases, equalised
+from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import SCALED, row_scaled
+from textual_vision.export.int8.equalization import can_be_equalised, equalised
+from textual_vision.export.int8.gptq import weights_for_inputs
 from textual_vision.export.int8.layers import (
     INT8,
     QUANTISED,
@@ -25,7 +27,7 @@ from textual_vision.export.int8.layers import (
 from textual_vision.export.int8.observer import ranges_of
 from textual_vision.export.int8.qdq import Bias, quantised_graph
 from textual_vision.export.int8.score import Measure
-from textual_vision.export.int8.weights import QuantisedWeight, nearest_weights, weights_for_inputs
+from textual_vision.export.int8.weights import QuantisedWeight, nearest_weights
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.passes import conv_transpose as rewrites_upsample
 from textual_vision.export.passes import fuse_linears as rewrites_merge

@@ -2,7 +2,7 @@
 
 A model is any number of PyTorch modules in running order; a stage takes its inputs by name from the prompt's
 tokens (`input_ids`, `attention_mask`), the noise and the outputs of the stages before it. See
-docs/custom-models.md for a model of your own.
+docs/how-to/custom-model.md for a model of your own.
 """
 
 from __future__ import annotations
@@ -237,16 +237,16 @@ def _digest(folder: Path) -> str:
 
 def _model_from_file(path: Path, function: str) -> StagedModel:
     if not path.is_file():
-        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/custom-models.md")
+        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/how-to/custom-model.md")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     make = getattr(module, function, None)
     if not callable(make):
-        raise UsageError(f"{path} has no function {function!r}", "see docs/custom-models.md")
+        raise UsageError(f"{path} has no function {function!r}", "see docs/how-to/custom-model.md")
     model = make()
     if not isinstance(model, StagedModel):
         problem = f"{path}: {function}() gives {type(model).__name__}, not a StagedModel"
-        raise UsageError(problem, "see docs/custom-models.md")
+        raise UsageError(problem, "see docs/how-to/custom-model.md")
     return model

@@ -14,33 +14,10 @@ from onnxscript.optimizer import _constant_folding
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
-NO_LIMIT = 1 << 40
+from textual_vision.export.graph.cleanup import NO_LIMIT, tidy
+
 LOOK_AT_PAIRS = ("SlicesSplit",)
 TABLE_BYTES = 1 << 12  # a smaller one may be stored more than once
-
-
-def tidy(model: ir.Model) -> None:
-    """Constants as initialisers, none twice; nothing that no output needs; no node twice."""
-    for step in (
-        passes.RemoveUnusedNodesPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(size_limit=NO_LIMIT),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.IdentityEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedOpsetsPass(),
-    ):
-        step(model)
-
-
-def initializer(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:
-    """A new constant of the graph."""
-    fresh = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.from_numpy(value.dtype)), shape=ir.Shape(value.shape)
-    )
-    fresh.const_value = ir.tensor(np.ascontiguousarray(value), name=name)
-    model.graph.register_initializer(fresh)
-    return fresh
 
 
 def fold_constants(model: ir.Model) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from textual_vision.export.graph.constants import initializer
 from textual_vision.export.graph.naming import mark_merged
-from textual_vision.export.passes.folding import initializer
 
 LEAST = 2
 

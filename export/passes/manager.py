@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.graph import naming
+from textual_vision.export.graph import cleanup, naming
 from textual_vision.export.inference_network.network import ARRANGE
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.passes import conv_transpose as rewrites_upsample
@@ -163,7 +163,7 @@ class _Reader:
             self._model, self._graph = _read(graph), graph
         before = _summary(self._model)
         change(self._model)
-        rewrites_fold.tidy(self._model)
+        cleanup.tidy(self._model)
         if _summary(self._model) != before:
             self._graph = ir.to_proto(self._model).SerializeToString()
         return self._graph

@@ -9,7 +9,7 @@ from onnxscript import rewriter
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
-from textual_vision.export.passes.folding import initializer
+from textual_vision.export.graph.constants import initializer
 
 
 def fix_shapes(model: ir.Model) -> None:

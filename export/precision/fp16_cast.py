@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import tidy
+from textual_vision.export.graph.cleanup import tidy
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # What these read decides shapes or is computed with in float32 by definition.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.noise import noise_from_seed, normals_from_words, philox
 
-PAGE = Path(__file__).parents[2] / "docs" / "noise.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "noise.md"
 COMPILER = shutil.which("cc")
 KNOWN_WORDS = [  # counter, key, result: the known answers published with Random123
     ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

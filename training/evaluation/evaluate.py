@@ -1,7 +1,7 @@
 """What a checkpoint is worth, measured on pictures and captions that it was not trained on.
 
 Every score stands beside what real pictures reach under the same judge. `evaluate` returns plain JSON
-values and a contact sheet; docs/training.md defines each number.
+values and a contact sheet; docs/reference/metrics.md defines each number.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
 
-DOC = Path(__file__).parents[3] / "docs" / "export.md"
+DOC = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
 
 
 def call(*arguments: object) -> Result:
@@ -45,7 +45,7 @@ def test_every_command_has_help_and_is_in_the_docs() -> None:
         assert f"tv-export {name}" in text
         for option in re.findall(r"--[a-z-]+", result.output):
             if name == "build" and option != "--help":
-                assert option in text, f"{option} is not in docs/export.md"
+                assert option in text, f"{option} is not in docs/how-to/export.md"
 
 
 def test_every_command_that_lives_elsewhere_is_where_it_is_said_to_be() -> None:

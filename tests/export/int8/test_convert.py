@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export.int8.bias_correction import corrected_biases, equalised
+from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import LARGE_TABLE, row_scaled
+from textual_vision.export.int8.equalization import equalised
 from textual_vision.export.int8.layers import (
     FLOAT,
     HALF,

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from textual_vision.export.int8.gptq import weights_for_inputs
 from textual_vision.export.int8.layers import layers_of
-from textual_vision.export.int8.weights import nearest_weights, weights_for_inputs
+from textual_vision.export.int8.weights import nearest_weights
 
 RANDOM = np.random.default_rng(0)
 WIDTH, OUTPUTS = 160, 24  # wider than one block of rows

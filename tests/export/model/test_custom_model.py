@@ -1,4 +1,4 @@
-"""The example in docs/custom-models.md works as it is printed there."""
+"""The example in docs/how-to/custom-model.md works as it is printed there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE = f"{DOCS / 'examples' / 'custom_model.py'}:make"
 
 
 def test_the_documented_model_exports_passes_and_draws(tmp_path: Path) -> None:
-    text = (DOCS / "custom-models.md").read_text("utf-8")
+    text = (DOCS / "how-to" / "custom-model.md").read_text("utf-8")
     assert "docs/examples/custom_model.py:make" in text
     options = BuildOptions(samples=6, prompts=("red apple", "green forest", "blue sea"))
     result = build(SOURCE, tmp_path / "colours.tv", options)

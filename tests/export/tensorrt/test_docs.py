@@ -16,7 +16,7 @@ from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.session import open_engines
 from textual_vision.runtime.bundle import Bundle
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "how-to"
 PAGES = ("tensorrt.md", "jetson.md")
 
 

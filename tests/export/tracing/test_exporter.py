@@ -103,7 +103,7 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_line() -> None
     assert "stage 'odd'" in message and "linalg_matrix_exp" in message
     assert "'inner (Exponential)'" in message
     assert "test_to_onnx.py:" in message and "return torch.linalg.matrix_exp(x)" in message
-    assert "docs/custom-models.md" in error.value.hint
+    assert "docs/how-to/custom-model.md" in error.value.hint
     assert "\n" not in message
 
 

@@ -1,4 +1,4 @@
-"""docs/data.md says what `tv-train data` takes and what it makes."""
+"""docs/reference/corpus.md says what `tv-train data` takes and what it makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual_vision.training.emoji.build import SCENE_LAYOUTS
 from textual_vision.training.emoji.scenes import all_scenes
 from textual_vision.training.emoji.wearing import ANIMALS
 
-TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "corpus.md").read_text("utf-8")
 
 
 def test_every_command_of_the_page_is_understood() -> None:

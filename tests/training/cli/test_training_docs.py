@@ -1,4 +1,4 @@
-"""docs/training.md says what is true of commands, configs and scores."""
+"""docs/how-to/train-on-your-pictures.md says what is true of commands, configs and scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from textual_vision.training.cli.main import command
 from textual_vision.training.config import LossConfig, ModelConfig, PhaseConfig, TrainConfig, config_from_dict
 
-TEXT = (Path(__file__).parents[3] / "docs" / "training.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "how-to" / "train-on-your-pictures.md").read_text("utf-8")
 COMMANDS = re.findall(r"^tv-train (\w+) ?(.*)$", TEXT, re.MULTILINE)
 INLINE = re.findall(r"`tv-train (\w+)([^`]*)`", TEXT)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from textual_vision.calibration.cache import TensorRange, origin_of, read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
-from textual_vision.export.int8.calibration import (
+from textual_vision.export.build.calibration import (
     calibration_files,
     chosen_prompts,
     notes_of_calibration,
