@@ -77,7 +77,8 @@ class ConditioningAugmentation(nn.Module):
     def forward(self, sentence: Tensor, noise: Tensor) -> Tensor:
         """Condition (batch, condition) = mean + deviation × noise."""
         mean, log_variance = self.relu(self.fc(sentence)).split(self.condition, dim=1)
-        return mean + (0.5 * log_variance).exp() * noise
+        sample: Tensor = mean + (0.5 * log_variance).exp() * noise
+        return sample
 
 
 class FirstStage(nn.Module):
@@ -96,7 +97,7 @@ class FirstStage(nn.Module):
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         """Features (batch, width / 16, 64, 64)."""
-        x = self.fc(torch.cat((condition, noise), dim=1)).unflatten(1, (self.width, START, START))
+        x: Tensor = self.fc(torch.cat((condition, noise), dim=1)).unflatten(1, (self.width, START, START))
         for index in range(1, FIRST_UPSAMPLES + 1):
             x = getattr(self, f"upsample{index}")(x)
         return x

@@ -8,6 +8,7 @@ adversarial networks", ICLR 2016; keys as PyTorch's own example saves them (`mai
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -31,7 +32,7 @@ class DcganGenerator(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(widths)):
             stride, padding = (1, 0) if index == 0 else (2, 1)
             layers.append(nn.ConvTranspose2d(before, after, KERNEL, stride, padding, bias=False))
             last = index == len(widths) - 2

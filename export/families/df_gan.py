@@ -1,11 +1,12 @@
 """DF-GAN: a picture from a sentence in one generator, whose blocks are modulated by noise and sentence.
 
-Tao et al., "DF-GAN: a simple and effective baseline for text-to-image synthesis", CVPR 2022. Keys are those of
-its checkpoints: `fc`, `GBlocks.N.{c1,c2,c_sc,fuse1,fuse2}`, `to_rgb.1`.
+Tao et al., "DF-GAN: a simple and effective baseline for text-to-image synthesis", CVPR 2022. Keys are those
+of its checkpoints: `fc`, `GBlocks.N.{c1,c2,c_sc,fuse1,fuse2}`, `to_rgb.1`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -30,7 +31,8 @@ class Affine(nn.Module):
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """Modulated features (batch, channels, H, W)."""
         scale, shift = self.fc_gamma(condition), self.fc_beta(condition)
-        return scale[:, :, None, None] * features + shift[:, :, None, None]
+        out: Tensor = scale[:, :, None, None] * features + shift[:, :, None, None]
+        return out
 
 
 def _two_layers(condition: int, channels: int) -> nn.Sequential:
@@ -71,7 +73,8 @@ class GeneratorBlock(nn.Module):
         features = F.interpolate(features, scale_factor=2)
         residual = self.c1(self.fuse1(features, condition))
         residual = self.c2(self.fuse2(residual, condition))
-        return residual + (features if self.c_sc is None else self.c_sc(features))
+        out: Tensor = residual + (features if self.c_sc is None else self.c_sc(features))
+        return out
 
 
 class DfGanGenerator(nn.Module):
@@ -82,8 +85,8 @@ class DfGanGenerator(nn.Module):
         condition = noise_dim + sentence_dim
         self.noise_dim, self.first = noise_dim, widths[0]
         self.fc = nn.Linear(noise_dim, widths[0] * START * START)
-        pairs = zip(widths, widths[1:], strict=False)
-        self.GBlocks = nn.ModuleList(GeneratorBlock(before, after, condition) for before, after in pairs)
+        pairs = itertools.pairwise(widths)
+        self.GBlocks = nn.ModuleList(GeneratorBlock(*pair, condition) for pair in pairs)
         self.to_rgb = nn.Sequential(
             nn.LeakyReLU(SLOPE), nn.Conv2d(widths[-1], colors, 3, padding=1), nn.Tanh()
         )

@@ -47,7 +47,8 @@ class ResnetBlock(nn.Module):
         """Features (batch, after, H, W)."""
         residual = self.conv1(F.silu(self.norm1(x)))
         residual = self.conv2(F.silu(self.norm2(residual)))
-        return residual + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        out: Tensor = residual + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -81,6 +82,52 @@ class Upsample(nn.Module):
         return out
 
 
+class MiddleLevel(nn.Module):
+    """Two residual blocks with attention between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block_1, self.attn_1 = ResnetBlock(width, width), AttentionBlock(width)
+        self.block_2 = ResnetBlock(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape."""
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
+
+
+class UpLevel(nn.Module):
+    """Residual blocks of one resolution, each with attention if there is any, then an upsampling."""
+
+    def __init__(self, before: int, after: int, blocks: int, attention: bool, upsample: bool) -> None:
+        super().__init__()
+        sizes = [(before if index == 0 else after, after) for index in range(blocks)]
+        self.block = nn.ModuleList(ResnetBlock(*pair) for pair in sizes)
+        self.attn = nn.ModuleList(AttentionBlock(after) for _ in range(blocks * attention))
+        self.upsample = Upsample(after) if upsample else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, after, H, W), twice as large after an upsampling."""
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if len(self.attn):
+                x = self.attn[index](x)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class Quantizer(nn.Module):
+    """The codebook."""
+
+    def __init__(self, codebook_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, embed_dim)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Rows (batch, h, w, embed_dim)."""
+        rows: Tensor = self.embedding(codes)
+        return rows
+
+
 class Decoder(nn.Module):
     """From latents (batch, latent, h, w) to a picture (batch, colors, H, W), about in [-1, 1]."""
 
@@ -88,34 +135,21 @@ class Decoder(nn.Module):
         super().__init__()
         levels, width = len(config.widths), config.widths[-1]
         self.conv_in = nn.Conv2d(config.latent, width, 3, padding=1)
-        self.mid = nn.Module()
-        self.mid.block_1, self.mid.attn_1 = ResnetBlock(width, width), AttentionBlock(width)
-        self.mid.block_2 = ResnetBlock(width, width)
-        self.up = nn.ModuleList(nn.Module() for _ in range(levels))
-        for level in reversed(range(levels)):
-            after, up = config.widths[level], self.up[level]
-            sizes = [(width if index == 0 else after, after) for index in range(config.blocks)]
-            up.block = nn.ModuleList(ResnetBlock(*pair) for pair in sizes)
-            up.attn = nn.ModuleList(
-                AttentionBlock(after) for _ in range(config.blocks * config.attention[level])
-            )
-            if level:
-                up.upsample = Upsample(after)
-            width = after
+        self.mid = MiddleLevel(width)
+        befores = (*config.widths[1:], width)
+        self.up = nn.ModuleList(
+            UpLevel(befores[level], config.widths[level], config.blocks, config.attention[level], level > 0)
+            for level in range(levels)
+        )
+        width = config.widths[0]
         self.norm_out = normalization(width)
         self.conv_out = nn.Conv2d(width, config.colors, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         """The picture."""
-        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(self.conv_in(latents))))
+        x = self.mid(self.conv_in(latents))
         for level in reversed(range(len(self.up))):
-            up = self.up[level]
-            for index, block in enumerate(up.block):
-                x = block(x)
-                if len(up.attn):
-                    x = up.attn[index](x)
-            if level:
-                x = up.upsample(x)
+            x = self.up[level](x)
         picture: Tensor = self.conv_out(F.silu(self.norm_out(x)))
         return picture
 
@@ -125,14 +159,13 @@ class VqGanDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, *, codebook_size: int, embed_dim: int) -> None:
         super().__init__()
-        self.quantize = nn.Module()
-        self.quantize.embedding = nn.Embedding(codebook_size, embed_dim)
+        self.quantize = Quantizer(codebook_size, embed_dim)
         self.post_quant_conv = nn.Conv2d(embed_dim, config.latent, 1)
         self.decoder = Decoder(config)
 
     def forward(self, codes: Tensor) -> Tensor:
         """The picture."""
-        rows = self.quantize.embedding(codes).permute(0, 3, 1, 2)
+        rows = self.quantize(codes).permute(0, 3, 1, 2)
         picture: Tensor = self.decoder(self.post_quant_conv(rows))
         return picture
 
@@ -154,7 +187,9 @@ def config_from_state(state: Mapping[str, Tensor]) -> DecoderConfig:
     attention = tuple(f"decoder.up.{level}.attn.0.q.weight" in state for level in range(levels))
     return DecoderConfig(
         latent=size_of(state, "decoder.conv_in.weight", 1),
-        widths=tuple(size_of(state, f"decoder.up.{level}.block.0.conv1.weight", 0) for level in range(levels)),
+        widths=tuple(
+            size_of(state, f"decoder.up.{level}.block.0.conv1.weight", 0) for level in range(levels)
+        ),
         blocks=len(first),
         attention=attention,
         colors=size_of(state, "decoder.conv_out.weight", 0),

@@ -1,4 +1,4 @@
-"""State dicts of published checkpoints: read without executing anything, unwrapped, loaded with named faults."""
+"""State dicts of published checkpoints, read without executing anything."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def read_checkpoint(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         problem = f"{path} holds more than tensors and plain containers: {_reason(error)}"
-        raise IntegrityError(problem, "save its state dict alone: torch.save(model.state_dict(), path)") from None
+        hint = "save its state dict alone: torch.save(model.state_dict(), path)"
+        raise IntegrityError(problem, hint) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         problem = f"{path} cannot be read as a PyTorch checkpoint: {_reason(error)}"
         raise IntegrityError(problem, "download it again") from None
@@ -42,16 +43,18 @@ def _reason(error: Exception) -> str:
 
 
 def state_from_checkpoint(value: object, *, inside: Sequence[str] = (), prefix: str = "") -> State:
-    """The state dict in a checkpoint: keys of `inside` are opened where they are there, prefixes taken off.
+    """The state dict in a checkpoint, inside the nested keys `inside` where these are there.
 
-    `prefix` selects the keys that begin with it and removes it. Raises UsageError when there is no state dict.
+    """The state dict of a checkpoint, looked for inside the nested keys `inside`.
     """
     for key in inside:
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
     if not isinstance(value, Mapping) or not any(isinstance(item, Tensor) for item in value.values()):
         found = ", ".join(map(str, list(value)[:8])) if isinstance(value, Mapping) else type(value).__name__
-        raise UsageError(f"no state dict among {found}", "give a checkpoint as the family's own code saves it")
+        raise UsageError(
+            f"no state dict among {found}", "give a checkpoint as the family's own code saves it"
+        )
     state = {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
     if all(key.startswith(PARALLEL_PREFIX) for key in state):
         state = {key.removeprefix(PARALLEL_PREFIX): item for key, item in state.items()}
