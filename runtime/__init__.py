@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from textual_vision.runtime.version import __version__
+
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.noise import noise_from_seed
@@ -17,7 +19,7 @@ _MODULES = {
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
 }
-__all__ = ["Bundle", "EncodedText", "Pictures", "TextToImage", "noise_from_seed"]
+__all__ = ["Bundle", "EncodedText", "Pictures", "TextToImage", "__version__", "noise_from_seed"]
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ import click
 
 from textual_vision.runtime import console
 from textual_vision.runtime.errors import ParityError, UsageError
+from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ COUNT_LIMIT = 10_000
 @click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: the backend's choice]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
-@click.version_option(package_name="textual-vision")
+@click.version_option(__version__)
 def command(
     bundle: Path,
     prompts: tuple[str, ...],

@@ -142,7 +142,7 @@ class Manifest:
     default_precision: str
     batch: BatchProfile
     files: dict[str, FileSpec]
-    licence: str
+    license: str
     provenance: dict[str, str]
     merged: StageSpec | None = None
     golden: str | None = None
@@ -155,7 +155,7 @@ def manifest_from_bytes(data: bytes) -> Manifest:
     value = json_from_bytes(data, MANIFEST_NAME)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        newer = "install a newer textual-vision" if version > SCHEMA_VERSION else "export the bundle again"
+        newer = "install a newer promptsprite" if version > SCHEMA_VERSION else "export the bundle again"
         shown = version if abs(version) < FILE_LIMIT_BYTES else "a huge number"
         message = f"manifest.schema_version: this runtime reads {SCHEMA_VERSION}, the bundle has {shown}"
         raise IntegrityError(message, newer)
@@ -183,7 +183,7 @@ def check(manifest: Manifest) -> None:
     _check_stages(manifest)
     _check_precisions(manifest)
     made_with = [text for pair in manifest.provenance.items() for text in pair]
-    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings, *made_with):
+    for text in (manifest.name, manifest.license, manifest.noise.recipe, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
     for index, engine in enumerate(manifest.engines):
         where = f"manifest.engines[{index}]"

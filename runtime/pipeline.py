@@ -90,7 +90,7 @@ class TextToImage:
             raise UsageError(f"the bundle has no precision {chosen!r}", hint)
         if manifest.noise.recipe != RECIPE:
             problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
-            raise IntegrityError(problem, "install a newer textual-vision")
+            raise IntegrityError(problem, "install a newer promptsprite")
         _warn(manifest, chosen)
         return cls(bundle, precision=chosen, backend=chosen_backend, threads=threads)
 

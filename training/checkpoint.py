@@ -3,7 +3,7 @@
 config.json          the training config, every dimension in it
 model.safetensors    weights: matrices int8 with a step for each row, kernels float16, the rest float32
 tokenizer.json       the pruned tokenizer
-NOTICE               licences of data and pretrained weights
+NOTICE               licenses of data and pretrained weights
 evaluation.json      what `tv-train evaluate` measured (absent before)
 """
 
@@ -101,7 +101,7 @@ def read_config(path: Path) -> TrainConfig:
     if version != SCHEMA_VERSION:
         raise IntegrityError(
             f"{path}: schema_version is {version}, this version reads {SCHEMA_VERSION}",
-            "use the textual-vision that wrote it, or train again",
+            "use the version of promptsprite that wrote it, or train again",
         )
     return config_from_dict(TrainConfig, values)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from textual_vision.export.graph.smoke_graph import tiny_graph
 from textual_vision.runtime.backends.session import BACKENDS, SessionOptions, open_session
 from textual_vision.runtime.errors import TextualVisionError
+from textual_vision.runtime.version import __version__
 
 LIBRARIES = (
-    "textual-vision",
     "numpy",
     "torch",
     "onnx",
@@ -63,7 +63,7 @@ def _machine() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    found = []
+    found = [Finding(name="promptsprite", works=True, found=__version__)]
     for name in LIBRARIES:
         versions = [one.version for one in importlib.metadata.distributions(name=name)]
         if versions:
@@ -84,7 +84,7 @@ def _backends() -> list[Finding]:
                 name="backends",
                 works=False,
                 found="not tried: onnx is not installed",
-                hint="pip install 'textual-vision[export]'",
+                hint="pip install 'promptsprite[export]'",
             )
         ]
     return [
@@ -121,7 +121,7 @@ def _tensorrt() -> Finding:
         device = probe(load_cudart())
         return f"TensorRT {library.__version__} on {device}"
 
-    return _tried("TensorRT", work, "pip install 'textual-vision[tensorrt]'; on Jetson use JetPack's own")
+    return _tried("TensorRT", work, "pip install 'promptsprite[tensorrt]'; on Jetson use JetPack's own")
 
 
 def _tensorrt_rtx() -> Finding:
@@ -130,7 +130,7 @@ def _tensorrt_rtx() -> Finding:
 
         return f"TensorRT-RTX {load_library('tensorrt-rtx').__version__} builds engines for desktop GPUs"
 
-    return _tried("TensorRT-RTX", work, "pip install 'textual-vision[rtx]'")
+    return _tried("TensorRT-RTX", work, "pip install 'promptsprite[rtx]'")
 
 
 def _npm() -> Finding:

@@ -10,9 +10,10 @@ import click
 
 from textual_vision.runtime import console
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
+    from textual_vision.export.build.options import BuildOptions
     from textual_vision.export.cli.engine import EngineJob
     from textual_vision.runtime.manifest import BatchProfile
 
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, no_args_is_help=True)
-@click.version_option(package_name="textual-vision")
+@click.version_option(__version__)
 def command() -> None:
     """From a trained checkpoint to a bundle of ONNX graphs that a device draws with."""
 
@@ -224,7 +225,7 @@ def _options(given: dict[str, object]) -> BuildOptions:
     import warnings
 
     from textual_vision.calibration.prompts import RANDOM, CalibrationWarning, read_prompts
-    from textual_vision.export.build.build import BuildOptions
+    from textual_vision.export.build.options import BuildOptions
 
     changed = dict(given)
     changed["batch"] = _batch(str(changed.pop("batch")))

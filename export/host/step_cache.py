@@ -23,11 +23,13 @@ from typing import ParamSpec, TypeVar
 from textual_vision.export.results import StepTiming
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.version import __version__
 
 CACHE_LIMIT_BYTES = 2 << 30
 PACKAGES_FOLDER = Path(__file__).parents[2]
 PACKAGES = ("export", "training", "runtime", "calibration")
-LIBRARIES = ("textual-vision", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
+DISTRIBUTION = "promptsprite"  # the name on the package registry
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "numpy")
 
 DIGEST_BYTES = 32  # of the result, before it in its file
 
@@ -172,6 +174,8 @@ def source_files() -> list[Path]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The installed versions of the libraries that a build uses."""
+    """The versions of this distribution and of the installed libraries that a build uses."""
     installed = {name: list(importlib.metadata.distributions(name=name)) for name in LIBRARIES}
-    return {name: found[0].version for name, found in installed.items() if found}
+    return {DISTRIBUTION: __version__} | {
+        name: found[0].version for name, found in installed.items() if found
+    }

@@ -42,11 +42,12 @@ from textual_vision.runtime.files import write_whole
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.version import __version__
 
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100
 BATCH = 4
 PROVIDERS = ("onnxruntime-cuda", "onnxruntime-tensorrt")
-LIBRARIES = {"tensorrt", "tensorrt_rtx", "onnxruntime", "onnxruntime-gpu", "numpy", "textual-vision"}
+LIBRARIES = {"tensorrt", "tensorrt_rtx", "onnxruntime", "onnxruntime-gpu", "numpy"}
 
 Tell = Callable[[str], None]
 Opened = Mapping[str, Session]
@@ -227,11 +228,14 @@ def batches_of(bundle: Bundle, reference: Opened) -> tuple[Batch, ...]:
 
 def _versions() -> dict[str, str]:
     installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
-    return {name: installed[name] for name in sorted(LIBRARIES & installed.keys())}
+    return {"promptsprite": __version__} | {
+        name: installed[name] for name in sorted(LIBRARIES & installed.keys())
+    }
 
 
 def _built_bundle(folder: Path, tell: Tell) -> Path:
-    from textual_vision.export.build.build import BuildOptions, build
+    from textual_vision.export.build.build import build
+    from textual_vision.export.build.options import BuildOptions
 
     tell("building the shipped model's bundle")
     place = folder / "emoji.tv"

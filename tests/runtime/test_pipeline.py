@@ -94,7 +94,7 @@ def test_a_gpu_provider_that_does_not_work_is_an_error_and_never_the_cpu(tiny_bu
         pytest.skip("this ONNX Runtime has GPU providers")
     with pytest.raises(BackendMissingError) as caught:
         TextToImage.load(tiny_bundle, backend=backend)
-    assert "textual-vision[gpu]" in caught.value.hint
+    assert "promptsprite[gpu]" in caught.value.hint
 
 
 def test_an_unknown_noise_recipe_is_refused(edit_manifest):

@@ -2,7 +2,7 @@
 
 FOLDER/pictures.npy     uint8 (N, S, S, 3)
 FOLDER/records.jsonl    one record a line, in the order of the pictures
-FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
+FOLDER/corpus.json      schema, size, counts, packages with their digests, licenses
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.data.records import Record
-from textual_vision.training.emoji.svg import Pixels
+from textual_vision.training.data.records import Pixels, Record
 
 SCHEMA = 1
 PICTURES, RECORDS, SUMMARY = "pictures.npy", "records.jsonl", "corpus.json"

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from textual_vision.training.data import splits
 
+Pixels = NDArray[np.uint8]
 KINDS = ("emoji", "wearing", "scene")
 
 
@@ -22,7 +26,7 @@ class Record:
     style: str
     group: str
     subgroup: str
-    licence: str
+    license: str
     tone: str = ""
     split: str = ""
 

@@ -1,4 +1,4 @@
-"""Icon art to pixels: icons nested in one SVG, rasterised on white."""
+"""Icon art to pixels: icons nested in one SVG, rasterized on white."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import IntegrityError
+from textual_vision.training.data.records import Pixels
 
-Pixels = NDArray[np.uint8]
 CANVAS = 100.0  # every composed drawing is CANVAS x CANVAS units, whatever its size in pixels
 OVERSAMPLING = 2
 

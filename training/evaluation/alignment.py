@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.files import write_whole
 from textual_vision.training.config import TextConfig
-from textual_vision.training.data.batches import ids_from_captions
 from textual_vision.training.evaluation.features import FEATURES
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import WordEncoder
 from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 
@@ -39,7 +39,7 @@ LAYERS, MAX_TOKENS = 6, 64  # all of MiniLM's
 WIDTH = 256
 HIDDEN = 384
 DROPOUT = 0.3
-NOISE = 0.1  # added to standardised features while training: the sets are small
+NOISE = 0.1  # added to standardized features while training: the sets are small
 STEPS, BATCH, RATE = 1500, 512, 1e-3
 TEMPERATURE = 0.07
 CHUNK = 64  # captions encoded at once

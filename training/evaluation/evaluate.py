@@ -97,7 +97,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
         "alignment": _alignment(held, *load_towers()),
         "recognition": _recognition(checkpoint, corpus, held, lite2),
         "image_codes": measures.image_codes(checkpoint, again.codes),
-        "text_codes": _text_codes(checkpoint, held.source, corpus),
+        "text_codes": _text_codes(checkpoint, corpus),
         "diversity": _diversity(checkpoint, held, lite2),
     }
     say("nearest training pictures")
@@ -207,11 +207,11 @@ def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
     return found
 
 
-def _text_codes(checkpoint: Checkpoint, source: EmojiSource, corpus: Corpus) -> dict[str, Any]:
+def _text_codes(checkpoint: Checkpoint, corpus: Corpus) -> dict[str, Any]:
     captions = sorted({caption for record in corpus.records for caption in record.captions})
     random = np.random.default_rng(0)
     chosen = random.choice(len(captions), min(USAGE_CAPTIONS, len(captions)), replace=False)
-    return measures.text_codes(checkpoint, source, [captions[int(index)] for index in chosen])
+    return measures.text_codes(checkpoint, [captions[int(index)] for index in chosen])
 
 
 def _diversity(checkpoint: Checkpoint, held: HeldOut, lite2: Lite2) -> dict[str, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from textual_vision.training.trainer.losses import pretrained_efficientnet
+from textual_vision.training.models.efficientnet import pretrained_efficientnet
 
 DETAIL = 64  # pixels a side that larger pictures are shrunk to: scores of all models can be compared
 VIEW = 128  # pixels a side that the network sees

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.training.data.batches import ids_from_captions, signed_from_pixels
+from textual_vision.training.data.batches import signed_from_pixels
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
 
 CHUNK = 32  # pictures at once

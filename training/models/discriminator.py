@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.trainer.losses import Perceptual
+from textual_vision.training.models.efficientnet import Perceptual
 
 JOINED_AT = 4  # rows and columns where picture and sentence meet
 Judged = tuple[Tensor, list[Tensor]]

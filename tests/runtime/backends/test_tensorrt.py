@@ -54,7 +54,7 @@ def test_a_missing_libcudart_and_one_that_is_something_else_are_told_apart(tmp_p
 def test_a_missing_library_names_what_to_install():
     with pytest.raises(BackendMissingError) as caught:
         load_library("tensorrt")
-    assert "textual-vision[tensorrt]" in caught.value.hint
+    assert "promptsprite[tensorrt]" in caught.value.hint
     with pytest.raises(UsageError, match="unknown kind"):
         load_library("tensorflow")
 

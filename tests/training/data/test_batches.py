@@ -17,6 +17,7 @@ from textual_vision.training.data.batches import (
     caption_with_style,
     signed_from_pixels,
 )
+from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer
 
@@ -34,7 +35,7 @@ def tokenizer() -> Tokenizer:
 def batches(tiny_config: TrainConfig, shapes: PictureSource, tokenizer: Tokenizer) -> Batches:
     torch.manual_seed(0)
     encoder = TextEncoder(tiny_config.model.text).eval()
-    return Batches(shapes, tokenizer, encoder, seed=3, style_in_caption=0.5)
+    return Batches(shapes, CaptionEncoder(tokenizer, encoder), seed=3, style_in_caption=0.5)
 
 
 def test_an_epoch_shows_every_picture_as_often_as_its_weight_and_no_more(
@@ -87,14 +88,6 @@ def test_a_caption_names_the_style_in_the_share_of_cases_that_was_asked_for(batc
         assert named == caption.endswith(" style")
 
 
-def test_codes_are_padded_to_the_longest_caption_and_kept(batches: Batches) -> None:
-    codes, mask = batches.encode(["red disc", "a disc that is red"])
-    assert codes.shape == (2, 7, 8)
-    assert mask.tolist() == [[1, 1, 1, 1, 0, 0, 0], [1] * 7]
-    again, _ = batches.encode(["red disc"])
-    assert torch.equal(again[0], codes[0, :4])
-
-
 def test_pixels_become_numbers_from_minus_one_to_one() -> None:
     signed = signed_from_pixels(np.array([[[[0, 255, 51]]]], np.uint8))
     torch.testing.assert_close(signed.flatten(), torch.tensor([-1.0, 1.0, -0.6]))
@@ -103,14 +96,3 @@ def test_pixels_become_numbers_from_minus_one_to_one() -> None:
 def test_a_style_is_named_after_a_comma() -> None:
     assert caption_with_style("dog face", "noto") == "dog face, noto style"
     assert caption_with_style("dog face", "") == "dog face"
-
-
-def test_the_codes_of_a_caption_do_not_depend_on_its_company(
-    tiny_config: TrainConfig, shapes: PictureSource, tokenizer: Tokenizer, batches: Batches
-) -> None:
-    captions = [f"{'red ' * (1 + number % 5)}disc {number}" for number in range(40)]
-    batches.encode(captions)
-    alone = Batches(shapes, tokenizer, batches.text_encoder, seed=3, style_in_caption=0.5)
-    for caption in captions:
-        codes, _ = alone.encode([caption])
-        assert torch.equal(codes[0], batches.codes_from_caption[caption].long())

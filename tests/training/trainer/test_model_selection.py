@@ -16,10 +16,10 @@ from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import (
     PictureSource,
     caption_with_style,
-    ids_from_captions,
     signed_from_pixels,
 )
 from textual_vision.training.evaluation.sampling import CHUNK
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.trainer.model_selection import Choice, best_share
 from textual_vision.training.trainer.state import read_log, read_weights
 from textual_vision.training.trainer.trainer import run

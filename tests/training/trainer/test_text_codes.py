@@ -8,14 +8,14 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.config import TextConfig
-from textual_vision.training.data.batches import Batches, PictureSource
+from textual_vision.training.evaluation.text_code_usage import text_code_usage
+from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
 from textual_vision.training.trainer.text_codes import (
     OUT_OF_REACH,
     fit_text_codes,
     retire_twins,
-    text_code_usage,
     token_states,
 )
 
@@ -35,10 +35,6 @@ def fitted() -> tuple[TextEncoder, Tokenizer, float]:
     return encoder, tokenizer, error
 
 
-def batches_of(fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource) -> Batches:
-    return Batches(shapes, fitted[1], fitted[0], seed=0, style_in_caption=0.0)
-
-
 def test_states_of_every_word_are_collected_and_none_of_the_padding(
     fitted: tuple[TextEncoder, Tokenizer, float],
 ) -> None:
@@ -46,7 +42,7 @@ def test_states_of_every_word_are_collected_and_none_of_the_padding(
     assert len(token_states(encoder, tokenizer, ["red dog", "a large red dog"])) == 4 + 6
 
 
-def test_the_error_left_is_the_distance_to_the_nearest_centre(
+def test_the_error_left_is_the_distance_to_the_nearest_center(
     fitted: tuple[TextEncoder, Tokenizer, float],
 ) -> None:
     encoder, tokenizer, error = fitted
@@ -69,9 +65,9 @@ def test_more_codes_leave_a_smaller_error(fitted: tuple[TextEncoder, Tokenizer, 
 
 
 def test_captions_that_say_different_things_have_different_codes(
-    fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource
+    fitted: tuple[TextEncoder, Tokenizer, float],
 ) -> None:
-    usage = text_code_usage(batches_of(fitted, shapes), CAPTIONS)
+    usage = text_code_usage(CaptionEncoder(fitted[1], fitted[0]), CAPTIONS)
     assert usage.captions == 20
     assert usage.distinct > 0.9
     assert usage.recall_at_1 > 0.9
@@ -79,7 +75,7 @@ def test_captions_that_say_different_things_have_different_codes(
 
 
 def test_codes_that_tell_nothing_apart_stop_training(
-    fitted: tuple[TextEncoder, Tokenizer, float], shapes: PictureSource
+    fitted: tuple[TextEncoder, Tokenizer, float],
 ) -> None:
     encoder, tokenizer, _ = fitted
     collapsed = TextEncoder(CONFIG).eval()
@@ -87,7 +83,7 @@ def test_codes_that_tell_nothing_apart_stop_training(
     with torch.no_grad():
         collapsed.quantiser.centroids[:, 1:] = 1e3
     with pytest.raises(UsageError, match="collapsed"):
-        text_code_usage(batches_of((collapsed, tokenizer, 0.0), shapes), CAPTIONS)
+        text_code_usage(CaptionEncoder(tokenizer, collapsed), CAPTIONS)
 
 
 def test_too_few_words_for_the_codes_are_told(fitted: tuple[TextEncoder, Tokenizer, float]) -> None:
@@ -95,9 +91,9 @@ def test_too_few_words_for_the_codes_are_told(fitted: tuple[TextEncoder, Tokeniz
         fit_text_codes(fitted[0], torch.randn(3, 384), iterations=1, seed=0)
 
 
-def test_of_centres_that_rounding_would_choose_between_one_is_in_reach() -> None:
-    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1e-3], [1.0, 1e-3], [0.0, 1.0]])
-    kept = (retire_twins(centres, 0.01) != OUT_OF_REACH).all(1)
+def test_of_centers_that_rounding_would_choose_between_one_is_in_reach() -> None:
+    centers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1e-3], [1.0, 1e-3], [0.0, 1.0]])
+    kept = (retire_twins(centers, 0.01) != OUT_OF_REACH).all(1)
     assert kept.tolist() == [True, True, False, False, True]
 
 
