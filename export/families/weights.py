@@ -43,9 +43,9 @@ def _reason(error: Exception) -> str:
 
 
 def state_from_checkpoint(value: object, *, inside: Sequence[str] = (), prefix: str = "") -> State:
-    """The state dict in a checkpoint, inside the nested keys `inside` where these are there.
-
     """The state dict of a checkpoint, looked for inside the nested keys `inside`.
+
+    `prefix` selects keys and is removed from them. Raises UsageError when no state dict is there.
     """
     for key in inside:
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
