@@ -22,7 +22,7 @@ from textual_vision.export.build.float_graphs import Floats, FloatStage
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
-from textual_vision.export.host.step_cache import Steps, packed, unpacked
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes, zip_bytes
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
@@ -40,7 +40,7 @@ class Build:
 
     model: StagedModel
     options: BuildOptions
-    steps: Steps
+    steps: StepCache
 
 
 def floats_of(
@@ -82,7 +82,7 @@ def precision_of(
     if name == "int8":
         cached = None if given is None else given.read_bytes()
         depends += [source.budget, source.range_method, cached, origin.digest]
-    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
+    files = unzip_bytes(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
@@ -128,7 +128,7 @@ def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> byt
         graphs[MERGED] = described(merged, at.model, MERGED, name)
     drawings = sum(len(batch.prompts) for batch in source.batches)
     files = calibration_files(origin, made.ranges, drawings) if made.ranges else {}
-    return packed({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
+    return zip_bytes({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:

@@ -14,7 +14,7 @@ import onnx
 
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of, readers_of
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import CONV, INT8, LINEAR, Layer, layers_of
 from textual_vision.export.int8.observer import (
     ALONE,
@@ -120,7 +120,7 @@ def _shifts_of_others(
             mean: Float64 = error.mean(axis=axes)
             return mean
 
-        for layer, mean in zip(layers, on_all_cores(shift, layers), strict=True):
+        for layer, mean in zip(layers, parallel_map(shift, layers), strict=True):
             shifts[layer.name] = shifts.get(layer.name, 0.0) + mean / len(inputs)
     return shifts
 

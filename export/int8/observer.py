@@ -14,7 +14,7 @@ from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.strip_weights import with_outputs
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import Layer, activations_of, layers_of
 from textual_vision.runtime.backends.session import (
     Array,
@@ -94,7 +94,7 @@ def session_of(graph: bytes, name: str) -> Session:
 def observing(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:
     """Opens the graph to observe the tensors, as often as wanted."""
     session = session_of(exposed(model, tensors), model.graph.name)
-    return lambda inputs: on_all_cores(lambda batch: {**batch, **session.run(batch)}, inputs)
+    return lambda inputs: parallel_map(lambda batch: {**batch, **session.run(batch)}, inputs)
 
 
 def observed(
@@ -127,7 +127,7 @@ def _best_methods(
                 {name: fake_quantized(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
             )
 
-        for method, found in on_all_cores(rounded, METHODS):
+        for method, found in parallel_map(rounded, METHODS):
             for name, outputs in expected.items():
                 pairs = zip(outputs, found[name], strict=True)
                 errors[name][method] += sum(_relative(a, b) for a, b in pairs)

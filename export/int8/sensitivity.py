@@ -78,7 +78,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
 
     import matplotlib
 
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -101,7 +101,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:])
     plt.close(figure)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def sensitivity_of_bundle(
@@ -155,7 +155,7 @@ def drawings_of_bundle(
                 seeds=(start,) * len(part),
                 tensors=tensors,
                 margins={},
-                fixed=manifest.text.fixed,
+                fixed_length=manifest.text.fixed_length,
             )
         )
     return found

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from textual_vision.export.graph.strip_weights import with_outputs, without_values
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.parity.verdict import BUDGETS, forced_parity, open_sessions
 from textual_vision.export.precision.fp16_cast import half_from_float, is_float, typed
@@ -144,7 +144,7 @@ def _largest_values(
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
     inputs = [{tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs} for batch in batches]
-    for outputs in on_all_cores(session.run, inputs):
+    for outputs in parallel_map(session.run, inputs):
         for name in names:
             here = float(np.abs(outputs[name]).max(initial=0.0))
             largest[name] = np.inf if np.isnan(here) else max(largest.get(name, 0.0), here)

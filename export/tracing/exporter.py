@@ -27,7 +27,7 @@ from textual_vision.export.graph.opset import (
     lower,
     opset_of,
 )
-from textual_vision.export.host.gc_tuning import uncollected
+from textual_vision.export.host.gc_tuning import gc_disabled
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
@@ -80,7 +80,7 @@ def _program_from_stage(
     once = traced_once() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # What operations give is remembered for sizes that come again, which takes longer than to find it out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), uncollected(), once, uncached, exportable_recurrence():
+    with _quiet(), gc_disabled(), once, uncached, exportable_recurrence():
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(

@@ -94,7 +94,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 SCALES = {
     "text_encoder.encoder": 2.0,
-    "text_encoder.quantiser": 0.2,
+    "text_encoder.quantizer": 0.2,
     "latent.condition": 2.0,
     "latent.start": 2.0,
     "latent.position": 0.1,

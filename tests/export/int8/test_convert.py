@@ -42,7 +42,7 @@ from textual_vision.export.precision.lossless_storage import (
 )
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
 
 RANDOM = np.random.default_rng(0)
 Feeds = dict[str, np.ndarray]
@@ -197,7 +197,9 @@ def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, m
     model = onnx.ModelProto()
     model.CopyFrom(shared)
     (matrix,) = [tensor for tensor in model.graph.initializer if tensor.name == "both.weight"]
-    matrix.CopyFrom(numpy_helper.from_array(on_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight"))
+    matrix.CopyFrom(
+        numpy_helper.from_array(round_to_int8_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight")
+    )
     graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
     stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
@@ -389,7 +391,7 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
 
 @pytest.mark.parametrize("columns", [128, 40])
 def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: int) -> None:
-    whole = on_grid(torch.from_numpy(normal(256, 128)))[:, :columns].T.numpy()
+    whole = round_to_int8_grid(torch.from_numpy(normal(256, 128)))[:, :columns].T.numpy()
     shapes = [("x", TensorProto.FLOAT, [2, columns])], [("y", TensorProto.FLOAT, [2, 256])]
     model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": whole}, *shapes)
     inputs = {"x": normal(2, columns)}
@@ -457,7 +459,7 @@ def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(turned: bool) -> None:
-    matrix = on_grid(torch.from_numpy(normal(96, 64))).numpy()
+    matrix = round_to_int8_grid(torch.from_numpy(normal(96, 64))).numpy()
     matrix = np.ascontiguousarray(matrix.T) if turned else matrix
     matrix[..., : 32 if turned else 64] *= np.float32(32**-0.25)  # as attention's scale is folded in
     model = model_of(

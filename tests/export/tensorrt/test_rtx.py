@@ -220,7 +220,7 @@ def test_too_little_room_to_work_in_says_so():
 
 def test_weak_types_and_calibrators_are_refused():
     with pytest.raises(UsageError, match="strongly typed networks only"):
-        build(tiny.conv(), weak=True)
+        build(tiny.conv(), weakly_typed=True)
 
 
 def test_a_small_engine_is_the_same_bytes_every_time():
