@@ -20,10 +20,10 @@ from pathlib import Path
 
 from textual_vision.export.host.gc_tuning import refreeze_gc
 from textual_vision.export.host.step_cache import zip_bytes
-from textual_vision.export.inference_network.network import ARRANGE
+from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
 from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
 from textual_vision.export.model.stage import Stage, StagedModel, inference_stage
-from textual_vision.export.passes.manager import Ground, rewritten
+from textual_vision.export.passes.manager import RewriteContext, rewrite_graph
 from textual_vision.export.results_json import bytes_from_results
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
@@ -54,7 +54,7 @@ class StageExportSpec:
     @property
     def uses_inference_modules(self) -> bool:
         """Whether stages are arranged for drawing before they are exported."""
-        return ARRANGE not in self.without
+        return SPECIALIZE_LATENT not in self.without
 
 
 def exported_stage(model: StagedModel, spec: StageExportSpec, name: str, example: ReferenceBatch) -> bytes:
@@ -73,12 +73,12 @@ def rewritten_stage(
     model: StagedModel, spec: StageExportSpec, name: str, graph: bytes, example: ReferenceBatch
 ) -> bytes:
     """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, in one zip file."""
-    ground = Ground(
+    context = RewriteContext(
         stage=model.stage(name).spec, batch=example, backend=default_backend(), target=spec.target
     )
-    made = rewritten(graph, ground, without=spec.without)
+    made = rewrite_graph(graph, context, without=spec.without)
     notes = bytes_from_results(made.results)
-    return zip_bytes({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: notes})
+    return zip_bytes({GRAPH_FILE: made.graph, LOWERED_FILE: made.without_conv_transpose, NOTES_FILE: notes})
 
 
 def needs_worker(stage: Stage) -> bool:

@@ -115,8 +115,8 @@ def _text_margins(model: TextToImageModel) -> Margins:
     @torch.no_grad()
     def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         states = encoder.encoder(inputs["input_ids"], inputs["attention_mask"])
-        nearest = encoder.quantiser.distances(states).topk(2, dim=3, largest=False).values
-        squares = states.unflatten(2, (encoder.quantiser.groups, -1)).square().sum(3)
+        nearest = encoder.quantizer.distances(states).topk(2, dim=3, largest=False).values
+        squares = states.unflatten(2, (encoder.quantizer.groups, -1)).square().sum(3)
         return {"text_codes": (nearest[..., 1] - nearest[..., 0]) / squares.clamp_min(1e-12)}
 
     return margins

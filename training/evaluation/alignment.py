@@ -46,7 +46,7 @@ CHUNK = 64  # captions encoded at once
 
 
 class Towers(nn.Module):
-    """Lite2 features and MiniLM sentences to unit vectors of one space."""
+    """EfficientNet-Lite2 features and MiniLM sentences to unit vectors of one space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Towers(nn.Module):
         self.text_mean, self.text_std = _buffers(self, "text", SENTENCE)
 
     def embed_pictures(self, features: Tensor) -> Tensor:
-        """Lite2 features (N, 1280) -> unit vectors (N, 256)."""
+        """EfficientNet-Lite2 features (N, 1280) -> unit vectors (N, 256)."""
         x = self._noisy((features - self.image_mean) / self.image_std)
         return F.normalize(self.image(x), dim=1)
 
@@ -131,8 +131,8 @@ def train_towers(pairs: Pairs, *, seed: int = 0, steps: int = STEPS) -> Towers:
     towers.text_std.copy_(sentences.std(0) + 1e-3)
     _, concept = np.unique(pairs.concepts, return_inverse=True)
     concepts = torch.from_numpy(concept)
-    optimiser = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     random = np.random.default_rng(seed)
     for _ in range(steps):
         chosen = random.choice(len(features), min(BATCH, len(features)), replace=False)
@@ -140,9 +140,9 @@ def train_towers(pairs: Pairs, *, seed: int = 0, steps: int = STEPS) -> Towers:
         loss = contrast(
             towers.embed_pictures(features[chosen]), towers.embed_sentences(sentences[said]), concepts[chosen]
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return towers.eval()
 
