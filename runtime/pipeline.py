@@ -24,7 +24,7 @@ from textual_vision.runtime.backends.session import (
 )
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError
+from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, shortened
 from textual_vision.runtime.manifest import Manifest, StageSpec
 from textual_vision.runtime.noise import RECIPE, noise_from_seed
 from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
@@ -87,7 +87,7 @@ class TextToImage:
         chosen = manifest.default_precision if precision is None else precision
         if chosen not in manifest.precisions:
             hint = choice_hint(chosen, list(manifest.precisions))
-            raise UsageError(f"the bundle has no precision {chosen!r}", hint)
+            raise UsageError(f"the bundle has no precision {shortened(chosen)!r}", hint)
         if manifest.noise.recipe != RECIPE:
             problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
             raise IntegrityError(problem, "install a newer textual-vision")
@@ -220,7 +220,8 @@ def _check_names(stage: StageSpec, session: Session, file: str) -> None:
         ("outputs", stage.outputs, session.outputs),
     ):
         if (declared := {spec.name for spec in specs}) != found:
-            problem = f"{file}: {side} {sorted(found)}, the manifest says {sorted(declared)}"
+            names = shortened(f"{sorted(found)}")
+            problem = f"{file}: {side} {names}, the manifest says {shortened(f'{sorted(declared)}')}"
             raise IntegrityError(problem, "export the bundle again")
 
 
@@ -232,4 +233,4 @@ def _warn(manifest: Manifest, precision: str) -> None:
     elif verdict == "unchecked":
         texts.append(f"precision {precision!r} was never compared with the trained model")
     for text in texts:
-        warnings.warn(f"bundle {manifest.name!r}: {text}", BundleWarning, stacklevel=3)
+        warnings.warn(f"bundle {manifest.name!r}: {shortened(text)}", BundleWarning, stacklevel=3)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import BackendMissingError, UsageError
+from textual_vision.runtime.errors import BackendMissingError, UsageError, shortened
 from textual_vision.runtime.graph.check import check_graph
 
 Array = npt.NDArray[np.generic]
@@ -164,7 +164,8 @@ def lines_of(error: BaseException) -> list[str]:
     text = str(error)
     if isinstance(error, UnicodeDecodeError):
         text = bytes(error.object).decode("utf-8", "backslashreplace")
-    return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [shortened(line) for line in text.splitlines() if line.strip()]
+    return lines or [type(error).__name__]
 
 
 def choice_hint(name: str, choices: list[str]) -> str:
