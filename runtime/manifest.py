@@ -32,6 +32,8 @@ NAME_LIMIT = 100  # characters
 WARNINGS_LIMIT = 20
 SIZE_LIMIT = 1 << 20  # no dimension of a tensor, picture or batch is larger
 DTYPES = ("float32", "float16", "int64", "int32", "uint8", "int8", "bool")
+INTEGERS = ("int64", "int32", "uint8", "int8")
+ID_LIMIT = 1 << 31  # no table has more rows
 VERDICTS = ("pass", "fail", "unchecked")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
@@ -41,11 +43,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output of a stage; a string in `shape` names a dimension that varies."""
+    """One input or output of a stage; a string in `shape` names a dimension that varies.
+
+    `limit` is for integers that point into a table: they are 0 … limit−1.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +262,9 @@ def _check_stages(manifest: Manifest) -> None:
 def _check_tensor(tensor: TensorSpec, where: str) -> None:
     _require(_NAME.fullmatch(tensor.name), where, "not a plain name")
     _require(tensor.dtype in DTYPES, f"{where}.dtype", f"not one of {', '.join(DTYPES)}")
+    if tensor.limit is not None:
+        _require(tensor.dtype in INTEGERS, f"{where}.limit", "only integers have one")
+        _require(1 <= tensor.limit <= ID_LIMIT, f"{where}.limit", f"not between 1 and {ID_LIMIT}")
     for size in tensor.shape:
         good = _NAME.fullmatch(size) if isinstance(size, str) else 1 <= size <= SIZE_LIMIT
         _require(good, f"{where}.shape", "a size is neither a name nor a sensible number")

@@ -20,5 +20,5 @@ def test_a_short_text_is_quoted_as_it_is():
 
 def test_a_librarys_long_message_is_cut():
     lines = lines_of(RuntimeError("first " + "x" * 1000 + "\n\n\x1b[2Jsecond"))
-    assert [len(line) for line in lines] == [201, 11]
+    assert [len(line) for line in lines] == [201, 13]
     assert lines[1] == r"\x1b[2Jsecond"

@@ -68,6 +68,8 @@ def test_what_is_written_is_read_back_and_written_the_same(text):
         ),
         (("stages", 0, "inputs", 0, "shape"), ["batch", 0], "'input_ids'.shape"),
         (("stages", 0, "inputs", 0, "shape", 0), 1.5, "shape[0]: expected int or str"),
+        (("stages", 1, "outputs", 0, "limit"), 0, "limit: not between 1 and"),
+        (("stages", 0, "outputs", 1, "limit"), 4, "limit: only integers have one"),
         (("precisions", "fp32", "verdict"), "good", "manifest.precisions.'fp32'.verdict"),
         (("precisions", "fp32", "files", "latent"), "../latent.onnx", "'fp32'.files.latent: not among"),
         (("default_precision",), "int8", "manifest.default_precision"),
