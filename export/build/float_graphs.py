@@ -29,7 +29,7 @@ from textual_vision.export.sessions.opening import usable_backends
 
 @dataclass(frozen=True, kw_only=True)
 class FloatStage:
-    """A stage's serialized graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.RewrittenGraphs`."""
 
     exported: bytes
     graph: bytes

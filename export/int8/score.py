@@ -41,7 +41,7 @@ class Score:
     milliseconds: float | None = None
 
 
-class Measure:
+class Evaluator:
     """Scores graphs on `batches`, drawings whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.

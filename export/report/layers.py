@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from textual_vision.export.graph.strip_weights import with_outputs
+from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -75,7 +75,7 @@ def _outputs(
     options = SessionOptions(backend=backend, name="graph with its layers exposed", threads=1, trusted=True)
     read = onnx.load_from_string(graph).graph
     made = {name for node in read.node for name in node.output} - {output.name for output in read.output}
-    exposed = with_outputs(graph, [name for name in names if name in made])
+    exposed = expose_tensors(graph, [name for name in names if name in made])
     return open_session(exposed, options).run(inputs)
 
 

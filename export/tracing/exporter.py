@@ -24,7 +24,7 @@ from textual_vision.export.graph.opset import (
     OPSET_OF_EXPORTER,
     check,
     check_opset,
-    lower,
+    downgrade_to_17,
     opset_of,
 )
 from textual_vision.export.host.gc_tuning import gc_disabled
@@ -60,7 +60,7 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
     if options.opset < OPSET_OF_EXPORTER:
         found = ir.from_proto(model)
         fold_constants(found)
-        lower(found)
+        downgrade_to_17(found)
         model = ir.to_proto(found)
     written = opset_of(model)
     if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
