@@ -54,6 +54,7 @@ TENSORS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "codes": ("int64", ("batch", GRID, GRID)),
     "image": ("uint8", ("batch", SIZE, SIZE, 3)),
 }
+LIMITS = {"text_codes": WIDTH // GROUPS, "codes": CODEBOOK}
 STAGES = {
     "text_encoder": (("input_ids", "attention_mask"), ("text_codes", "text", "attention")),
     "latent": (("text", "attention_mask", "noise"), ("codes",)),
@@ -163,7 +164,10 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
 
 
 def _specs(names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=name, dtype=TENSORS[name][0], shape=TENSORS[name][1]) for name in names)
+    return tuple(
+        TensorSpec(name=name, dtype=TENSORS[name][0], shape=TENSORS[name][1], limit=LIMITS.get(name))
+        for name in names
+    )
 
 
 def _tokenizer() -> bytes:

@@ -28,6 +28,7 @@ from textual_vision.runtime.manifest import (
     Manifest,
     NoiseSpec,
     PrecisionSpec,
+    StageSpec,
 )
 from textual_vision.runtime.noise import RECIPE
 
@@ -79,13 +80,14 @@ def _manifest(
     failing = [one.precision for one in result.precisions if one.verdict == FAIL]
     merged = all(MERGED in stages for stages in graphs.values())
     warnings = (f"exported with --allow-failing: {', '.join(failing)} failed",) if failing else ()
+    specs = [_with_limits(stage.spec, model.tables) for stage in model.stages]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         image=model.image,
         noise=NoiseSpec(dim=model.noise_dim, recipe=RECIPE),
         text=model.text,
-        stages=tuple(stage.spec for stage in model.stages),
+        stages=tuple(specs),
         precisions={
             one.precision: PrecisionSpec(
                 files={stage: f"onnx/{one.precision}/{stage}.onnx" for stage in graphs[one.precision]},
@@ -99,10 +101,16 @@ def _manifest(
         files={},
         license=model.license,
         provenance=provenance,
-        merged=merged_spec([stage.spec for stage in model.stages]) if merged else None,
+        merged=merged_spec(specs) if merged else None,
         golden=GOLDEN_NAME,
         warnings=warnings,
     )
+
+
+def _with_limits(spec: StageSpec, tables: Mapping[str, int]) -> StageSpec:
+    """The stage with the size of the table that its codes point into, where it is known."""
+    outputs = (dataclasses.replace(one, limit=tables.get(one.name)) for one in spec.outputs)
+    return dataclasses.replace(spec, outputs=tuple(outputs))
 
 
 def parity_json(result: PrecisionResult) -> dict[str, object]:

@@ -141,7 +141,7 @@ class Evaluator:
         """The graph's session; of every stage the float one and the last changed one are kept open."""
         place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
         if place not in self._sessions or self._sessions[place][0] != graph:
-            options = SessionOptions(backend=self.backend, name=place, threads=1)
+            options = SessionOptions(backend=self.backend, name=place, threads=1, trusted=True)
             self._sessions[place] = (graph, CachingSession(open_session(graph, options)))
         return self._sessions[place][1]
 

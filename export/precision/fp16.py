@@ -142,7 +142,7 @@ def _largest_values(
     names = [o.name for n in shown.graph for o in n.outputs if o.name and is_float32(o)]
     given = {output.name for output in model.graph.output}
     watched = expose_tensors(graph, [name for name in names if name not in given])
-    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1)
+    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1, trusted=True)
     session = open_session(watched, options)
     largest = {
         tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
