@@ -1,4 +1,4 @@
-"""Options of a build, and the check that they make sense together."""
+"""The options of a build, and the check that they fit together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from textual_vision.runtime.manifest import BatchProfile
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What `tv-export build` can be told; see its help. `tokens` None leaves the prompt's length open."""
+    """The options of `tv-export build`; its help describes them.
+
+    `tokens` None exports graphs for prompts of any length. `budget` None uses int8's default budget.
+    """
 
     precisions: tuple[str, ...] = ("fp32",)
     opset: int = 20
@@ -41,27 +44,32 @@ class BuildOptions:
     force: bool = False
     allow_failing: bool = False
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether a precision needs calibration pictures: all but fp32 do."""
+        return bool(set(self.precisions) - {"fp32"})
+
 
 def check_options(options: BuildOptions) -> None:
-    """UsageError when the options make no sense, before any work is done."""
+    """Raise UsageError when an option is wrong or two contradict each other."""
     check_opset(options.opset)
     check_rewrites(options.no_rewrite, options.target)
     if not options.precisions:
-        raise UsageError("no precision", "give at least one: --precision fp32")
+        raise UsageError("no precision was given", "give at least one: --precision fp32")
     for name in options.precisions:
         check_precision(name)
     if options.budget is not None:
         parse_budget(options.budget)
     check_method(options.range_method)
     if options.calibration_count < 1:
-        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-prompts 64")
+        raise UsageError("no calibration prompts", "give at least one: --calibration-prompts 64")
     if options.calibration_cache is not None:
         if "int8" not in options.precisions:
-            raise UsageError("--calibration-cache without int8 to use it", "add --precision int8")
+            raise UsageError("--calibration-cache has no effect without int8", "add --precision int8")
         read_cache(options.calibration_cache, None)
     batch = options.batch
     if not 1 <= batch.min <= batch.opt <= batch.max:
-        problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
+        problem = f"the batch profile {batch.min},{batch.opt},{batch.max} is out of order"
         raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch 1,1,8")
     if options.samples < 2:
-        raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
+        raise UsageError(f"{options.samples} samples are too few", "compare 2 or more: --samples 32")

@@ -12,7 +12,7 @@ from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import TOLERANCES
+from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,

@@ -37,7 +37,7 @@ class Inspection:
     graphs: tuple[GraphContents, ...]
 
 
-def inspected(folder: Path) -> Inspection:
+def inspect_bundle(folder: Path) -> Inspection:
     """Read the bundle at `folder`; UsageError or IntegrityError as the runtime gives them."""
     bundle = Bundle(folder)
     manifest = bundle.manifest

@@ -19,7 +19,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             f"# {model.name}",
             "",
             f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
-            f"{prompt_size(model.text)} (word pieces).",
+            f"{prompt_length(model.text)} (word pieces).",
             "",
             f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
@@ -49,7 +49,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
     )
 
 
-def prompt_size(text: TextSpec) -> str:
+def prompt_length(text: TextSpec) -> str:
     """How long prompts may be, in words."""
     return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed_length else "")
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of
+from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.verdict import parity_of
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions.opening import usable_backends
+from textual_vision.export.sessions.opening import open_sessions, usable_backends
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
@@ -27,7 +28,7 @@ class Verification:
     parity: dict[str, tuple[StageParity, ...]]
 
 
-def verified(
+def verify_bundle(
     folder: Path, *, backend: str | None, checkpoint: str | None, samples: int, seed: int
 ) -> Verification:
     """Check everything; `backend` None is every one that is installed, `checkpoint` None compares with none.
@@ -47,7 +48,7 @@ def verified(
     return Verification(bundle=str(folder), files=len(bundle.manifest.files), golden=golden, parity=parity)
 
 
-def failures_in(found: Verification) -> None:
+def require_verified(found: Verification) -> None:
     """ParityError when anything is outside its budget."""
     golden = [
         f"{precision} by {backend}: golden picture {result.prompt!r}"

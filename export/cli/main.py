@@ -257,10 +257,10 @@ def _batch(text: str) -> BatchProfile:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
     """Show what is inside BUNDLE: stages, tensors, precisions, sizes, provenance."""
-    from textual_vision.export.bundle.inspection import inspected
+    from textual_vision.export.bundle.inspection import inspect_bundle
     from textual_vision.export.cli import printing as show
 
-    show.show_inspection(inspected(bundle), as_json)
+    show.show_inspection(inspect_bundle(bundle), as_json)
 
 
 @command.command("verify")
@@ -278,12 +278,12 @@ def verify_command(
     bundle: Path, checkpoint: str | None, backend: str | None, samples: int, seed: int, as_json: bool
 ) -> None:
     """Check BUNDLE: digests, golden pictures in every precision, and a checkpoint if given."""
-    from textual_vision.export.bundle.verify import failures_in, verified
+    from textual_vision.export.bundle.verify import require_verified, verify_bundle
     from textual_vision.export.cli import printing as show
 
-    found = verified(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
+    found = verify_bundle(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
     show.show_verification(found, as_json)
-    failures_in(found)
+    require_verified(found)
 
 
 @command.command("doctor")

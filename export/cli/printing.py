@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from textual_vision.export.bundle.inspection import Inspection
-from textual_vision.export.bundle.model_card import prompt_size
+from textual_vision.export.bundle.model_card import prompt_length
 from textual_vision.export.bundle.verify import Verification
 from textual_vision.export.cli.doctor import Finding
 from textual_vision.export.cli.printing_int8 import lines_of_notes
@@ -72,12 +72,12 @@ def show_plan(
     checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
-    from textual_vision.export.build.build import plan
     from textual_vision.export.build.options import check_options
-    from textual_vision.export.model.loading import model_of
+    from textual_vision.export.build.plan import plan
+    from textual_vision.export.model.loading import load_model
 
     check_options(options)
-    model = model_of(checkpoint, options.tokens)
+    model = load_model(checkpoint, tokens=options.tokens)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:
@@ -184,7 +184,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         return
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
-    prompts = prompt_size(manifest.text)
+    prompts = prompt_length(manifest.text)
     about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
     click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")

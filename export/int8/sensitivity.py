@@ -133,7 +133,7 @@ def reference_batches_of_bundle(
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
     from textual_vision.export.model.batch import ReferenceBatch
-    from textual_vision.export.parity.verdict import open_sessions
+    from textual_vision.export.sessions.opening import open_sessions
     from textual_vision.runtime.tokenizer import Tokenizer
 
     manifest = bundle.manifest

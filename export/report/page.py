@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.report.layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
     AMPLIFICATION,
@@ -30,6 +29,7 @@ from textual_vision.export.report.pictures import (
 from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import MERGED, BuildResult
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec

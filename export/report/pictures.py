@@ -12,7 +12,7 @@ import numpy.typing as npt
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.parity.metrics import image_metrics
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics, ImageMetrics
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.golden import png_from_image

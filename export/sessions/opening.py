@@ -1,11 +1,11 @@
-"""Open sessions of a build's graphs."""
+"""Open inference sessions of serialized graphs, several in parallel."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
@@ -15,7 +15,7 @@ from textual_vision.runtime.manifest import StageSpec
 
 
 def usable_backends() -> tuple[str, ...]:
-    """The backends that work without a GPU and are installed; BackendMissingError when there is none."""
+    """Return the installed backends that need no GPU; raise BackendMissingError when there is none."""
     found = tuple(
         name
         for name, (backend, by_default) in BACKENDS.items()
@@ -23,32 +23,53 @@ def usable_backends() -> tuple[str, ...]:
     )
     if not found:
         raise BackendMissingError(
-            "no backend is installed to compare with", BACKENDS["onnxruntime"][0].install
+            "no inference backend is installed to compare with", BACKENDS["onnxruntime"][0].install
         )
     return found
+
+
+def open_sessions(
+    graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None
+) -> dict[str, Session]:
+    """Open a session of every graph, by its stage's name; `threads` as in `SessionOptions`.
+
+    The graphs are checked as those of a bundle: IntegrityError when a bundle may not hold one.
+    """
+    opened = _open_in_parallel(graphs.values(), [f"{stage}.onnx" for stage in graphs], backend, threads)
+    return dict(zip(graphs, opened, strict=True))
 
 
 def open_stage_sessions(
     graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
 ) -> list[Session]:
-    """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return open_in_parallel([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
+    """Open a session of each of a stage's graphs that this process makes; `threads` as in `SessionOptions`.
 
-
-def open_in_parallel(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
-) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
-    initialize_backend(backend)
-
-    def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(opened, graphs))
+    Graphs that are not rewritten yet may use operators that a bundle may not.
+    """
+    names = [f"{stage.name}.onnx"] * len(graphs)
+    return _open_in_parallel(graphs, names, backend, threads, trusted=True)
 
 
 @functools.cache
 def initialize_backend(backend: str) -> None:
-    """Once, alone and in this thread: a backend may do something for good when it begins."""
+    """Open a tiny graph, once and before threads start: backends initialize global state on first use."""
     open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
+
+
+def _open_in_parallel(
+    graphs: Iterable[bytes],
+    names: Sequence[str],
+    backend: str,
+    threads: int | None,
+    *,
+    trusted: bool = False,
+) -> list[Session]:
+    """Open a session of each graph. A backend uses one core to open one, so several are opened at a time."""
+    initialize_backend(backend)
+
+    def open_one(graph: bytes, name: str) -> Session:
+        options = SessionOptions(backend=backend, name=name, threads=threads, trusted=trusted)
+        return open_session(graph, options)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(open_one, graphs, names))

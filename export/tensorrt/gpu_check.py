@@ -24,13 +24,8 @@ import numpy as np
 
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import (
-    MERGED_TOLERANCE,
-    TOLERANCES,
-    parity_of,
-    run_pipeline,
-    verdict_of,
-)
+from textual_vision.export.parity.tolerance import MERGED_TOLERANCE, TOLERANCES
+from textual_vision.export.parity.verdict import parity_of, run_pipeline, verdict_of
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines

@@ -74,7 +74,7 @@ def test_build_prints_the_table_and_the_next_command(
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", "--precision", "fp16")
-    assert "export latent, opset 20" in result.output and "make fp16" in result.output
+    assert "export latent, opset 20" in result.output and "convert to fp16" in result.output
     assert "to calibrate on" not in result.output
     few = ("--precision", "int8", "--calibration-prompts", 3)
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", *few)

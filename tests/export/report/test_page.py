@@ -16,10 +16,12 @@ import pytest
 from onnx import numpy_helper
 
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of, verdict_of
+from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.verdict import parity_of, verdict_of
 from textual_vision.export.report.page import ReportSource, report_files, summary_of, write_report
 from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.pipeline import TextToImage
 

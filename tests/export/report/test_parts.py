@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.build.report_files import command_of
+from textual_vision.export.build.report_files import build_command
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
@@ -196,7 +196,7 @@ def test_sizes_and_times_are_compared_with_float32_wherever_it_stands() -> None:
 
 def test_the_command_tells_of_no_place() -> None:
     options = BuildOptions(precisions=("fp32", "int8"), tokens=16, reference=True, no_rewrite=("fold-film",))
-    command = command_of("/home/someone/my model", Path("/home/someone/out.tv"), options)
+    command = build_command("/home/someone/my model", Path("/home/someone/out.tv"), options)
     assert command.startswith("tv-export build 'my model' -o out.tv --precision fp32 --precision int8 ")
     assert "someone" not in command
     assert "--tokens 16" in command and "--reference" in command and "--no-rewrite fold-film" in command
