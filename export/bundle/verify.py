@@ -1,4 +1,4 @@
-"""A bundle against its golden pictures, and against a checkpoint."""
+"""Verify a bundle against its golden pictures, and optionally against its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from textual_vision.runtime.pipeline import TextToImage
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was checked: golden pictures by precision and backend, and the comparison with a checkpoint."""
+    """The results: golden pictures by precision and backend, and parity with the checkpoint by precision."""
 
     bundle: str
     files: int
@@ -31,9 +31,10 @@ class Verification:
 def verify_bundle(
     folder: Path, *, backend: str | None, checkpoint: str | None, samples: int, seed: int
 ) -> Verification:
-    """Check everything; `backend` None is every one that is installed, `checkpoint` None compares with none.
+    """Check a bundle's files, its golden pictures and, with `checkpoint`, its parity with the checkpoint.
 
-    Raises UsageError, BackendMissingError and IntegrityError; what differs is in the result.
+    `backend` None checks every installed one. Raises UsageError, BackendMissingError and IntegrityError;
+    pictures that differ are in the result.
     """
     if backend is not None:
         backend_by_name(backend)
@@ -49,7 +50,7 @@ def verify_bundle(
 
 
 def require_verified(found: Verification) -> None:
-    """ParityError when anything is outside its budget."""
+    """Raise ParityError when a picture or a stage is outside its tolerance."""
     golden = [
         f"{precision} by {backend}: golden picture {result.prompt!r}"
         for precision, by_backend in found.golden.items()
@@ -70,7 +71,7 @@ def require_verified(found: Verification) -> None:
 
 def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, ...]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BundleWarning)  # what it warns of is what is being checked
+        warnings.simplefilter("ignore", BundleWarning)  # of failures that this function finds itself
         model = TextToImage.load(folder, precision=precision, backend=backend)
         return tuple(compare(model))
 
@@ -85,8 +86,8 @@ def _parity(
     model, text = load_model(checkpoint), bundle.manifest.text
     recorded = bundle.manifest.provenance.get("checkpoint")
     if recorded != model.digest:
-        problem = f"the bundle was made of another checkpoint than {checkpoint}"
-        raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
+        problem = f"the bundle was not made from the checkpoint {checkpoint}"
+        raise UsageError(problem, f"the bundle's has the digest {recorded}, this one {model.digest}")
     if text.fixed_length:
         model = with_fixed_text(model, text.max_tokens)
     batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
@@ -94,9 +95,8 @@ def _parity(
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
         if precision not in TOLERANCES:
-            problem = (
-                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(TOLERANCES)}"
-            )
+            known = ", ".join(TOLERANCES)
+            problem = f"manifest.precisions: there is no tolerance for {precision!r}, only for {known}"
             raise IntegrityError(problem, "leave out --checkpoint, or export the bundle again")
         graphs = {stage.name: bundle.read(spec.files[stage.name]) for stage in specs}
         for backend in backends:

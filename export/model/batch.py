@@ -1,4 +1,4 @@
-"""Some samples as every step of the way sees them: nothing here needs torch."""
+"""The reference's tensors for a batch of samples; this module needs no torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 
-BATCH, TOKENS = "batch", "tokens"  # sizes that a graph leaves open
-STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
+BATCH, TOKENS = "batch", "tokens"  # names of dynamic dimensions
+STEP = ".step"  # suffix of a tensor's name among the margins, see `model.stage.Stage`
 
 Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceBatch:
-    """Some samples: every tensor of the way by its name, as the reference gave it.
+    """Samples with every tensor that the reference computed for them, by name.
 
-    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed_length`
-    when the graphs take prompts of this length only, so that padding must stay.
+    `margins` holds the margins of code tensors (see `model.stage.Stage`). `fixed_length` says that the graphs
+    take prompts of this length only, so that padding must stay.
     """
 
     prompts: tuple[str, ...]
@@ -34,7 +34,7 @@ class ReferenceBatch:
 
 
 def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
-    """The batches as one blob, for `batches_from_bytes`."""
+    """Return the batches as one zip file, for `batches_from_bytes`."""
     files = {}
     for index, batch in enumerate(batches):
         files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed_length]).encode()
@@ -47,7 +47,7 @@ def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
 
 
 def batches_from_bytes(data: bytes) -> tuple[ReferenceBatch, ...]:
-    """What `bytes_from_batches` was given."""
+    """Return the batches from the result of `bytes_from_batches`."""
     files = unzip_bytes(data)
     count = sum("/" not in name for name in files)
     return tuple(_batch_from_files(files, index) for index in range(count))

@@ -1,8 +1,8 @@
-"""What is exported: networks with the names, types and shapes of their tensors.
+"""The model to export: stages with the names, types and shapes of their tensors.
 
-A model is any number of PyTorch modules in running order; a stage takes its inputs by name from the prompt's
-tokens (`input_ids`, `attention_mask`), the noise and the outputs of the stages before it. See
-docs/how-to/custom-model.md for a model of your own.
+A model is any number of PyTorch modules in running order. A stage takes its inputs by name from the prompt's
+tokens (`input_ids`, `attention_mask`), the noise and the outputs of earlier stages. To export a model of your
+own, see docs/how-to/custom-model.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
 
-TOKENS_LOWEST = 3  # a word between the two special tokens
+MIN_TOKENS = 3  # one word between the two special tokens
 
 Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -24,16 +24,15 @@ Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 class Stage:
     """One network. `module(*inputs)` gives the outputs, in the order of `spec`.
 
-    `margins` tells how clearly codes were chosen: from the stage's inputs by name to, for each output of
-    codes, the gap between the best two candidates (float, the codes' shape; relative to the length of what
-    was quantized). Without it every different code counts as a difference. Codes that were chosen in steps,
-    each told of those before it, have their step's number under the output's name and ".step" (float, the
-    codes' shape).
+    `margins` maps the stage's inputs by name to the margins of its code outputs: the gap between the best
+    two candidates, relative to the length of the quantized vector (float, the codes' shape). Without it,
+    every different code counts as a difference. Where codes are chosen in steps, each conditioned on those
+    before it, `margins` also returns their step numbers, under the output's name and ".step".
 
     `inference_module` makes a module that computes the same faster, or None where it cannot. It is exported
     in place of `module`, and its results are compared with those of `module`.
 
-    `blocks` is how many its graph holds where a program is traced that runs some again and again.
+    `blocks` is the number of blocks in the traced program, counting a block each time that it runs.
     """
 
     spec: StageSpec
@@ -44,7 +43,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The stage's name, which is also its graph's."""
+        """Return the stage's name, which is also the name of its graph."""
         return self.spec.name
 
 
@@ -52,7 +51,8 @@ class Stage:
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
 
-    `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
+    `tables` maps the names of code tensors to the number of rows of their codebook (of one group, where
+    tokens have several).
     """
 
     name: str
@@ -68,28 +68,28 @@ class StagedModel:
     tables: Mapping[str, int] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
-        """The stage called `name`."""
+        """Return the stage called `name`."""
         return next(stage for stage in self.stages if stage.name == name)
 
 
 def inference_stage(stage: Stage) -> Stage:
-    """The stage as it is exported."""
+    """Return the stage with its `inference_module` in place of its module, where it has one."""
     module = None if stage.inference_module is None else stage.inference_module()
     return stage if module is None else replace(stage, module=module)
 
 
 def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
-    """The model for prompts of exactly `tokens`: shorter ones are padded, longer ones cut.
+    """Return the model for prompts of exactly `tokens`: shorter ones are padded, longer ones cut.
 
-    Raises UsageError when the model cannot take so many, or when fewer would leave no room for a word.
+    Raises UsageError when the model takes fewer tokens, or when `tokens` leaves no room for a word.
     """
     longest = model.text.max_tokens
-    if not TOKENS_LOWEST <= tokens <= longest:
-        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
+    if not MIN_TOKENS <= tokens <= longest:
+        hint = f"{model.name} takes {MIN_TOKENS} to {longest}: --tokens {longest}"
         raise UsageError(f"{tokens} tokens", hint)
     return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> TensorSpec:
-    """A tensor's name, dtype and shape; a string names a size that varies: "batch" or "tokens"."""
+    """Return the spec of a tensor; in its shape "batch" and "tokens" are the dynamic dimensions."""
     return TensorSpec(name=name, dtype=dtype, shape=shape)

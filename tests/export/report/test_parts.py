@@ -95,7 +95,7 @@ def _sample(prompt: str, *, error: int = 0) -> ReportSample:
     drawn = ReportImage(image=found, codes=codes, image_metrics=figures, code_metrics=None)
     margins = np.array([[1.0, 1e-6], [1.0, 1.0]], np.float32)
     return ReportSample(
-        prompt=prompt, seed=0, image=image, codes=codes, margins=margins, drawn={"int8": drawn}
+        prompt=prompt, seed=0, image=image, codes=codes, margins=margins, generated={"int8": drawn}
     )
 
 
