@@ -45,7 +45,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
     config, model = checkpoint.config.model, checkpoint.model
     modules = stages_from_model(model)
     grid, size = config.latent.grid, config.image_size
-    groups, width = config.text.groups, config.text.width
+    groups, width = config.text.groups, config.text.embed_dim
     words = (
         tensor("text", "float32", BATCH, TOKENS, width),
         tensor("attention_mask", "int64", BATCH, TOKENS),
@@ -93,7 +93,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         notice=checkpoint.notice,
         digest=_digest(checkpoint.folder),
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
-        tables={"text_codes": config.text.codes, "codes": config.codebook.codes},
+        tables={"text_codes": config.text.codebook_size, "codes": config.codebook.codebook_size},
     )
 
 
@@ -105,7 +105,7 @@ def _text_spec(checkpoint: Checkpoint) -> TextSpec:
         pad_id=tokenizer.token_to_id("[PAD]") or 0,
         unknown_id=tokenizer.token_to_id("[UNK]") or 0,
         groups=config.groups,
-        width=config.width,
+        width=config.embed_dim,
     )
 
 
