@@ -86,7 +86,7 @@ def _parity(
     if recorded != model.digest:
         problem = f"the bundle was made of another checkpoint than {checkpoint}"
         raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
-    if text.fixed:
+    if text.fixed_length:
         model = with_fixed_text(model, text.max_tokens)
     batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
     specs = bundle.manifest.stages

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textual_vision.export.host.parallel import torch_on_one_core
+from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.inference_network.network import arranged
 from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor, with_fixed_text
@@ -24,7 +24,7 @@ from textual_vision.training.models.text_to_image import LatentStage, TextToImag
 
 def model_of(source: str, tokens: int | None) -> StagedModel:
     """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
-    with torch_on_one_core():
+    with torch_single_thread():
         model = load_model(source)
     return model if tokens is None else with_fixed_text(model, tokens)
 
@@ -115,8 +115,8 @@ def _text_margins(model: TextToImageModel) -> Margins:
     @torch.no_grad()
     def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         states = encoder.encoder(inputs["input_ids"], inputs["attention_mask"])
-        nearest = encoder.quantiser.distances(states).topk(2, dim=3, largest=False).values
-        squares = states.unflatten(2, (encoder.quantiser.groups, -1)).square().sum(3)
+        nearest = encoder.quantizer.distances(states).topk(2, dim=3, largest=False).values
+        squares = states.unflatten(2, (encoder.quantizer.groups, -1)).square().sum(3)
         return {"text_codes": (nearest[..., 1] - nearest[..., 0]) / squares.clamp_min(1e-12)}
 
     return margins

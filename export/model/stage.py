@@ -87,7 +87,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     if not TOKENS_LOWEST <= tokens <= longest:
         hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
         raise UsageError(f"{tokens} tokens", hint)
-    return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
+    return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> TensorSpec:
