@@ -18,7 +18,7 @@ from textual_vision.training.config import TrainConfig
 COMMANDS = {"tv-generate": generate_command, "tv-export": export_command, "tv-train": train_command}
 MODULES = {"textual_vision.training.cli.main": "tv-train"}
 FOREIGN_OPTIONS = {"--system-site-packages", "--check"}
-FIELD = re.compile(r"(?:model|losses|sampling|\w+_phase)(?:\.\w+)+")
+FIELD = re.compile(r"(?:losses|sampling|\w+_phase)(?:\.\w+)+")
 
 
 def words_of(line):
@@ -47,12 +47,15 @@ def parse(words):
 
 EXAMPLES = [(id_of(page), line) for page in PAGES for line in shell_lines(page) if words_of(line)]
 MENTIONS = [
-    (id_of(page), code) for page in PAGES for code in sorted(set(inline_code(page))) if code.startswith("tv-") and " " in code and " " in code
+    (id_of(page), code)
+    for page in PAGES
+    for code in sorted(set(inline_code(page)))
+    if code.startswith("tv-") and " " in code and " " in code
 ]
 
 
 def test_there_are_commands_to_check():
-    assert len(EXAMPLES) > 40 and len(MENTIONS) > 40
+    assert len(EXAMPLES) > 40 and len(MENTIONS) > 20
 
 
 @pytest.mark.parametrize(("page", "line"), EXAMPLES)

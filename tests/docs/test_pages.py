@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from doc_pages import CARD, DOCS, PAGES, RECORDS, ROOT, anchors, id_of, links, prose, sentences, text_of
 
-from textual_vision.export.parity.verdict import BUDGETS
+from textual_vision.export.parity.verdict import TOLERANCES
 from textual_vision.export.passes.manager import REWRITE_NAMES
 from textual_vision.runtime import __all__ as runtime_names
 from textual_vision.runtime import errors
@@ -54,7 +54,7 @@ def test_a_sentence_can_be_read_once(page):
     assert not long, f"{len(long)} sentences over {MAX_WORDS} words: {long[:3]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=id_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in GENERATED], ids=id_of)
 def test_a_page_speaks_the_words_of_the_field(page):
     assert not PRIVATE.findall(prose(page))
 
@@ -63,14 +63,6 @@ def test_the_generated_reference_pages_are_up_to_date():
     script = DOCS / "reference" / "generate.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_field_of_a_training_config_has_a_meaning():
-    rows = re.findall(
-        r"^\| `([\w.]+)` \|.*\| (.*) \|$", text_of(DOCS / "reference" / "training-config.md"), re.M
-    )
-    assert len(rows) > 60
-    assert [name for name, meaning in rows if not meaning.strip()] == []
 
 
 def test_every_exit_code_is_on_its_page():
@@ -100,13 +92,13 @@ def test_every_field_of_the_manifest_is_on_its_page():
 
 def test_the_tolerances_on_the_page_are_those_of_the_code():
     text = text_of(DOCS / "explanation" / "parity.md")
-    for precision, budget in BUDGETS.items():
+    for precision, tolerance in TOLERANCES.items():
         row = re.search(rf"^\| {precision} \| (.*?) \| (\d+) dB \| cosine ([\d.]+) \|", text, re.MULTILINE)
         assert row is not None
         assert row[1] == (
-            "all except near ties" if budget.codes == 1 else f"{budget.codes:.0%}".replace("%", " %")
+            "all except near ties" if tolerance.codes == 1 else f"{tolerance.codes:.0%}".replace("%", " %")
         )
-        assert (float(row[2]), float(row[3])) == (budget.picture_db, budget.cosine)
+        assert (float(row[2]), float(row[3])) == (tolerance.picture_db, tolerance.cosine)
 
 
 def test_every_score_of_an_evaluation_is_explained():
