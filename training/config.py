@@ -16,11 +16,11 @@ class TextConfig:
     """The text encoder: the first layers of MiniLM and a product quantizer."""
 
     vocabulary: int = 8192  # word pieces kept of MiniLM's 30,522
-    max_tokens: int = 32
-    hidden: int = 384
+    max_tokens: int = 32  # of a prompt; the rest is cut off
+    hidden: int = 384  # width of a token state, as in MiniLM
     layers: int = 3  # states of layer 3 are still word-like; deeper layers lose the single word
-    heads: int = 12
-    intermediate: int = 1536
+    heads: int = 12  # of attention
+    intermediate: int = 1536  # width of the feed-forward layers
     groups: int = 8  # sub-spaces of a token state, each with its own codebook
     codebook_size: int = 1024  # codes of a sub-space
     embed_dim: int = 256  # width of the quantized token states that the other stages receive
@@ -30,8 +30,8 @@ class TextConfig:
 class CodebookConfig:
     """The image codebook and the encoder that learns it; the encoder is not exported."""
 
-    codebook_size: int = 512
-    codebook_dim: int = 32
+    codebook_size: int = 512  # rows
+    codebook_dim: int = 32  # numbers in a row
     channels: tuple[int, ...] = (48, 96)  # of the image encoder, one stride-2 convolution each
     decay: float = 0.99  # of the exponential moving average of the rows
     threshold_ema_dead_code: float = 0.02  # a row with a smaller share of the mean count is replaced
@@ -45,9 +45,9 @@ class LatentConfig:
     patch: int = 2  # rows and columns of codes in one position of the network
     steps: int = 4  # decoding steps; 1 chooses all codes at once
     split_doublings: int = 0  # the last doublings of the lattice that take two steps each
-    embed_dim: int = 256
-    blocks: int = 4
-    heads: int = 4
+    embed_dim: int = 256  # width of the transformer blocks
+    blocks: int = 4  # transformer blocks
+    heads: int = 4  # of attention
     head_width: int = 384  # hidden width of the head that chooses the codes of a patch
 
 
@@ -64,7 +64,7 @@ class RetrievalConfig:
 class GeneratorConfig:
     """The generator: codes to pixels, with a transposed convolution between two entries of `channels`."""
 
-    channels: tuple[int, ...] = (128, 64, 32)
+    channels: tuple[int, ...] = (128, 64, 32)  # at each resolution, the size doubling from one to the next
     residual_blocks: int = 1  # at the resolution of the codes
     condition: int = 192  # width of the vector that conditions every layer
 
@@ -77,8 +77,8 @@ class DiscriminatorConfig:
     heads) or "pixels" (one stride-2 convolution for each entry in `channels`, down to 4 x 4).
     """
 
-    input: str = "features"
-    channels: tuple[int, ...] = (96,)
+    input: str = "features"  # features | pixels
+    channels: tuple[int, ...] = (96,)  # features: the width of the heads; pixels: one entry a convolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +103,8 @@ class SamplingConfig:
     temperature: float = 0.05  # of the noise added to raw latents; 0 takes the likeliest codes
     stochastic_steps: int = 2  # the first steps, which use guidance and noise
     query_noise: float = 0.25  # standard deviation of the noise added to the unit-length retrieval query
-    # The copy head takes codes from retrieved pictures. The multipliers are 1 as trained. The first one is
-    # for prompts whose nearest caption names one thing, the second for compositions.
-    copy_strength: float = 5.0
-    copy_strength_composition: float = 0.8
+    copy_strength: float = 5.0  # multiplier of the copy head where the nearest caption names one thing
+    copy_strength_composition: float = 0.8  # the same where it names several; 1 is as trained
     nearest_bonus: float = 3.0  # nats added to the copy score of the nearest picture of one thing
 
     def is_guided(self, step: int, steps: int) -> bool:
@@ -122,7 +120,7 @@ class SamplingConfig:
 class TextPhaseConfig:
     """k-means of the text codes."""
 
-    kmeans_iterations: int = 15
+    kmeans_iterations: int = 15  # for each sub-space
     token_states: int = 100_000  # token states of captions that the centroids are fitted to, at most
 
 
@@ -130,41 +128,41 @@ class TextPhaseConfig:
 class PhaseConfig:
     """The schedule of one phase: linear warm-up, then a cosine."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int = 50
+    steps: int  # each with one batch
+    batch_size: int  # pictures in a step, over all processes
+    learning_rate: float  # after the warm-up
+    warmup_steps: int = 50  # in which the learning rate rises linearly
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights of the loss terms; zero switches a term and its cost off."""
 
-    l1: float = 1.0
-    l2: float = 1.0
+    l1: float = 1.0  # of pixels
+    l2: float = 1.0  # of pixels
     perceptual: float = 0.3  # insensitive to brightness, hence never without l1
     reconstruction: float = 3.0  # joint phase: weight of pictures generated from all of their own codes
-    commitment: float = 0.25
-    code_cross_entropy: float = 1.0
+    commitment: float = 0.25  # of the distance of latents to their codebook rows
+    code_cross_entropy: float = 1.0  # of the prediction of codes
     logit_scale: float = 4.0  # factor of the dot product of a raw latent and a codebook row
     label_smoothing: float = 0.2  # share of the target that similar codes receive
     label_smoothing_scale: float = 50.0  # factor of the cosine of two rows, before the softmax
     token_corruption: float = 0.1  # share of the known codes that are replaced, to learn from mistakes
     text_dropout: float = 0.1  # share of the captions that are dropped, for guidance
-    kl: float = 0.002
+    kl: float = 0.002  # limits the information of the noise about the picture; higher: seeds differ less
     fine_cross_entropy: float = 0.1  # joint phase: weight of the last steps, which also learn from pixels
-    adversarial: float = 1.0
+    adversarial: float = 1.0  # joint phase: ramped up over its first quarter
     mismatched_caption: float = 1.0  # weight of real pictures with another caption; 0 as in the paper
-    diff_augment: bool = True  # Zhao et al. 2020
+    diff_augment: bool = True  # shift and tint the pictures of the discriminator (Zhao et al. 2020)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A model, its corpus and its schedule."""
 
-    name: str
+    name: str  # of the model
     schema_version: int = SCHEMA_VERSION
-    seed: int = 0
+    seed: int = 0  # of weights, batches and noise
     corpus: str = "emoji"  # emoji | coco | folder | shards
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -181,7 +179,7 @@ class TrainConfig:
     # pictures is saved, for training against a discriminator can wash out colors.
     interpolation_candidates: tuple[float, ...] = (0.4, 1.0)
     style_in_caption: float = 0.6  # share of captions that name the art style
-    checkpoint_minutes: float = 4.0
+    checkpoint_minutes: float = 4.0  # between two saves of the run
     precision: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 where the device has units for it
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textual_vision.export.host.parallel import torch_single_thread
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ BATCH_SIZE = 4  # of the comparison: several prompts of different length, so tha
 
 def reference_batches(
     model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int, margins: bool = True
-) -> tuple[Batch, ...]:
+) -> tuple[ReferenceBatch, ...]:
     """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on.
 
     Without `margins`, which only a comparison asks for, it takes half the time.
@@ -34,7 +34,7 @@ def reference_batches(
 @torch.no_grad()
 def _reference_batch(
     model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]], with_margins: bool
-) -> Batch:
+) -> ReferenceBatch:
     tokens = tokenizer.encode([prompt for prompt, _ in chosen])
     noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for _, seed in chosen])
     tensors = {
@@ -50,7 +50,7 @@ def _reference_batch(
         tensors.update({spec.name: o for spec, o in zip(stage.spec.outputs, outputs, strict=True)})
         if with_margins and stage.margins is not None:
             margins.update(stage.margins(inputs))
-    return Batch(
+    return ReferenceBatch(
         prompts=tuple(prompt for prompt, _ in chosen),
         seeds=tuple(seed for _, seed in chosen),
         tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
