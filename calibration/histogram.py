@@ -48,7 +48,7 @@ class MagnitudeHistogram:
             bad = int(np.count_nonzero(~(np.abs(values) < ABSURD_MAGNITUDE)))
             problem = f"tensor {self.name!r}: {bad} of {values.size} activations are NaN, infinite or absurd"
             raise UsageError(
-                problem, "the model is damaged or overflows: check it in float32 before quantising"
+                problem, "the model is damaged or overflows: check it in float32 before quantizing"
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
         if largest == 0.0:

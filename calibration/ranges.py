@@ -24,7 +24,7 @@ AUTO = "auto"
 PERCENTILE = 99.99
 FIRST_CANDIDATE = 128  # bins: fewer could not fill the levels
 CANDIDATES = 160  # thresholds that are tried
-SMOOTHING = 1e-4  # of a count, in bins that are empty after quantisation but were not before
+SMOOTHING = 1e-4  # of a count, in bins that are empty after quantization but were not before
 
 Float64 = npt.NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def _candidates(histogram: MagnitudeHistogram) -> npt.NDArray[np.int64]:
 
 
 def _squared_error(counts: Float64, edge: int) -> float:
-    """Σ count · (x − quantised x)², x at the middle of its bin, in bins squared."""
+    """Σ count · (x − quantized x)², x at the middle of its bin, in bins squared."""
     middle = np.arange(BINS) + 0.5
     step = edge / LEVELS
     rounded = np.minimum(np.rint(middle / step), LEVELS) * step

@@ -142,7 +142,7 @@ class Manifest:
     default_precision: str
     batch: BatchProfile
     files: dict[str, FileSpec]
-    licence: str
+    license: str
     provenance: dict[str, str]
     merged: StageSpec | None = None
     golden: str | None = None
@@ -183,7 +183,7 @@ def check(manifest: Manifest) -> None:
     _check_stages(manifest)
     _check_precisions(manifest)
     made_with = [text for pair in manifest.provenance.items() for text in pair]
-    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings, *made_with):
+    for text in (manifest.name, manifest.license, manifest.noise.recipe, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
     for index, engine in enumerate(manifest.engines):
         where = f"manifest.engines[{index}]"

@@ -157,7 +157,7 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
             name: FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
             for name, data in files.items()
         },
-        licence="Apache-2.0",
+        license="Apache-2.0",
         provenance={"onnx": onnx.__version__},
     )
 

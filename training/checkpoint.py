@@ -3,7 +3,7 @@
 config.json          the training config, every dimension in it
 model.safetensors    weights: matrices int8 with a step for each row, kernels float16, the rest float32
 tokenizer.json       the pruned tokenizer
-NOTICE               licences of data and pretrained weights
+NOTICE               licenses of data and pretrained weights
 evaluation.json      what `tv-train evaluate` measured (absent before)
 """
 

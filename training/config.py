@@ -21,12 +21,12 @@ KEEPS = ("all", "generator")  # of what the joint phase changed
 SEES = ("pixels", "features")
 MOST_CODES = 2048  # of a codebook with a memory, which keeps them in half precision: it counts so far
 NORMS = ("none", "batch", "spectral")  # of the discriminator
-OPTIMISERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text encoder: the first layers of MiniLM, product-quantised."""
+    """The text encoder: the first layers of MiniLM, product-quantized."""
 
     vocabulary: int = 8192  # word pieces kept of MiniLM's 30,522
     max_tokens: int = 32
@@ -36,7 +36,7 @@ class TextConfig:
     intermediate: int = 1536
     groups: int = 8  # sub-spaces, each with its own codes
     codes: int = 1024  # per sub-space
-    width: int = 256  # of the quantised token states that the other stages see
+    width: int = 256  # of the quantized token states that the other stages see
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ class TrainConfig:
     )
     ema: float = 0.998  # of the weights that are kept
     # Of what the joint phase changed: the share that draws best by the validation pictures is kept (the
-    # last without such pictures). Fine-tuning against a discriminator can wash out colours.
+    # last without such pictures). Fine-tuning against a discriminator can wash out colors.
     joint_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     joint_keeps: str = (
         "all"  # all | generator: of that change; generator: and the image encoder's, no other's
@@ -212,7 +212,7 @@ def _choices(config: TrainConfig) -> Rules:
         ("model.discriminator.sees", config.model.discriminator.sees, SEES),
         ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(
-            (f"{name}.optimiser", getattr(config, name).optimiser, OPTIMISERS)
+            (f"{name}.optimiser", getattr(config, name).optimiser, OPTIMIZERS)
             for name in ("codebook_phase", "latent_phase", "joint_phase")
         ),
     ]

@@ -23,7 +23,7 @@ from textual_vision.export.int8.stage import (
     PLAIN,
     ROUNDED,
     RangeOptions,
-    quantised_stage,
+    quantized_stage,
 )
 from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.runtime.backends.session import default_backend
@@ -35,12 +35,12 @@ Row = tuple[str, dict[str, bytes]]
 
 def rows(stage: StageSpec, graph: bytes, measure: Measure) -> Iterator[Row]:
     """How a stage is changed, and its graph then."""
-    plain = quantised_stage(stage, graph, measure, RangeOptions(corrections=(PLAIN,)))
+    plain = quantized_stage(stage, graph, measure, RangeOptions(corrections=(PLAIN,)))
     for name, mode in (("half", HALF), ("int8 weights, nearest", WEIGHTS)):
         yield name, {stage.name: plain.graph(default_modes(plain.layers, mode))}
     for correction in CORRECTIONS:
         wanted = (correction,) if correction != ROUNDED else (PLAIN, ROUNDED)
-        found = quantised_stage(stage, graph, measure, RangeOptions(corrections=wanted))
+        found = quantized_stage(stage, graph, measure, RangeOptions(corrections=wanted))
         if correction == ROUNDED:
             yield (
                 f"int8 weights, {found.correction}",
@@ -48,7 +48,7 @@ def rows(stage: StageSpec, graph: bytes, measure: Measure) -> Iterator[Row]:
             )
         yield f"int8, {found.correction}", {stage.name: found.graph(default_modes(found.layers, INT8))}
     for method in METHODS:
-        found = quantised_stage(stage, graph, measure, RangeOptions(method=method, corrections=(PLAIN,)))
+        found = quantized_stage(stage, graph, measure, RangeOptions(method=method, corrections=(PLAIN,)))
         yield f"int8, ranges by {method}", {stage.name: found.graph(default_modes(found.layers, INT8))}
 
 

@@ -12,7 +12,7 @@ from textual_vision.runtime.backends.session import Array, SessionOptions, open_
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"})
-QUANTISED_ONE_BY_ONE = frozenset(
+QUANTIZED_ONE_BY_ONE = frozenset(
     {"QLinearConv", "QLinearMatMul"}
 )  # each operand is followed by its scale and zero
 
@@ -34,7 +34,7 @@ def multiply_accumulates(graph: bytes, inputs: Mapping[str, Array], backend: str
 
 
 def _operands(node: onnx.NodeProto) -> tuple[str, str]:
-    second = 3 if node.op_type in QUANTISED_ONE_BY_ONE else 1
+    second = 3 if node.op_type in QUANTIZED_ONE_BY_ONE else 1
     return node.input[0], node.input[second]
 
 

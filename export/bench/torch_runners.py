@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from textual_vision.export.bench.runners import COMPILE, ContestantSpec, Drawing, PromptReader
 from textual_vision.export.model.batch import BATCH, TOKENS
-from textual_vision.export.model.stage import StagedModel, load_model
+from textual_vision.export.model.loading import load_model
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.tracing.exporter import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError

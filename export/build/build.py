@@ -4,64 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.prompts import random_prompts
-from textual_vision.calibration.ranges import AUTO, check_method
-from textual_vision.export.build.precisions import Build, floats_of, precision_of
-from textual_vision.export.bundle.contents import bundle_contents
-from textual_vision.export.bundle.writer import check_place, write_bundle
+from textual_vision.export.build.calibration import chosen_prompts
 from textual_vision.export.build.comparisons import comparisons_begun
 from textual_vision.export.build.float_graphs import floats_begun
 from textual_vision.export.build.float_workers import FloatTask
-from textual_vision.export.graph.opset import check_opset
+from textual_vision.export.build.options import BuildOptions, check_options
+from textual_vision.export.build.precisions import Build, floats_of, precision_of
+from textual_vision.export.build.report_files import command_of, files_of_report
+from textual_vision.export.bundle.contents import bundle_contents
+from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.host.step_cache import Steps, Tell, versions
-from textual_vision.export.int8.budget import parse_budget
-from textual_vision.export.build.calibration import CALIBRATION_PROMPTS, chosen_prompts
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
-from textual_vision.export.model.prompts import CALIBRATED, COMPARED
+from textual_vision.export.model.loading import model_of
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
-from textual_vision.export.model.stage import model_of
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.parity.verdict import failure_of
-from textual_vision.export.passes.manager import check_rewrites
-from textual_vision.export.precision.registry import check_precision
-from textual_vision.export.build.report_files import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
-from textual_vision.export.sessions.timing import usable_backends
-from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.manifest import BatchProfile
+from textual_vision.export.sessions.opening import usable_backends
 
 CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What `tv-export build` can be told; see its help. `tokens` None leaves the prompt's length open."""
-
-    precisions: tuple[str, ...] = ("fp32",)
-    opset: int = 20
-    batch: BatchProfile = field(default_factory=lambda: BatchProfile(min=1, opt=1, max=8))
-    tokens: int | None = None
-    samples: int = 32
-    seed: int = 0
-    prompts: tuple[str, ...] = COMPARED
-    calibration_prompts: tuple[str, ...] = CALIBRATED
-    calibration_random: bool = False
-    calibration_count: int = CALIBRATION_PROMPTS
-    calibration_cache: Path | None = None
-    target: str = "cpu"
-    no_rewrite: tuple[str, ...] = ()
-    budget: str | None = None
-    range_method: str = AUTO
-    reference: bool = False
-    merged: bool = True
-    force: bool = False
-    allow_failing: bool = False
 
 
 @collected_lately()
@@ -128,31 +94,6 @@ def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
             f"compare {precision} by {', '.join(_backends(options, (precision,)))}",
         ]
     return [*steps, "draw the report", "write the bundle"]
-
-
-def check_options(options: BuildOptions) -> None:
-    """UsageError when the options make no sense, before any work is done."""
-    check_opset(options.opset)
-    check_rewrites(options.no_rewrite, options.target)
-    if not options.precisions:
-        raise UsageError("no precision", "give at least one: --precision fp32")
-    for name in options.precisions:
-        check_precision(name)
-    if options.budget is not None:
-        parse_budget(options.budget)
-    check_method(options.range_method)
-    if options.calibration_count < 1:
-        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-prompts 64")
-    if options.calibration_cache is not None:
-        if "int8" not in options.precisions:
-            raise UsageError("--calibration-cache without int8 to use it", "add --precision int8")
-        read_cache(options.calibration_cache, None)
-    batch = options.batch
-    if not 1 <= batch.min <= batch.opt <= batch.max:
-        problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
-        raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch 1,1,8")
-    if options.samples < 2:
-        raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
 
 
 def _drawn(

@@ -32,7 +32,8 @@ from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
 from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession
-from textual_vision.export.sessions.timing import begin, median_milliseconds, node_count, usable_backends
+from textual_vision.export.sessions.opening import begin, usable_backends
+from textual_vision.export.sessions.timing import median_milliseconds, node_count
 
 Parity = Callable[[], bytes]
 

@@ -24,12 +24,12 @@ from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.results_json import rewrites_from_bytes
-from textual_vision.export.sessions.timing import usable_backends
+from textual_vision.export.sessions.opening import usable_backends
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatStage:
-    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+    """A stage's serialized graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
 
     exported: bytes
     graph: bytes

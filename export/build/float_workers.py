@@ -58,7 +58,7 @@ class FloatTask:
 
 
 def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batch) -> bytes:
-    """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
+    """The serialized graph of the stage called `name`; raises what `onnx_from_stage` raises."""
     # PyTorch's compiler takes 2 s to import: a process begun before has that much more time.
     from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 

@@ -7,31 +7,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
 from textual_vision.calibration.cache import Origin, origin_of
-from textual_vision.export.build.float_graphs import Floats, FloatStage
-from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
-from textual_vision.export.graph.pipeline_graph import merged_from_stages
-from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
 from textual_vision.export.build.calibration import (
     FOLDER,
     calibration_files,
     notes_of_calibration,
     ranges_from_cache,
 )
+from textual_vision.export.build.float_graphs import Floats, FloatStage
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
+from textual_vision.export.graph.pipeline_graph import merged_from_stages
+from textual_vision.export.host.step_cache import Steps, packed, unpacked
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__
-
-if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
 
 NOTES_FILE = "notes.json"
 Parts = dict[str, dict[str, object]]  # by precision and stage, see `precision.part_of`

@@ -6,20 +6,17 @@ import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.export.bundle.model_card import prompt_size
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.bundle.model_card import prompt_size
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.report.page import Opener, ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
-
-if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
 
 
 def files_of_report(
@@ -41,7 +38,7 @@ def files_of_report(
         about={
             "picture": f"{image.width} × {image.height} pixels",
             "prompt": prompt_size(model.text),
-            "licence": model.licence,
+            "license": model.license,
             "checkpoint": model.digest,
         },
         command=command,

@@ -21,7 +21,7 @@ from textual_vision.export.build.float_workers import (
 )
 from textual_vision.export.host.gc_tuning import collected_lately
 from textual_vision.export.model.batch import batches_from_bytes
-from textual_vision.export.model.stage import model_of
+from textual_vision.export.model.loading import model_of
 from textual_vision.runtime.errors import TextualVisionError
 from textual_vision.runtime.files import write_whole
 

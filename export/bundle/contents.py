@@ -97,7 +97,7 @@ def _manifest(
         default_precision=_default_precision(result),
         batch=batch,
         files={},
-        licence=model.licence,
+        license=model.license,
         provenance=provenance,
         merged=merged_spec([stage.spec for stage in model.stages]) if merged else None,
         golden=GOLDEN_NAME,

@@ -21,7 +21,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
             f"{prompt_size(model.text)} (word pieces).",
             "",
-            f"Licence: {model.licence}; see NOTICE for the works that the model was trained on.",
+            f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
             "## Parts",
             "",

@@ -9,7 +9,7 @@ from pathlib import Path
 from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions.timing import usable_backends
+from textual_vision.export.sessions.opening import usable_backends
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
@@ -77,8 +77,9 @@ def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, .
 def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
 ) -> dict[str, tuple[StageParity, ...]]:
+    from textual_vision.export.model.loading import load_model
     from textual_vision.export.model.reference_batches import reference_batches
-    from textual_vision.export.model.stage import load_model, with_fixed_text
+    from textual_vision.export.model.stage import with_fixed_text
 
     model, text = load_model(checkpoint), bundle.manifest.text
     recorded = bundle.manifest.provenance.get("checkpoint")

@@ -13,7 +13,7 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
+    from textual_vision.export.build.options import BuildOptions
     from textual_vision.export.cli.engine import EngineJob
     from textual_vision.runtime.manifest import BatchProfile
 
@@ -225,7 +225,7 @@ def _options(given: dict[str, object]) -> BuildOptions:
     import warnings
 
     from textual_vision.calibration.prompts import RANDOM, CalibrationWarning, read_prompts
-    from textual_vision.export.build.build import BuildOptions
+    from textual_vision.export.build.options import BuildOptions
 
     changed = dict(given)
     changed["batch"] = _batch(str(changed.pop("batch")))

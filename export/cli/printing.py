@@ -40,7 +40,7 @@ from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
 
 if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
+    from textual_vision.export.build.options import BuildOptions
     from textual_vision.export.cli.engine import EngineJob
     from textual_vision.export.tensorrt.engines import EngineResult
 
@@ -72,8 +72,9 @@ def show_plan(
     checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
 ) -> None:
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
-    from textual_vision.export.build.build import check_options, plan
-    from textual_vision.export.model.stage import model_of
+    from textual_vision.export.build.build import plan
+    from textual_vision.export.build.options import check_options
+    from textual_vision.export.model.loading import model_of
 
     check_options(options)
     model = model_of(checkpoint, options.tokens)
@@ -184,7 +185,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
     prompts = prompt_size(manifest.text)
-    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.licence}"
+    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
     click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")
     for name in ("stage", "takes", "gives"):

@@ -9,7 +9,7 @@ NO_LIMIT = 1 << 40
 
 
 def tidy(model: ir.Model) -> None:
-    """Constants as initialisers, none twice; nothing that no output needs; no node twice."""
+    """Constants as initializers, none twice; nothing that no output needs; no node twice."""
     for step in (
         passes.RemoveUnusedNodesPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

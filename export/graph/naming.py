@@ -1,4 +1,4 @@
-"""Names that a person recognises: of the module that a node comes from, not `val_123`.
+"""Names that a person recognizes: of the module that a node comes from, not `val_123`.
 
 The exporter notes each node's module in its metadata, together with paths of the machine that exported; the
 module becomes the name, the rest is dropped.

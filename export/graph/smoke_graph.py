@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def tiny_graph() -> bytes:
-    """x float32 (1, 4) → y float32 (1, 4), serialised, opset 17."""
+    """x float32 (1, 4) → y float32 (1, 4), serialized, opset 17."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

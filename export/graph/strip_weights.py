@@ -11,7 +11,7 @@ LARGEST_SHAPE = 1024  # values of a constant that may be a shape, or indices tha
 
 
 def with_outputs(graph: bytes, names: Iterable[str]) -> bytes:
-    """The serialised graph with `names`, which it does not give already, as outputs of types to be inferred.
+    """The serialized graph with `names`, which it does not give already, as outputs of types to be inferred.
 
     What lists of two messages hold that follow each other, protobuf reads as one list.
     """

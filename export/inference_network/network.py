@@ -3,7 +3,7 @@
 The network that is trained sees all steps of many pictures at once; a drawing takes one step after the other,
 of a few patches each, and reads all weights from memory in every one. So its weights are put together as a
 drawing uses them. Rewrites of its graph could not do so: what makes both forms equal (shares that add up to
-one, neighbours that no patch has) can no longer be seen there. What is exported is compared with the network
+one, neighbors that no patch has) can no longer be seen there. What is exported is compared with the network
 itself, as ever.
 """
 

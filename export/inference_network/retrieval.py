@@ -74,7 +74,7 @@ class Recall(nn.Module):
 class PackedCodes(nn.Module):
     """Rows of whole numbers below 2,048 in float16, which holds whole numbers of twelve bits, a sign's too.
 
-    What bits a number leaves of them hold part of another, which so many neighbours share as it takes. Bytes
+    What bits a number leaves of them hold part of another, which so many neighbors share as it takes. Bytes
     would hold more, but TensorRT looks up no int8.
     """
 

@@ -18,13 +18,13 @@ from textual_vision.export.host.parallel import on_all_cores
 from textual_vision.export.int8.layers import CONV, INT8, LINEAR, Layer, layers_of
 from textual_vision.export.int8.observer import (
     ALONE,
-    fake_quantised,
+    fake_quantized,
     layer_alone,
     observed,
     session_of,
 )
 from textual_vision.export.int8.qdq import Bias
-from textual_vision.export.int8.weights import QuantisedWeight
+from textual_vision.export.int8.weights import QuantizedWeight
 from textual_vision.runtime.backends.session import Session
 
 Float64 = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ def corrected_biases(
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, Bias]:
     """Layer → its corrected bias, for every int8 layer with a bias of its own; `weights` by their names."""
     layers = {
@@ -71,7 +71,7 @@ def _shifts_of_products(
     layers: Sequence[Layer],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, Float64]:
     """By layer what the mean of each output channel loses. Of no row but the mean one has the product to be
     computed: what a product makes of it is the mean of what it makes of all.
@@ -82,13 +82,13 @@ def _shifts_of_products(
     for values in observed(model, activations, inputs) if activations else ():
         for name in activations:
             x = values[name].astype(np.float32, copy=False)
-            for means, rows in ((exact, x), (rounded, fake_quantised(x, thresholds[name]))):
+            for means, rows in ((exact, x), (rounded, fake_quantized(x, thresholds[name]))):
                 mean = rows.reshape(-1, rows.shape[-1]).mean(axis=0, dtype=np.float64)
                 means[name] = means.get(name, 0.0) + mean / len(inputs)
     shifts = {}
     for layer in layers:
         assert layer.activation is not None
-        before, after = array_of(model, layer.weight), weights[layer.weight].dequantised()
+        before, after = array_of(model, layer.weight), weights[layer.weight].dequantized()
         if layer.axis == 0:  # (outputs, inputs)
             before, after = before.T, after.T
         shifts[layer.name] = exact[layer.activation] @ before - rounded[layer.activation] @ after
@@ -100,7 +100,7 @@ def _shifts_of_others(
     layers: Sequence[Layer],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, Float64]:
     """The same where all of it has to be computed."""
     sessions = {layer.name: _both(model, layer, weights[layer.weight]) for layer in layers}
@@ -112,7 +112,7 @@ def _shifts_of_others(
             assert layer.activation is not None
             exact, rounded = sessions[layer.name]
             x = values[layer.activation].astype(np.float32, copy=False)
-            q = fake_quantised(x, thresholds[layer.activation])
+            q = fake_quantized(x, thresholds[layer.activation])
             output = f"{layer.output}{ALONE}"
             error = exact.run({layer.activation: x})[output].astype(np.float64)
             error -= rounded.run({layer.activation: q})[output].astype(np.float64)
@@ -141,7 +141,7 @@ def _bias_of(model: onnx.ModelProto, layer: Layer) -> str | None:
     )
 
 
-def _both(model: onnx.ModelProto, layer: Layer, weight: QuantisedWeight) -> tuple[Session, Session]:
+def _both(model: onnx.ModelProto, layer: Layer, weight: QuantizedWeight) -> tuple[Session, Session]:
     """The layer alone, with its float weights and with what is left of them in int8."""
     exact = session_of(layer_alone(model, layer), layer.name)
-    return exact, session_of(layer_alone(model, layer, weight.dequantised()), layer.name)
+    return exact, session_of(layer_alone(model, layer, weight.dequantized()), layer.name)

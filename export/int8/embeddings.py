@@ -95,20 +95,20 @@ def row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, lis
 def row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:
     """Rows of an int8 table as int8 and back, with the table's own scale: nothing changes.
 
-    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole
-    table at every run, unless it finds the rows quantised again; and it must not find a plain Q and DQ
+    TensorRT wants int8 constants to be dequantized at once. ONNX Runtime would then dequantize the whole
+    table at every run, unless it finds the rows quantized again; and it must not find a plain Q and DQ
     there, which it turns to uint8 before it looks. Hence a Reshape between them that reshapes nothing.
     """
     constants = [f"{table.weight}.scale", f"{table.weight}.zero_point"]
     row, name = table.output, f"{table.output}.rows"
     graph.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape"))
     return [
-        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantize"),
         helper.make_node("Reshape", [f"{name}.int8", f"{name}.shape"], [f"{name}.same"], name=f"{name}.same"),
         helper.make_node(
             "DequantizeLinear",
             [f"{name}.same", *constants],
-            [f"{row}.dequantised"],
-            name=f"{name}.dequantise",
+            [f"{row}.dequantized"],
+            name=f"{name}.dequantize",
         ),
     ]

@@ -26,12 +26,12 @@ SMALLEST_MAGNITUDE = 1e-5  # of a channel, when factors are computed
 LARGEST_FACTOR = 1e3
 
 
-def can_be_equalised(model: onnx.ModelProto) -> bool:
-    """Whether `equalised` would change anything."""
+def can_be_equalized(model: onnx.ModelProto) -> bool:
+    """Whether `equalized` would change anything."""
     return bool(_norms_before_products(model))
 
 
-def equalised(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> onnx.ModelProto:
+def equalized(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> onnx.ModelProto:
     """A copy that computes the same in float, with layer norms' channels made equally loud."""
     graph = onnx.ModelProto()
     graph.CopyFrom(model)

@@ -17,7 +17,7 @@ from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of
 from textual_vision.export.int8.layers import LINEAR, Layer
 from textual_vision.export.int8.observer import observed
-from textual_vision.export.int8.weights import SMALLEST_SCALE, QuantisedWeight
+from textual_vision.export.int8.weights import SMALLEST_SCALE, QuantizedWeight
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -30,9 +30,9 @@ BLOCK = 128  # rows that are rounded before their errors reach the rest of the m
 def weights_for_inputs(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
-    nearest: Mapping[str, QuantisedWeight],
+    nearest: Mapping[str, QuantizedWeight],
     inputs: Sequence[Inputs],
-) -> dict[str, QuantisedWeight]:
+) -> dict[str, QuantizedWeight]:
     """The matrices of `nearest` rounded anew so that products of the layers' real inputs err least.
 
     The scales stay. Left out are those that lose nothing as they are.
@@ -46,7 +46,7 @@ def weights_for_inputs(
         weight = array_of(model, layer.weight).astype(np.float64)
         matrix = weight if layer.axis == 1 else weight.T  # (inputs, outputs)
         values = _rounded_for(matrix, products[layer.activation], nearest[layer.weight].scales)
-        found[layer.weight] = QuantisedWeight(
+        found[layer.weight] = QuantizedWeight(
             values=np.ascontiguousarray(values if layer.axis == 1 else values.T),
             scales=nearest[layer.weight].scales,
             axis=layer.axis,
@@ -55,9 +55,9 @@ def weights_for_inputs(
 
 
 def _both(
-    model: onnx.ModelProto, nearest: Mapping[str, QuantisedWeight], layer: Layer
+    model: onnx.ModelProto, nearest: Mapping[str, QuantizedWeight], layer: Layer
 ) -> tuple[Float32, Float32]:
-    return array_of(model, layer.weight), nearest[layer.weight].dequantised()
+    return array_of(model, layer.weight), nearest[layer.weight].dequantized()
 
 
 def _products(

@@ -21,7 +21,7 @@ from textual_vision.export.graph.constants import readers_of
 
 INT8, WEIGHTS, HALF, FLOAT = "int8", "weights", "half", "float"
 MODES = (INT8, WEIGHTS, HALF, FLOAT)
-QUANTISED = (INT8, WEIGHTS)
+QUANTIZED = (INT8, WEIGHTS)
 CONV, LINEAR, TABLE = "conv", "linear", "table"
 KINDS = {"Conv": CONV, "MatMul": LINEAR, "Gemm": LINEAR, "Gather": TABLE, "GatherND": TABLE}
 # Ops that only move values: what is exact in int8 before them is exact after them, with the same scale.
@@ -91,7 +91,7 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
     Those are: what an int8 layer reads; what an int8 convolution gives (else ONNX Runtime cannot run it in
     integers); and whatever moving ops make of that. Convolutions' outputs that are moved, and what is looked
     up in an int8 table and then only moved, share the scale of where they come from: no backend has to
-    requantise. Residual additions stay in float: sharing one scale among their operands cost ONNX Runtime
+    requantize. Residual additions stay in float: sharing one scale among their operands cost ONNX Runtime
     three of seven integer convolutions, and gained OpenVINO nothing.
     """
     layers = {layer.output: layer for layer in layers_of(model)}
@@ -101,7 +101,7 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
     for node in model.graph.node:
         source = node.input[0] if node.input else ""
         layer = layers.get(node.output[0])
-        if layer is not None and modes.get(layer.name) in QUANTISED and layer.kind == TABLE:
+        if layer is not None and modes.get(layer.name) in QUANTIZED and layer.kind == TABLE:
             moved_from[layer.output] = layer.weight
         elif layer is not None and layer.output in chosen and layer.kind == CONV:
             groups[layer.output] = moved_from[layer.output] = layer.output

@@ -81,7 +81,7 @@ def _histograms(
 
 
 def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """The graph with `tensors` as outputs as well, serialised."""
+    """The graph with `tensors` as outputs as well, serialized."""
     known = {value.name for value in (*model.graph.input, *model.graph.output)}
     return with_outputs(model.SerializeToString(), [name for name in tensors if name not in known])
 
@@ -124,7 +124,7 @@ def _best_methods(
             method: str, tensors: Mapping[str, Float32] = tensors
         ) -> tuple[str, dict[str, list[Array]]]:
             return method, readers.outputs(
-                {name: fake_quantised(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
+                {name: fake_quantized(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
             )
 
         for method, found in on_all_cores(rounded, METHODS):
@@ -185,7 +185,7 @@ def side_by_side(model: onnx.ModelProto, layers: Sequence[Layer]) -> bytes:
     return data
 
 
-def fake_quantised(tensor: Float32, threshold: float) -> Float32:
+def fake_quantized(tensor: Float32, threshold: float) -> Float32:
     """What is left of `tensor` after int8 with `threshold` at ±127."""
     scale = np.float32(threshold / LEVELS)
     back: Float32 = np.clip(np.rint(tensor / scale), -LEVELS - 1, LEVELS) * scale

@@ -18,8 +18,8 @@ from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.graph.constants import constant_proto
 from textual_vision.export.graph.opset import opset_of
 from textual_vision.export.int8.embeddings import row_nodes, row_shapes
-from textual_vision.export.int8.layers import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
-from textual_vision.export.int8.weights import QuantisedWeight, quantised_weight
+from textual_vision.export.int8.layers import HALF, INT8, QUANTIZED, Layer, layers_of, scale_groups
+from textual_vision.export.int8.weights import QuantizedWeight, quantized_weight
 from textual_vision.export.precision.lossless_storage import store_exactly
 from textual_vision.runtime.errors import UsageError
 
@@ -36,12 +36,12 @@ class Bias:
     values: Float32
 
 
-def quantised_graph(
+def quantized_graph(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     biases: Mapping[str, Bias] | None = None,
-    rounded: Mapping[str, QuantisedWeight] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
     *,
     compact: bool = True,
 ) -> onnx.ModelProto:
@@ -49,8 +49,8 @@ def quantised_graph(
 
     `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
     that becomes 127; `biases`, layer → its bias corrected for int8, is used for layers in that mode (see
-    `quantise_correct`); `rounded`, by their names, are int8 weights to use instead of the nearest (see
-    `quantise_round`). With `compact`
+    `quantize_correct`); `rounded`, by their names, are int8 weights to use instead of the nearest (see
+    `quantize_round`). With `compact`
     other constants are stored in half where that loses nothing. Raises UsageError for a
     layer that the graph does not have, or an activation without a range.
     """
@@ -65,11 +65,11 @@ def quantised_graph(
         if modes.get(name) == INT8:
             tensor = constant_proto(graph, bias.constant)
             tensor.CopyFrom(numpy_helper.from_array(bias.values, bias.constant))
-    quantised = [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED]
+    quantized = [layer for layer in layers.values() if modes.get(layer.name) in QUANTIZED]
     weights = dict(rounded or {})
-    for layer in quantised:
+    for layer in quantized:
         if layer.weight not in weights:
-            weights[layer.weight] = quantised_weight(_constant(graph, layer.weight), layer.axis)
+            weights[layer.weight] = quantized_weight(_constant(graph, layer.weight), layer.axis)
     scales = _activation_scales(model, modes, thresholds, weights)
     _write(graph, layers, modes, weights, scales)
     if compact:
@@ -81,7 +81,7 @@ def _activation_scales(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, float]:
     """Every tensor that gets Q/DQ with its scale; rows of an int8 table keep the table's."""
     scales = {}
@@ -101,7 +101,7 @@ def _write(
     graph: onnx.ModelProto,
     layers: Mapping[str, Layer],
     modes: Mapping[str, str],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
     scales: Mapping[str, float],
 ) -> None:
     by_output = {layer.output: layer for layer in layers.values()}
@@ -109,22 +109,22 @@ def _write(
     from_conv = {
         tensor for tensor, root in scale_groups(graph, modes).items() if root != tensor or root in int8_layers
     }
-    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED])
+    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name) in QUANTIZED])
     nodes: list[onnx.NodeProto] = []
     written: set[str] = set()
     for node in graph.graph.node:
         layer = by_output.get(node.output[0])
-        if layer is not None and modes.get(layer.name) in QUANTISED:
+        if layer is not None and modes.get(layer.name) in QUANTIZED:
             if layer.weight not in written:
                 nodes.append(_weight_node(graph, layer.weight, weights[layer.weight]))
                 written.add(layer.weight)
-            _replace(node, layer.weight, f"{layer.weight}.dequantised")
+            _replace(node, layer.weight, f"{layer.weight}.dequantized")
         for tensor in set(node.input) & set(scales):
             # Only int8 layers read what others also read in float: the residual additions beside them.
             if node.output[0] in int8_layers or tensor in from_conv:
                 nodes += _reading_nodes(graph, tensor, node, scales[tensor])
         for tensor in set(node.input) & set(rows):
-            _replace(node, tensor, f"{tensor}.dequantised")
+            _replace(node, tensor, f"{tensor}.dequantized")
         nodes.append(node)
         if node.output[0] in rows:
             nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
@@ -134,38 +134,38 @@ def _write(
 
 
 def _moved_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes with activations dequantised after they were moved, not before: the same values.
+    """The nodes with activations dequantized after they were moved, not before: the same values.
 
     ONNX Runtime does so itself, by more Q/DQ. On x86 it then turns those to uint8 and, where an attribute
     tells a Q its type, forgets to change that: it would refuse the graph.
     """
     constants = {tensor.name for tensor in graph.graph.initializer}
-    dequantised: dict[str, onnx.NodeProto] = {}
+    dequantized: dict[str, onnx.NodeProto] = {}
     found: list[onnx.NodeProto] = []
     for node in nodes:
         found.append(node)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
-            dequantised[node.output[0]] = node
-        if node.op_type not in MOVEMENTS or node.input[0] not in dequantised:
+            dequantized[node.output[0]] = node
+        if node.op_type not in MOVEMENTS or node.input[0] not in dequantized:
             continue
-        before, moved = dequantised[node.input[0]], node.output[0]
+        before, moved = dequantized[node.input[0]], node.output[0]
         node.input[0], node.output[0] = before.input[0], f"{moved}.int8"
         inputs = [node.output[0], *before.input[1:]]
-        after = helper.make_node("DequantizeLinear", inputs, [moved], name=f"{moved}.dequantise")
+        after = helper.make_node("DequantizeLinear", inputs, [moved], name=f"{moved}.dequantize")
         found.append(after)
-        dequantised[moved] = after
+        dequantized[moved] = after
     read = {name for node in found for name in node.input} | {out.name for out in graph.graph.output}
     return [node for node in found if node.op_type != "DequantizeLinear" or node.output[0] in read]
 
 
-def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantisedWeight) -> onnx.NodeProto:
+def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantizedWeight) -> onnx.NodeProto:
     zeros = np.zeros(weight.scales.shape, np.int8)
     names = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
     for constant, value in zip(names, (weight.values, weight.scales, zeros), strict=True):
         graph.graph.initializer.append(numpy_helper.from_array(value, constant))
     axis = {} if weight.axis is None else {"axis": weight.axis}
     return helper.make_node(
-        "DequantizeLinear", names, [f"{name}.dequantised"], name=f"{name}.dequantise", **axis
+        "DequantizeLinear", names, [f"{name}.dequantized"], name=f"{name}.dequantize", **axis
     )
 
 
@@ -178,14 +178,14 @@ def _reading_nodes(
         graph.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), constants[0]))
         graph.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), constants[1]))
     name = f"{tensor}.for.{reader.output[0]}"
-    _replace(reader, tensor, f"{name}.dequantised")
+    _replace(reader, tensor, f"{name}.dequantized")
     return [
-        helper.make_node("QuantizeLinear", [tensor, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node("QuantizeLinear", [tensor, *constants], [f"{name}.int8"], name=f"{name}.quantize"),
         helper.make_node(
             "DequantizeLinear",
             [f"{name}.int8", *constants],
-            [f"{name}.dequantised"],
-            name=f"{name}.dequantise",
+            [f"{name}.dequantized"],
+            name=f"{name}.dequantize",
         ),
     ]
 

@@ -14,7 +14,8 @@ from textual_vision.export.parity.metrics import figures_of, joined, psnr
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeFigures
 from textual_vision.export.sessions.cached import RememberingSession
-from textual_vision.export.sessions.timing import core_milliseconds, sessions_of
+from textual_vision.export.sessions.opening import sessions_of
+from textual_vision.export.sessions.timing import core_milliseconds
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from textual_vision.export.int8.budget import Budget, Trial, cannot_meet, json_of_score, pareto, shortfall
-from textual_vision.export.int8.layers import HALF, INT8, MODES, QUANTISED, WEIGHTS, default_modes
+from textual_vision.export.int8.layers import HALF, INT8, MODES, QUANTIZED, WEIGHTS, default_modes
 from textual_vision.export.int8.score import BYTES_PER_MEGABYTE, Measure, Score
-from textual_vision.export.int8.stage import QuantisedStage
+from textual_vision.export.int8.stage import QuantizedStage
 
 SHARES_BACK = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
 LESS = 0.95  # of the bytes: int8 weights that lose something must save something
@@ -72,7 +72,7 @@ class Search:
 
 
 def search(
-    stages: Sequence[QuantisedStage], measure: Measure, budget: Budget, *, timed: bool = True
+    stages: Sequence[QuantizedStage], measure: Measure, budget: Budget, *, timed: bool = True
 ) -> Search:
     """The cheapest graphs within the budget.
 
@@ -82,7 +82,7 @@ def search(
     """
     ladders = [_Ladder(one, measure, budget) for one in stages]
     rungs = [ladder.rungs(timed) for ladder in ladders]
-    if not any(_is_quantised(rung) for one in rungs for rung in one):
+    if not any(_is_quantized(rung) for one in rungs for rung in one):
         rungs = [ladder.rungs(timed, at_any_cost=True) for ladder in ladders]
     trials = [_alone(rung) for ladder in ladders for rung in ladder.tried]
     floats = [one[-1] for one in rungs]
@@ -106,7 +106,7 @@ def _choices(rungs: Sequence[Sequence[Rung]]) -> list[tuple[Rung, ...]]:
     """Of all stages, int8 in one at least: of what is worthwhile, else of any; without where none has it."""
     worthwhile = [[*(rung for rung in one[:-1] if _is_worthwhile(rung, one[-1])), one[-1]] for one in rungs]
     for offered in (worthwhile, rungs):
-        found = [choice for choice in itertools.product(*offered) if any(map(_is_quantised, choice))]
+        found = [choice for choice in itertools.product(*offered) if any(map(_is_quantized, choice))]
         if found:
             return found
     return list(itertools.product(*worthwhile))
@@ -116,14 +116,14 @@ def _is_worthwhile(rung: Rung, floating: Rung) -> bool:
     return _cost([rung], [floating]) < WORTHWHILE * _cost([floating], [floating])
 
 
-def _is_quantised(rung: Rung) -> bool:
-    return not set(QUANTISED).isdisjoint(rung.modes.values())
+def _is_quantized(rung: Rung) -> bool:
+    return not set(QUANTIZED).isdisjoint(rung.modes.values())
 
 
 class _Ladder:
     """A stage's choices, all in `tried`: those that meet the budget's accuracy alone are its rungs."""
 
-    def __init__(self, stage: QuantisedStage, measure: Measure, budget: Budget) -> None:
+    def __init__(self, stage: QuantizedStage, measure: Measure, budget: Budget) -> None:
         self._stage, self._measure = stage, measure
         self._budget = {name: bound for name, bound in budget.items() if name not in COSTS}
         self._rungs: list[Rung] = []
@@ -142,7 +142,7 @@ class _Ladder:
         half = default_modes(layers, HALF)
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHTS, INT8))
         if self._holds(half):
-            self._quantise(half, stored, integer, at_any_cost=at_any_cost)
+            self._quantize(half, stored, integer, at_any_cost=at_any_cost)
         floating = self._rung({}, self._exact)
         found = [*self._rungs, floating]
         if timed:
@@ -150,7 +150,7 @@ class _Ladder:
             found = [replace(rung, milliseconds=time) for rung, time in zip(found, times, strict=True)]
         return found
 
-    def _quantise(self, half: Modes, stored: Modes, integer: Modes, *, at_any_cost: bool) -> None:
+    def _quantize(self, half: Modes, stored: Modes, integer: Modes, *, at_any_cost: bool) -> None:
         """Adds the choices with int8; what was tried last is `half`."""
         graph, larger = self._stage.graph(stored), self.tried[-1].graph  # that of `half`
         smaller = len(graph) < LESS * len(larger)
@@ -208,7 +208,7 @@ class _Ladder:
         return self.tried[-1]
 
 
-def layer_errors(stage: QuantisedStage, measure: Measure, modes: Modes) -> dict[str, float]:
+def layer_errors(stage: QuantizedStage, measure: Measure, modes: Modes) -> dict[str, float]:
     """Layer → the stage's error (teacher-forced) when this layer alone is in its mode of `modes`."""
     return {
         name: measure.stage_error(stage.stage, stage.graph({name: mode}, compact=False), batches=HARM_BATCHES)

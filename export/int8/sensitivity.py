@@ -14,7 +14,7 @@ from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from textual_vision.export.int8.score import Measure
-    from textual_vision.export.int8.stage import QuantisedStage
+    from textual_vision.export.int8.stage import QuantizedStage
     from textual_vision.export.model.batch import Batch
     from textual_vision.runtime.bundle import Bundle
 
@@ -43,7 +43,7 @@ class LayerSensitivity:
     bytes_saved: int
 
 
-def sensitivity(stages: Sequence[QuantisedStage], measure: Measure) -> Iterator[LayerSensitivity]:
+def sensitivity(stages: Sequence[QuantizedStage], measure: Measure) -> Iterator[LayerSensitivity]:
     """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
     import math
 
@@ -112,7 +112,7 @@ def sensitivity_of_bundle(
     Raises UsageError when the bundle has no float32 graphs.
     """
     from textual_vision.export.int8.score import Measure
-    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantised_stage
+    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantized_stage
 
     manifest = bundle.manifest
     if "fp32" not in manifest.precisions:
@@ -123,7 +123,7 @@ def sensitivity_of_bundle(
     batches = drawings_of_bundle(bundle, graphs, prompts, backend)
     measure = Measure(manifest.stages, graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
-    stages = [quantised_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
+    stages = [quantized_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
     yield from sensitivity(stages, measure)
 
 
@@ -189,7 +189,7 @@ def sensitivity_command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Quantise each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
+    """Quantize each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
     from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts

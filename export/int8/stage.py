@@ -13,11 +13,11 @@ from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import SCALED, row_scaled
-from textual_vision.export.int8.equalization import can_be_equalised, equalised
+from textual_vision.export.int8.equalization import can_be_equalized, equalized
 from textual_vision.export.int8.gptq import weights_for_inputs
 from textual_vision.export.int8.layers import (
     INT8,
-    QUANTISED,
+    QUANTIZED,
     SMALLEST_WEIGHT,
     Layer,
     activations_of,
@@ -25,20 +25,20 @@ from textual_vision.export.int8.layers import (
     layers_of,
 )
 from textual_vision.export.int8.observer import ranges_of
-from textual_vision.export.int8.qdq import Bias, quantised_graph
+from textual_vision.export.int8.qdq import Bias, quantized_graph
 from textual_vision.export.int8.score import Measure
-from textual_vision.export.int8.weights import QuantisedWeight, nearest_weights
+from textual_vision.export.int8.weights import QuantizedWeight, nearest_weights
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.passes import conv_transpose as rewrites_upsample
 from textual_vision.export.passes import fuse_linears as rewrites_merge
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 
-PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED = "plain", "corrected", "equalised", "both", "rounded"
+PLAIN, CORRECTED, EQUALIZED, BOTH, ROUNDED = "plain", "corrected", "equalized", "both", "rounded"
 # Of the codes wrong when every layer is int8: no correction makes up for it. Of .24 the best left .20.
 HOPELESS = 0.2
-CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED)
-TWINS = {EQUALISED: PLAIN, BOTH: CORRECTED}  # what they come to where there is nothing to equalise
+CORRECTIONS = (PLAIN, CORRECTED, EQUALIZED, BOTH, ROUNDED)
+TWINS = {EQUALIZED: PLAIN, BOTH: CORRECTED}  # what they come to where there is nothing to equalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ class RangeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisedStage:
-    """A stage ready to be written with any modes: `model` in float (maybe equalised), and what int8 needs.
+class QuantizedStage:
+    """A stage ready to be written with any modes: `model` in float (maybe equalized), and what int8 needs.
 
     `weights` are the layers' in int8 by their names; of large tables those whose rows are divided by their
     magnitudes (see `row_scaled`).
@@ -68,30 +68,30 @@ class QuantisedStage:
     model: onnx.ModelProto
     layers: tuple[Layer, ...]
     ranges: Mapping[str, TensorRange]
-    weights: Mapping[str, QuantisedWeight]
+    weights: Mapping[str, QuantizedWeight]
     biases: Mapping[str, Bias]
     correction: str
-    calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalisation
+    calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalization
     errors: Mapping[str, float]  # by correction: what was compared
     target: str  # what the graph is for, "cpu" or "tensorrt"
 
     def graph(self, modes: Mapping[str, str], *, compact: bool = True) -> bytes:
-        """The stage's graph with each layer in its mode, serialised; not `compact` is quicker, and larger."""
+        """The stage's graph with each layer in its mode, serialized; not `compact` is quicker, and larger."""
         chosen = {layer.name: modes[layer.name] for layer in self.layers if layer.name in modes}
-        tables = {name for name, mode in chosen.items() if mode in QUANTISED}
+        tables = {name for name, mode in chosen.items() if mode in QUANTIZED}
         thresholds = {name: found.threshold for name, found in self.ranges.items()}
         thresholds |= {f"{name}{SCALED}": value for name, value in thresholds.items()}
         model = row_scaled(self.model, tables)
-        graph = quantised_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
+        graph = quantized_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
         if self.target == "cpu":
             graph = rewrites_upsample.woven_channels_last(graph)
         data: bytes = graph.SerializeToString()
         return data
 
 
-def quantised_stage(
+def quantized_stage(
     stage: StageSpec, graph: bytes, measure: Measure, options: RangeOptions, *, target: str = "cpu"
-) -> QuantisedStage:
+) -> QuantizedStage:
     """Ranges and the best of the corrections: the one with the least error when every layer is int8.
 
     `target` is what the graph is for, "cpu" or "tensorrt".
@@ -99,32 +99,32 @@ def quantised_stage(
     inputs = inputs_of(stage, measure.batches)
     model = prepared(graph, target)
     given = _given(stage, model, options)
-    moving = (EQUALISED, BOTH) if given is not None else ()
+    moving = (EQUALIZED, BOTH) if given is not None else ()
     wanted = [name for name in options.corrections if name not in (*moving, ROUNDED)]
-    equal_already = not can_be_equalised(model)
+    equal_already = not can_be_equalized(model)
     plain = ranges_of(model, inputs, options.method) if given is None else given
-    bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain, target)}
-    tried: dict[str, QuantisedStage] = {}
+    bases: dict[bool, QuantizedStage] = {False: _base(stage, model, plain, target)}
+    tried: dict[str, QuantizedStage] = {}
     errors: dict[str, float] = {}
 
-    def attempt(name: str, one: QuantisedStage) -> None:
+    def attempt(name: str, one: QuantizedStage) -> None:
         tried[name] = one
         errors[name] = measure.stage_error(stage, one.graph(default_modes(one.layers, INT8), compact=False))
 
     for correction in wanted or [PLAIN]:
-        equal = correction in (EQUALISED, BOTH)
+        equal = correction in (EQUALIZED, BOTH)
         if equal_already and (twin := TWINS.get(correction)) in tried:
             tried[correction], errors[correction] = tried[twin], errors[twin]
             continue
         if equal not in bases:
-            base = equalised(model, inputs)
+            base = equalized(model, inputs)
             bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method), target)
         attempt(correction, _corrected(bases[equal], correction, inputs))
         if errors[correction] > HOPELESS:
             return replace(tried[correction], correction=correction, calibrated=plain, errors=errors)
     best = min(errors, key=lambda name: errors[name])
     if ROUNDED in options.corrections:
-        rounded = _for_inputs(bases[best in (EQUALISED, BOTH)], inputs)
+        rounded = _for_inputs(bases[best in (EQUALIZED, BOTH)], inputs)
         if rounded is not None:
             attempt(f"{best}, {ROUNDED}", _corrected(rounded, best, inputs))
             best = min(errors, key=lambda name: errors[name])
@@ -133,11 +133,11 @@ def quantised_stage(
 
 def _base(
     stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorRange], target: str
-) -> QuantisedStage:
+) -> QuantizedStage:
     """The stage with its weights rounded to the nearest and its own biases."""
     layers = layers_of(model)
     weights = nearest_weights(row_scaled(model), [one for one in layers if one.parameters >= SMALLEST_WEIGHT])
-    return QuantisedStage(
+    return QuantizedStage(
         stage=stage,
         model=model,
         layers=layers,
@@ -151,7 +151,7 @@ def _base(
     )
 
 
-def _for_inputs(base: QuantisedStage, inputs: Sequence[Inputs]) -> QuantisedStage | None:
+def _for_inputs(base: QuantizedStage, inputs: Sequence[Inputs]) -> QuantizedStage | None:
     """The stage with its weights rounded for their inputs; None where that changes none."""
     modes = default_modes(base.layers, INT8)
     layers = [layer for layer in base.layers if layer.name in modes]
@@ -159,7 +159,7 @@ def _for_inputs(base: QuantisedStage, inputs: Sequence[Inputs]) -> QuantisedStag
     return replace(base, weights={**base.weights, **weights}) if weights else None
 
 
-def _corrected(base: QuantisedStage, correction: str, inputs: Sequence[Inputs]) -> QuantisedStage:
+def _corrected(base: QuantizedStage, correction: str, inputs: Sequence[Inputs]) -> QuantizedStage:
     if correction not in (CORRECTED, BOTH):
         return base
     thresholds = {name: found.threshold for name, found in base.ranges.items()}
@@ -185,7 +185,7 @@ def prepared(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
     """The float graph in the form that int8 needs, whether or not that is the fastest in float.
 
     Products that read one tensor become one product on the CPU (ONNX Runtime leaves products in float that
-    share one quantised tensor; TensorRT does so with products that are sliced apart), and transposed
+    share one quantized tensor; TensorRT does so with products that are sliced apart), and transposed
     convolutions become convolutions (no backend runs the former in int8).
     """
     model = ir.from_proto(onnx.load_from_string(graph))

@@ -21,19 +21,19 @@ SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the chann
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisedWeight:
+class QuantizedWeight:
     """`values` int8 in the weight's shape; `scales` float32 (channels,) or () for one scale."""
 
     values: Int8
     scales: Float32
     axis: int | None
 
-    def dequantised(self) -> Float32:
+    def dequantized(self) -> Float32:
         """What the backends compute with."""
         return self.values.astype(np.float32) * _broadcast(self.scales, self.values.ndim, self.axis)
 
 
-def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantisedWeight:
+def quantized_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantizedWeight:
     """Round `weight` to the nearest int8, a scale for each index of `axis` (None: one scale).
 
     With `search`, each channel's limit is the one of a few below its largest weight with the least squared
@@ -49,14 +49,14 @@ def quantised_weight(weight: Float32, axis: int | None, *, search: bool = True) 
         better = error < best_error
         best_scales = np.where(better, scales, best_scales).astype(np.float32)
         best_error = np.where(better, error, best_error)
-    return QuantisedWeight(values=_rounded(weight, best_scales, axis), scales=best_scales, axis=axis)
+    return QuantizedWeight(values=_rounded(weight, best_scales, axis), scales=best_scales, axis=axis)
 
 
-def nearest_weights(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, QuantisedWeight]:
+def nearest_weights(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, QuantizedWeight]:
     """By the weight's name, every layer's, each value rounded to the nearest step."""
     by_weight = {layer.weight: layer for layer in layers}
     return {
-        name: quantised_weight(np.asarray(array_of(model, name), np.float32), layer.axis)
+        name: quantized_weight(np.asarray(array_of(model, name), np.float32), layer.axis)
         for name, layer in by_weight.items()
     }
 

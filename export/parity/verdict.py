@@ -1,4 +1,4 @@
-"""Whether graphs draw what PyTorch draws, in the words of a quantised latent space.
+"""Whether graphs draw what PyTorch draws, in the words of a quantized latent space.
 
 An argmin turns a drift of 1e-6 into another code, so codes are counted, and of those that differ how many
 were near ties. Each stage is compared teacher-forced (fed the reference's inputs: is this stage right?) and
@@ -28,7 +28,7 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageParity,
 )
-from textual_vision.export.sessions.timing import opened_at_once
+from textual_vision.export.sessions.opening import opened_at_once
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import ParityError
 from textual_vision.runtime.manifest import StageSpec

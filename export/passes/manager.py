@@ -22,7 +22,8 @@ from textual_vision.export.passes import folding as rewrites_fold
 from textual_vision.export.passes import fuse_linears as rewrites_merge
 from textual_vision.export.passes import shapes as rewrites_shape
 from textual_vision.export.results import RewriteResult
-from textual_vision.export.sessions.timing import best_milliseconds, node_count, sessions_of
+from textual_vision.export.sessions.opening import sessions_of
+from textual_vision.export.sessions.timing import best_milliseconds, node_count
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
@@ -101,7 +102,7 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
 
 
 def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
-    """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
+    """The stage's serialized graph after every rewrite that pays, but for those named in `without`."""
     changes, reader = [], _Reader()
     for name, change in REWRITES.items():
         after = graph if name in without else reader.changed(graph, change)
@@ -146,7 +147,7 @@ class _Sessions:
 
 
 def changed(graph: bytes, change: Change) -> bytes:
-    """The serialised graph after `change`, tidied; the very same object when nothing matched."""
+    """The serialized graph after `change`, tidied; the very same object when nothing matched."""
     return _Reader().changed(graph, change)
 
 

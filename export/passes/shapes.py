@@ -132,5 +132,5 @@ class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 
 def look_up_groups(model: ir.Model) -> None:
-    """The product quantiser's rows by one Gather, which every backend has and runs well."""
+    """The product quantizer's rows by one Gather, which every backend has and runs well."""
     rewriter.RewriteRuleSet([_GroupLookup.rule()]).apply_to_model(model)

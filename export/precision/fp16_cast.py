@@ -16,7 +16,7 @@ NEVER_HALF = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "Resize"}
 
 
 def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
-    """The serialised float32 `graph` in float16.
+    """The serialized float32 `graph` in float16.
 
     Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
     """

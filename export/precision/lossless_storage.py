@@ -27,7 +27,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
-    """The serialised graph with what `store_exactly` can store without a loss.
+    """The serialized graph with what `store_exactly` can store without a loss.
 
     Without `notes`, shapes of values between nodes and where nodes come from are left out: people read them,
     backends do not.
@@ -43,7 +43,7 @@ def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
 
 
 def unpacked(graph: bytes) -> bytes:
-    """The serialised graph with stored constants as the float32 that they mean, but for factors of int8.
+    """The serialized graph with stored constants as the float32 that they mean, but for factors of int8.
 
     TensorRT takes int8 constants before a DequantizeLinear only, and 8.6 none that are looked up: it stops in
     `convertMyelinWeightsToFp32`.

@@ -20,7 +20,7 @@ from textual_vision.runtime.manifest import StageSpec
 class FloatGraphs:
     """What a precision starts from.
 
-    `stages` in running order; `fp32` holds a serialised graph per stage name (for int8 without transposed
+    `stages` in running order; `fp32` holds a serialized graph per stage name (for int8 without transposed
     convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
     "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is

@@ -52,7 +52,7 @@ class ReportSource:
     """All that a report is made of.
 
     `graphs` by precision and stage, the same precisions as `result.precisions`. `batches` are the reference.
-    `about` is shown as it is (licence, picture size, checkpoint); `command` is the command line that made the
+    `about` is shown as it is (license, picture size, checkpoint); `command` is the command line that made the
     bundle. `sessions` gives a precision's from its graphs where they are open already.
     """
 

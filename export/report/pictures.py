@@ -124,11 +124,11 @@ def error_map(expected: Image, found: Image) -> Image:
 
 
 def reference_grid(codes: Array) -> Image:
-    """A grid of codes (rows, columns), a colour per code: one pixel each."""
-    hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighbouring codes apart
+    """A grid of codes (rows, columns), a color per code: one pixel each."""
+    hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighboring codes apart
     phases = np.stack([hue, hue + 1 / 3, hue + 2 / 3], -1)
-    colours: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
-    return colours
+    colors: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
+    return colors
 
 
 def agreement_grid(sample: Sample, found: Array) -> Image:
@@ -140,8 +140,8 @@ def agreement_grid(sample: Sample, found: Array) -> Image:
     grid[differs] = DIFFERENT
     if sample.margins is not None:
         grid[differs & (sample.margins < NEAR_TIE_MARGIN)] = NEAR_TIE
-    colours: Image = grid.astype(np.uint8)
-    return colours
+    colors: Image = grid.astype(np.uint8)
+    return colors
 
 
 def data_uri(image: Image) -> str:

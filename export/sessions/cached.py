@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 
 import onnx
 
-from textual_vision.export.sessions.timing import opened_at_once
+from textual_vision.export.sessions.opening import opened_at_once
 from textual_vision.runtime.backends.session import Array, Session
 
 SESSIONS_KEPT = 12  # of three precisions' stages and merged graphs

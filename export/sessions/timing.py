@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
 from textual_vision.export.model.batch import TOKENS, Array, Batch
-from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
-from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
 
 WARM_UP, ITERATIONS = 2, 7
@@ -23,20 +17,6 @@ ROUNDS, OF_A_ROUND = 3, 3
 LASTING_SECONDS = 0.1  # of each graph, where what it takes of a core decides
 
 Timing = tuple[float, ...]  # milliseconds of each session
-
-
-def usable_backends() -> tuple[str, ...]:
-    """The backends that work without a GPU and are installed; BackendMissingError when there is none."""
-    found = tuple(
-        name
-        for name, (backend, by_default) in BACKENDS.items()
-        if by_default and importlib.util.find_spec(backend.library) is not None
-    )
-    if not found:
-        raise BackendMissingError(
-            "no backend is installed to compare with", BACKENDS["onnxruntime"][0].install
-        )
-    return found
 
 
 def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
@@ -55,32 +35,6 @@ def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Ba
                 if turn >= WARM_UP:
                     found.append(time.perf_counter() - start)
     return tuple(1e3 * statistics.median(found) for found in times)
-
-
-def sessions_of(
-    graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
-) -> list[Session]:
-    """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return opened_at_once([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
-
-
-def opened_at_once(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
-) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
-    begin(backend)
-
-    def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(opened, graphs))
-
-
-@functools.cache
-def begin(backend: str) -> None:
-    """Once, alone and in this thread: a backend may do something for good when it begins."""
-    open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
 
 
 def best_milliseconds(
@@ -131,5 +85,5 @@ def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
 
 
 def node_count(graph: bytes) -> int:
-    """Nodes of a serialised graph."""
+    """Nodes of a serialized graph."""
     return len(onnx.load_from_string(graph).graph.node)

@@ -36,12 +36,12 @@ PRECISIONS_OF_GRAPH = ("fp32", "fp16", "int8")
 
 # What the parser says → what to do about it
 REFUSALS = (
-    (r"DQ_bias|has type Int32 but must have type", "quantise without biases (they stay float32)"),
-    (r"zero.?point", "quantise symmetrically: every zero point 0"),
+    (r"DQ_bias|has type Int32 but must have type", "quantize without biases (they stay float32)"),
+    (r"zero.?point", "quantize symmetrically: every zero point 0"),
     (r"UINT8", "the Cast to uint8 must be the graph's very last node"),
     (
         r"QLinear|DynamicQuantizeLinear|ConvInteger|MatMulInteger",
-        "quantise with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
+        "quantize with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
     ),
     (r"unsupported|No importer|not found|support", "this operator is not in TensorRT: export without it"),
 )
@@ -105,8 +105,8 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     _parse(trt, parser, network, unpacked(graph), name)
     config = builder.create_builder_config()
-    quantised, half = _is_quantised(trt, network), computes_in_half(graph)
-    configure(trt, builder, config, settings, calibrator, quantised=quantised, half=half)
+    quantized, half = _is_quantized(trt, network), computes_in_half(graph)
+    configure(trt, builder, config, settings, calibrator, quantized=quantized, half=half)
     _add_profile(builder, config, network, profile, name)
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
@@ -170,12 +170,12 @@ def configure(
     settings: EngineSettings,
     calibrator: Any = None,
     *,
-    quantised: bool = True,
+    quantized: bool = True,
     half: bool = True,
 ) -> None:
     """Everything in the configuration but the profile; UsageError for what this version cannot do.
 
-    `quantised`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
+    `quantized`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
     """
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
@@ -183,7 +183,7 @@ def configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _allow_types(trt, config, settings, calibrator, quantised=quantised, half=half)
+    _allow_types(trt, config, settings, calibrator, quantized=quantized, half=half)
     _choose_gpus(trt, config, settings)
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -202,18 +202,18 @@ def _new_builder(trt: Any, logger: Any) -> Any:
         ) from None
 
 
-def _is_quantised(trt: Any, network: Any) -> bool:
+def _is_quantized(trt: Any, network: Any) -> bool:
     layers = (network.get_layer(index) for index in range(network.num_layers))
     return any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
 
 
 def _allow_types(
-    trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantised: bool, half: bool
+    trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantized: bool, half: bool
 ) -> None:
     """Flags of a weakly typed network: always so in 8.6, later only when asked for.
 
     Told of INT8 with neither Q/DQ nor a calibrator, 8.6 asks for one and builds nothing: seen with stages
-    whose int8 graph holds nothing quantised. Told of FP16 it computes in it whatever the graph says: seen
+    whose int8 graph holds nothing quantized. Told of FP16 it computes in it whatever the graph says: seen
     with a text encoder that is stored in half and computed in float. A DLA computes in nothing wider.
     """
     weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
@@ -221,7 +221,7 @@ def _allow_types(
         return
     if settings.precision in ("fp16", "int8") and (half or settings.weak or settings.dla_core is not None):
         config.set_flag(trt.BuilderFlag.FP16)
-    if settings.precision == "int8" and (quantised or calibrator is not None):
+    if settings.precision == "int8" and (quantized or calibrator is not None):
         config.set_flag(trt.BuilderFlag.INT8)
         if calibrator is not None:
             config.int8_calibrator = calibrator

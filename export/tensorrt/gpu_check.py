@@ -234,7 +234,8 @@ def _versions() -> dict[str, str]:
 
 
 def _built_bundle(folder: Path, tell: Tell) -> Path:
-    from textual_vision.export.build.build import BuildOptions, build
+    from textual_vision.export.build.build import build
+    from textual_vision.export.build.options import BuildOptions
 
     tell("building the shipped model's bundle")
     place = folder / "emoji.tv"

@@ -15,9 +15,11 @@ from fake_tensorrt import fake_library
 from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.int8.score import Measure
-from textual_vision.export.model.stage import StagedModel, load_model
+from textual_vision.export.model.loading import load_model
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult
 from textual_vision.export.tensorrt import engines as engine_bundle
 from textual_vision.runtime.manifest import BatchProfile, StageSpec
@@ -100,7 +102,7 @@ SCALES = {
 }
 
 
-def randomise(module: torch.nn.Module, seed: int = 9) -> None:
+def randomize(module: torch.nn.Module, seed: int = 9) -> None:
     """Every parameter and buffer by chance; variances stay positive, codes' rows unit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -128,7 +130,7 @@ def latent_stage() -> Callable[..., LatentStage]:
     def made(**changes: object) -> LatentStage:
         config = tiny_config().model
         model = TextToImageModel(replace(config, latent=replace(config.latent, **changes)))
-        randomise(model)
+        randomize(model)
         with torch.no_grad():
             model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
         return LatentStage(model.latent, model.codebook).eval()
@@ -142,7 +144,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = tiny_config()
     model = TextToImageModel(config.model)
-    randomise(model)
+    randomize(model)
     rows = torch.nn.functional.normalize(model.codebook.rows, dim=1)
     with torch.no_grad():
         model.codebook.rows.copy_(rows)

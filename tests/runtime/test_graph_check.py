@@ -40,7 +40,7 @@ def function_model():
 
 
 HIDING_PLACES = {
-    "an initialiser": lambda: model_with(initializers=[external_tensor()]),
+    "an initializer": lambda: model_with(initializers=[external_tensor()]),
     "a constant": lambda: model_with([helper.make_node("Constant", [], ["y"], value=external_tensor())]),
     "a branch": lambda: model_with([branch()]),
     "a function": function_model,

@@ -67,7 +67,7 @@ def test_a_value_depends_on_its_seed_and_place_alone(seed, count, dim, more_imag
     assert np.array_equal(small, large[:count, :dim])
 
 
-def test_neighbouring_seeds_and_images_are_unrelated():
+def test_neighboring_seeds_and_images_are_unrelated():
     noise = np.concatenate([noise_from_seed(7, 2, 1 << 16), noise_from_seed(8, 1, 1 << 16)]).astype(
         np.float64
     )

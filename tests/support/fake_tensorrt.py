@@ -143,8 +143,8 @@ class OnnxParser:
         return True
 
     def _layer(self, operator):
-        quantises = operator == "QuantizeLinear"
-        kind = self._trt.LayerType.QUANTIZE if quantises else self._trt.LayerType.SHUFFLE
+        quantizes = operator == "QuantizeLinear"
+        kind = self._trt.LayerType.QUANTIZE if quantizes else self._trt.LayerType.SHUFFLE
         return types.SimpleNamespace(type=kind)
 
     def _tensor(self, value):

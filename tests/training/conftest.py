@@ -1,6 +1,6 @@
 """Things so small that tests of them take seconds.
 
-Two icon sets and their words, packed as npm packs them; coloured shapes, a model and a schedule.
+Two icon sets and their words, packed as npm packs them; colored shapes, a model and a schedule.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def tiny_packages(tmp_path: Path) -> TinyPackages:
 
 def tiny_art(folder: Path, style: str, chars: dict[str, str]) -> ArtPackage:
     package = ArtPackage(
-        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, licence="MIT"
+        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, license="MIT"
     )
     members = {"package/icons.json": icon_set(16), "package/chars.json": chars}
     return replace(package, sha256=pack(folder / package.file_name, members))
@@ -118,22 +118,22 @@ def tiny_text(folder: Path) -> Package:
     return replace(package, sha256=pack(folder / package.file_name, members))
 
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
 SHAPES = ("disc", "square", "bar", "cross", "ring", "corner")
 SIZE = 16
 
 
 class Shapes:
-    """Twenty-four coloured shapes, a `PictureSource`; half of them are seen twice in an epoch."""
+    """Twenty-four colored shapes, a `PictureSource`; half of them are seen twice in an epoch."""
 
     def __init__(self) -> None:
-        self.pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+        self.pairs = [(color, shape) for color in COLORS for shape in SHAPES]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        colour, shape = self.pairs[index]
+        color, shape = self.pairs[index]
         y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
         radius = np.hypot(x, y)
         inside = {
@@ -144,11 +144,11 @@ class Shapes:
             "ring": (radius < 7) & (radius > 4),
             "corner": (x < 0) & (y < 0),
         }[shape]
-        return np.where(inside[:, :, None], COLOURS[colour], 255).astype(np.uint8)
+        return np.where(inside[:, :, None], COLORS[color], 255).astype(np.uint8)
 
     def captions(self, index: int) -> Sequence[str]:
-        colour, shape = self.pairs[index]
-        return (f"{colour} {shape}", f"a {shape} that is {colour}")
+        color, shape = self.pairs[index]
+        return (f"{color} {shape}", f"a {shape} that is {color}")
 
     def style(self, index: int) -> str:
         return "flat" if index % 3 else "bold"

@@ -98,6 +98,6 @@ def _record(entry: Entry) -> Record:
         style="",
         group="",
         subgroup="",
-        licence=entry.licence,
+        license=entry.license,
         split=entry.split or TRAIN,
     )

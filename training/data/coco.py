@@ -42,12 +42,12 @@ def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
     try:
         table = json.loads(file.read_text("utf-8"))
         captions = _captions_by_image(table["annotations"])
-        licences = {row["id"]: row["name"] for row in table.get("licenses", ())}
+        licenses = {row["id"]: row["name"] for row in table.get("licenses", ())}
         images = list(table["images"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{file} is damaged: {error!r}", "fetch COCO's annotations again") from error
     for image in images:
-        entry = _entry(image, pictures, captions, licences)
+        entry = _entry(image, pictures, captions, licenses)
         yield replace(entry, split=_split(name, entry.key))
 
 
@@ -72,7 +72,7 @@ def _entry(
     image: Any,
     pictures: Path,
     captions: dict[object, tuple[str, ...]],
-    licences: dict[object, str],
+    licenses: dict[object, str],
 ) -> Entry:
     file_name = image.get("file_name") if isinstance(image, dict) else None
     # A bare name only: an annotation file must not be able to point out of its own folder.
@@ -82,5 +82,5 @@ def _entry(
         key=f"{pictures.name}/{file_name}",
         captions=captions.get(image.get("id"), ()),
         path=pictures / file_name,
-        licence=str(licences.get(image.get("license"), "")),
+        license=str(licenses.get(image.get("license"), "")),
     )

@@ -2,7 +2,7 @@
 
 FOLDER/pictures.npy     uint8 (N, S, S, 3)
 FOLDER/records.jsonl    one record a line, in the order of the pictures
-FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
+FOLDER/corpus.json      schema, size, counts, packages with their digests, licenses
 """
 
 from __future__ import annotations

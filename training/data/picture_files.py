@@ -38,7 +38,7 @@ class Entry:
     path: Path | None = None
     data: bytes = b""
     split: str = ""
-    licence: str = ""
+    license: str = ""
     damage: str = ""
 
     def read(self) -> bytes:
@@ -97,7 +97,7 @@ class Damage:
 
 def picture_from_bytes(data: bytes, size: int) -> Pixels:
     """Any picture file to (size, size, 3) uint8: turned as its EXIF says, transparent parts on white,
-    greyscale and palettes to RGB, the middle square, area-averaged. ValueError says what is wrong."""
+    grayscale and palettes to RGB, the middle square, area-averaged. ValueError says what is wrong."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -122,7 +122,7 @@ def _rgb_on_white(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow would clip, not scale
+    if image.mode.startswith("I"):  # 16-bit grayscale: Pillow would clip, not scale
         wide = np.asarray(image, np.float32) / 256
         return Image.fromarray(np.clip(wide, 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

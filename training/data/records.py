@@ -26,7 +26,7 @@ class Record:
     style: str
     group: str
     subgroup: str
-    licence: str
+    license: str
     tone: str = ""
     split: str = ""
 

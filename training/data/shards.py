@@ -3,7 +3,7 @@
     shard-000000.tar    000123.jpg, 000123.txt (captions a line) or 000123.json ({"caption": …}), …
 
 Files of one sample share a name and lie next to each other. Every process and worker reads shards of
-its own; a shuffle buffer of undecoded bytes mixes neighbours; the order is a function of (seed, epoch)
+its own; a shuffle buffer of undecoded bytes mixes neighbors; the order is a function of (seed, epoch)
 alone, so a position is two numbers.
 """
 

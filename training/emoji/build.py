@@ -86,9 +86,9 @@ def collect_drawings(
     drawings: list[Drawing] = []
     for icon_set in icon_sets:
         drawings += _icon_drawings(icon_set, names, shown.setdefault(icon_set.style, {}))
-    licence_from_style = {package.style: package.licence for package in art}
-    drawings += wearing_drawings(shown, licence_from_style)
-    drawings += scene_drawings(shown, licence_from_style, per_combination=scenes)
+    license_from_style = {package.style: package.license for package in art}
+    drawings += wearing_drawings(shown, license_from_style)
+    drawings += scene_drawings(shown, license_from_style, per_combination=scenes)
     records = with_splits(drawing.record for drawing in drawings)
     return [replace(drawing, record=record) for drawing, record in zip(drawings, records, strict=True)]
 
@@ -126,7 +126,7 @@ def _icon_drawings(icon_set: IconSet, names: IconNames, shown: dict[str, list[Ar
             style=icon_set.style,
             group=emoji.group,
             subgroup=emoji.subgroup,
-            licence=icon_set.licence,
+            license=icon_set.license,
             tone=emoji.tone,
         )
         drawings.append(Drawing(record=record, svg=svg_from_art(art)))

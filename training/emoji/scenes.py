@@ -62,7 +62,7 @@ def _articled(part: str) -> str:
 
 def scene_drawings(
     shown: Mapping[str, Mapping[str, list[Art]]],
-    licence_from_style: Mapping[str, str],
+    license_from_style: Mapping[str, str],
     *,
     per_combination: int,
 ) -> Iterator[Drawing]:
@@ -76,12 +76,12 @@ def scene_drawings(
         styles = [style for style in trained if plants_for(scene.ground, trained[style])]
         for layout in range(per_combination if styles else 0):
             style = styles[(layout + number) % len(styles)]
-            record = _record(scene, style, layout, licence_from_style[style])
+            record = _record(scene, style, layout, license_from_style[style])
             layers = layers_from_scene(scene, trained[style], random.Random(record.key))
             yield Drawing(record=record, svg=svg_from_layers(layers))
 
 
-def _record(scene: Scene, style: str, layout: int, licence: str) -> Record:
+def _record(scene: Scene, style: str, layout: int, license: str) -> Record:
     captions = scene_captions(scene)
     return Record(
         key=f"{scene.concept}/{style}/{layout}",
@@ -92,5 +92,5 @@ def _record(scene: Scene, style: str, layout: int, licence: str) -> Record:
         style=style,
         group="travel-places",
         subgroup="scene",
-        licence=licence,
+        license=license,
     )

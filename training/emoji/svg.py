@@ -1,4 +1,4 @@
-"""Icon art to pixels: icons nested in one SVG, rasterised on white."""
+"""Icon art to pixels: icons nested in one SVG, rasterized on white."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ ACCESSORIES = (
 
 
 def wearing_drawings(
-    shown: Mapping[str, Mapping[str, list[Art]]], licence_from_style: Mapping[str, str]
+    shown: Mapping[str, Mapping[str, list[Art]]], license_from_style: Mapping[str, str]
 ) -> Iterator[Drawing]:
     """Every animal with every accessory in every style that draws both.
 
@@ -164,7 +164,7 @@ def wearing_drawings(
                 eyes = eye_height(hexcode, style)
                 if eyes is None or hexcode not in art_from_hexcode:
                     continue
-                record = _record(hexcode, accessory, style, licence_from_style[style])
+                record = _record(hexcode, accessory, style, license_from_style[style])
                 layers = _dressed(hexcode, art_from_hexcode[hexcode][0], worn, accessory, eyes, style)
                 yield Drawing(record=record, svg=svg_from_layers(layers))
 
@@ -175,7 +175,7 @@ def eye_height(hexcode: str, style: str) -> int | None:
     return heights[STYLES.index(style)] if style in STYLES else None
 
 
-def _record(hexcode: str, accessory: Accessory, style: str, licence: str) -> Record:
+def _record(hexcode: str, accessory: Accessory, style: str, license: str) -> Record:
     animal = ANIMALS[hexcode]
     captions = tuple(
         caption.format(animal=animal, an_animal=with_article(animal)) for caption in accessory.captions
@@ -190,7 +190,7 @@ def _record(hexcode: str, accessory: Accessory, style: str, licence: str) -> Rec
         style=style,
         group="animals-nature",
         subgroup="wearing",
-        licence=licence,
+        license=license,
     )
 
 
@@ -257,7 +257,7 @@ def _tight(art: Art) -> Art:
     """The same drawing with its box shrunk to what is opaque."""
     opaque = _opacity(art) > 24
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
-    # svg_from_art() centres the box on a square canvas: undo that.
+    # svg_from_art() centers the box on a square canvas: undo that.
     unit = max(art.width, art.height) / MEASURED_PIXELS
     left = art.left + art.width / 2 + (columns[0] - MEASURED_PIXELS / 2) * unit
     top = art.top + art.height / 2 + (rows[0] - MEASURED_PIXELS / 2) * unit

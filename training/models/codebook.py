@@ -88,7 +88,7 @@ class CodebookUsage:
     entropy: float
     entropy_by_position: float  # mean over grid cells: what remains to be predicted
     white_codes: int  # distinct codes of a plain white picture; 1 is best
-    neighbour_cosine: float  # mean over rows of the cosine to their nearest other row
+    neighbor_cosine: float  # mean over rows of the cosine to their nearest other row
 
 
 def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsage:
@@ -105,7 +105,7 @@ def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsag
         entropy=entropy,
         entropy_by_position=float(_entropy(by_position).mean()),
         white_codes=len(white.unique()),
-        neighbour_cosine=float(cosine.mean()),
+        neighbor_cosine=float(cosine.mean()),
     )
 
 

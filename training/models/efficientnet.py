@@ -30,7 +30,7 @@ class Perceptual(nn.Module):
         return super().train(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) in [-1, 1] -> channel-normalised features of three scales."""
+        """Pictures (B, 3, H, W) in [-1, 1] -> channel-normalized features of three scales."""
         x = self.stem((pictures * 127.5 + 0.5) / 128)
         found = []
         for index, block in enumerate(self.blocks):

@@ -16,7 +16,7 @@ POSTERIOR_CHANNELS = (24, 48, 96, 96)
 class ImageEncoder(nn.Module):
     """Strided convolutions with a small view: a code says what a patch looks like, no more.
 
-    Edges are padded with their own pixels: zeros would be another colour and give the border codes
+    Edges are padded with their own pixels: zeros would be another color and give the border codes
     of its own.
     """
 

@@ -1,4 +1,4 @@
-"""Prompt to quantised, attention-weighted words: the first stage of a drawing.
+"""Prompt to quantized, attention-weighted words: the first stage of a drawing.
 
 The encoder is the first layers of MiniLM, frozen: its states are still word-like and unseen words
 land near their synonyms. Whatever comes after sees only what passed the codes.
@@ -52,7 +52,7 @@ class WordEncoder(nn.Module):
         return x  # type: ignore[no-any-return]
 
 
-class ProductQuantiser(nn.Module):
+class ProductQuantizer(nn.Module):
     """Each sub-space of a token state to its nearest code (Jegou et al. 2011)."""
 
     centroids: Tensor
@@ -108,7 +108,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.encoder = WordEncoder(config)
-        self.quantiser = ProductQuantiser(config)
+        self.quantiser = ProductQuantizer(config)
         self.words = WordAttention(config)
 
     def codes(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

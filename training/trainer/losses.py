@@ -61,8 +61,8 @@ def diff_augment(pictures: Tensor, chance: Tensor, shift: float = 0.125) -> Tens
     chance = chance.to(pictures.device)
     brightness, saturation = chance[:, 0] - 0.5, 2 * chance[:, 1]
     x = pictures + 0.5 * brightness[:, None, None, None]
-    grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * saturation[:, None, None, None]
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray) * saturation[:, None, None, None]
     move = (2 * chance[:, 2:] - 1) * 2 * shift
     identity = torch.eye(2, device=x.device).expand(count, 2, 2)
     grid = F.affine_grid(torch.cat([identity, move[:, :, None]], 2), [count, 3, height, width], False)

@@ -1,4 +1,4 @@
-"""What each phase minimises: modules whose forward takes a batch and gives a loss and its terms.
+"""What each phase minimizes: modules whose forward takes a batch and gives a loss and its terms.
 
 They are modules so that one wrapper (accelerate's) spreads any of them over processes. They hold the
 model's parts, not copies.
@@ -330,9 +330,9 @@ class DiscriminatorObjective(nn.Module):
         self._fixed = (model.text_encoder.words,)
 
     def forward(
-        self, batch: Batch, drawn: Tensor, random: StepRandom, penalise: bool
+        self, batch: Batch, drawn: Tensor, random: StepRandom, penalize: bool
     ) -> tuple[Tensor, Terms]:
-        """Loss and terms; `penalise` adds R1, weighted for being lazy (Karras et al. 2020)."""
+        """Loss and terms; `penalize` adds R1, weighted for being lazy (Karras et al. 2020)."""
         with torch.no_grad():
             text, _ = self._fixed[0](batch.text_codes, batch.attention_mask)
             sentence = sentence_from_text(text, batch.attention_mask)
@@ -340,7 +340,7 @@ class DiscriminatorObjective(nn.Module):
         if self.losses.diff_augment:
             real = diff_augment(real, random.uniform(len(real), 4))
             drawn = diff_augment(drawn, random.uniform(len(drawn), 4))
-        if penalise:
+        if penalize:
             real = real.detach().requires_grad_(True)
         real_logits, _ = self.discriminator(real, sentence)
         fake_logits, _ = self.discriminator(drawn, sentence)
@@ -353,7 +353,7 @@ class DiscriminatorObjective(nn.Module):
             "real": real_logits.sigmoid().mean(),
             "fake": fake_logits.sigmoid().mean(),
         }
-        if penalise:
+        if penalize:
             penalty = r1_penalty(real_logits, real)
             terms["r1"] = penalty
             loss = loss + self.losses.gradient_penalty * self.losses.gradient_penalty_every * penalty

@@ -66,8 +66,8 @@ def rate_at(config: PhaseConfig, step: int) -> float:
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
 
 
-class _Optimised:
-    """An objective with its optimisers, spread by accelerate."""
+class _Optimized:
+    """An objective with its optimizers, spread by accelerate."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Optimised:
             optimiser.step()
 
     def state(self) -> list[dict[str, Any]]:
-        """The optimisers' states."""
+        """The optimizers' states."""
         return [optimiser.state_dict() for optimiser in self.optimisers]
 
     def load(self, states: list[dict[str, Any]]) -> None:
@@ -133,7 +133,7 @@ def hidden_matrices(objective: nn.Module) -> list[Tensor]:
 
 
 class _SingleObjective:
-    """A phase with one objective and one optimiser."""
+    """A phase with one objective and one optimizer."""
 
     name = ""
 
@@ -141,7 +141,7 @@ class _SingleObjective:
         self, accelerator: Accelerator, batches: Batches, config: PhaseConfig, objective: nn.Module, seed: int
     ) -> None:
         self.accelerator, self.batches, self.config, self.seed = accelerator, batches, config, seed
-        self.part = _Optimised(accelerator, objective, config.optimiser, BETAS)
+        self.part = _Optimized(accelerator, objective, config.optimiser, BETAS)
 
     def step(self, step: int) -> Terms:
         """One batch, one move."""
@@ -151,11 +151,11 @@ class _SingleObjective:
         return detached({"loss": loss, **terms})
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's state."""
+        """The optimizer's state."""
         return {"optimisers": self.part.state()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on with a saved optimiser."""
+        """Goes on with a saved optimizer."""
         self.part.load(state["optimisers"])
 
 
@@ -254,9 +254,9 @@ class JointPhase:
         refresh = EncoderObjective(CodebookObjective(model, config.losses, distance))
         judge = DiscriminatorObjective(model, config.losses, self.discriminator)
         kind = self.config.optimiser
-        self.drawing = _Optimised(accelerator, joint, kind, ADVERSARIAL_BETAS)
-        self.refresh = _Optimised(accelerator, refresh, kind, BETAS)
-        self.judging = _Optimised(accelerator, judge, kind, ADVERSARIAL_BETAS)
+        self.drawing = _Optimized(accelerator, joint, kind, ADVERSARIAL_BETAS)
+        self.refresh = _Optimized(accelerator, refresh, kind, BETAS)
+        self.judging = _Optimized(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
         """The drawing side's move, the discriminator's, and now and then the image encoder's."""
@@ -277,17 +277,17 @@ class JointPhase:
 
     def _judge(self, batch: Batch, drawn: Tensor, step: int, rate: float) -> Terms:
         losses = self.whole.losses
-        penalise = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
+        penalize = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
-        loss, terms = self.judging.objective(batch, drawn, random, penalise)
+        loss, terms = self.judging.objective(batch, drawn, random, penalize)
         self.judging.move(loss, rate, terms)
         return detached(terms)
 
-    def _parts(self) -> dict[str, _Optimised]:
+    def _parts(self) -> dict[str, _Optimized]:
         return {"drawing": self.drawing, "refresh": self.refresh, "judging": self.judging}
 
     def state(self) -> dict[str, Any]:
-        """All optimisers and the discriminator."""
+        """All optimizers and the discriminator."""
         state: dict[str, Any] = {name: part.state() for name, part in self._parts().items()}
         return {**state, "discriminator": self.discriminator.state_dict()}
 

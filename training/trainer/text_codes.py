@@ -14,8 +14,8 @@ from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
-TWIN_SHARE = 0.01  # of the mean squared error: centres closer than this are one
-OUT_OF_REACH = 4.0  # each number of a retired centre; states stay below about 1.5, and int8 can hold it
+TWIN_SHARE = 0.01  # of the mean squared error: centers closer than this are one
+OUT_OF_REACH = 4.0  # each number of a retired center; states stay below about 1.5, and int8 can hold it
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def token_states(encoder: TextEncoder, tokenizer: Tokenizer, captions: Sequence[
 def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, seed: int) -> float:
     """k-means in each sub-space of `states` (N, hidden); returns the mean squared error left.
 
-    Fills the quantiser's centroids and starts the rows that the other stages see from them. A centroid
+    Fills the quantizer's centroids and starts the rows that the other stages see from them. A centroid
     that lost its points is put on the worst-served state.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -47,41 +47,41 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
         )
     error = 0.0
     for group, points in enumerate(parts):
-        centres = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
+        centers = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
         for iteration in range(iterations):
-            worst, nearest = _assign(points, centres)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+            worst, nearest = _assign(points, centers)
+            sums = torch.zeros_like(centers).index_add_(0, nearest, points)
             counts = torch.bincount(nearest, minlength=codes)
             alive = counts > 0
-            centres[alive] = sums[alive] / counts[alive, None]
+            centers[alive] = sums[alive] / counts[alive, None]
             empty = int((~alive).sum())
             if empty and iteration < iterations - 1:
                 # Drawn, not the worst: those may be one frequent state many times over.
                 drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
-                centres[~alive] = points[drawn]
-        left = float(_assign(points, centres)[0].mean())
-        quantiser.centroids[group] = on_grid(retire_twins(centres, TWIN_SHARE * left))
+                centers[~alive] = points[drawn]
+        left = float(_assign(points, centers)[0].mean())
+        quantiser.centroids[group] = on_grid(retire_twins(centers, TWIN_SHARE * left))
         error += float(_assign(points, quantiser.centroids[group])[0].mean()) / len(parts)
     encoder.words.rows.copy_(quantiser.centroids)
     return error
 
 
-def retire_twins(centres: Tensor, closer_than: float) -> Tensor:
-    """Centres (K, D) with all but the first of any set of near-equal ones put out of reach.
+def retire_twins(centers: Tensor, closer_than: float) -> Tensor:
+    """Centers (K, D) with all but the first of any set of near-equal ones put out of reach.
 
     Between two that are closer (squared) than any state is to its own, rounding would choose: another
     precision, another code, for nothing.
     """
-    distance = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").square()
     earlier_twin = (distance < closer_than).tril(-1).any(1)
-    return torch.where(earlier_twin[:, None], torch.full_like(centres, OUT_OF_REACH), centres)
+    return torch.where(earlier_twin[:, None], torch.full_like(centers, OUT_OF_REACH), centers)
 
 
-def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance to the nearest centre, and which it is, both (N,)."""
+def _assign(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance to the nearest center, and which it is, both (N,)."""
     distance, nearest = [], []
     for part in points.split(16384):
-        squares = centres.square().sum(1) - 2 * part @ centres.T
+        squares = centers.square().sum(1) - 2 * part @ centers.T
         best = squares.min(1)
         distance.append(best.values + part.square().sum(1))
         nearest.append(best.indices)

@@ -2,7 +2,7 @@
 
 RUN/config.json      what was asked for
 RUN/tokenizer.json   the pruned tokenizer
-RUN/state.pt         weights, averages, optimisers and the place in the schedule
+RUN/state.pt         weights, averages, optimizers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
 RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
 RUN/before-joint.safetensors   what the joint phase started from

@@ -88,7 +88,7 @@ def make():
         noise_dim=6,
         text=text_spec,
         tokenizer=b"",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         notice="",
         digest="d" * 64,
     )

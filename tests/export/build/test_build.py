@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from textual_vision.export.build import float_graphs as floats
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle import writer as bundle_module
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity
@@ -45,7 +46,7 @@ def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
         image = tiny_model.stage("generator").module(codes, text, mask, noise)
     assert np.array_equal(drawn.codes, codes.numpy())
     assert np.abs(drawn.images.astype(int) - image.numpy().astype(int)).max() <= 1
-    assert image.float().std() > 10, "a picture of one colour would prove nothing"
+    assert image.float().std() > 10, "a picture of one color would prove nothing"
 
 
 def test_different_prompts_and_seeds_give_different_codes(built: Built) -> None:

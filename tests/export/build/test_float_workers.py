@@ -24,8 +24,9 @@ from textual_vision.export.build.float_workers import (
 )
 from textual_vision.export.host.step_cache import unpacked
 from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
-from textual_vision.export.model.stage import StagedModel, load_model
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results_json import rewrites_from_bytes
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 

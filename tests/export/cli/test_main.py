@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from textual_vision.export.build.build import BuildOptions
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.cli.main import ELSEWHERE, command
 from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult

@@ -113,7 +113,7 @@ def test_codes_are_packed_and_found_again(largest: int, columns: int, halves: in
     assert torch.equal(module(torch.tensor([7, 3, 7])), codes[[7, 3, 7]])
 
 
-def test_neighbours_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:
+def test_neighbors_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:
     network = latent_stage(grid=16, steps=8, halved=2).latent
     steps = steps_of(network)
     assert steps[0].entry is None
@@ -122,7 +122,7 @@ def test_neighbours_that_no_patch_can_have_are_not_multiplied_by(latent_stage: M
     assert not isinstance(steps[0].turns[0], Turn), "nothing is known before the first code"
     slots = [turn.slots for step in steps for turn in step.turns if isinstance(turn, Turn)]
     assert slots == [4, 0, 4, 0, 4, 0, 4, 2, 6, 2, 6, 6, 6, 8, 8]
-    assert steps[1].entry is steps[2].entry, "steps with the same neighbours share their weights"
+    assert steps[1].entry is steps[2].entry, "steps with the same neighbors share their weights"
 
 
 def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: MakeStage) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.cli.main import command
 from textual_vision.export.cli.printing import show_build
 from textual_vision.export.results import BuildResult

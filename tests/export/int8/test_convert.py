@@ -1,4 +1,4 @@
-"""int8 graphs: what is quantised, what is exact, and that integers are really computed with."""
+"""int8 graphs: what is quantized, what is exact, and that integers are really computed with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from textual_vision.calibration.ranges import METHODS
 from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import LARGE_TABLE, row_scaled
-from textual_vision.export.int8.equalization import equalised
+from textual_vision.export.int8.equalization import equalized
 from textual_vision.export.int8.layers import (
     FLOAT,
     HALF,
@@ -30,9 +30,9 @@ from textual_vision.export.int8.layers import (
     scale_groups,
 )
 from textual_vision.export.int8.observer import ranges_of
-from textual_vision.export.int8.qdq import quantised_graph
-from textual_vision.export.int8.weights import nearest_weights, quantised_weight
-from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.int8.qdq import quantized_graph
+from textual_vision.export.int8.weights import nearest_weights, quantized_weight
+from textual_vision.export.precision import lossless_storage as quantize_store
 from textual_vision.export.precision.lossless_storage import (
     SMALLEST_CONSTANT,
     computes_in_half,
@@ -76,12 +76,12 @@ def convolutions() -> onnx.ModelProto:
         node("Conv", ["shown", "side.weight", "side.bias"], ["beside"], pads=[1, 1, 1, 1]),
         node("Relu", ["beside"], ["positive"]),
         node("Add", ["shown", "positive"], ["sum"]),
-        node("Conv", ["sum", "colour.weight", "colour.bias"], ["colours"], pads=[1, 1, 1, 1]),
-        node("Neg", ["colours"], ["image"]),
+        node("Conv", ["sum", "color.weight", "color.bias"], ["colors"], pads=[1, 1, 1, 1]),
+        node("Neg", ["colors"], ["image"]),
     ]
     constants = {"book.rows": normal(64, 8), "up.weight": normal(32, 8, 3, 3), "up.bias": normal(32)}
     constants |= {"side.weight": normal(8, 8, 3, 3), "side.bias": normal(8)}
-    constants |= {"colour.weight": normal(4, 8, 3, 3), "colour.bias": normal(4)}
+    constants |= {"color.weight": normal(4, 8, 3, 3), "color.bias": normal(4)}
     image = ("image", TensorProto.FLOAT, ["batch", 4, 8, 8])
     return model_of(nodes, constants, [("codes", TensorProto.INT64, ["batch", 4, 4])], [image])
 
@@ -98,13 +98,13 @@ def products() -> onnx.ModelProto:
         node("Tanh", ["moved"], ["bent"]),
         node("MatMul", ["bent", "second.weight"], ["second"]),
         node("Add", ["second", "second.bias"], ["states"]),
-        node("MatMul", ["states", "centres.weight"], ["scores"]),
+        node("MatMul", ["states", "centers.weight"], ["scores"]),
         node("ArgMin", ["scores"], ["codes"], axis=-1, keepdims=0),
     ]
     table = normal(LARGE_TABLE // 32, 32) * np.exp(normal(LARGE_TABLE // 32, 1))
     constants = {"words.table": table, "norm.gain": np.exp(normal(32)), "norm.shift": normal(32)}
     constants |= {"first.weight": normal(32, 48), "first.bias": normal(48), "second.weight": normal(48, 32)}
-    constants |= {"second.bias": normal(32), "centres.weight": normal(32, 64)}
+    constants |= {"second.bias": normal(32), "centers.weight": normal(32, 64)}
     outputs = [
         ("states", TensorProto.FLOAT, ["batch", "tokens", 32]),
         ("codes", TensorProto.INT64, ["batch", "tokens"]),
@@ -145,10 +145,10 @@ def thresholds_of(model: onnx.ModelProto, method: str = "minmax") -> dict[str, f
 def executed(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     """The operators of the graph that ONNX Runtime really runs."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
 def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
@@ -172,13 +172,13 @@ def shared() -> onnx.ModelProto:
 
 
 def test_layers_are_named_after_the_modules_they_come_from(convolutions, products) -> None:
-    assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "colour"]
-    assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centres"]
+    assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "color"]
+    assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centers"]
 
 
 def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) -> None:
-    assert [layer.name for layer in layers_of(products) if layer.decides] == ["centres"]
-    assert "centres" not in default_modes(layers_of(products), INT8)
+    assert [layer.name for layer in layers_of(products) if layer.decides] == ["centers"]
+    assert "centers" not in default_modes(layers_of(products), INT8)
 
 
 def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
@@ -187,18 +187,18 @@ def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
 
 def test_rows_of_a_matrix_that_a_product_multiplies_by_are_looked_up_in_float(shared) -> None:
     assert [layer.name for layer in layers_of(shared)] == ["words.table", "both"]
-    graph = quantised_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
+    graph = quantized_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
     inputs = feeds(shared)[0]
     assert 0 < relative_error(run(shared, inputs)[0], run(graph, inputs)[0]) < 0.02
 
 
 def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, monkeypatch) -> None:
-    monkeypatch.setattr(quantise_store, "SMALLEST_CONSTANT", 1)
+    monkeypatch.setattr(quantize_store, "SMALLEST_CONSTANT", 1)
     model = onnx.ModelProto()
     model.CopyFrom(shared)
     (matrix,) = [tensor for tensor in model.graph.initializer if tensor.name == "both.weight"]
     matrix.CopyFrom(numpy_helper.from_array(on_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight"))
-    graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
     stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
     inputs = feeds(model)[0]
@@ -209,7 +209,7 @@ def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, m
 def test_int8_stays_near_the_float_graph_with_every_method(convolutions, products, method: str) -> None:
     for model in (convolutions, row_scaled(products)):
         modes = default_modes(layers_of(model), INT8)
-        graph = quantised_graph(model, modes, thresholds_of(model, method))
+        graph = quantized_graph(model, modes, thresholds_of(model, method))
         inputs = feeds(model)[0]
         assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.15
 
@@ -217,10 +217,10 @@ def test_int8_stays_near_the_float_graph_with_every_method(convolutions, product
 def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_overflow(
     convolutions, products, product_twice
 ) -> None:
-    plain = onnxruntime.SessionOptions()  # without optimisation, Q/DQ is computed in float as it stands
+    plain = onnxruntime.SessionOptions()  # without optimization, Q/DQ is computed in float as it stands
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for model in (convolutions, row_scaled(products), product_twice):
-        graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+        graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
         inputs = feeds(model)[0]
         session = onnxruntime.InferenceSession(graph.SerializeToString(), plain, ["CPUExecutionProvider"])
         assert relative_error(session.run(None, inputs)[0], run(graph, inputs)[0]) < 0.01
@@ -233,8 +233,8 @@ def test_what_is_moved_in_int8_loads_and_computes_the_same_in_every_opset(convol
     model.opset_import[0].version = opset
     thresholds = thresholds_of(convolutions)
     for modes in ({"book.rows": WEIGHTS}, default_modes(layers_of(model), INT8)):
-        before = quantised_graph(convolutions, modes, thresholds)
-        graph = quantised_graph(model, modes, thresholds)
+        before = quantized_graph(convolutions, modes, thresholds)
+        graph = quantized_graph(model, modes, thresholds)
         onnx.checker.check_model(graph, full_check=True)
         assert np.array_equal(run(graph, inputs)[0], run(before, inputs)[0])
 
@@ -242,28 +242,28 @@ def test_what_is_moved_in_int8_loads_and_computes_the_same_in_every_opset(convol
 def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:
     modes = default_modes(layers_of(convolutions), INT8)
     assert set(modes.values()) == {INT8, WEIGHTS}
-    found = executed(quantised_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
+    found = executed(quantized_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
     assert found["QLinearConv"] == 3
     assert found["Conv"] == found["FusedConv"] == 0
 
 
 def test_every_product_but_the_distances_is_really_executed_in_integers(products, tmp_path: Path) -> None:
     modes = default_modes(layers_of(products), INT8)
-    found = executed(quantised_graph(products, modes, thresholds_of(products)), tmp_path)
+    found = executed(quantized_graph(products, modes, thresholds_of(products)), tmp_path)
     assert found["MatMulIntegerToFloat"] == 2
     assert found["MatMul"] + found["FusedMatMul"] == 1
 
 
 def test_rows_are_looked_up_in_the_int8_table_itself(products, tmp_path: Path) -> None:
-    graph = quantised_graph(row_scaled(products), {"words.table": WEIGHTS}, {})
+    graph = quantized_graph(row_scaled(products), {"words.table": WEIGHTS}, {})
     executed(graph, tmp_path)
-    lookups = [n.input[0] for n in onnx.load(tmp_path / "optimised.onnx").graph.node if n.op_type == "Gather"]
+    lookups = [n.input[0] for n in onnx.load(tmp_path / "optimized.onnx").graph.node if n.op_type == "Gather"]
     assert "words.table.int8" in lookups
 
 
-def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantised(convolutions, products) -> None:
+def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantized(convolutions, products) -> None:
     for model in (convolutions, products):
-        graph = quantised_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+        graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
         constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
         pairs = [n for n in graph.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
         assert pairs
@@ -284,7 +284,7 @@ def test_what_depth_to_space_moves_shares_the_scale_of_the_convolution(convoluti
 
 
 def test_residual_additions_read_float(convolutions) -> None:
-    graph = quantised_graph(
+    graph = quantized_graph(
         convolutions, default_modes(layers_of(convolutions), INT8), thresholds_of(convolutions)
     )
     (add,) = [node for node in graph.graph.node if node.op_type == "Add"]
@@ -294,7 +294,7 @@ def test_residual_additions_read_float(convolutions) -> None:
 def test_layers_that_stay_float_give_the_same_numbers(convolutions, products) -> None:
     for model in (convolutions, products):
         inputs = feeds(model)[0]
-        graph = quantised_graph(model, {}, {})
+        graph = quantized_graph(model, {}, {})
         for expected, found in zip(run(model, inputs), run(graph, inputs), strict=True):
             np.testing.assert_array_equal(expected, found)
 
@@ -305,7 +305,7 @@ def test_stored_weights_cost_less_accuracy_than_integer_arithmetic(products) -> 
     error = {
         kind: relative_error(
             run(products, inputs)[0],
-            run(quantised_graph(scaled, default_modes(layers_of(scaled), kind), thresholds), inputs)[0],
+            run(quantized_graph(scaled, default_modes(layers_of(scaled), kind), thresholds), inputs)[0],
         )
         for kind in (WEIGHTS, INT8)
     }
@@ -313,7 +313,7 @@ def test_stored_weights_cost_less_accuracy_than_integer_arithmetic(products) -> 
 
 
 def test_int8_weights_take_about_a_quarter_of_the_bytes(products) -> None:
-    graph = quantised_graph(products, default_modes(layers_of(products), WEIGHTS), {})
+    graph = quantized_graph(products, default_modes(layers_of(products), WEIGHTS), {})
     assert len(graph.SerializeToString()) < 0.35 * len(products.SerializeToString())
 
 
@@ -323,36 +323,36 @@ def test_tables_with_a_magnitude_for_every_row_compute_the_same_and_lose_less(pr
     expected = run(products, inputs)[0]
     assert relative_error(expected, run(scaled, inputs)[0]) < 1e-5
     errors = [
-        relative_error(expected, run(quantised_graph(model, {"words.table": WEIGHTS}, {}), inputs)[0])
+        relative_error(expected, run(quantized_graph(model, {"words.table": WEIGHTS}, {}), inputs)[0])
         for model in (scaled, products)
     ]
     assert errors[0] < 0.5 * errors[1]
 
 
-def test_equalising_changes_nothing_in_float_and_helps_in_int8(products) -> None:
+def test_equalizing_changes_nothing_in_float_and_helps_in_int8(products) -> None:
     inputs = feeds(products)
-    equal = equalised(products, inputs)
+    equal = equalized(products, inputs)
     expected = run(products, inputs[0])[0]
     assert relative_error(expected, run(equal, inputs[0])[0]) < 1e-5
     modes = {"first": INT8}
     errors = [
-        relative_error(expected, run(quantised_graph(model, modes, thresholds_of(model)), inputs[0])[0])
+        relative_error(expected, run(quantized_graph(model, modes, thresholds_of(model)), inputs[0])[0])
         for model in (equal, products)
     ]
     assert errors[0] < errors[1]
 
 
 def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
-    inputs, modes = feeds(convolutions, 8), {"colour": INT8}
+    inputs, modes = feeds(convolutions, 8), {"color": INT8}
     thresholds = {**thresholds_of(convolutions), "sum": 20.0}  # clips hard, so that the mean shifts
     biases = corrected_biases(
         convolutions, modes, thresholds, inputs, nearest_weights(convolutions, layers_of(convolutions))
     )
-    assert set(biases) == {"colour"}
+    assert set(biases) == {"color"}
     expected = np.concatenate([run(convolutions, one)[0] for one in inputs])
     shifts = []
     for chosen in ({}, biases):
-        graph = quantised_graph(convolutions, modes, thresholds, chosen)
+        graph = quantized_graph(convolutions, modes, thresholds, chosen)
         found = np.concatenate([run(graph, one)[0] for one in inputs])
         shifts.append(np.abs((expected - found).mean(axis=(0, 2, 3))).max())
     assert shifts[1] < 0.5 * shifts[0]
@@ -367,7 +367,7 @@ def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
         inputs,
         nearest_weights(convolutions, layers_of(convolutions)),
     )
-    graph = quantised_graph(convolutions, {}, {}, biases)
+    graph = quantized_graph(convolutions, {}, {}, biases)
     np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
 
 
@@ -479,12 +479,12 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
 
 def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_stay_int8(convolutions) -> None:
     modes = {layer.name: INT8 for layer in layers_of(convolutions)}
-    model = quantised_graph(convolutions, modes, thresholds_of(convolutions))
+    model = quantized_graph(convolutions, modes, thresholds_of(convolutions))
     plain = onnx.load_from_string(unpacked(model.SerializeToString()))
     kinds = {tensor.name: tensor.data_type for tensor in plain.graph.initializer}
     (lookup,) = [node for node in plain.graph.node if node.op_type == "Gather"]
     assert kinds[lookup.input[0]] == TensorProto.FLOAT
-    factors = {f"{name}.weight.int8" for name in ("up", "side", "colour")}
+    factors = {f"{name}.weight.int8" for name in ("up", "side", "color")}
     assert {name for name in kinds if name.endswith(".weight.int8")} == factors
     for inputs in feeds(convolutions):
         np.testing.assert_array_equal(run(plain, inputs)[0], run(model, inputs)[0])
@@ -515,16 +515,16 @@ def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float,
     values = numpy_helper.to_array(tensor) * 1.0
     values.flat[0] = largest
     tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
-    graph = quantised_graph(model, {layer.name: HALF}, {})
+    graph = quantized_graph(model, {layer.name: HALF}, {})
     found = {one.name.removesuffix(".half"): one.data_type for one in graph.graph.initializer}
     assert found[layer.weight] == kind
 
 
 def test_an_unknown_layer_and_a_missing_range_are_errors(convolutions) -> None:
     with pytest.raises(UsageError, match="no layer 'down'"):
-        quantised_graph(convolutions, {"down": INT8}, {})
+        quantized_graph(convolutions, {"down": INT8}, {})
     with pytest.raises(UsageError, match="no range for the activation"):
-        quantised_graph(convolutions, {"side": INT8}, {})
+        quantized_graph(convolutions, {"side": INT8}, {})
 
 
 def test_nothing_to_calibrate_with_is_an_error(convolutions) -> None:
@@ -560,16 +560,16 @@ def test_rounded_weights_are_within_half_a_step(
     weight = (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * size).astype(
         np.float32
     )
-    found = quantised_weight(weight, axis, search=False)
+    found = quantized_weight(weight, axis, search=False)
     largest = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=1 - axis, keepdims=True)
-    assert np.all(np.abs(found.dequantised() - weight) <= largest / 127 * 0.501)
+    assert np.all(np.abs(found.dequantized() - weight) <= largest / 127 * 0.501)
     assert found.values.min() >= -127
 
 
 def test_searching_the_limit_of_a_channel_never_makes_it_worse() -> None:
     weight = RANDOM.standard_t(2, (6, 400)).astype(np.float32)
     errors = [
-        np.square(quantised_weight(weight, 0, search=search).dequantised() - weight).sum(axis=1)
+        np.square(quantized_weight(weight, 0, search=search).dequantized() - weight).sum(axis=1)
         for search in (True, False)
     ]
     assert np.all(errors[0] <= errors[1] * 1.0001)

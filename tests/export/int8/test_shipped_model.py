@@ -13,19 +13,19 @@ import pytest
 from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
-from textual_vision.export.int8 import convert as quantise
+from textual_vision.export.int8 import convert as quantize
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.int8.convert import QuantiseOptions, check_quantised, int8_from_float
-from textual_vision.export.int8.layers import INT8, QUANTISED, WEIGHTS, default_modes
+from textual_vision.export.int8.convert import QuantizeOptions, check_quantized, int8_from_float
+from textual_vision.export.int8.layers import INT8, QUANTIZED, WEIGHTS, default_modes
 from textual_vision.export.int8.score import Measure
 from textual_vision.export.int8.search import search
 from textual_vision.export.int8.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
 from textual_vision.export.int8.stage import (
     PLAIN,
-    QuantisedStage,
+    QuantizedStage,
     RangeOptions,
     prepared,
-    quantised_stage,
+    quantized_stage,
 )
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
@@ -70,13 +70,13 @@ def measure(source: FloatGraphs) -> Measure:
 
 
 @pytest.fixture(scope="module")
-def stages(source: FloatGraphs, measure: Measure) -> list[QuantisedStage]:
-    return [quantised_stage(s, source.fp32[s.name], measure, PLAIN_RANGES) for s in source.stages]
+def stages(source: FloatGraphs, measure: Measure) -> list[QuantizedStage]:
+    return [quantized_stage(s, source.fp32[s.name], measure, PLAIN_RANGES) for s in source.stages]
 
 
 @pytest.mark.usefixtures("integers_pay")
 def test_int8_graphs_keep_the_stages_inputs_and_outputs(source: FloatGraphs) -> None:
-    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    options = QuantizeOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
     made = int8_from_float(source, options)
     assert list(made.graphs) == [stage.name for stage in source.stages]
     for stage in source.stages:
@@ -94,7 +94,7 @@ def test_a_transposed_convolution_becomes_one_that_int8_can_run(floats: dict[str
     assert "ConvTranspose" not in after and "DepthToSpace" in after
 
 
-def test_pictures_are_woven_with_channels_last_on_the_cpu_alone(stages: list[QuantisedStage]) -> None:
+def test_pictures_are_woven_with_channels_last_on_the_cpu_alone(stages: list[QuantizedStage]) -> None:
     for target, woven in (("cpu", True), ("tensorrt", False)):
         stage = replace(stages[-1], target=target)
         graph = onnx.load_from_string(stage.graph(default_modes(stage.layers, INT8)))
@@ -128,16 +128,16 @@ def test_there_is_int8_however_slow_it_was_on_a_busy_machine(
         return (70.0,) * (len(graphs) - 1) + (1.0,)  # the last is the float graph
 
     monkeypatch.setattr(Measure, "time", time)
-    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0.9,generator_psnr>=30")
+    options = QuantizeOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0.9,generator_psnr>=30")
     stages: Any = int8_from_float(source, options).notes["stages"]
     modes = [mode for stage in stages.values() for mode in stage["layers"].values()]
-    assert not set(QUANTISED).isdisjoint(modes)
+    assert not set(QUANTIZED).isdisjoint(modes)
 
 
 def test_a_budget_that_only_float_meets_is_an_error(stages, measure: Measure) -> None:
     found = search(stages[-1:], measure, parse_budget("generator_psnr>=200"))
     with pytest.raises(BudgetError, match="nothing in int8"):
-        check_quantised(stages[-1:], found.modes)
+        check_quantized(stages[-1:], found.modes)
 
 
 def test_a_budget_that_cannot_be_met_is_an_error_with_the_best_that_was_found(
@@ -159,7 +159,7 @@ def test_ranges_from_a_cache_are_used_instead_of_new_ones(
         }
     }
     options = RangeOptions(ranges=given)
-    made = quantised_stage(last.stage, source.fp32[last.stage.name], measure, options)
+    made = quantized_stage(last.stage, source.fp32[last.stage.name], measure, options)
     assert dict(made.ranges) == given[last.stage.name]
 
 
@@ -224,7 +224,7 @@ def test_a_cache_that_lacks_a_tensor_is_refused_by_its_name(source: FloatGraphs,
     found = TensorRange(threshold=9.0, method="minmax", low=-9.0, high=9.0)
     options = RangeOptions(ranges={last.name: {"nothing.known": found}})
     with pytest.raises(IntegrityError, match=rf"no range for \d+ tensors of {last.name}, such as '"):
-        quantised_stage(last, source.fp32[last.name], measure, options)
+        quantized_stage(last, source.fp32[last.name], measure, options)
 
 
 def test_a_stage_is_made_ready_early_without_the_graphs_of_others(
@@ -233,17 +233,17 @@ def test_a_stage_is_made_ready_early_without_the_graphs_of_others(
     stage = source.stages[-1]
     graph = source.fp32[stage.name]
     early = part_of("int8", replace(source, fp32={stage.name: graph}), stage)
-    expected = quantised_stage(stage, graph, measure, RangeOptions())
+    expected = quantized_stage(stage, graph, measure, RangeOptions())
     modes = default_modes(expected.layers, INT8)
-    assert isinstance(early, QuantisedStage)
+    assert isinstance(early, QuantizedStage)
     assert early.errors == expected.errors and early.graph(modes) == expected.graph(modes)
     made: list[str] = []
 
-    def noted(one: StageSpec, *given: Any, **named: Any) -> QuantisedStage:
+    def noted(one: StageSpec, *given: Any, **named: Any) -> QuantizedStage:
         made.append(one.name)
-        return quantised_stage(one, *given, **named)
+        return quantized_stage(one, *given, **named)
 
-    monkeypatch.setattr(quantise, "quantised_stage", noted)
-    options = QuantiseOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    monkeypatch.setattr(quantize, "quantized_stage", noted)
+    options = QuantizeOptions(ranges=PLAIN_RANGES, budget="code_agreement>=0")
     int8_from_float(replace(source, parts={stage.name: early}), options)
     assert made == [one.name for one in source.stages[:-1]]

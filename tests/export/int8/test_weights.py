@@ -47,7 +47,7 @@ def test_products_of_other_inputs_of_the_same_kind_err_less_than_with_the_neares
         difference = found - weight
         return float(np.square(x @ (difference.T if op == "Gemm" else difference)).sum())
 
-    assert error(rounded["w"].dequantised()) < 0.5 * error(nearest["w"].dequantised())
+    assert error(rounded["w"].dequantized()) < 0.5 * error(nearest["w"].dequantized())
     np.testing.assert_array_equal(rounded["w"].scales, nearest["w"].scales)
     assert rounded["w"].values.dtype == np.int8 and abs(rounded["w"].values.astype(int)).max() <= 127
 
@@ -67,4 +67,4 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     x = correlated(64)
     x[:, :40] = 0
     rounded = weights_for_inputs(model, layers_of(model), nearest, [{"x": x}])
-    assert np.isfinite(rounded["w"].dequantised()).all()
+    assert np.isfinite(rounded["w"].dequantized()).all()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.build.build import BuildOptions, build
-from textual_vision.export.model.stage import load_model
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.model.loading import load_model
 from textual_vision.export.results import PASS
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.pipeline import TextToImage
@@ -20,9 +21,9 @@ def test_the_documented_model_exports_passes_and_draws(tmp_path: Path) -> None:
     text = (DOCS / "how-to" / "custom-model.md").read_text("utf-8")
     assert "docs/examples/custom_model.py:make" in text
     options = BuildOptions(samples=6, prompts=("red apple", "green forest", "blue sea"))
-    result = build(SOURCE, tmp_path / "colours.tv", options)
+    result = build(SOURCE, tmp_path / "colors.tv", options)
     assert result.verdict == PASS
-    model = TextToImage.load(tmp_path / "colours.tv")
+    model = TextToImage.load(tmp_path / "colors.tv")
     red, sea = model("red apple", seed=1), model("blue sea", seed=1)
     assert red.shape == (16, 16, 3)
     assert (red != sea).any() and (red != model("red apple", seed=2)).any()

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle.verify import failures_in, verified
 from textual_vision.export.cli.main import command
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND

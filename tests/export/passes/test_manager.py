@@ -33,7 +33,7 @@ def graph_of(
     outputs: dict[str, list[int | str]],
     codes: Sequence[str] = (),
 ) -> bytes:
-    """A serialised graph, opset 20; inputs and outputs are float32 but for `codes`, which are int64."""
+    """A serialized graph, opset 20; inputs and outputs are float32 but for `codes`, which are int64."""
 
     def infos(values: dict[str, list[int | str]]) -> list[onnx.ValueInfoProto]:
         kind = {name: TensorProto.INT64 if name in codes else TensorProto.FLOAT for name in values}

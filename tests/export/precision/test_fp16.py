@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import tensor
 from textual_vision.export.precision import fp16 as half
-from textual_vision.export.precision import lossless_storage as quantise_store
+from textual_vision.export.precision import lossless_storage as quantize_store
 from textual_vision.export.precision.fp16 import fp16_from_float
 from textual_vision.export.precision.fp16_cast import half_from_float
 from textual_vision.export.precision.registry import FloatGraphs, part_of
@@ -116,7 +116,7 @@ def test_what_says_its_own_type_keeps_it() -> None:
 
 def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatch) -> None:
     monkeypatch.setattr(half, "CODES_WANTED", 1.1)
-    monkeypatch.setattr(quantise_store, "SMALLEST_CONSTANT", 1)
+    monkeypatch.setattr(quantize_store, "SMALLEST_CONSTANT", 1)
     source = FloatGraphs(stages=[SPEC], fp32={"latent": graph()}, batches=[batch()], target="cpu")
     made = fp16_from_float(source)
     assert "codes were others" in made.notes["latent"]["float32"]["all"]

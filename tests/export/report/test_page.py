@@ -59,7 +59,7 @@ def source(tiny_bundle: Path) -> ReportSource:
         stages=stages,
         graphs=graphs,
         batches=batches,
-        about={"licence": "Apache-2.0"},
+        about={"license": "Apache-2.0"},
         command="tv-export build tiny -o tiny.tv --precision int8",
         warnings=("int8 failed",),
     )
@@ -221,7 +221,7 @@ def test_both_files_are_written_whole(source: ReportSource, tmp_path: Path) -> N
     assert json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))["schema_version"] == 1
 
 
-def test_the_key_shows_the_colours_of_the_grids(source: ReportSource) -> None:
+def test_the_key_shows_the_colors_of_the_grids(source: ReportSource) -> None:
     assert f"rgb({','.join(map(str, NEAR_TIE))})" in _page(source)
 
 

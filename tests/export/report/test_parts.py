@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.build.build import BuildOptions
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.report_files import command_of
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
@@ -115,7 +115,7 @@ def test_an_error_map_is_black_without_error_and_white_from_an_amplified_full_er
     assert heat[0, 1].tolist() == heat[0, 2].tolist() == [255, 255, 255]
 
 
-def test_codes_are_coloured_by_agreement() -> None:
+def test_codes_are_colored_by_agreement() -> None:
     grid = agreement_grid(_sample("a"), np.array([[1, 9], [9, 4]]))
     assert tuple(grid[0, 1]) == NEAR_TIE
     assert tuple(grid[1, 0]) == DIFFERENT

@@ -64,7 +64,7 @@ def test_networks_are_strongly_typed_from_10_on_and_no_type_is_allowed_beside(ve
         ("fp16", tiny.conv, set()),
         ("fp16", partial(tiny.conv, tiny.HALF), {"FP16"}),
         ("int8", tiny.conv, set()),
-        ("int8", tiny.quantised, {"INT8"}),
+        ("int8", tiny.quantized, {"INT8"}),
     ],
 )
 def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, graph, flags):

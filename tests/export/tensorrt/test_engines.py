@@ -126,7 +126,7 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tin
         outputs=(TensorSpec(name="y", dtype="float32", shape=("batch", 4, tiny.CHANNELS)),),
     )
     manifest = Bundle(tiny_bundle).manifest
-    graph = tiny.quantised("MatMul")
+    graph = tiny.quantized("MatMul")
     replace_file("onnx/fp32/only.onnx", graph)
     manifest = Bundle(tiny_bundle).manifest
     only = dataclasses.replace(manifest.precisions["fp32"], files={"only": "onnx/fp32/only.onnx"})

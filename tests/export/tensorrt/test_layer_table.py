@@ -119,15 +119,15 @@ def test_any_text_after_a_name_is_read_as_some_row(text):
     assert layers_from_table(f"Name: {text}")
 
 
-def test_only_products_whose_both_factors_are_dequantised_are_meant_for_int8():
-    operators, meant = product_nodes(tiny.quantised("MatMul"))
+def test_only_products_whose_both_factors_are_dequantized_are_meant_for_int8():
+    operators, meant = product_nodes(tiny.quantized("MatMul"))
     assert operators == {"product": "MatMul"}
     assert meant == {"product"}
     assert product_nodes(tiny.conv()) == ({"conv_0": "Conv"}, frozenset())
 
 
-def test_a_weight_that_is_turned_after_dequantisation_still_counts():
-    model = onnx.load_model_from_string(tiny.quantised("MatMul"))
+def test_a_weight_that_is_turned_after_dequantization_still_counts():
+    model = onnx.load_model_from_string(tiny.quantized("MatMul"))
     nodes = list(model.graph.node)
     nodes[-1].input[1] = "turned"
     turn = onnx.helper.make_node("Transpose", ["w"], ["turned"], name="turn", perm=[0, 1])

@@ -51,8 +51,8 @@ def types_in(plan, graph):
     [
         (tiny.conv(), "float32"),
         (tiny.conv(tiny.HALF), "fp16"),
-        (tiny.quantised("Conv"), "int8"),
-        (tiny.quantised("MatMul"), "int8"),
+        (tiny.quantized("Conv"), "int8"),
+        (tiny.quantized("MatMul"), "int8"),
         (tiny.upsample(), "float32"),
         (tiny.lookup(), "float32"),
     ],
@@ -67,7 +67,7 @@ def test_the_engine_computes_in_the_type_that_the_graph_says(graph, dtype):
 
 
 def test_int8_layers_are_counted():
-    graph = tiny.quantised("Conv")
+    graph = tiny.quantized("Conv")
     types, _, meant = types_in(build(graph), graph)
     assert count_types(types) == LayerCount(int8=1, fp16=0, float32=0)
     assert meant == {"product"}
@@ -115,8 +115,8 @@ def test_int8_weights_make_a_smaller_engine():
 @pytest.mark.parametrize(
     ("graph", "hint"),
     [
-        (tiny.quantised("Conv", int32_bias=True), "quantise without biases"),
-        (tiny.quantised("Conv", zero_point=3), "symmetrically"),
+        (tiny.quantized("Conv", int32_bias=True), "quantize without biases"),
+        (tiny.quantized("Conv", zero_point=3), "symmetrically"),
         (tiny.pixels(cast_last=False), "very last node"),
         (tiny.integer_operator("DynamicQuantizeLinear"), "QuantizeLinear/DequantizeLinear pairs"),
         (tiny.integer_operator("MatMulInteger"), "QuantizeLinear/DequantizeLinear pairs"),
@@ -132,8 +132,8 @@ def test_what_the_parser_refuses_is_our_error_with_the_cure(graph, hint):
 @pytest.mark.parametrize(
     ("graph", "cure"),
     [
-        (tiny.quantised("ConvTranspose"), "Conv \\+ DepthToSpace"),
-        (tiny.quantised("Conv", per_channel_activation=True), "--target tensorrt"),
+        (tiny.quantized("ConvTranspose"), "Conv \\+ DepthToSpace"),
+        (tiny.quantized("Conv", per_channel_activation=True), "--target tensorrt"),
     ],
     ids=["ConvTranspose", "a scale for each channel of an activation"],
 )
@@ -214,7 +214,7 @@ def test_building_for_the_gpu_that_is_not_here_says_what_to_do(monkeypatch):
 
 def test_too_little_room_to_work_in_says_so():
     with pytest.raises(UsageError, match=r"tiny\.onnx: TensorRT cannot build it") as caught:
-        build(tiny.quantised("Conv"), workspace_bytes=1)
+        build(tiny.quantized("Conv"), workspace_bytes=1)
     assert "--workspace" in caught.value.hint
 
 
@@ -239,7 +239,7 @@ def test_a_build_keeps_none_of_the_librarys_objects_alive_and_no_more_does_its_e
     monkeypatch.setattr(engine, "new_logger", noted)
     build(tiny.conv())
     with pytest.raises(IntegrityError) as refused:
-        build(tiny.quantised("Conv", zero_point=3))
+        build(tiny.quantized("Conv", zero_point=3))
     with pytest.raises(UsageError) as misfit:
         build(tiny.conv(), batch=(4, 2, 1))
     assert refused.value.__traceback__ and misfit.value.__traceback__

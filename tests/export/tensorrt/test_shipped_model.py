@@ -2,7 +2,8 @@
 
 import pytest
 
-from textual_vision.export.build.build import BuildOptions, build
+from textual_vision.export.build.build import build
+from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.tensorrt.builder import EngineSettings
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.layer_table import product_nodes

@@ -44,10 +44,10 @@ def test_a_corpus_has_a_picture_and_exact_captions_for_every_record(build: Calla
     assert isinstance(corpus.pictures, np.memmap)
     dog = next(record for record in corpus.records if record.key == "1F436/twemoji/1")
     assert dog.captions == ("dog face", "a dog face", "dog", "pet", "puppy", "dog face, pet, puppy")
-    assert (dog.style, dog.group, dog.licence, dog.split) == ("twemoji", "animals-nature", "MIT", "train")
+    assert (dog.style, dog.group, dog.license, dog.split) == ("twemoji", "animals-nature", "MIT", "train")
 
 
-def test_symbols_unlabelled_icons_and_second_names_are_left_out(build: Callable[..., Path]) -> None:
+def test_symbols_unlabeled_icons_and_second_names_are_left_out(build: Callable[..., Path]) -> None:
     keys = [record.key for record in load_corpus(build()).records if record.kind == "emoji"]
     assert sorted(keys) == sorted(set(keys))
     assert len(keys) == 2 * 9  # ten words, one of them a symbol; the alias `dog` is no second dog face

@@ -38,26 +38,26 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def plain(mode: str, size: tuple[int, int] = (40, 20), colour: Any = 128) -> Image.Image:
-    return Image.new(mode, size, colour)
+def plain(mode: str, size: tuple[int, int] = (40, 20), color: Any = 128) -> Image.Image:
+    return Image.new(mode, size, color)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    picture = picture_from_bytes(file_of(plain(mode, colour=0)), 8)
+    picture = picture_from_bytes(file_of(plain(mode, color=0)), 8)
     assert (picture.shape, picture.dtype) == ((8, 8, 3), np.uint8)
 
 
-def test_sixteen_bit_grey_keeps_its_brightness() -> None:
-    assert (picture_from_bytes(file_of(plain("I;16", colour=128 * 256)), 8) == 128).all()
+def test_sixteen_bit_gray_keeps_its_brightness() -> None:
+    assert (picture_from_bytes(file_of(plain("I;16", color=128 * 256)), 8) == 128).all()
 
 
-def test_print_colours_are_converted() -> None:
-    assert picture_from_bytes(file_of(plain("CMYK", colour=(0, 0, 0, 0)), "JPEG"), 8).min() > 250
+def test_print_colors_are_converted() -> None:
+    assert picture_from_bytes(file_of(plain("CMYK", color=(0, 0, 0, 0)), "JPEG"), 8).min() > 250
 
 
 def test_transparent_parts_lie_on_white() -> None:
-    assert (picture_from_bytes(file_of(plain("RGBA", colour=(9, 9, 9, 0))), 8) == 255).all()
+    assert (picture_from_bytes(file_of(plain("RGBA", color=(9, 9, 9, 0))), 8) == 255).all()
 
 
 def test_the_middle_square_is_kept_and_averaged() -> None:
@@ -133,7 +133,7 @@ def test_the_header_is_the_one_that_numpy_reads() -> None:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """COCO's layout: a colour, a grey and a second-split picture, and one without captions."""
+    """COCO's layout: a color, a gray and a second-split picture, and one without captions."""
     root = tmp_path / "coco"
     (root / "annotations").mkdir(parents=True)
     for name, modes in (("train2017", ("RGB", "L", "RGB")), ("val2017", ("RGB",))):
@@ -148,8 +148,8 @@ def coco(tmp_path: Path) -> Path:
                     {"id": 10 * number + n, "image_id": number, "caption": f"Picture {number}, {n}.\n"}
                     for n in range(5)
                 ]
-        licences = [{"id": 4, "name": "Attribution License"}]
-        table = {"images": images, "annotations": annotations, "licenses": licences}
+        licenses = [{"id": 4, "name": "Attribution License"}]
+        table = {"images": images, "annotations": annotations, "licenses": licenses}
         (root / "annotations" / f"captions_{name}.json").write_text(json.dumps(table))
     return root
 
@@ -167,7 +167,7 @@ def test_coco_is_read_with_all_its_captions(coco: Path, tmp_path: Path) -> None:
     first = corpus.records[0]
     assert (first.key, first.split) == ("train2017/000000000000.jpg", "train")
     assert first.captions == tuple(f"Picture 0, {n}." for n in range(5))
-    assert first.licence == "Attribution License"
+    assert first.license == "Attribution License"
     assert corpus.records[2].split == "test"
     assert corpus.summary["damaged_names"] == {"train2017/000000000002.jpg": "it has no caption"}
 

@@ -27,7 +27,7 @@ def record(concept: str, style: str = "noto", captions: tuple[str, ...] = ("thin
         style=style,
         group="",
         subgroup="",
-        licence="",
+        license="",
     )
 
 
@@ -83,7 +83,7 @@ def test_no_dog_in_sunglasses_is_ever_trained_on(concept: str, captions: list[st
 
 
 @pytest.mark.parametrize("dog", ["dog", "dog face", "poodle", "puppy", "Dog", "guide dog"])
-def test_every_phrasing_of_a_dog_in_sunglasses_is_recognised(dog: str) -> None:
+def test_every_phrasing_of_a_dog_in_sunglasses_is_recognized(dog: str) -> None:
     sunglasses = next(accessory for accessory in ACCESSORIES if accessory.name == "sunglasses")
     for caption in sunglasses.captions:
         assert splits.is_heldout_composition([caption.format(animal=dog, an_animal=with_article(dog))])

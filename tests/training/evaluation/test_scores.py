@@ -49,11 +49,11 @@ def test_features_are_of_pictures_shrunk_to_one_size(shapes: PictureSource) -> N
     assert np.abs(seen.pooled[0] - seen.pooled[1]).max() > 0.5
 
 
-def test_a_probe_learns_shapes_from_three_colours_and_tells_them_in_the_fourth(shapes: PictureSource) -> None:
+def test_a_probe_learns_shapes_from_three_colors_and_tells_them_in_the_fourth(shapes: PictureSource) -> None:
     features = Lite2().look(all_pictures(shapes)).whole
     answers = [shapes.captions(index)[0].split()[1] for index in range(len(shapes))]
-    colours = [index // 6 for index in range(len(shapes))]
-    found = answers_unseen(features, answers, colours)
+    colors = [index // 6 for index in range(len(shapes))]
+    found = answers_unseen(features, answers, colors)
     assert np.mean([a == b for a, b in zip(found, answers, strict=True)]) > 0.9
 
 

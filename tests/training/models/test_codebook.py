@@ -76,4 +76,4 @@ def test_usage_counts_rows_perplexity_and_what_a_white_picture_costs() -> None:
     assert usage.entropy_by_position == pytest.approx(0.0)  # every cell always has the same code
     assert usage.white_codes == 2
     cosine = rows.rows @ rows.rows.T - 2 * torch.eye(4)
-    assert usage.neighbour_cosine == pytest.approx(float(cosine.amax(1).mean()), abs=1e-6)
+    assert usage.neighbor_cosine == pytest.approx(float(cosine.amax(1).mean()), abs=1e-6)

@@ -42,13 +42,13 @@ def test_the_last_doublings_take_two_equal_steps(grid: int, steps: int, halved: 
 
 
 @pytest.mark.parametrize(("grid", "steps", "halved"), SIZES)
-def test_neighbours_are_the_nearest_that_were_chosen_before(grid: int, steps: int, halved: int) -> None:
+def test_neighbors_are_the_nearest_that_were_chosen_before(grid: int, steps: int, halved: int) -> None:
     lattice = lattice_of(grid, steps, halved)
-    assert (lattice.neighbours[: lattice.bounds[1]] == -1).all()
+    assert (lattice.neighbors[: lattice.bounds[1]] == -1).all()
     for step in range(1, steps):
         before = lattice.bounds[step]
         for place in range(before, lattice.bounds[step + 1]):
-            near = lattice.neighbours[place][lattice.neighbours[place] >= 0]
+            near = lattice.neighbors[place][lattice.neighbors[place] >= 0]
             assert len(set(near)) == len(near) > 0
             assert near.max() < before
             row, column = np.divmod(lattice.order, grid)
@@ -58,7 +58,7 @@ def test_neighbours_are_the_nearest_that_were_chosen_before(grid: int, steps: in
 
 def test_inside_a_grid_four_or_eight_codes_are_around() -> None:
     lattice = lattice_of(16, 8, 2)
-    counts = (lattice.neighbours >= 0).sum(1)
+    counts = (lattice.neighbors >= 0).sum(1)
     most = [int(counts[a:b].max()) for a, b in pairwise(lattice.bounds)]
     assert most == [0, 4, 4, 4, 4, 8, 4, 8]
 

@@ -1,4 +1,4 @@
-"""The word encoder is MiniLM's first layers, and its quantiser takes the nearest code of each sub-space."""
+"""The word encoder is MiniLM's first layers, and its quantizer takes the nearest code of each sub-space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual_vision.training.config import TextConfig
 from textual_vision.training.int8_grid import on_grid
 from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import (
-    ProductQuantiser,
+    ProductQuantizer,
     TextEncoder,
     WordEncoder,
     sentence_from_text,
@@ -98,7 +98,7 @@ def test_a_long_prompt_is_cut_to_the_tokens_that_the_model_has_places_for(
 def test_each_sub_space_takes_its_nearest_code() -> None:
     config = TextConfig(hidden=12, groups=3, codes=5)
     torch.manual_seed(0)
-    quantiser = ProductQuantiser(config)
+    quantiser = ProductQuantizer(config)
     states = torch.randn(2, 4, 12)
     codes = quantiser(states)
     for group in range(3):

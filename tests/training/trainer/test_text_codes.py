@@ -42,7 +42,7 @@ def test_states_of_every_word_are_collected_and_none_of_the_padding(
     assert len(token_states(encoder, tokenizer, ["red dog", "a large red dog"])) == 4 + 6
 
 
-def test_the_error_left_is_the_distance_to_the_nearest_centre(
+def test_the_error_left_is_the_distance_to_the_nearest_center(
     fitted: tuple[TextEncoder, Tokenizer, float],
 ) -> None:
     encoder, tokenizer, error = fitted
@@ -91,9 +91,9 @@ def test_too_few_words_for_the_codes_are_told(fitted: tuple[TextEncoder, Tokeniz
         fit_text_codes(fitted[0], torch.randn(3, 384), iterations=1, seed=0)
 
 
-def test_of_centres_that_rounding_would_choose_between_one_is_in_reach() -> None:
-    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1e-3], [1.0, 1e-3], [0.0, 1.0]])
-    kept = (retire_twins(centres, 0.01) != OUT_OF_REACH).all(1)
+def test_of_centers_that_rounding_would_choose_between_one_is_in_reach() -> None:
+    centers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1e-3], [1.0, 1e-3], [0.0, 1.0]])
+    kept = (retire_twins(centers, 0.01) != OUT_OF_REACH).all(1)
     assert kept.tolist() == [True, True, False, False, True]
 
 

@@ -83,7 +83,7 @@ class Follow(nn.Module):
 
     def __init__(self, hidden: int, drafts: int) -> None:
         super().__init__()
-        # Multiplied with, for OpenVINO pads a number in int8 graphs as if it were quantised.
+        # Multiplied with, for OpenVINO pads a number in int8 graphs as if it were quantized.
         self.register_buffer("nearest", torch.eye(drafts)[0], persistent=False)
         self.draft = nn.Linear(hidden, drafts)
         self.strength = nn.Linear(hidden, 1)

@@ -158,7 +158,7 @@ class LatentNetwork(nn.Module):
             "placed": torch.tensor(lattice.order),
             "order": torch.tensor(cells.order),
             "place": torch.tensor(cells.order.argsort()),
-            "near": torch.tensor(lattice.neighbours + 1),  # 0: none
+            "near": torch.tensor(lattice.neighbors + 1),  # 0: none
             "content": torch.tensor(cells.content),
             "around": torch.tensor(cells.around + 1),
             "patch": torch.tensor(cells.patch),

@@ -141,7 +141,7 @@ def entries_of(pictures: int, entries: int) -> Tensor:
 
 
 def _whitening(x: Tensor, count: int) -> Tensor:
-    """The `count` principal directions of centred rows (N, C), as columns, along which their variance is
+    """The `count` principal directions of centered rows (N, C), as columns, along which their variance is
     one."""
     variance, directions = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
     variance, directions = variance.flip(0)[:count], directions.flip(1)[:, :count]
