@@ -62,6 +62,11 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a prompt can have."""
+        return max(*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._spec.pad_id)
+
     def encode(self, prompts: Sequence[str]) -> Tokens:
         """Token ids of the prompts; warns with PromptWarning of words unknown or cut.
 

@@ -102,13 +102,13 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_line() -> None
     message = error.value.message
     assert "stage 'odd'" in message and "linalg_matrix_exp" in message
     assert "'inner (Exponential)'" in message
-    assert "test_to_onnx.py:" in message and "return torch.linalg.matrix_exp(x)" in message
+    assert "test_exporter.py:" in message and "return torch.linalg.matrix_exp(x)" in message
     assert "docs/how-to/custom-model.md" in error.value.hint
     assert "\n" not in message
 
 
 def test_a_branch_on_values_is_named_with_its_line() -> None:
-    with pytest.raises(UsageError, match=r"test_to_onnx\.py:\d+") as error:
+    with pytest.raises(UsageError, match=r"test_exporter\.py:\d+") as error:
         exported(Branching())
     assert "\n" not in error.value.message
 
@@ -117,7 +117,7 @@ def test_code_that_works_for_one_size_of_batch_only_is_named_with_its_line() -> 
     with pytest.raises(UsageError) as error:
         exported(OneSize())
     message = error.value.message
-    assert "more than one size of batch" in message and "makes it 2 at test_to_onnx.py:" in message
+    assert "more than one size of batch" in message and "makes it 2 at test_exporter.py:" in message
     assert message.endswith("return x * 2 if len(x) == 2 else x")
     assert "operators" not in error.value.hint
 
