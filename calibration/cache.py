@@ -11,7 +11,7 @@ from pathlib import Path
 
 from textual_vision.calibration.ranges import METHODS, scale_from_threshold
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
 SCHEMA_VERSION = 1
@@ -82,7 +82,7 @@ def origin_of(
 
 def write_cache(calibration: Calibration, path: Path) -> None:
     """Write the cache as JSON, whole or not at all."""
-    write_whole(path, bytes_from_calibration(calibration))
+    write_atomic(path, bytes_from_calibration(calibration))
 
 
 def bytes_from_calibration(calibration: Calibration) -> bytes:

@@ -20,7 +20,7 @@ class CodeFigures:
     compared: int
     equal: int
     near_ties: int
-    following: int = 0  # chosen after a near tie fell the other way, and told of it
+    propagated: int = 0  # chosen after a near tie fell the other way, and told of it
 
     @property
     def agreement(self) -> float:
@@ -59,7 +59,7 @@ Figures: TypeAlias = "CodeFigures | FloatFigures | ImageFigures"
 class StageParity:
     """One stage against the reference: fed the reference's inputs (teacher-forced) or its own.
 
-    `set_aside` pictures did not count for the verdict, since they follow from near ties.
+    `excluded_pictures` pictures did not count for the verdict, since they follow from near ties.
     """
 
     stage: str
@@ -68,7 +68,7 @@ class StageParity:
     tensors: dict[str, Figures]
     verdict: str
     reason: str = ""  # why it failed
-    set_aside: int = 0
+    excluded_pictures: int = 0
 
     @property
     def codes(self) -> CodeFigures | None:

@@ -103,18 +103,18 @@ def _images(model: TextToImage, prompts: tuple[str, ...], seeds: list[int]) -> n
 
 def _write(images: npt.NDArray[np.uint8], output: Path, columns: int | None) -> list[Path]:
     """Write one sheet with `columns` pictures a row, or every picture by itself; returns the files."""
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
     from textual_vision.runtime.golden import png_from_image
 
     if columns is not None:
-        write_whole(output, png_from_image(_sheet(images, columns)))
+        write_atomic(output, png_from_image(_sheet(images, columns)))
         return [output]
     if len(images) == 1:
         files = [output]
     else:
         files = [output.with_stem(f"{output.stem}-{index + 1}") for index in range(len(images))]
     for file, image in zip(files, images, strict=True):
-        write_whole(file, png_from_image(image))
+        write_atomic(file, png_from_image(image))
     return files
 
 

@@ -11,20 +11,20 @@ from pathlib import Path
 DIGEST_CHUNK_BYTES = 1 << 20
 
 
-def write_whole(path: Path, *parts: bytes, lasting: bool = True) -> None:
+def write_atomic(path: Path, *parts: bytes, fsync: bool = True) -> None:
     """Write `parts` under a temporary name beside `path` and rename it; on a failure nothing is left behind.
 
-    Not `lasting` is quicker: should the machine stop soon, the file may be there with something else in it.
+    Not `fsync` is quicker: should the machine stop soon, the file may be there with something else in it.
     Raises OSError as the system gives it (a folder that is not writable, a full disk).
     """
     try:
-        _write_and_rename(path, parts, lasting=lasting)
+        _write_and_rename(path, parts, fsync=fsync)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary name
         raise
 
 
-def _write_and_rename(path: Path, parts: Sequence[bytes], *, lasting: bool) -> None:
+def _write_and_rename(path: Path, parts: Sequence[bytes], *, fsync: bool) -> None:
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     # Not by tempfile: only its owner could read it, and to ask for the umask others' files would get another.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -32,7 +32,7 @@ def _write_and_rename(path: Path, parts: Sequence[bytes], *, lasting: bool) -> N
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
             file.flush()
-            if lasting:
+            if fsync:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:  # an interrupt leaves no half-written file either; it is raised again

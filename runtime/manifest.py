@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.strict_json import (
     DAMAGED_HINT,
     dataclass_from_json,
@@ -73,8 +73,8 @@ class NoiseSpec:
 class TextSpec:
     """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
 
-    `fixed` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a tensor's
-    shape is that number then.
+    `fixed_length` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a
+    tensor's shape is that number then.
     """
 
     tokenizer: str
@@ -83,7 +83,7 @@ class TextSpec:
     unknown_id: int
     groups: int
     width: int
-    fixed: bool = False
+    fixed_length: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def bytes_from_manifest(manifest: Manifest) -> bytes:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `folder`/manifest.json whole or not at all."""
-    write_whole(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
+    write_atomic(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
 
 
 def is_plain_name(text: object) -> bool:

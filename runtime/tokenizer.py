@@ -80,7 +80,7 @@ class Tokenizer:
         for prompt, note in zip(prompts, notes, strict=True):
             _warn(prompt, note, self._spec.max_tokens)
         longest = max(len(encoding.ids) for encoding in encodings)
-        length = self._spec.max_tokens if self._spec.fixed else longest
+        length = self._spec.max_tokens if self._spec.fixed_length else longest
         ids = np.full((len(prompts), length), self._spec.pad_id, np.int64)
         mask = np.zeros((len(prompts), length), np.int64)
         for row, encoding in enumerate(encodings):

@@ -23,7 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.config import (
     CONFIG_FOLDER,
     SCHEMA_VERSION,
@@ -31,7 +31,7 @@ from textual_vision.training.config import (
     config_from_dict,
     config_to_dict,
 )
-from textual_vision.training.int8_grid import grid_scales, is_rounded, on_grid
+from textual_vision.training.int8_grid import int8_row_scales, round_to_int8_grid, uses_int8_grid
 from textual_vision.training.models.text_to_image import TextToImageModel
 
 SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"
@@ -169,11 +169,11 @@ def save_checkpoint(
     try:
         fresh.chmod(0o755)
         # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
-        write_whole(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+        write_atomic(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
         stored = dict(itertools.chain(*(_stored(name, weight) for name, weight in weights.items())))
-        write_whole(fresh / "model.safetensors", safetensors_bytes(stored))
-        write_whole(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-        write_whole(fresh / "NOTICE", notice.encode())
+        write_atomic(fresh / "model.safetensors", safetensors_bytes(stored))
+        write_atomic(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        write_atomic(fresh / "NOTICE", notice.encode())
         _put(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -199,8 +199,8 @@ def _put(fresh: Path, folder: Path) -> None:
 def _stored(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """Matrices on their grids as int8 and their scales; others, and kernels, as float16."""
     weight = weight.detach()
-    if is_rounded(name, weight) and torch.equal(on_grid(weight), weight):
-        steps = grid_scales(weight)
+    if uses_int8_grid(name, weight) and torch.equal(round_to_int8_grid(weight), weight):
+        steps = int8_row_scales(weight)
         return [(name, (weight / steps).round().to(torch.int8).contiguous()), (name + SCALE, steps)]
     if weight.ndim >= 2 and weight.is_floating_point() and not name.startswith("codebook."):
         return [(name, weight.half().contiguous())]

@@ -124,7 +124,7 @@ class PhaseConfig:
     steps: int
     batch: int
     learning_rate: float
-    optimiser: str = "adamw"  # adamw | muon: for the matrices of the attention blocks, adamw for the rest
+    optimizer: str = "adamw"  # adamw | muon: for the matrices of the attention blocks, adamw for the rest
     warmup: int = 50  # steps of linear warm-up; a cosine down to `phases.FINAL_RATE` follows
 
 
@@ -135,7 +135,7 @@ class LossConfig:
     l1: float = 1.0
     l2: float = 1.0
     perceptual: float = 0.3  # ignores brightness, hence never without l1
-    likeness: float = 3.0  # of what is drawn from all of a picture's own codes, in the joint phase
+    reconstruction: float = 3.0  # of what is drawn from all of a picture's own codes, in the joint phase
     commitment: float = 0.25
     code_cross_entropy: float = 1.0
     logit_scale: float = 4.0  # of the dot product of a raw latent and a code
@@ -212,7 +212,7 @@ def _choices(config: TrainConfig) -> Rules:
         ("model.discriminator.sees", config.model.discriminator.sees, SEES),
         ("model.discriminator.norm", config.model.discriminator.norm, NORMS),
         *(
-            (f"{name}.optimiser", getattr(config, name).optimiser, OPTIMIZERS)
+            (f"{name}.optimizer", getattr(config, name).optimizer, OPTIMIZERS)
             for name in ("codebook_phase", "latent_phase", "joint_phase")
         ),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import onnx
 
-from textual_vision.export.graph.strip_weights import with_outputs
+from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.runtime.backends.session import Array, SessionOptions, open_session
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
@@ -27,7 +27,7 @@ def multiply_accumulates(graph: bytes, inputs: Mapping[str, Array], backend: str
     nodes = [node for node in model.graph.node if node.op_type in CONVOLUTIONS | PRODUCTS]
     needed = {name for node in nodes for name in (*_operands(node), node.output[0])} - set(shapes)
     options = SessionOptions(backend=backend, name="graph with its products exposed")
-    exposed = with_outputs(graph, sorted(needed - {output.name for output in model.graph.output}))
+    exposed = expose_tensors(graph, sorted(needed - {output.name for output in model.graph.output}))
     outputs = open_session(exposed, options).run(inputs)
     shapes |= {name: outputs[name].shape for name in needed}
     return sum(_of_node(node, shapes) for node in nodes)

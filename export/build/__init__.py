@@ -1,1 +1,1 @@
-"""A build: its options, its steps, and the processes that work for it."""
+"""A build: from a checkpoint to a bundle."""

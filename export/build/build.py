@@ -17,8 +17,8 @@ from textual_vision.export.build.precisions import Build, floats_of, precision_o
 from textual_vision.export.build.report_files import command_of, files_of_report
 from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
-from textual_vision.export.host.gc_tuning import collected_lately
-from textual_vision.export.host.step_cache import Steps, Tell, versions
+from textual_vision.export.host.gc_tuning import gc_frozen
+from textual_vision.export.host.step_cache import StepCache, Tell, versions
 from textual_vision.export.model.batch import Batch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.loading import model_of
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
@@ -30,7 +30,7 @@ from textual_vision.export.sessions.opening import usable_backends
 CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
 
-@collected_lately()
+@gc_frozen()
 def build(
     source: str, folder: Path, options: BuildOptions, *, cache: Path | None = None, tell: Tell | None = None
 ) -> BuildResult:
@@ -42,7 +42,7 @@ def build(
     """
     check_options(options)
     check_place(folder, force=options.force)
-    at = Build(model=model_of(source, options.tokens), options=options, steps=Steps(cache, tell))
+    at = Build(model=model_of(source, options.tokens), options=options, steps=StepCache(cache, tell))
     task = FloatTask(
         source=source,
         opset=options.opset,
@@ -103,7 +103,7 @@ def _drawn(
         batches = reference_batches(at.model, texts, samples=samples, seed=seed, margins=margins)
         return bytes_from_batches(batches)
 
-    depends = [at.model.digest, texts, samples, seed, at.options.tokens, margins]
+    depends = [at.model.fingerprint, texts, samples, seed, at.options.tokens, margins]
     return batches_from_bytes(at.steps.run(name, depends, work))
 
 
@@ -127,7 +127,7 @@ def _calibration(at: Build) -> tuple[Batch, ...]:
             chosen = chosen_prompts(at.model, texts, count=count, seed=seed)
             return json.dumps(chosen).encode()
 
-        depends = [at.model.digest, texts, count, seed, options.tokens]
+        depends = [at.model.fingerprint, texts, count, seed, options.tokens]
         chosen = json.loads(at.steps.run("choose prompts to calibrate on", depends, work))
         texts = tuple(texts[index] for index in chosen)
     return _drawn(at, "draw to calibrate", texts, len(texts), seed, margins=False)

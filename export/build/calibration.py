@@ -15,9 +15,9 @@ from textual_vision.calibration.cache import (
     bytes_from_calibration,
     read_cache,
 )
-from textual_vision.calibration.prompts import choose_for_coverage, few_prompts
+from textual_vision.calibration.prompts import choose_for_coverage, warning_about_few_prompts
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import coverage_of, few_rows, rows_visited
+from textual_vision.calibration.samples import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
@@ -53,7 +53,7 @@ def notes_of_calibration(
     prompts = sum(len(batch.prompts) for batch in batches)
     specs = [stage.spec for stage in model.stages]
     coverage = coverage_of(specs, model.tables, [batch.tensors for batch in batches])
-    warnings = [few_prompts(prompts), *(few_rows(table) for table in coverage)]
+    warnings = [warning_about_few_prompts(prompts), *(warning_about_few_rows(table) for table in coverage)]
     if not coverage:
         warnings.append("the model names no codebooks: how much of them the prompts visit is not known")
     tables = [

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from textual_vision.export.graph.pipeline_graph import merged_spec
-from textual_vision.export.host.step_cache import Steps
+from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.onnx_reference import (
@@ -48,7 +48,7 @@ class Comparisons:
         self,
         model: StagedModel,
         batches: Sequence[Batch],
-        steps: Steps,
+        steps: StepCache,
         pools: Mapping[str, ThreadPoolExecutor | None],
     ) -> None:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
@@ -168,7 +168,9 @@ class Comparisons:
 
 
 @contextlib.contextmanager
-def comparisons_begun(model: StagedModel, batches: Sequence[Batch], steps: Steps) -> Iterator[Comparisons]:
+def comparisons_begun(
+    model: StagedModel, batches: Sequence[Batch], steps: StepCache
+) -> Iterator[Comparisons]:
     """Comparisons with the reference's `batches`; what still goes on when the context is left is stopped."""
     backends = usable_backends()
     with contextlib.ExitStack() as stack:

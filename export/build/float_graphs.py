@@ -19,7 +19,7 @@ from textual_vision.export.build.float_workers import (
     rewritten_stage,
     started,
 )
-from textual_vision.export.host.step_cache import Steps, unpacked
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import RewriteResult
@@ -29,7 +29,7 @@ from textual_vision.export.sessions.opening import usable_backends
 
 @dataclass(frozen=True, kw_only=True)
 class FloatStage:
-    """A stage's serialized graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.RewrittenGraphs`."""
 
     exported: bytes
     graph: bytes
@@ -44,7 +44,7 @@ class Floats:
         self,
         model: StagedModel,
         task: FloatTask,
-        steps: Steps,
+        steps: StepCache,
         example: Callable[[], Batch],
         begun: dict[str, Begun],
     ) -> None:
@@ -73,7 +73,7 @@ class Floats:
             else beside.rewritten
         )
         depends = [exported, task.without, task.target, usable_backends()]
-        files = unpacked(self._steps.run(f"rewrite {name}", depends, work))
+        files = unzip_bytes(self._steps.run(f"rewrite {name}", depends, work))
         return FloatStage(
             exported=exported,
             graph=files[GRAPH_FILE],
@@ -84,7 +84,7 @@ class Floats:
 
 @contextlib.contextmanager
 def floats_begun(
-    model: StagedModel, task: FloatTask, steps: Steps, example: Callable[[], Batch]
+    model: StagedModel, task: FloatTask, steps: StepCache, example: Callable[[], Batch]
 ) -> Iterator[Floats]:
     """Begins with the stages that take long, unless they are kept; `example` gives inputs to try them on."""
     example = functools.cache(example)
@@ -98,4 +98,4 @@ def floats_begun(
 
 def _export(model: StagedModel, task: FloatTask, stage: str) -> tuple[str, object]:
     """The step's name and what it depends on."""
-    return f"export {stage}", [model.digest, stage, task.opset, task.tokens, task.arranged]
+    return f"export {stage}", [model.fingerprint, stage, task.opset, task.tokens, task.arranged]

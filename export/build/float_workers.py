@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.host.gc_tuning import set_aside
-from textual_vision.export.host.step_cache import packed
-from textual_vision.export.inference_network.network import ARRANGE
+from textual_vision.export.host.gc_tuning import refreeze_gc
+from textual_vision.export.host.step_cache import zip_bytes
+from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import Stage, StagedModel, arranged_stage
-from textual_vision.export.passes.manager import Ground, rewritten
+from textual_vision.export.passes.manager import RewriteContext, rewrite_graph
 from textual_vision.export.results_json import bytes_from_results
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
@@ -54,7 +54,7 @@ class FloatTask:
     @property
     def arranged(self) -> bool:
         """Whether stages are arranged for drawing before they are exported."""
-        return ARRANGE not in self.without
+        return SPECIALIZE_LATENT not in self.without
 
 
 def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batch) -> bytes:
@@ -65,18 +65,18 @@ def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batc
     options = ExportOptions(opset=task.opset, tokens=task.tokens, max_tokens=model.text.max_tokens)
     stage = arranged_stage(model.stage(name)) if task.arranged else model.stage(name)
     data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
-    set_aside()
+    refreeze_gc()
     return data
 
 
 def rewritten_stage(model: StagedModel, task: FloatTask, name: str, graph: bytes, example: Batch) -> bytes:
-    """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, packed."""
-    ground = Ground(
+    """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, in one zip file."""
+    context = RewriteContext(
         stage=model.stage(name).spec, batch=example, backend=default_backend(), target=task.target
     )
-    made = rewritten(graph, ground, without=task.without)
+    made = rewrite_graph(graph, context, without=task.without)
     notes = bytes_from_results(made.results)
-    return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: notes})
+    return zip_bytes({GRAPH_FILE: made.graph, LOWERED_FILE: made.without_conv_transpose, NOTES_FILE: notes})
 
 
 def is_worthwhile(stage: Stage) -> bool:

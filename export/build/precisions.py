@@ -20,18 +20,24 @@ from textual_vision.export.build.calibration import (
 )
 from textual_vision.export.build.float_graphs import Floats, FloatStage
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
+from textual_vision.export.graph.opset import MIN_OPSET, check, expand_partial_shapes, opset_of
 from textual_vision.export.graph.pipeline_graph import merged_from_stages
-from textual_vision.export.host.step_cache import Steps, packed, unpacked
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes, zip_bytes
 from textual_vision.export.model.batch import Batch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
+from textual_vision.export.precision.registry import (
+    STAGE_CONVERTERS,
+    FloatGraphs,
+    PrecisionGraphs,
+    convert,
+    convert_stage,
+)
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__
 
 NOTES_FILE = "notes.json"
-Parts = dict[str, dict[str, object]]  # by precision and stage, see `precision.part_of`
+StageResults = dict[str, dict[str, object]]  # by precision and stage, see `precision.convert_stage`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +46,22 @@ class Build:
 
     model: StagedModel
     options: BuildOptions
-    steps: Steps
+    steps: StepCache
 
 
 def floats_of(
     at: Build, begun: Floats, calibration: tuple[Batch, ...]
-) -> tuple[dict[str, FloatStage], Parts]:
+) -> tuple[dict[str, FloatStage], StageResults]:
     """The float graphs by stage, and by precision and stage what was made of them while others went on."""
     found: dict[str, FloatStage] = {}
-    parts: Parts = {name: {} for name in at.options.precisions}
+    parts: StageResults = {name: {} for name in at.options.precisions}
     for stage, floats, is_early in begun.stages():
         found[stage] = floats
         for name in parts if is_early else ():
             # Whether a cache's ranges fit, all exported graphs tell.
-            if name in PARTS and not (name == "int8" and at.options.calibration_cache):
+            if name in STAGE_CONVERTERS and not (name == "int8" and at.options.calibration_cache):
                 source = _source(at, name, {stage: floats}, calibration)
-                work = partial(part_of, name, source, at.model.stage(stage).spec)
+                work = partial(convert_stage, name, source, at.model.stage(stage).spec)
                 parts[name][stage] = at.steps.timed(f"begin {name} of {stage}", work)
     return found, parts
 
@@ -76,13 +82,13 @@ def precision_of(
     source = dataclasses.replace(
         _source(at, name, floats, calibration),
         ranges={} if given is None else ranges_from_cache(given, origin, options.range_method),
-        parts=parts,
+        stage_results=parts,
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
     if name == "int8":
         cached = None if given is None else given.read_bytes()
         depends += [source.budget, source.range_method, cached, origin.digest]
-    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
+    files = unzip_bytes(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
@@ -128,15 +134,15 @@ def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> byt
         graphs[MERGED] = described(merged, at.model, MERGED, name)
     drawings = sum(len(batch.prompts) for batch in source.batches)
     files = calibration_files(origin, made.ranges, drawings) if made.ranges else {}
-    return packed({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
+    return zip_bytes({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:
     """The graph with its producer and metadata: model, stage, precision, checkpoint."""
     proto = onnx.load_from_string(graph)
-    if opset_of(proto) == OPSET_LOWEST:
+    if opset_of(proto) == MIN_OPSET:
         found = ir.from_proto(proto)
-        write_shapes_whole(found)
+        expand_partial_shapes(found)
         proto = ir.to_proto(found)
     proto.producer_name, proto.producer_version = "textual-vision", __version__
     proto.graph.name = stage

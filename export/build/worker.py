@@ -19,14 +19,14 @@ from textual_vision.export.build.float_workers import (
     exported_stage,
     rewritten_stage,
 )
-from textual_vision.export.host.gc_tuning import collected_lately
+from textual_vision.export.host.gc_tuning import gc_frozen
 from textual_vision.export.model.batch import batches_from_bytes
 from textual_vision.export.model.loading import model_of
 from textual_vision.runtime.errors import TextualVisionError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 
 
-@collected_lately()
+@gc_frozen()
 def main() -> None:
     """Leaves both graphs in the folder, whole, or the error that a user can do something about."""
     given = json.loads(sys.argv[1])
@@ -36,11 +36,11 @@ def main() -> None:
     try:
         model = model_of(task.source, task.tokens)
         graph = exported_stage(model, task, stage, example)
-        write_whole(folder / EXPORTED_FILE, graph)
-        write_whole(folder / REWRITTEN_FILE, rewritten_stage(model, task, stage, graph, example))
+        write_atomic(folder / EXPORTED_FILE, graph)
+        write_atomic(folder / REWRITTEN_FILE, rewritten_stage(model, task, stage, graph, example))
     except TextualVisionError as error:
         told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-        write_whole(folder / ERROR_FILE, json.dumps(told).encode())
+        write_atomic(folder / ERROR_FILE, json.dumps(told).encode())
 
 
 if __name__ == "__main__":

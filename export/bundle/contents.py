@@ -110,7 +110,7 @@ def parity_json(result: PrecisionResult) -> dict[str, object]:
     found: dict[str, dict[str, dict[str, object]]] = {}
     for one in result.parity:
         plain = json.loads(json.dumps(dataclasses.asdict(one)))
-        kept = {key: plain[key] for key in ("verdict", "reason", "set_aside", "tensors")}
+        kept = {key: plain[key] for key in ("verdict", "reason", "excluded_pictures", "tensors")}
         found.setdefault(one.backend, {}).setdefault(one.mode, {})[one.stage] = kept
     return dict(found)
 

@@ -51,7 +51,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
 
 def prompt_size(text: TextSpec) -> str:
     """How long prompts may be, in words."""
-    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed else "")
+    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed_length else "")
 
 
 def _parts(model: StagedModel) -> list[str]:

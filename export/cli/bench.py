@@ -101,15 +101,15 @@ def _show(result: object, json_file: Path | None) -> None:
 
     from textual_vision.export.bench.results import BenchResult
     from textual_vision.export.bench.table import tables_from_result
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
 
     assert isinstance(result, BenchResult)
     for warning in result.warnings:
-        console.say("warning", warning, "yellow")
+        console.print_status("warning", warning, "yellow")
     Console().print(tables_from_result(result))
     if json_file is not None:
         text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(json_file, (text + "\n").encode())
+        write_atomic(json_file, (text + "\n").encode())
         click.echo(f"wrote {json_file}", err=True)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.runtime.backends.session import BACKENDS, SessionOptions, open_session
 from textual_vision.runtime.errors import TextualVisionError
 from textual_vision.runtime.version import __version__
@@ -77,7 +77,7 @@ def _libraries() -> list[Finding]:
 
 def _backends() -> list[Finding]:
     """Every backend that takes ONNX graphs computes a small one."""
-    graph = tiny_graph() if importlib.util.find_spec("onnx") is not None else None
+    graph = smoke_graph() if importlib.util.find_spec("onnx") is not None else None
     if graph is None:
         return [
             Finding(

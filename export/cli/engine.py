@@ -15,7 +15,7 @@ from textual_vision.runtime.errors import BackendMissingError, UsageError
 
 if TYPE_CHECKING:
     from textual_vision.export.tensorrt.engines import EngineResult
-    from textual_vision.export.tensorrt.options import EngineOptions
+    from textual_vision.export.tensorrt.options import EngineBuildOptions
     from textual_vision.runtime.manifest import BatchProfile
 
 MIB = 1 << 20
@@ -63,11 +63,11 @@ MIB = 1 << 20
     help="Also run with later minor versions of the library. TensorRT only.",
 )
 @click.option("--dla", "dla_core", type=click.IntRange(0), metavar="CORE", help="Use this DLA of a Jetson.")
-@click.option("--weak", is_flag=True, help="Let TensorRT up to 10 choose types itself.")
+@click.option("--weakly-typed", is_flag=True, help="Let TensorRT up to 10 choose types itself.")
 @click.option(
     "--calibration-cache",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="TensorRT's own cache, for --weak with int8.",
+    help="TensorRT's own cache, for --weakly-typed with int8.",
 )
 @click.option("--rebuild", is_flag=True, help="Build again, in place of engines of the same GPU.")
 @click.option("--ignore-memory", is_flag=True, help="Do not ask whether there is memory enough.")
@@ -123,19 +123,19 @@ class EngineJob:
         """Builds the engines of every precision; raises what `add_engines` does."""
         from textual_vision.export.tensorrt.builder import EngineSettings
         from textual_vision.export.tensorrt.engines import add_engines
-        from textual_vision.export.tensorrt.options import EngineOptions
+        from textual_vision.export.tensorrt.options import EngineBuildOptions
 
         done = []
         for precision in self.precisions:
             settings = EngineSettings(precision=precision, compute=self.compute)
-            options = EngineOptions(kind=self.kind, settings=settings, timing_folder=_timing_folder())
+            options = EngineBuildOptions(kind=self.kind, settings=settings, timing_folder=_timing_folder())
             done.append(add_engines(bundle, options, tell=lambda text: click.echo(f"  {text}", err=True)))
         return tuple(done)
 
 
-def _options(given: dict[str, object]) -> EngineOptions:
+def _options(given: dict[str, object]) -> EngineBuildOptions:
     from textual_vision.export.tensorrt.builder import EngineSettings
-    from textual_vision.export.tensorrt.options import EngineOptions
+    from textual_vision.export.tensorrt.options import EngineBuildOptions
 
     workspace, cache = given["workspace"], given["calibration_cache"]
     settings = EngineSettings(
@@ -146,9 +146,9 @@ def _options(given: dict[str, object]) -> EngineOptions:
         version_compatible=bool(given["version_compatible"]),
         dla_core=_whole(given["dla_core"]),
         optimization_level=_whole(given["optimization_level"]),
-        weak=bool(given["weak"]),
+        weakly_typed=bool(given["weakly_typed"]),
     )
-    return EngineOptions(
+    return EngineBuildOptions(
         kind=str(given["target"]),
         settings=settings,
         batch=batch_from_text(str(given["batch"])) if given["batch"] is not None else None,
@@ -189,7 +189,7 @@ def _timing_folder() -> Path:
 
 
 def _show(bundle: Path, result: EngineResult) -> None:
-    if result.kept:
+    if result.reused:
         click.echo(f"{bundle} has {result.fingerprint} {result.precision} already; --rebuild builds it again")
         return
     for stage in result.stages:

@@ -221,7 +221,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
 
 
 def _shape(shape: Sequence[int | str], text: TextSpec) -> str:
-    known = {TOKENS: text.max_tokens} if text.fixed else {}
+    known = {TOKENS: text.max_tokens} if text.fixed_length else {}
     return "×".join(str(known.get(size, size) if isinstance(size, str) else size) for size in shape)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from textual_vision.export.int8.budget import lines_of_rows
+from textual_vision.export.int8.budget import table_lines
 
 NEVER_SHOWN = 60  # characters of the list of rows; all of it is in the bundle's report
 
 
 def lines_of_notes(notes: Mapping[str, Any]) -> list[str]:
-    """The calibration and the Pareto table of int8's notes (see `quantize.int8_from_float`), a line each."""
+    """The calibration and the Pareto table of int8's notes (see `int8_from_float`), a line each."""
     lines = _lines_of_calibration(notes["calibration"]) if "calibration" in notes else []
     return [*lines, f"int8 within {notes['budget']}: choices that no other beats", *_table(notes)]
 
 
 def _table(notes: Mapping[str, Any]) -> list[str]:
-    return [f"  {line}" for line in lines_of_rows(notes["table"])]
+    return [f"  {line}" for line in table_lines(notes["table"])]
 
 
 def _lines_of_calibration(found: Mapping[str, Any]) -> list[str]:

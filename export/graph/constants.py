@@ -28,7 +28,7 @@ def array_of(model: onnx.ModelProto, name: str) -> np.ndarray[tuple[int, ...], n
     return np.asarray(numpy_helper.to_array(constant_proto(model, name)))
 
 
-def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+def consumers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """Tensor → the nodes that read it."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

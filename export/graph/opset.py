@@ -11,11 +11,11 @@ import onnx_ir as ir
 from textual_vision.export.graph.constants import initializer
 from textual_vision.runtime.errors import UsageError
 
-OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
+MIN_OPSET = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
 OPSET_OF_EXPORTER = 18  # what torch's exporter writes at first; it converts from there
 OPSET_NEWEST_OF_TENSORRT_10 = 20
 
-PLACES = {"start": 0, "end": np.iinfo(np.int64).max, "axes": 0}  # of a part of a shape: all of it
+SHAPE_BOUNDS = {"start": 0, "end": np.iinfo(np.int64).max, "axes": 0}  # of a part of a shape: all of it
 
 
 def opset_newest() -> int:
@@ -28,14 +28,14 @@ def opset_newest() -> int:
 def check_opset(opset: int) -> None:
     """UsageError unless this machine's tools can write `opset`."""
     newest = opset_newest()
-    if not OPSET_LOWEST <= opset <= newest:
+    if not MIN_OPSET <= opset <= newest:
         hint = (
             f"{OPSET_NEWEST_OF_TENSORRT_10} is the newest that TensorRT 10 reads, 17 that TensorRT 8.6 does"
         )
-        raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
+        raise UsageError(f"opset {opset}: the installed tools write {MIN_OPSET} to {newest}", hint)
 
 
-def lower(model: ir.Model) -> None:
+def downgrade_to_17(model: ir.Model) -> None:
     """From opset 18 to 17, in place; the constants must be folded.
 
     Torch's exporter asks ONNX's converter for that, which gives up on several operators, and then leaves the
@@ -44,13 +44,13 @@ def lower(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if node.domain != "" or onnx.defs.get_schema(node.op_type, OPSET_OF_EXPORTER).since_version < 18:
             continue
-        if not _is_said_in_17(node):
+        if not _fits_17(node):
             where = f"{node.op_type} {node.name!r}"
             raise UsageError(f"opset 17 cannot say {where}", "export with --opset 18 or newer")
-    model.opset_imports[""] = OPSET_LOWEST
+    model.opset_imports[""] = MIN_OPSET
 
 
-def _is_said_in_17(node: ir.Node) -> bool:
+def _fits_17(node: ir.Node) -> bool:
     """Whether opset 17 knows this; said as it wants it, where it does."""
     if node.op_type == "Split":
         return node.attributes.pop("num_outputs", None) is None or _is_in_equal_parts(node)
@@ -92,13 +92,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return version
 
 
-def write_shapes_whole(model: ir.Model) -> None:
+def expand_partial_shapes(model: ir.Model) -> None:
     """Shape of some axes as a part of all, in place: TensorRT 8.6.0 passes over `start` and `end`."""
     for node in list(model.graph):
         if node.op_type != "Shape" or not node.attributes:
             continue
         part = node.outputs[0]
-        ends = {place: node.attributes.get_int(place, other) for place, other in PLACES.items()}
+        ends = {place: node.attributes.get_int(place, other) for place, other in SHAPE_BOUNDS.items()}
         bounds = [initializer(model, f"{part.name}_{place}", np.array([at])) for place, at in ends.items()]
         whole = ir.node("Shape", [node.inputs[0]], name=node.name)
         cut = ir.node("Slice", [whole.outputs[0], *bounds], name=f"{node.name}/Slice")

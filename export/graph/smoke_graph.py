@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def tiny_graph() -> bytes:
+def smoke_graph() -> bytes:
     """x float32 (1, 4) → y float32 (1, 4), serialized, opset 17."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper

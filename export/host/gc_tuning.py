@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Without any: for what makes much and leaves little behind. A fifth of an export's time went into it,
     and it found 50 MB.
     """
@@ -21,8 +21,8 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def set_aside() -> None:
-    """In `collected_lately`: nor through what was made so far. A program that was traced leaves as many as
+def refreeze_gc() -> None:
+    """In `gc_frozen`: nor through what was made so far. A program that was traced leaves as many as
     the libraries.
     """
     if gc.get_freeze_count():
@@ -30,7 +30,7 @@ def set_aside() -> None:
 
 
 @contextlib.contextmanager
-def collected_lately() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Only through what is made from here on, not the million objects of the libraries: a graph is read in
     three quarters of the time.
     """

@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def torch_on_one_core() -> Iterator[None]:
+def torch_single_thread() -> Iterator[None]:
     """Torch on one thread: to load a model and a few drawings are thousands of small operations, each over
     before a second thread has begun, and the threads wait for each other busily. With one core kept busy by
     another program that took eight times as long.
@@ -34,7 +34,7 @@ def torch_on_one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def on_all_cores(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def parallel_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """What `work` gives for each of the items, in their order; raises what it raises.
 
     It goes on while a result is looked at, but is never further ahead than there are cores: memory does not

@@ -1,4 +1,4 @@
-"""Steps of a build that are not done twice: results are kept by the digest of what they depend on.
+"""StepCache of a build that are not done twice: results are kept by the digest of what they depend on.
 
 A kept result is a file named by a SHA-256 over the step's name, its inputs, our own source and the versions
 of the libraries involved. An interrupted build goes on where it stopped, and changing one option redoes only
@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 
 from textual_vision.export.results import StepTiming
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.version import __version__
 
 CACHE_LIMIT_BYTES = 2 << 30
@@ -38,7 +38,7 @@ T = TypeVar("T")
 Tell = Callable[[StepTiming], None]
 
 
-class Steps:
+class StepCache:
     """Runs steps, keeps what they give in `folder` (None: keep nothing), and times them."""
 
     def __init__(self, folder: Path | None, tell: Tell | None = None) -> None:
@@ -116,7 +116,7 @@ def _read(place: Path) -> bytes | None:
 def _keep(place: Path, data: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     # The digest tells when it is damaged.
-    write_whole(place, hashlib.sha256(data).digest(), data, lasting=False)
+    write_atomic(place, hashlib.sha256(data).digest(), data, fsync=False)
 
 
 def _told(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
@@ -129,7 +129,7 @@ def _told(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
         raise UsageError(problem, hint) from error
 
 
-def packed(files: Mapping[str, bytes]) -> bytes:
+def zip_bytes(files: Mapping[str, bytes]) -> bytes:
     """Several results as one: an uncompressed zip."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -138,8 +138,8 @@ def packed(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def unpacked(data: bytes) -> dict[str, bytes]:
-    """What `packed` was given."""
+def unzip_bytes(data: bytes) -> dict[str, bytes]:
+    """What `zip_bytes` was given."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 

@@ -31,7 +31,7 @@ from textual_vision.training.models.latent.drafts import hold_of
 from textual_vision.training.models.latent.network import LatentNetwork
 from textual_vision.training.models.text_to_image import LatentStage
 
-ARRANGE = "arrange"  # the name that leaves it out, among those of rewrites
+SPECIALIZE_LATENT = "specialize-latent"  # the name that leaves it out, among those of rewrites
 
 
 def arranged(stage: LatentStage) -> nn.Module | None:

@@ -13,15 +13,15 @@ import numpy.typing as npt
 import onnx
 
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.graph.constants import array_of, readers_of
-from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.int8.layers import CONV, INT8, LINEAR, Layer, layers_of
+from textual_vision.export.graph.constants import array_of, consumers_of
+from textual_vision.export.host.parallel import parallel_map
+from textual_vision.export.int8.layers import CONV, INT8, LINEAR, QuantizableLayer, quantizable_layers
 from textual_vision.export.int8.observer import (
     ALONE,
-    fake_quantized,
-    layer_alone,
-    observed,
-    session_of,
+    extract_layer,
+    fake_quantize,
+    observe,
+    open_layer_session,
 )
 from textual_vision.export.int8.qdq import Bias
 from textual_vision.export.int8.weights import QuantizedWeight
@@ -40,7 +40,7 @@ def corrected_biases(
     """Layer → its corrected bias, for every int8 layer with a bias of its own; `weights` by their names."""
     layers = {
         layer: bias
-        for layer in layers_of(model)
+        for layer in quantizable_layers(model)
         if modes.get(layer.name) == INT8 and (bias := _bias_of(model, layer)) is not None
     }
     if not layers:
@@ -59,7 +59,7 @@ def corrected_biases(
     }
 
 
-def _is_product(model: onnx.ModelProto, layer: Layer) -> bool:
+def _is_product(model: onnx.ModelProto, layer: QuantizableLayer) -> bool:
     """Whether the layer multiplies by its matrix, and does nothing else but add its bias."""
     node = next(node for node in model.graph.node if node.output[0] == layer.output)
     scaled = {attribute.name for attribute in node.attribute} & {"alpha", "transA"}
@@ -68,7 +68,7 @@ def _is_product(model: onnx.ModelProto, layer: Layer) -> bool:
 
 def _shifts_of_products(
     model: onnx.ModelProto,
-    layers: Sequence[Layer],
+    layers: Sequence[QuantizableLayer],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
     weights: Mapping[str, QuantizedWeight],
@@ -79,10 +79,10 @@ def _shifts_of_products(
     activations = list(dict.fromkeys(one.activation for one in layers if one.activation is not None))
     exact: dict[str, Float64] = {}
     rounded: dict[str, Float64] = {}
-    for values in observed(model, activations, inputs) if activations else ():
+    for values in observe(model, activations, inputs) if activations else ():
         for name in activations:
             x = values[name].astype(np.float32, copy=False)
-            for means, rows in ((exact, x), (rounded, fake_quantized(x, thresholds[name]))):
+            for means, rows in ((exact, x), (rounded, fake_quantize(x, thresholds[name]))):
                 mean = rows.reshape(-1, rows.shape[-1]).mean(axis=0, dtype=np.float64)
                 means[name] = means.get(name, 0.0) + mean / len(inputs)
     shifts = {}
@@ -97,7 +97,7 @@ def _shifts_of_products(
 
 def _shifts_of_others(
     model: onnx.ModelProto,
-    layers: Sequence[Layer],
+    layers: Sequence[QuantizableLayer],
     thresholds: Mapping[str, float],
     inputs: Sequence[Inputs],
     weights: Mapping[str, QuantizedWeight],
@@ -106,13 +106,13 @@ def _shifts_of_others(
     sessions = {layer.name: _both(model, layer, weights[layer.weight]) for layer in layers}
     shifts: dict[str, Float64] = {}
     activations = [layer.activation for layer in layers if layer.activation is not None]
-    for values in observed(model, activations, inputs) if layers else ():
+    for values in observe(model, activations, inputs) if layers else ():
 
-        def shift(layer: Layer, values: Inputs = values) -> Float64:
+        def shift(layer: QuantizableLayer, values: Inputs = values) -> Float64:
             assert layer.activation is not None
             exact, rounded = sessions[layer.name]
             x = values[layer.activation].astype(np.float32, copy=False)
-            q = fake_quantized(x, thresholds[layer.activation])
+            q = fake_quantize(x, thresholds[layer.activation])
             output = f"{layer.output}{ALONE}"
             error = exact.run({layer.activation: x})[output].astype(np.float64)
             error -= rounded.run({layer.activation: q})[output].astype(np.float64)
@@ -120,14 +120,14 @@ def _shifts_of_others(
             mean: Float64 = error.mean(axis=axes)
             return mean
 
-        for layer, mean in zip(layers, on_all_cores(shift, layers), strict=True):
+        for layer, mean in zip(layers, parallel_map(shift, layers), strict=True):
             shifts[layer.name] = shifts.get(layer.name, 0.0) + mean / len(inputs)
     return shifts
 
 
-def _bias_of(model: onnx.ModelProto, layer: Layer) -> str | None:
+def _bias_of(model: onnx.ModelProto, layer: QuantizableLayer) -> str | None:
     """The constant that is added to what the layer gives, and to nothing else."""
-    readers = readers_of(model)
+    readers = consumers_of(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     node = next(node for node in model.graph.node if node.output[0] == layer.output)
     candidates: list[str] = list(node.input[2:3]) if node.op_type in ("Conv", "Gemm") else []
@@ -141,7 +141,9 @@ def _bias_of(model: onnx.ModelProto, layer: Layer) -> str | None:
     )
 
 
-def _both(model: onnx.ModelProto, layer: Layer, weight: QuantizedWeight) -> tuple[Session, Session]:
+def _both(
+    model: onnx.ModelProto, layer: QuantizableLayer, weight: QuantizedWeight
+) -> tuple[Session, Session]:
     """The layer alone, with its float weights and with what is left of them in int8."""
-    exact = session_of(layer_alone(model, layer), layer.name)
-    return exact, session_of(layer_alone(model, layer, weight.dequantized()), layer.name)
+    exact = open_layer_session(extract_layer(model, layer), layer.name)
+    return exact, open_layer_session(extract_layer(model, layer, weight.dequantized()), layer.name)

@@ -1,4 +1,4 @@
-"""Layer norms whose channels are scaled to similar magnitudes before they are quantized.
+"""QuantizableLayer norms whose channels are scaled to similar magnitudes before they are quantized.
 
 A per-tensor scale must cover the largest channel, and small channels lose resolution. Where only products
 read a layer norm, its channels are scaled down and the products' rows up by the same factor: the float
@@ -16,9 +16,9 @@ import onnx
 from onnx import numpy_helper
 
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.graph.constants import array_of, constant_proto, readers_of
-from textual_vision.export.int8.layers import LINEAR, layers_of
-from textual_vision.export.int8.observer import observed
+from textual_vision.export.graph.constants import array_of, constant_proto, consumers_of
+from textual_vision.export.int8.layers import LINEAR, quantizable_layers
+from textual_vision.export.int8.observer import observe
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,17 +27,17 @@ LARGEST_FACTOR = 1e3
 
 
 def can_be_equalized(model: onnx.ModelProto) -> bool:
-    """Whether `equalized` would change anything."""
+    """Whether `equalize` would change anything."""
     return bool(_norms_before_products(model))
 
 
-def equalized(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> onnx.ModelProto:
+def equalize(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> onnx.ModelProto:
     """A copy that computes the same in float, with layer norms' channels made equally loud."""
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
     norms = _norms_before_products(graph)
     largest: dict[str, Float32] = {}
-    for values in observed(graph, tuple(norms), inputs):
+    for values in observe(graph, tuple(norms), inputs):
         for name in norms:
             channels = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(axis=0)
             largest[name] = np.maximum(largest[name], channels) if name in largest else channels
@@ -62,7 +62,7 @@ def _scale(
 def _put(graph: onnx.ModelProto, node: onnx.NodeProto, place: int, value: npt.NDArray[np.floating]) -> None:
     """A new value for one of the node's constants; others that read the old one keep it."""
     old = node.input[place]
-    shared = len(readers_of(graph)[old]) > 1
+    shared = len(consumers_of(graph)[old]) > 1
     new = numpy_helper.from_array(value.astype(np.float32), f"{old}.of.{node.output[0]}" if shared else old)
     if shared:
         graph.graph.initializer.append(new)
@@ -74,10 +74,12 @@ def _put(graph: onnx.ModelProto, node: onnx.NodeProto, place: int, value: npt.ND
 def _norms_before_products(
     graph: onnx.ModelProto,
 ) -> dict[str, tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
-    """Layer norms with constant gain and bias that only products by constant matrices read."""
+    """QuantizableLayer norms with constant gain and bias that only products by constant matrices read."""
     constants = {tensor.name for tensor in graph.graph.initializer}
-    readers = readers_of(graph)
-    products = {layer.output for layer in layers_of(graph) if layer.kind == LINEAR and layer.axis == 1}
+    readers = consumers_of(graph)
+    products = {
+        layer.output for layer in quantizable_layers(graph) if layer.kind == LINEAR and layer.axis == 1
+    }
     found = {}
     for node in graph.graph.node:
         if (

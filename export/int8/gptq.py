@@ -15,9 +15,9 @@ import onnx
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of
-from textual_vision.export.int8.layers import LINEAR, Layer
-from textual_vision.export.int8.observer import observed
-from textual_vision.export.int8.weights import SMALLEST_SCALE, QuantizedWeight
+from textual_vision.export.int8.layers import LINEAR, QuantizableLayer
+from textual_vision.export.int8.observer import observe
+from textual_vision.export.int8.weights import MIN_SCALE, QuantizedWeight
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -27,9 +27,9 @@ DAMPING = 0.01  # share of the mean square of the inputs, added to the diagonal
 BLOCK = 128  # rows that are rounded before their errors reach the rest of the matrix
 
 
-def weights_for_inputs(
+def gptq_weights(
     model: onnx.ModelProto,
-    layers: Sequence[Layer],
+    layers: Sequence[QuantizableLayer],
     nearest: Mapping[str, QuantizedWeight],
     inputs: Sequence[Inputs],
 ) -> dict[str, QuantizedWeight]:
@@ -45,7 +45,7 @@ def weights_for_inputs(
         assert layer.activation is not None and layer.axis is not None
         weight = array_of(model, layer.weight).astype(np.float64)
         matrix = weight if layer.axis == 1 else weight.T  # (inputs, outputs)
-        values = _rounded_for(matrix, products[layer.activation], nearest[layer.weight].scales)
+        values = _gptq_round(matrix, products[layer.activation], nearest[layer.weight].scales)
         found[layer.weight] = QuantizedWeight(
             values=np.ascontiguousarray(values if layer.axis == 1 else values.T),
             scales=nearest[layer.weight].scales,
@@ -55,29 +55,29 @@ def weights_for_inputs(
 
 
 def _both(
-    model: onnx.ModelProto, nearest: Mapping[str, QuantizedWeight], layer: Layer
+    model: onnx.ModelProto, nearest: Mapping[str, QuantizedWeight], layer: QuantizableLayer
 ) -> tuple[Float32, Float32]:
     return array_of(model, layer.weight), nearest[layer.weight].dequantized()
 
 
 def _products(
-    model: onnx.ModelProto, layers: Sequence[Layer], inputs: Sequence[Inputs]
+    model: onnx.ModelProto, layers: Sequence[QuantizableLayer], inputs: Sequence[Inputs]
 ) -> dict[str, Float64]:
     """By activation Σ xᵀx over all rows x that the layers read, (inputs, inputs)."""
     names = list(dict.fromkeys(layer.activation for layer in layers if layer.activation is not None))
     sums: dict[str, Float64] = {}
-    for values in observed(model, names, inputs):
+    for values in observe(model, names, inputs):
         for name in names:
             x = values[name].reshape(-1, values[name].shape[-1]).astype(np.float32, copy=False)
             sums[name] = sums.get(name, 0.0) + (x.T @ x).astype(np.float64)
     return sums
 
 
-def _rounded_for(weight: Float64, products: Float64, scales: Float32) -> Int8:
+def _gptq_round(weight: Float64, products: Float64, scales: Float32) -> Int8:
     """`weight` (inputs, outputs) in steps of `scales` (outputs,); loud inputs first, quiet ones make good."""
     order = np.argsort(-np.diag(products))
     left, known = weight[order], products[np.ix_(order, order)].copy()
-    known[np.diag_indices_from(known)] += DAMPING * np.mean(np.diag(known)) + SMALLEST_SCALE
+    known[np.diag_indices_from(known)] += DAMPING * np.mean(np.diag(known)) + MIN_SCALE
     upper = np.linalg.cholesky(np.linalg.inv(known)).T  # its row i: how row i's error spreads to those after
     steps = np.zeros_like(left)
     for start in range(0, len(left), BLOCK):

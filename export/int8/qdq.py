@@ -18,13 +18,20 @@ from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.graph.constants import constant_proto
 from textual_vision.export.graph.opset import opset_of
 from textual_vision.export.int8.embeddings import row_nodes, row_shapes
-from textual_vision.export.int8.layers import HALF, INT8, QUANTIZED, Layer, layers_of, scale_groups
-from textual_vision.export.int8.weights import QuantizedWeight, quantized_weight
-from textual_vision.export.precision.lossless_storage import store_exactly
+from textual_vision.export.int8.layers import (
+    HALF,
+    INT8,
+    QUANTIZED,
+    QuantizableLayer,
+    quantizable_layers,
+    scale_groups,
+)
+from textual_vision.export.int8.weights import QuantizedWeight, quantize_weight
+from textual_vision.export.precision.lossless_storage import compress_lossless
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
-MOVEMENTS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+INT8_MOVEMENT_OPS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 OPSET_OF_TYPED_Q = 21  # from which QuantizeLinear can be told its type by an attribute
 
 
@@ -36,7 +43,7 @@ class Bias:
     values: Float32
 
 
-def quantized_graph(
+def quantize_graph(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
@@ -47,14 +54,13 @@ def quantized_graph(
 ) -> onnx.ModelProto:
     """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
 
-    `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
-    that becomes 127; `biases`, layer → its bias corrected for int8, is used for layers in that mode (see
-    `quantize_correct`); `rounded`, by their names, are int8 weights to use instead of the nearest (see
-    `quantize_round`). With `compact`
-    other constants are stored in half where that loses nothing. Raises UsageError for a
-    layer that the graph does not have, or an activation without a range.
+    `thresholds`: activation → the magnitude that becomes 127, for those of `activations_to_calibrate` that
+    the modes need. `biases`: layer → its bias corrected for int8, used for layers in that mode (see
+    `bias_correction`). `rounded`: weight → int8 values used instead of the nearest (see `gptq`). With
+    `compact`, other constants are stored in half where that loses nothing. Raises UsageError for a layer
+    that the graph does not have, or an activation without a range.
     """
-    layers = {layer.name: layer for layer in layers_of(model)}
+    layers = {layer.name: layer for layer in quantizable_layers(model)}
     if unknown := sorted(set(modes) - set(layers)):
         raise UsageError(
             f"no layer {unknown[0]!r} in graph {model.graph.name!r}", "see `tv-export sensitivity`"
@@ -69,11 +75,11 @@ def quantized_graph(
     weights = dict(rounded or {})
     for layer in quantized:
         if layer.weight not in weights:
-            weights[layer.weight] = quantized_weight(_constant(graph, layer.weight), layer.axis)
+            weights[layer.weight] = quantize_weight(_constant(graph, layer.weight), layer.axis)
     scales = _activation_scales(model, modes, thresholds, weights)
-    _write(graph, layers, modes, weights, scales)
+    _write_nodes(graph, layers, modes, weights, scales)
     if compact:
-        store_exactly(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
+        compress_lossless(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
     return graph
 
 
@@ -97,9 +103,9 @@ def _activation_scales(
     return scales
 
 
-def _write(
+def _write_nodes(
     graph: onnx.ModelProto,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, QuantizableLayer],
     modes: Mapping[str, str],
     weights: Mapping[str, QuantizedWeight],
     scales: Mapping[str, float],
@@ -129,11 +135,11 @@ def _write(
         if node.output[0] in rows:
             nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
     if opset_of(graph) >= OPSET_OF_TYPED_Q:
-        nodes = _moved_in_int8(graph, nodes)
+        nodes = _move_in_int8(graph, nodes)
     _put_nodes(graph, nodes)
 
 
-def _moved_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def _move_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """The nodes with activations dequantized after they were moved, not before: the same values.
 
     ONNX Runtime does so itself, by more Q/DQ. On x86 it then turns those to uint8 and, where an attribute
@@ -146,7 +152,7 @@ def _moved_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> l
         found.append(node)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
             dequantized[node.output[0]] = node
-        if node.op_type not in MOVEMENTS or node.input[0] not in dequantized:
+        if node.op_type not in INT8_MOVEMENT_OPS or node.input[0] not in dequantized:
             continue
         before, moved = dequantized[node.input[0]], node.output[0]
         node.input[0], node.output[0] = before.input[0], f"{moved}.int8"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.parity.metrics import figures_of, joined, psnr
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
@@ -41,7 +41,7 @@ class Score:
     milliseconds: float | None = None
 
 
-class Measure:
+class Evaluator:
     """Scores graphs on `batches`, drawings whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
@@ -64,11 +64,11 @@ class Measure:
         """The score, without time, with the `changed` stages' graphs in place of the float ones."""
         picture = self._picture_stage()
         sessions = self._sessions_for(changed)
-        free = list(on_all_cores(lambda batch: self._free(batch, sessions), self.batches))
+        free = list(parallel_map(lambda batch: self._free(batch, sessions), self.batches))
         forced: Sequence[Tensors] = [batch.tensors for batch in self.batches]
         if picture.name in changed:
             inputs = [_inputs(picture, batch.tensors) for batch in self.batches]
-            forced = list(on_all_cores(sessions[picture.name].run, inputs))
+            forced = list(parallel_map(sessions[picture.name].run, inputs))
         graphs = {**self.stored, **changed}
         return Score(
             text_code_agreement=self._agreement(TEXT_CODES, free),
@@ -85,7 +85,7 @@ class Measure:
         """
         session = self._session(graph, stage.name)
         given = self.batches[:batches]
-        outputs = list(on_all_cores(session.run, [_inputs(stage, batch.tensors) for batch in given]))
+        outputs = list(parallel_map(session.run, [_inputs(stage, batch.tensors) for batch in given]))
         everything = [np.ones(len(batch.prompts), bool) for batch in given]
         total = 0.0
         for tensor in stage.outputs:

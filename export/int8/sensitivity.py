@@ -13,7 +13,7 @@ import click
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.int8.score import Measure
+    from textual_vision.export.int8.score import Evaluator
     from textual_vision.export.int8.stage import QuantizedStage
     from textual_vision.export.model.batch import Batch
     from textual_vision.runtime.bundle import Bundle
@@ -43,21 +43,21 @@ class LayerSensitivity:
     bytes_saved: int
 
 
-def sensitivity(stages: Sequence[QuantizedStage], measure: Measure) -> Iterator[LayerSensitivity]:
+def sensitivity(stages: Sequence[QuantizedStage], evaluator: Evaluator) -> Iterator[LayerSensitivity]:
     """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
     import math
 
-    from textual_vision.export.int8.layers import INT8, SMALLEST_WEIGHT, TABLE, WEIGHTS
+    from textual_vision.export.int8.layers import INT8, MIN_WEIGHT_VALUES, TABLE, WEIGHT_ONLY
 
     for one in stages:
         plain = one.graph({})
         for layer in one.layers:
-            if layer.parameters < SMALLEST_WEIGHT:
+            if layer.parameters < MIN_WEIGHT_VALUES:
                 continue
-            mode = WEIGHTS if layer.kind == TABLE else INT8
+            mode = WEIGHT_ONLY if layer.kind == TABLE else INT8
             graph = one.graph({layer.name: mode})
-            score = measure.score({one.stage.name: graph})
-            before, after = measure.time(one.stage, [plain, graph])
+            score = evaluator.score({one.stage.name: graph})
+            before, after = evaluator.time(one.stage, [plain, graph])
             yield LayerSensitivity(
                 stage=one.stage.name,
                 layer=layer.name,
@@ -78,7 +78,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
 
     import matplotlib
 
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -101,7 +101,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:])
     plt.close(figure)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def sensitivity_of_bundle(
@@ -111,8 +111,8 @@ def sensitivity_of_bundle(
 
     Raises UsageError when the bundle has no float32 graphs.
     """
-    from textual_vision.export.int8.score import Measure
-    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantized_stage
+    from textual_vision.export.int8.score import Evaluator
+    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantize_stage
 
     manifest = bundle.manifest
     if "fp32" not in manifest.precisions:
@@ -120,14 +120,14 @@ def sensitivity_of_bundle(
         raise UsageError("the bundle has no float32 graphs to start from", hint)
     files = manifest.precisions["fp32"].files
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
-    batches = drawings_of_bundle(bundle, graphs, prompts, backend)
-    measure = Measure(manifest.stages, graphs, batches, backend)
+    batches = reference_batches_of_bundle(bundle, graphs, prompts, backend)
+    evaluator = Evaluator(manifest.stages, graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
-    stages = [quantized_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
-    yield from sensitivity(stages, measure)
+    stages = [quantize_stage(stage, graphs[stage.name], evaluator, options) for stage in manifest.stages]
+    yield from sensitivity(stages, evaluator)
 
 
-def drawings_of_bundle(
+def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
 ) -> list[Batch]:
     """Drawings of the prompts by the float graphs: the reference here."""
@@ -155,7 +155,7 @@ def drawings_of_bundle(
                 seeds=(start,) * len(part),
                 tensors=tensors,
                 margins={},
-                fixed=manifest.text.fixed,
+                fixed_length=manifest.text.fixed_length,
             )
         )
     return found

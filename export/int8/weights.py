@@ -11,12 +11,12 @@ import onnx
 
 from textual_vision.calibration.ranges import LEVELS
 from textual_vision.export.graph.constants import array_of
-from textual_vision.export.int8.layers import Layer
+from textual_vision.export.int8.layers import QuantizableLayer
 
 Float32 = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
 
-SMALLEST_SCALE = 1e-12  # of a channel that is all zeros
+MIN_SCALE = 1e-12  # of a channel that is all zeros
 SHRINKS = np.linspace(1.0, 0.7, 13)  # of the largest weight, tried as the channel's limit
 
 
@@ -33,7 +33,7 @@ class QuantizedWeight:
         return self.values.astype(np.float32) * _broadcast(self.scales, self.values.ndim, self.axis)
 
 
-def quantized_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantizedWeight:
+def quantize_weight(weight: Float32, axis: int | None, *, search: bool = True) -> QuantizedWeight:
     """Round `weight` to the nearest int8, a scale for each index of `axis` (None: one scale).
 
     With `search`, each channel's limit is the one of a few below its largest weight with the least squared
@@ -52,17 +52,19 @@ def quantized_weight(weight: Float32, axis: int | None, *, search: bool = True) 
     return QuantizedWeight(values=_rounded(weight, best_scales, axis), scales=best_scales, axis=axis)
 
 
-def nearest_weights(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, QuantizedWeight]:
+def round_to_nearest_weights(
+    model: onnx.ModelProto, layers: Sequence[QuantizableLayer]
+) -> dict[str, QuantizedWeight]:
     """By the weight's name, every layer's, each value rounded to the nearest step."""
     by_weight = {layer.weight: layer for layer in layers}
     return {
-        name: quantized_weight(np.asarray(array_of(model, name), np.float32), layer.axis)
+        name: quantize_weight(np.asarray(array_of(model, name), np.float32), layer.axis)
         for name, layer in by_weight.items()
     }
 
 
 def _scales(largest: npt.NDArray[np.floating]) -> Float32:
-    return np.maximum(np.asarray(largest, np.float64) / LEVELS, SMALLEST_SCALE).astype(np.float32)
+    return np.maximum(np.asarray(largest, np.float64) / LEVELS, MIN_SCALE).astype(np.float32)
 
 
 def _rounded(weight: Float32, scales: Float32, axis: int | None) -> Int8:

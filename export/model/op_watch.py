@@ -21,13 +21,14 @@ TORCH = str(Path(torch.__file__).parent)
 TRAIN_HINT = "call .eval() on the module; in code of your own pass training=self.training"
 NOISE_HINT = "take the input `noise` instead: standard normals from the picture's seed"
 NAN_HINT = "look for a division by zero, log or sqrt of a negative number there, or a diverged checkpoint"
+ACT_OTHERWISE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.RNNBase)
 
 
 class OperatorWatch(TorchDispatchMode):
     """In it, a stage's forward raises UsageError where it draws random numbers or loses a NaN."""
 
     def __init__(self, stage: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._stage = stage
 
     def __torch_dispatch__(
@@ -58,22 +59,24 @@ class OperatorWatch(TorchDispatchMode):
 
 def check_other_random(stage: str, run: Callable[[], object]) -> None:
     """Calls `run`; UsageError when it draws from Python's or numpy's random numbers, which a graph cannot."""
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002 - a user's code
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
     run()
     for name, before, after in (
         ("Python's random", repr(python), repr(random.getstate())),
-        ("numpy.random", repr(numpy), repr(np.random.get_state(legacy=False))),  # noqa: NPY002
+        ("numpy.random", repr(numpy), repr(np.random.get_state(legacy=False))),
     ):
         if before != after:
             raise UsageError(f"stage {stage!r} draws random numbers by itself ({name})", NOISE_HINT)
 
 
-def train_mode_module(module: nn.Module) -> tuple[str, str] | None:
-    """Path and class of a module that is in train mode, preferably one that acts otherwise then."""
-    found = [(path, type(one).__name__) for path, one in module.named_modules() if one.training]
-    kinds = ("Drop", "Norm", "RReLU")
-    ordered = sorted(found, key=lambda one: not any(kind in one[1] for kind in kinds))
-    return ordered[0] if ordered else None
+def train_mode_module(module: nn.Module) -> str | None:
+    """A module that is in train mode, preferably one that acts otherwise then, by its class and path."""
+    found = [(path, one) for path, one in module.named_modules() if one.training]
+    ordered = sorted(found, key=lambda one: not isinstance(one[1], ACT_OTHERWISE))
+    if not ordered:
+        return None
+    path, one = ordered[0]
+    return f"{type(one).__name__} {path!r}" if path else type(one).__name__
 
 
 def _is_integers(found: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textual_vision.export.host.parallel import torch_on_one_core
+from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.calling import run_module
 from textual_vision.export.model.stage import StagedModel
@@ -28,7 +28,7 @@ def reference_batches(
     tokenizer = Tokenizer(model.tokenizer, model.text)
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
-    with torch_on_one_core():
+    with torch_single_thread():
         return tuple(_reference_batch(model, tokenizer, part, margins) for part in parts)
 
 
@@ -54,5 +54,5 @@ def _reference_batch(
         seeds=tuple(seed for _, seed in chosen),
         tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
         margins={name: value.contiguous().float().numpy() for name, value in margins.items()},
-        fixed=model.text.fixed,
+        fixed_length=model.text.fixed_length,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from textual_vision.runtime.manifest import DTYPES, SIZE_LIMIT, StageSpec, Tenso
 from textual_vision.runtime.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
-CODE_DTYPES = ("int64", "int32")
+CODE_DTYPES = ("int64",)
 CHANNELS = (3, 1)  # of a picture: RGB or grayscale
 TEXTS = ("name", "license", "notice", "digest")
 LINES = ("name", "license", "digest")  # shown on one line
@@ -27,15 +28,16 @@ def normalized_model(model: StagedModel) -> StagedModel:
     for stage in _sequence("StagedModel.stages", model.stages):
         if not isinstance(stage, Stage) or not isinstance(stage.spec, StageSpec):
             raise UsageError(f"StagedModel.stages holds a {type(stage).__name__}, not a Stage", HINT)
-        if not isinstance(stage.module, nn.Module):
-            problem = f"stage {stage.name!r}: its module is a {type(stage.module).__name__}, not an nn.Module"
+        module: object = stage.module
+        if not isinstance(module, nn.Module):
+            problem = f"stage {stage.name!r}: its module is a {type(module).__name__}, not an nn.Module"
             raise UsageError(problem, f"give an instance of a subclass of torch.nn.Module; {HINT}")
         stages.append(dataclasses.replace(stage, spec=_normalized_spec(stage.spec)))
     return dataclasses.replace(model, stages=tuple(stages))
 
 
 def _normalized_spec(spec: StageSpec) -> StageSpec:
-    sides = {}
+    sides: dict[str, Any] = {}
     for side in ("inputs", "outputs"):
         found = _sequence(f"stage {spec.name!r}: {side}", getattr(spec, side))
         for one in found:
@@ -46,7 +48,7 @@ def _normalized_spec(spec: StageSpec) -> StageSpec:
     return dataclasses.replace(spec, **sides)
 
 
-def _sequence(what: str, value: object) -> Sequence[object]:
+def _sequence(what: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (tuple, list)) or not value:
         found = "nothing" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
         raise UsageError(f"{what}: {found}", f"give a tuple with at least one entry; {HINT}")
@@ -202,14 +204,15 @@ def _check_tables(model: StagedModel, known: dict[str, TensorSpec]) -> None:
 
 
 def _check_tokenizer(model: StagedModel) -> None:
-    if not isinstance(model.tokenizer, bytes):
-        problem = f"StagedModel.tokenizer is a {type(model.tokenizer).__name__}, not bytes"
+    tokenizer: object = model.tokenizer
+    if not isinstance(tokenizer, bytes):
+        problem = f"StagedModel.tokenizer is a {type(tokenizer).__name__}, not bytes"
         raise UsageError(problem, "give the text of tokenizer.json: tokenizer.to_str().encode()")
     name = model.text.tokenizer
     if not is_plain_name(name) or not name.endswith(".json"):
         raise UsageError(f"TextSpec.tokenizer is {name!r}", 'write tokenizer="tokenizer.json"')
     try:
-        Tokenizer(model.tokenizer, model.text)
+        Tokenizer(tokenizer, model.text)
     except TextualVisionError as error:
         hint = f"tokenizer, pad_id and unknown_id must fit each other; {HINT}"
         raise UsageError(f"StagedModel.tokenizer: {error.message}", hint) from None

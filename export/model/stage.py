@@ -52,8 +52,8 @@ class Stage:
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
 
-    `fingerprint` is set by `load_model`: it covers the weights, the source files, the specs and the tokenizer,
-    and steps of a build are kept under it. `digest` names the checkpoint in the bundle.
+    `digest` names the checkpoint in the bundle. `fingerprint` is set by `load_model`: steps of a build are
+    kept under it. It covers the weights, the source files, the specs and the tokenizer.
 
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """
@@ -91,7 +91,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     if not TOKENS_LOWEST <= tokens <= longest:
         hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
         raise UsageError(f"{tokens} tokens", hint)
-    return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
+    return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> TensorSpec:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.host.parallel import torch_on_one_core
+from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.model.batch import BATCH, TOKENS
 from textual_vision.export.model.calling import (
     TupleOutputs,
@@ -51,7 +51,7 @@ def tried_model(model: StagedModel) -> StagedModel:
     """
     stages = [_prepared_stage(stage) for stage in model.stages]
     found = hashlib.sha256(model.fingerprint.encode())
-    with torch_on_one_core(), torch.no_grad():
+    with torch_single_thread(), torch.no_grad():
         longest, several = _inputs(model)
         for stage in stages:
             _run(stage, longest)  # a table that grows with its inputs is as large as it gets
@@ -69,9 +69,7 @@ def _prepared_stage(stage: Stage) -> Stage:
         module = getattr(module, name)
     _check_weights(stage.name, module)
     if (found := train_mode_module(module)) is not None:
-        path, kind = found
-        problem = f"stage {stage.name!r}: the module {path or 'itself'!r} ({kind}) is in train mode"
-        raise UsageError(problem, EVAL_HINT)
+        raise UsageError(f"stage {stage.name!r}: its module {found} is in train mode", EVAL_HINT)
     _normalize_embeddings(module)
     check_order(stage.spec, module)
     arguments_from_inputs(stage.spec, module, stage.spec.inputs)
@@ -116,7 +114,7 @@ def _inputs(model: StagedModel) -> tuple[Tensors, Tensors]:
     longest = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.int64)}
     batch = {"input_ids": torch.from_numpy(several.ids), "attention_mask": torch.from_numpy(several.mask)}
     noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for seed in range(len(PROMPTS))])
-    return tuple({**one, "noise": torch.from_numpy(noise.copy())} for one in (longest, batch))  # type: ignore[return-value]
+    return {**longest, "noise": torch.from_numpy(noise)}, {**batch, "noise": torch.from_numpy(noise.copy())}
 
 
 def _run(stage: Stage, tensors: Tensors) -> Tensors:
@@ -157,7 +155,9 @@ def _check_output(stage: str, spec: TensorSpec, value: Tensor, tensors: Mapping[
     shape = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape)
     dtype = str(value.dtype).removeprefix("torch.")
     if (dtype, tuple(value.shape)) != (spec.dtype, shape):
-        declared = ", ".join(f"{size}={sizes[size]}" if size in sizes else str(size) for size in spec.shape)  # type: ignore[index]
+        declared = ", ".join(
+            f"{size}={n}" if size != n else f"{n}" for size, n in zip(spec.shape, shape, strict=True)
+        )
         problem = (
             f"stage {stage!r} gives {spec.name!r} as {dtype} {tuple(value.shape)}, "
             f"the spec says {spec.dtype} ({declared})"
@@ -192,6 +192,8 @@ def _check_alone(stage: Stage, tensors: Tensors, found: Tensors) -> None:
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
     if not expected.is_floating_point() and expected.dtype != torch.uint8:
         return float((found != expected).double().mean()) <= DIFFERENT_CODES
     difference, size = (found.double() - expected.double()).norm(), expected.double().norm()

@@ -66,18 +66,18 @@ def figures_of(pair: Joined, near_tie_margin: float) -> Figures:
         return float_figures(pair.expected, pair.found)
     differs = pair.expected != pair.found
     ties = np.zeros_like(differs) if pair.margins is None else differs & (pair.margins < near_tie_margin)
-    following = 0
+    propagated = 0
     if pair.steps is not None:
         # What differs after a sample's first difference, if that was a near tie, follows from it.
         apart = tuple(range(1, differs.ndim))
         first = np.where(ties, pair.steps, np.inf).min(axis=apart, keepdims=True)
         earliest = np.where(differs, pair.steps, np.inf).min(axis=apart, keepdims=True)
-        following = int((differs & ~ties & (pair.steps > first) & (first == earliest)).sum())
+        propagated = int((differs & ~ties & (pair.steps > first) & (first == earliest)).sum())
     return CodeFigures(
         compared=differs.size,
         equal=int((~differs).sum()),
         near_ties=int(ties.sum()),
-        following=following,
+        propagated=propagated,
     )
 
 

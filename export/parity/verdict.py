@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.parity.metrics import figures_of, joined
 from textual_vision.export.results import (
@@ -42,14 +42,14 @@ class Budget:
 
     `codes` is the least share of equal codes. `near_ties` is the largest share of codes that may differ and
     still count as equal because they lost by less than NEAR_TIE_MARGIN (one code always may where it is not
-    0); what follows from them is not held against later stages, but at most the share `set_aside` of pictures
-    is passed over so. `picture_db` is the least PSNR of pictures, `cosine` the least of float tensors.
-    `free_running` tells whether the whole is judged too, or only each stage by itself.
+    0); what follows from them is not held against later stages, but at most the share `max_excluded_share` of
+    pictures is passed over so. `picture_db` is the least PSNR of pictures, `cosine` the least of float
+    tensors. `free_running` tells whether the whole is judged too, or only each stage by itself.
     """
 
     codes: float
     near_ties: float
-    set_aside: float
+    max_excluded_share: float
     picture_db: float
     cosine: float
     free_running: bool
@@ -63,16 +63,16 @@ BUDGETS = {
     "fp32": Budget(
         codes=1.0,
         near_ties=NEAR_TIES,
-        set_aside=SET_ASIDE,
+        max_excluded_share=SET_ASIDE,
         picture_db=50.0,
         cosine=0.99999,
         free_running=True,
     ),
     "fp16": Budget(
-        codes=0.99, near_ties=0.0, set_aside=0.0, picture_db=40.0, cosine=0.999, free_running=True
+        codes=0.99, near_ties=0.0, max_excluded_share=0.0, picture_db=40.0, cosine=0.999, free_running=True
     ),
     "int8": Budget(
-        codes=0.97, near_ties=0.0, set_aside=0.0, picture_db=32.0, cosine=0.99, free_running=False
+        codes=0.97, near_ties=0.0, max_excluded_share=0.0, picture_db=32.0, cosine=0.99, free_running=False
     ),
 }
 
@@ -80,7 +80,7 @@ BUDGETS = {
 MERGED_BUDGET = Budget(
     codes=0.998,
     near_ties=NEAR_TIES,
-    set_aside=SET_ASIDE,
+    max_excluded_share=SET_ASIDE,
     picture_db=45.0,
     cosine=0.99999,
     free_running=True,
@@ -122,7 +122,7 @@ def free_parity(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """How every stage does on what the stages before it gave."""
-    free = list(on_all_cores(lambda batch: free_running(stages, sessions, batch), batches))
+    free = list(parallel_map(lambda batch: free_running(stages, sessions, batch), batches))
     clean, found = _all(batches), []
     for stage in stages:
         found.append(_judged(stage, batches, free, clean, budget, (FREE_RUNNING, backend)))
@@ -139,7 +139,7 @@ def forced_parity(
 ) -> StageParity:
     """How one stage does on the reference's own inputs."""
     inputs = [{t.name: batch.tensors[t.name] for t in stage.inputs} for batch in batches]
-    forced = list(on_all_cores(session.run, inputs))
+    forced = list(parallel_map(session.run, inputs))
     return _judged(stage, batches, forced, _all(batches), budget, (TEACHER_FORCED, backend))
 
 
@@ -208,8 +208,8 @@ def _judged(
             judged = figures_of(joined(tensor, batches, outputs, rows), NEAR_TIE_MARGIN)
         reasons += [] if judged is None else _shortfalls(tensor.name, judged, budget)
     samples = sum(len(c) for c in clean)
-    if left_out > _allowed(budget.set_aside, samples):
-        most = f"at most {100 * budget.set_aside:g} % may"
+    if left_out > _allowed(budget.max_excluded_share, samples):
+        most = f"at most {100 * budget.max_excluded_share:g} % may"
         reasons.append(f"{left_out} of {samples} pictures follow from near ties, {most}")
     return StageParity(
         stage=stage.name,
@@ -218,7 +218,7 @@ def _judged(
         tensors=tensors,
         verdict=FAIL if reasons else PASS,
         reason="; ".join(reasons),
-        set_aside=left_out,
+        excluded_pictures=left_out,
     )
 
 
@@ -232,7 +232,7 @@ def _shortfalls(name: str, figures: Figures, budget: Budget) -> list[str]:
     if isinstance(figures, CodeFigures):
         excused = min(figures.near_ties, _allowed(budget.near_ties, figures.compared))
         if excused == figures.near_ties:  # all of what they changed follows from them
-            excused += min(figures.following, _allowed(budget.set_aside, figures.compared))
+            excused += min(figures.propagated, _allowed(budget.max_excluded_share, figures.compared))
         if (figures.equal + excused) / figures.compared < budget.codes:
             return [f"{name}: {_codes_in_words(figures, budget)}"]
     elif isinstance(figures, ImageFigures):
@@ -248,7 +248,7 @@ def _codes_in_words(figures: CodeFigures, budget: Budget) -> str:
     text = f"{different} of {figures.compared} codes differ, {100 * budget.codes:g} % must agree"
     if not (budget.near_ties and figures.near_ties):
         return text
-    after = f", {figures.following} followed from these" if figures.following else ""
+    after = f", {figures.propagated} followed from these" if figures.propagated else ""
     return (
         f"{text}; {figures.near_ties} were near ties, at most {100 * budget.near_ties:g} % are excused{after}"
     )

@@ -1,4 +1,4 @@
-"""Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is woven together.
+"""Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is interleaved.
 
 Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 + r and i + r alone. So each
 of the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
@@ -58,7 +58,7 @@ def _joined(phases: list[Float32]) -> Float32:
     return np.ascontiguousarray(turned.reshape(-1, *turned.shape[2:]))
 
 
-class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _ConvTransposeRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def pattern(self, op, x, weight):  # type: ignore[no-untyped-def]
         return op.ConvTranspose(x, weight, _allow_other_inputs=True, _outputs=["result"])
 
@@ -97,24 +97,24 @@ class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         return op.DepthToSpace(convolved, blocksize=2, mode="DCR")
 
 
-class _Cropped(_Lowered):
+class _CropRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
         kernel = crop_weights(weight.const_value.numpy())
-        woven = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
+        interleaved = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
         bounds = [
             op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{result.name}_{name}")
             for name, value in (("starts", [1, 1]), ("ends", [-1, -1]), ("axes", [2, 3]))
         ]
-        return op.Slice(woven, *bounds)
+        return op.Slice(interleaved, *bounds)
 
 
-class _Wide(_Lowered):
+class _Conv3x3Rule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
         kernel = wide_weights(weight.const_value.numpy())
         return self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
 
 
-class _Apart(_Lowered):
+class _PhasesRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
         bias = result.producer().inputs[2:]
         pictures = []
@@ -126,26 +126,26 @@ class _Apart(_Lowered):
         joined = op.Concat(*pictures, axis=1)
         sizes = [weight.const_value.shape[1], *list(x.shape or [])[2:]]
         if len(sizes) == 3 and all(isinstance(size, int) for size in sizes):
-            return _woven(op, joined, sizes, result.name)  # type: ignore[no-untyped-call]
+            return _interleaved(op, joined, sizes, result.name)  # type: ignore[no-untyped-call]
         return op.DepthToSpace(joined, blocksize=STRIDE, mode="DCR")
 
 
-def upsample_by_crop(model: ir.Model) -> None:
+def replace_conv_transpose_by_crop(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
-    rewriter.RewriteRuleSet([_Cropped.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_CropRule.rule()]).apply_to_model(model)
 
 
-def upsample_apart(model: ir.Model) -> None:
-    """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, woven together."""
-    rewriter.RewriteRuleSet([_Apart.rule()]).apply_to_model(model)
+def replace_conv_transpose_by_phases(model: ir.Model) -> None:
+    """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, interleaved together."""
+    rewriter.RewriteRuleSet([_PhasesRule.rule()]).apply_to_model(model)
 
 
-class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _InterleaveRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def pattern(self, op, x):  # type: ignore[no-untyped-def]
-        return op.DepthToSpace(x, _outputs=["woven"])
+        return op.DepthToSpace(x, _outputs=["interleaved"])
 
-    def check(self, context, x, woven, **_):  # type: ignore[no-untyped-def]
-        how = woven.producer().attributes
+    def check(self, context, x, interleaved, **_):  # type: ignore[no-untyped-def]
+        how = interleaved.producer().attributes
         sizes = list(x.shape or [])
         return (
             len(sizes) == 4
@@ -154,12 +154,12 @@ class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
             and how.get_int("blocksize") == STRIDE
         )
 
-    def rewrite(self, op, x, woven, **_):  # type: ignore[no-untyped-def]
+    def rewrite(self, op, x, interleaved, **_):  # type: ignore[no-untyped-def]
         _, channels, *sides = x.shape
-        return _woven(op, x, [channels // STRIDE**2, *sides], woven.name)  # type: ignore[no-untyped-call]
+        return _interleaved(op, x, [channels // STRIDE**2, *sides], interleaved.name)  # type: ignore[no-untyped-call]
 
 
-def _woven(op, x, sizes, name):  # type: ignore[no-untyped-def]
+def _interleaved(op, x, sizes, name):  # type: ignore[no-untyped-def]
     """DepthToSpace of `x` to pictures of `sizes` (channels, and their height and width before) as turns."""
     narrow, height, width = sizes
     apart, joined = (
@@ -174,7 +174,7 @@ def _woven(op, x, sizes, name):  # type: ignore[no-untyped-def]
     return op.Transpose(last, perm=[0, 3, 1, 2])
 
 
-def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
+def interleave_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
     """DepthToSpace as turns and reshapes that leave each position's channels together; exact.
 
     ONNX Runtime's integer convolutions have their channels last, so the outer turns cancel theirs, and what
@@ -183,10 +183,10 @@ def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "DepthToSpace" for node in graph.graph.node):
         return graph
     model = ir.from_proto(onnx.shape_inference.infer_shapes(graph))
-    rewriter.RewriteRuleSet([_WovenLast.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_InterleaveRule.rule()]).apply_to_model(model)
     return ir.to_proto(model)
 
 
-def upsample_wide(model: ir.Model) -> None:
+def replace_conv_transpose_by_3x3(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 3x3 to four times the channels, DepthToSpace."""
-    rewriter.RewriteRuleSet([_Wide.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_Conv3x3Rule.rule()]).apply_to_model(model)

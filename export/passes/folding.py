@@ -139,12 +139,12 @@ class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc
         return op.Add(offset, op.MatMul(x, _scaled(op, weight, factor)))
 
 
-def fold_scales(model: ir.Model) -> None:
+def fold_attention_scale(model: ir.Model) -> None:
     """Numbers that multiply a product by weights go into the weights: attention's 1 / sqrt(width)."""
     rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model)
 
 
-def fold_distance(model: ir.Model) -> None:
+def fold_codebook_distance(model: ir.Model) -> None:
     """|c|^2 - 2 x c as one product with constants; powers of two, so bit for bit the same."""
     rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model)
 

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from textual_vision.export.graph.constants import initializer
 from textual_vision.export.graph.naming import mark_merged
 
-LEAST = 2
+MIN_LINEARS = 2
 
 
-def merge_linears(model: ir.Model) -> None:
+def fuse_parallel_linears(model: ir.Model) -> None:
     """x W1 + b1, x W2 + b2, … → Split(x [W1 W2 …] + [b1 b2 …]): queries, keys and values."""
     groups: dict[ir.Value, list[tuple[ir.Node, ir.Node]]] = {}
     for node in model.graph:
@@ -22,12 +22,12 @@ def merge_linears(model: ir.Model) -> None:
             groups.setdefault(source, []).append(pair)
     made: dict[tuple[int, ...], tuple[ir.Value, ir.Value]] = {}
     for source, pairs in groups.items():
-        if len(pairs) >= LEAST:
+        if len(pairs) >= MIN_LINEARS:
             _merge(model, source, pairs, made)
     model.graph.sort()
 
 
-def merge_conditions(model: ir.Model) -> None:
+def fuse_film_linears(model: ir.Model) -> None:
     """Gemm(c, W1, b1), Gemm(c, W2, b2), … → Split(Gemm(c, [W1; W2; …], [b1 b2 …])): every FiLM at once."""
     groups: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
@@ -36,7 +36,7 @@ def merge_conditions(model: ir.Model) -> None:
             assert source is not None
             groups.setdefault(source, []).append(node)
     for source, nodes in groups.items():
-        if len(nodes) >= LEAST:
+        if len(nodes) >= MIN_LINEARS:
             _merge_gemms(model, source, nodes)
     model.graph.sort()
 

@@ -12,7 +12,7 @@ from onnxscript.rewriter.rules import common as rules
 from textual_vision.export.graph.constants import initializer
 
 
-def fix_shapes(model: ir.Model) -> None:
+def make_reshapes_static(model: ir.Model) -> None:
     """Shapes that are computed at run time become constants: 0 keeps a size, -1 is the rest."""
     for node in list(model.graph):
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
@@ -99,7 +99,7 @@ def _axes_of(value: ir.Value, keys: ir.Value) -> tuple[int, ...] | None:
     return tuple(range(4)[bounds])
 
 
-def turn_keys(model: ir.Model) -> None:
+def fuse_key_transposes(model: ir.Model) -> None:
     """Attention's keys are turned once, not by two reshapes and a turn; the turn joins the one before it."""
     rewriter.RewriteRuleSet([_KeyTranspose.rule()]).apply_to_model(model)
     passes.RemoveUnusedNodesPass()(model)  # what computed the shapes also read the keys
@@ -131,6 +131,6 @@ class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         return op.Gather(flat, op.Add(codes, first), axis=0)
 
 
-def look_up_groups(model: ir.Model) -> None:
+def fuse_group_gathers(model: ir.Model) -> None:
     """The product quantizer's rows by one Gather, which every backend has and runs well."""
     rewriter.RewriteRuleSet([_GroupLookup.rule()]).apply_to_model(model)

@@ -31,7 +31,7 @@ from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.runtime.backends.session import Session
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec
 
 REPORT_FOLDER = "report"
@@ -77,7 +77,7 @@ def write_report(folder: Path, source: ReportSource) -> None:
     """Write index.html and report.json into `folder`, which is made when it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in report_files(source).items():
-        write_whole(folder / Path(name).name, data)
+        write_atomic(folder / Path(name).name, data)
 
 
 def report_files(source: ReportSource) -> dict[str, bytes]:

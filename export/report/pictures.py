@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, Batch
 from textual_vision.export.parity.metrics import image_figures
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
@@ -55,7 +55,7 @@ def samples_from_batches(
 ) -> tuple[Sample, ...]:
     """Every sample of `batches` drawn by the `sessions` (precision → stage → session)."""
     found: list[Sample] = []
-    drawn = on_all_cores(lambda batch: _drawn(stages, sessions, batch), batches)
+    drawn = parallel_map(lambda batch: _drawn(stages, sessions, batch), batches)
     for batch, outputs in zip(batches, drawn, strict=True):
         found += [_sample(batch, index, outputs) for index in range(len(batch.prompts))]
     return tuple(found)

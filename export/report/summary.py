@@ -25,14 +25,14 @@ REFERENCE = "fp32"
 class Worst:
     """The worst of several comparisons; None where there is nothing of the kind.
 
-    `set_aside` pictures were not judged, since they follow from near ties. `identical` pictures have no
-    decibels. `cosine` and `max_abs` are of the float tensors.
+    `excluded_pictures` pictures were not judged, since they follow from near ties. `identical` pictures have
+    no decibels. `cosine` and `max_abs` are of the float tensors.
     """
 
     agreement: float | None
     different: int
     near_ties: int
-    set_aside: int
+    excluded_pictures: int
     pictures: bool
     psnr_db: float | None
     ssim: float | None
@@ -58,7 +58,8 @@ class StageRow:
 class PrecisionRows:
     """One precision: its graphs, and `whole`: from prompt to pixels, each stage fed what was before it.
 
-    Sizes and times are sums over the stages; `smaller` and `faster` are ratios to the reference precision's.
+    Sizes and times are sums over the stages; `size_ratio` and `speedup` are ratios to the reference
+    precision's.
     """
 
     precision: str
@@ -67,8 +68,8 @@ class PrecisionRows:
     whole: Worst
     megabytes: float
     milliseconds: float
-    smaller: float
-    faster: float
+    size_ratio: float
+    speedup: float
 
 
 def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[PrecisionRows, ...]:
@@ -94,8 +95,8 @@ def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[Precisi
             whole=worst_of(_last_free(one)),
             megabytes=megabytes,
             milliseconds=milliseconds,
-            smaller=_ratio(first[0], megabytes),
-            faster=_ratio(first[1], milliseconds),
+            size_ratio=_ratio(first[0], megabytes),
+            speedup=_ratio(first[1], milliseconds),
         )
         for one, (megabytes, milliseconds) in zip(precisions, sums, strict=True)
     )
@@ -138,7 +139,7 @@ def worst_of(parity: Sequence[StageParity]) -> Worst:
         agreement=worst_codes.agreement if codes else None,
         different=worst_codes.compared - worst_codes.equal,
         near_ties=worst_codes.near_ties,
-        set_aside=max((p.set_aside for p in parity), default=0),
+        excluded_pictures=max((p.excluded_pictures for p in parity), default=0),
         pictures=bool(images),
         psnr_db=min(decibels, default=None),
         ssim=min((i.ssim for i in images), default=None),

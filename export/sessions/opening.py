@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.manifest import StageSpec
@@ -51,4 +51,4 @@ def opened_at_once(
 @functools.cache
 def begin(backend: str) -> None:
     """Once, alone and in this thread: a backend may do something for good when it begins."""
-    open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
+    open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))

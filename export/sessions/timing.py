@@ -75,7 +75,7 @@ def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
 def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
     """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
     mask = batch.tensors["attention_mask"]
-    words = mask.shape[1] if batch.fixed else int((mask[0] == 1).sum())
+    words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())
     return {
         tensor.name: batch.tensors[tensor.name][:1, :words]
         if TOKENS in tensor.shape

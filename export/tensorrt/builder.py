@@ -11,14 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.export.precision.lossless_storage import computes_in_half, unpacked
+from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
-from textual_vision.export.tensorrt.progress import Report, watched
+from textual_vision.export.tensorrt.progress import Report, build_with_progress
 from textual_vision.runtime.backends.tensorrt.api import (
     errors_in,
+    has_api,
     last_error,
     new_logger,
-    offers,
     released_on_error,
 )
 from textual_vision.runtime.backends.tensorrt.engine_session import new_context
@@ -54,7 +54,7 @@ class EngineSettings:
 
     `workspace_bytes` None leaves all free memory to the library. `compute` names the GPUs of TensorRT-RTX
     ("8.6"); () is the one that is here. `hardware` is one of engines.COMPATIBILITIES. `dla_core` puts what it
-    can on a Jetson's DLA, the rest on the GPU. `weak` lets the library choose types (≤ 10).
+    can on a Jetson's DLA, the rest on the GPU. `weakly_typed` lets the library choose types (≤ 10).
     """
 
     precision: str
@@ -64,7 +64,7 @@ class EngineSettings:
     version_compatible: bool = False
     dla_core: int | None = None
     optimization_level: int | None = None
-    weak: bool = False
+    weakly_typed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def build_plan(
     builder = _new_builder(trt, logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, network, unpacked(graph), name)
+    _parse(trt, parser, network, expand_constants(graph), name)
     config = builder.create_builder_config()
     quantized, half = _is_quantized(trt, network), computes_in_half(graph)
     configure(trt, builder, config, settings, calibrator, quantized=quantized, half=half)
@@ -111,7 +111,7 @@ def build_plan(
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
     cache = _use_timing_cache(trt, config, timing_cache, settings)
-    plan = watched(trt, config, lambda: builder.build_serialized_network(network, config), report)
+    plan = build_with_progress(trt, config, lambda: builder.build_serialized_network(network, config), report)
     if plan is None:
         raise _build_error(name, logger, settings)
     return Plan(
@@ -150,15 +150,15 @@ def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: di
 
 def network_flags(trt: Any, settings: EngineSettings) -> int:
     """The bits for `create_network`: strongly typed where possible, explicit batch where that is a choice."""
-    if settings.weak and not offers(trt, "BuilderFlag.INT8"):
+    if settings.weakly_typed and not has_api(trt, "BuilderFlag.INT8"):
         version = trt.__version__
         raise UsageError(
             f"TensorRT {version} knows strongly typed networks only",
-            "leave out --weak: the precision is in the bundle's graphs",
+            "leave out --weakly-typed: the precision is in the bundle's graphs",
         )
-    if offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weak:
+    if has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weakly_typed:
         return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    if offers(trt, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
+    if has_api(trt, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
         return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     return 0
 
@@ -216,10 +216,12 @@ def _allow_types(
     whose int8 graph holds nothing quantized. Told of FP16 it computes in it whatever the graph says: seen
     with a text encoder that is stored in half and computed in float. A DLA computes in nothing wider.
     """
-    weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
-    if not weak or not offers(trt, "BuilderFlag.INT8"):
+    weakly_typed = settings.weakly_typed or not has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+    if not weakly_typed or not has_api(trt, "BuilderFlag.INT8"):
         return
-    if settings.precision in ("fp16", "int8") and (half or settings.weak or settings.dla_core is not None):
+    if settings.precision in ("fp16", "int8") and (
+        half or settings.weakly_typed or settings.dla_core is not None
+    ):
         config.set_flag(trt.BuilderFlag.FP16)
     if settings.precision == "int8" and (quantized or calibrator is not None):
         config.set_flag(trt.BuilderFlag.INT8)
@@ -231,7 +233,7 @@ def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
     if settings.hardware == "ampere+":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     elif settings.hardware == "same-compute-capability":
-        if not offers(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
+        if not has_api(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
             hint = "use a newer TensorRT, or --hardware ampere+"
             raise UsageError(f"TensorRT {trt.__version__} has no same-compute-capability mode", hint)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
@@ -241,7 +243,7 @@ def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
 
 def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> None:
     """Build for GPUs such as "8.6"; UsageError where the library cannot. `config` None only checks that."""
-    if not offers(trt, "ComputeCapability.SM86"):
+    if not has_api(trt, "ComputeCapability.SM86"):
         raise UsageError(
             "only TensorRT-RTX builds for other GPUs than the one that is here",
             "leave out --compute-capability and build on the device, or use --target tensorrt-rtx",
@@ -289,7 +291,7 @@ def _reason(trt: Any, error: Any) -> str:
     words = " ".join(error.desc().split())[:200]
     if words == "false":  # all that is said of an operator without an importer
         words = "unsupported operator"
-    if offers(trt, "ParserError.node_operator"):
+    if has_api(trt, "ParserError.node_operator"):
         return f"{error.node_operator()} {error.node_name()!r}: {words}"
     return f"node {error.node()}: {words}"
 
@@ -324,7 +326,7 @@ def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> N
 
 def _use_timing_cache(trt: Any, config: Any, data: bytes, settings: EngineSettings) -> Any:
     """Measurements of earlier builds on this device; TensorRT-RTX measures nothing and has none."""
-    if offers(trt, "ComputeCapability"):
+    if has_api(trt, "ComputeCapability"):
         return None
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):

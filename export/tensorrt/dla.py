@@ -40,7 +40,7 @@ def dla_count(log: Iterable[str]) -> DlaCount:
     )
 
 
-def check_handed_over(counts: Mapping[str, DlaCount]) -> None:
+def check_dla_used(counts: Mapping[str, DlaCount]) -> None:
     """DeviceMismatchError when the DLA takes no layer of any stage; `counts` by the stages' names."""
     if any(count.dla for count in counts.values()):
         return

@@ -28,7 +28,7 @@ from textual_vision.export.parity.verdict import BUDGETS, MERGED_BUDGET, free_ru
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines
-from textual_vision.export.tensorrt.options import EngineOptions
+from textual_vision.export.tensorrt.options import EngineBuildOptions
 from textual_vision.runtime import console
 from textual_vision.runtime.backends.session import Array, Session
 from textual_vision.runtime.backends.stages import open_stages
@@ -38,7 +38,7 @@ from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device,
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, ParityError, TextualVisionError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
@@ -159,12 +159,12 @@ def _engines(
 ) -> dict[str, object]:
     compute = (gpu.device.compute,) if kind == "tensorrt-rtx" else ()
     settings = EngineSettings(precision=precision, compute=compute)
-    options = EngineOptions(kind=kind, settings=settings, rebuild=True)
+    options = EngineBuildOptions(kind=kind, settings=settings, rebuild=True)
     library = gpu.libraries[kind]
     built = add_engines(path, options, tell=tell, trt=library, device=gpu.device)
     found: dict[str, object] = {"engines": dataclasses.asdict(built)}
     for name, graph in (("plain", False), ("cuda_graph", True)):
-        run = tensorrt.EngineOptions(cuda_graph=graph)
+        run = tensorrt.EngineRunOptions(cuda_graph=graph)
         sessions = tensorrt.open_engines(Bundle(path), precision, kind, run, cuda=gpu.cuda, trt=library)
         try:
             found[name] = _compared(Bundle(path).manifest.stages, sessions, batches, precision)
@@ -260,7 +260,7 @@ def command(bundle: Path | None, output: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         report = check_bundle(bundle or _built_bundle(Path(folder), tell), gpu, tell=tell)
-    write_whole(output, (json.dumps(report, indent=2) + "\n").encode())
+    write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
     click.echo(f"wrote {output}: {report['verdict']}")
     if report["verdict"] != PASS:
         raise ParityError(

@@ -18,7 +18,7 @@ RTX = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class EngineBuildOptions:
     """What `tv-export engine` can be told; `batch` None is the manifest's, `settings` go to the builder.
 
     `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
@@ -33,12 +33,14 @@ class EngineOptions:
     timing_folder: Path | None = None
 
 
-def check_options(options: EngineOptions) -> None:
+def check_options(options: EngineBuildOptions) -> None:
     """UsageError for what contradicts itself, or would be of no effect without a word."""
     check_kind(options.kind)
     settings = options.settings
-    if options.calibration_cache is not None and not (settings.weak and settings.precision == "int8"):
-        raise UsageError("--calibration-cache is for --weak with int8 alone", "leave it out, or add --weak")
+    if options.calibration_cache is not None and not (settings.weakly_typed and settings.precision == "int8"):
+        raise UsageError(
+            "--calibration-cache is for --weakly-typed with int8 alone", "leave it out, or add --weakly-typed"
+        )
     if options.kind != RTX:
         return
     # TensorRT-RTX takes a level and builds the same bytes; it knows nothing of the others.
@@ -52,14 +54,14 @@ def check_options(options: EngineOptions) -> None:
             raise UsageError(f"{name} is for TensorRT, TensorRT-RTX has no such thing", "leave it out")
 
 
-def check_kept(record: EngineRecord, options: EngineOptions, manifest: Manifest) -> None:
+def check_kept(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> None:
     """UsageError when the engines of `record` are for the same GPU but otherwise not what was asked for."""
     if wrong := list(_other_than_asked(record, options, manifest)):
         problem = f"the bundle's {record.fingerprint.name} {record.precision} engines are others"
         raise UsageError(f"{problem}: {'; '.join(wrong)}", "add --rebuild: it puts new ones in their place")
 
 
-def _other_than_asked(record: EngineRecord, options: EngineOptions, manifest: Manifest) -> Iterator[str]:
+def _other_than_asked(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> Iterator[str]:
     asked = settings_as_text(options.settings)
     for name, value in asked.items():
         if (was := record.settings.get(name, "none")) != value:

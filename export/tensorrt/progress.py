@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from textual_vision.runtime.backends.tensorrt.api import offers
+from textual_vision.runtime.backends.tensorrt.api import has_api
 
 T = TypeVar("T")
 Report = Callable[[str], None]
@@ -50,7 +50,7 @@ class Progress:
 
 def new_monitor(trt: Any, progress: Progress) -> Any:
     """The library's own kind of monitor, telling `progress`; None where it has none."""
-    if not offers(trt, "IProgressMonitor"):
+    if not has_api(trt, "IProgressMonitor"):
         return None
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -69,13 +69,13 @@ def new_monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def watched(
+def build_with_progress(
     trt: Any, config: Any, build: Callable[[], T], report: Report, every: float = HEARTBEAT_SECONDS
 ) -> T:
     """What `build` returns; meanwhile `report` hears every few seconds how long it takes and where it is."""
     progress = Progress()
     monitor = new_monitor(trt, progress)
-    if offers(trt, "IBuilderConfig.progress_monitor"):
+    if has_api(trt, "IBuilderConfig.progress_monitor"):
         config.progress_monitor = monitor
     started = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="engine build") as pool:

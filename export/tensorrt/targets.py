@@ -43,7 +43,7 @@ def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec) -> dict[st
     sizes = {
         which: {
             "batch": getattr(batch, which),
-            "tokens": max_tokens if text.fixed else min(tokens[which], max_tokens),
+            "tokens": max_tokens if text.fixed_length else min(tokens[which], max_tokens),
         }
         for which in tokens
     }

@@ -24,16 +24,17 @@ from textual_vision.export.graph.opset import (
     OPSET_OF_EXPORTER,
     check,
     check_opset,
-    lower,
+    downgrade_to_17,
     opset_of,
 )
-from textual_vision.export.host.gc_tuning import uncollected
+from textual_vision.export.host.gc_tuning import gc_disabled
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.calling import arguments_from_inputs, open_sizes
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
 from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
 from textual_vision.export.tracing.fast_translation import traced_once, translations
+from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
 from textual_vision.export.tracing.tensor_names import name_tensors
 from textual_vision.runtime.errors import UsageError
 
@@ -63,7 +64,7 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
     if options.opset < OPSET_OF_EXPORTER:
         found = ir.from_proto(model)
         fold_constants(found)
-        lower(found)
+        downgrade_to_17(found)
         model = ir.to_proto(found)
     written = opset_of(model)
     if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
@@ -83,7 +84,7 @@ def _program_from_stage(
     once = traced_once() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # What operations give is remembered for sizes that come again, which takes longer than to find it out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), uncollected(), once, uncached:
+    with _quiet(), gc_disabled(), once, uncached, exportable_recurrence():
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
@@ -93,7 +94,7 @@ def _program_from_stage(
                 external_data=False,
                 optimize=False,
                 verbose=False,
-                custom_translation_table=translations(options.opset),
+                custom_translation_table={**translations(options.opset), **recurrent_translations()},
             )
         # Whatever a user's module raises while it is traced comes through here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:

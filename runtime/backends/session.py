@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.runtime.errors import BackendMissingError, UsageError
-from textual_vision.runtime.graph_check import refuse_external_data
+from textual_vision.runtime.external_data import refuse_external_data
 
 Array = npt.NDArray[np.generic]
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from textual_vision.export.build.build import build
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult
@@ -94,7 +94,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 SCALES = {
     "text_encoder.encoder": 2.0,
-    "text_encoder.quantiser": 0.2,
+    "text_encoder.quantizer": 0.2,
     "latent.condition": 2.0,
     "latent.start": 2.0,
     "latent.position": 0.1,
@@ -154,13 +154,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def integers_pay() -> Iterator[None]:
-    """Instead of `Measure.time`: of graphs so small, a clock says by chance whether integers are faster."""
+    """Instead of `Evaluator.time`: of graphs so small, a clock says by chance whether integers are faster."""
 
-    def time(measure: Measure, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
+    def time(evaluator: Evaluator, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
         return (0.5,) * (len(graphs) - 1) + (1.0,)  # the last is the float graph
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Measure, "time", time)
+        patch.setattr(Evaluator, "time", time)
         yield
 
 

@@ -87,7 +87,7 @@ def test_all_that_runs_on_the_gpu_draws_what_onnx_runtime_draws(tiny_bundle):
 def test_the_pipeline_runs_on_engines(tiny_bundle):
     from textual_vision.export.tensorrt.builder import EngineSettings
     from textual_vision.export.tensorrt.engines import add_engines
-    from textual_vision.export.tensorrt.options import EngineOptions
+    from textual_vision.export.tensorrt.options import EngineBuildOptions
 
     gpu = find_gpu()
     if not gpu.libraries:
@@ -95,7 +95,7 @@ def test_the_pipeline_runs_on_engines(tiny_bundle):
     for kind in gpu.libraries:
         compute = (gpu.device.compute,) if kind == "tensorrt-rtx" else ()
         settings = EngineSettings(precision="fp32", compute=compute)
-        add_engines(tiny_bundle, EngineOptions(kind=kind, settings=settings), tell=print)
+        add_engines(tiny_bundle, EngineBuildOptions(kind=kind, settings=settings), tell=print)
         image = TextToImage.load(tiny_bundle, backend=kind)("a dog", seed=7)
         expected = TextToImage.load(tiny_bundle, backend="onnxruntime")("a dog", seed=7)
         assert abs(image.astype(int) - expected).mean() < 2

@@ -170,7 +170,7 @@ def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifes
 
 def fix_the_text_length(length, shape="tokens"):
     def change(manifest):
-        manifest["text"].update(max_tokens=length, fixed=True)
+        manifest["text"].update(max_tokens=length, fixed_length=True)
         for stage in manifest["stages"]:
             for tensor in stage["inputs"]:
                 tensor["shape"] = [shape if size == "tokens" else size for size in tensor["shape"]]

@@ -153,11 +153,11 @@ class Shapes:
     def style(self, index: int) -> str:
         return "flat" if index % 3 else "bold"
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         return index % 4 == 0
 
-    def kin(self, index: int) -> Sequence[int]:
-        return range(index % 8, len(self), 8) if self.composed(index) else ()
+    def same_concept(self, index: int) -> Sequence[int]:
+        return range(index % 8, len(self), 8) if self.is_composition(index) else ()
 
     def weight(self, index: int) -> int:
         return 1 + index % 2

@@ -67,13 +67,13 @@ def truncate(folder: Path) -> None:
 
 def drop_tensor(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    del weights["generator.colour.bias"]
+    del weights["generator.color.bias"]
     save_file(weights, folder / "model.safetensors")
 
 
 def reshape_tensor(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({**weights, "generator.colour.bias": torch.zeros(4)}, folder / "model.safetensors")
+    save_file({**weights, "generator.color.bias": torch.zeros(4)}, folder / "model.safetensors")
 
 
 def add_tensor(folder: Path) -> None:
@@ -114,14 +114,14 @@ def ask_for_too_much(folder: Path) -> None:
 
 def put_nan(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    weights["generator.colour.bias"][1] = float("nan")
+    weights["generator.color.bias"][1] = float("nan")
     save_file(weights, folder / "model.safetensors")
 
 
 def make_whole(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    whole = weights["generator.colour.bias"].to(torch.int32)
-    save_file({**weights, "generator.colour.bias": whole}, folder / "model.safetensors")
+    whole = weights["generator.color.bias"].to(torch.int32)
+    save_file({**weights, "generator.color.bias": whole}, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ def make_whole(folder: Path) -> None:
         (break_notice, "NOTICE is not text"),
         (nest_config, r"config\.json is not JSON"),
         (ask_for_too_much, r"config\.json describes a model that can't be made"),
-        (put_nan, r"generator\.colour\.bias has values that are not finite"),
-        (make_whole, r"generator\.colour\.bias is torch\.int32, the model's is torch\.float32"),
+        (put_nan, r"generator\.color\.bias has values that are not finite"),
+        (make_whole, r"generator\.color\.bias is torch\.int32, the model's is torch\.float32"),
         (truncate, r"model\.safetensors can't be read"),
-        (drop_tensor, r"tensor generator\.colour\.bias is missing"),
-        (reshape_tensor, r"generator\.colour\.bias is \(4,\), config\.json asks for \(3,\)"),
+        (drop_tensor, r"tensor generator\.color\.bias is missing"),
+        (reshape_tensor, r"generator\.color\.bias is \(4,\), config\.json asks for \(3,\)"),
         (add_tensor, r"generator\.extra is not part of the model"),
         (age, r"schema_version is 0"),
         (break_config, r"config\.json is not JSON"),

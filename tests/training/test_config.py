@@ -81,8 +81,8 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
         "model": {"latent": {"steps": 3, "halved": 0, "open_steps": 4}}
     },
     r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
-    r"latent_phase\.optimiser is 'sgd', not one of adamw, muon": {
-        "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimiser": "sgd"}
+    r"latent_phase\.optimizer is 'sgd', not one of adamw, muon": {
+        "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimizer": "sgd"}
     },
     r"joint_shares is \[2\.0\]": {"joint_shares": [2.0]},
     r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},

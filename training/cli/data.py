@@ -111,9 +111,9 @@ def _captioned(
     out: Path, kind: str, source: Path, size: int, max_damaged: float, workers: int
 ) -> dict[str, Any]:
     from textual_vision.training.data.captioned_corpus import build_captioned_corpus
-    from textual_vision.training.data.picture_files import Damage
+    from textual_vision.training.data.picture_files import DamageLog
 
-    damage = Damage(
+    damage = DamageLog(
         max_share=max_damaged,
         report=lambda name, reason: click.echo(f"skipped {name}: {reason}", err=True),
     )

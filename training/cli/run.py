@@ -49,7 +49,7 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
         out,
         resume=resume,
         say=click.echo,
-        choose_by=validation_source(parsed, corpus),
+        validation=validation_source(parsed, corpus),
     )
 
 

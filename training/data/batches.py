@@ -36,24 +36,24 @@ class PictureSource(Protocol):
 
     def weight(self, index: int) -> int: ...
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         """Whether it shows several things that the caption names, and not one."""
 
-    def kin(self, index: int) -> Sequence[int]:
+    def same_concept(self, index: int) -> Sequence[int]:
         """Pictures that put the same things together, itself among them; none where it shows one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class TrainingBatch:
     """One process's share of a step."""
 
     pictures: Tensor  # float32 (B, 3, S, S) in [-1, 1]
     text_codes: Tensor  # int64 (B, T, G)
     attention_mask: Tensor  # int64 (B, T)
-    style_told: Tensor  # bool (B,): the caption names the art style
+    style_named: Tensor  # bool (B,): the caption names the art style
     captions: list[str]
     indices: list[int]  # of the pictures, among all that the source has
-    kin: list[Sequence[int]]  # of each; see `PictureSource.kin`
+    same_concept: list[Sequence[int]]  # of each; see `PictureSource.same_concept`
     corpus: int  # how many pictures there are
 
 
@@ -101,17 +101,17 @@ class Batches:
         self.pool = np.repeat(np.arange(len(source)), counts)
         self._orders: dict[int, NDArray[np.int64]] = {}
 
-    def batch(self, phase: str, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+    def batch(self, phase: str, step: int, size: int, rank: int = 0, world: int = 1) -> TrainingBatch:
         """The share of `rank` in step `step` of `phase`: `size` samples of the `size * world`."""
         whole = self._indices(phase, step * size * world, size * world)
         chance = StepRandom(self.seed, phase + "/captions", step, rank, world).uniform(size, 2)
         return self._batch_of(whole[rank * size : (rank + 1) * size], chance.tolist())
 
-    def plainest(self, indices: list[int], *, style: bool) -> Batch:
+    def plainest(self, indices: list[int], *, style: bool) -> TrainingBatch:
         """These pictures, each with its first caption, with its style or without."""
         return self._batch_of(indices, [[0.0, -1.0 if style else 1.0]] * len(indices))
 
-    def _batch_of(self, indices: list[int], chance: list[list[float]]) -> Batch:
+    def _batch_of(self, indices: list[int], chance: list[list[float]]) -> TrainingBatch:
         # First: a source may find a picture damaged, and give another with its captions.
         pictures = np.stack([self.source.picture(i) for i in indices])
         captions, told = [], []
@@ -121,14 +121,14 @@ class Batches:
             captions.append(caption_with_style(choices[int(pick * len(choices))], style))
             told.append(bool(style))
         codes, mask = self.encode(captions)
-        return Batch(
+        return TrainingBatch(
             pictures=signed_from_pixels(pictures),
             text_codes=codes,
             attention_mask=mask,
-            style_told=torch.tensor(told),
+            style_named=torch.tensor(told),
             captions=captions,
             indices=indices,
-            kin=[self.source.kin(index) for index in indices],
+            same_concept=[self.source.same_concept(index) for index in indices],
             corpus=len(self.source),
         )
 

@@ -16,7 +16,7 @@ from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.picture_files import Entry, caption_from_text, require_folder
 from textual_vision.training.data.splits import TEST, TRAIN, VALIDATION, hashed_share
 
-SHARE_TO_CHOOSE_BY = 0.1  # of COCO's validation pictures
+VALIDATION_SHARE = 0.1  # of COCO's validation pictures
 _LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"
 
 
@@ -55,7 +55,7 @@ def _split(name: str, key: str) -> str:
     """COCO's own validation pictures are for judging, but for those that a run chooses by."""
     if not name.startswith("val"):
         return TRAIN
-    return VALIDATION if hashed_share(key) < SHARE_TO_CHOOSE_BY else TEST
+    return VALIDATION if hashed_share(key) < VALIDATION_SHARE else TEST
 
 
 def _captions_by_image(annotations: list[dict[str, Any]]) -> dict[object, tuple[str, ...]]:

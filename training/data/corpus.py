@@ -21,7 +21,7 @@ import numpy as np
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.records import Pixels, Record
 
-SCHEMA = 1
+SCHEMA = 2
 PICTURES, RECORDS, SUMMARY = "pictures.npy", "records.jsonl", "corpus.json"
 _AGAIN = "make the corpus again with `tv-train data`"
 
@@ -56,15 +56,12 @@ def load_corpus(folder: Path | str) -> Corpus:
         )
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+        _check_schema(folder, summary)
         lines = (folder / RECORDS).read_text("utf-8").splitlines()
         records = [_record_from_json(line) for line in lines]
         pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"the corpus at {folder} is damaged: {error}", _AGAIN) from error
-    if summary.get("schema") != SCHEMA:
-        raise IntegrityError(
-            f"the corpus at {folder} has schema {summary.get('schema')}, expected {SCHEMA}", _AGAIN
-        )
     size = summary.get("size")
     if pictures.dtype != np.uint8 or pictures.shape != (len(records), size, size, 3):
         raise IntegrityError(
@@ -73,6 +70,12 @@ def load_corpus(folder: Path | str) -> Corpus:
             _AGAIN,
         )
     return Corpus(pictures=pictures, records=records, summary=summary)
+
+
+def _check_schema(folder: Path, summary: Any) -> None:
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != SCHEMA:
+        raise IntegrityError(f"the corpus at {folder} has schema {found}, expected {SCHEMA}", _AGAIN)
 
 
 def _record_from_json(line: str) -> Record:

@@ -61,7 +61,7 @@ def _silent(name: str, reason: str) -> None:
 
 
 @dataclass(kw_only=True)
-class Damage:
+class DamageLog:
     """Counts damaged pictures and captions, reports each by name, and stops when there are too many."""
 
     max_share: float = MAX_DAMAGED
@@ -129,7 +129,7 @@ def _rgb_on_white(image: Image.Image) -> Image.Image:
 
 
 def samples(
-    entries: Iterable[Entry], size: int, damage: Damage, *, threads: int = 1
+    entries: Iterable[Entry], size: int, damage: DamageLog, *, threads: int = 1
 ) -> Iterator[tuple[Entry, Pixels]]:
     """Every undamaged entry with its picture, in order; memory does not grow with their number.
 

@@ -31,14 +31,6 @@ class Record:
     split: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A record and the SVG that shows it."""
-
-    record: Record
-    svg: str
-
-
 def with_splits(records: Iterable[Record]) -> list[Record]:
     """Every record with its split; see `splits` for the rule.
 

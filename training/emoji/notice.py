@@ -29,7 +29,7 @@ def notice_text() -> str:
         "Models named `emoji` were trained on pictures rendered, resized and combined from the works below,\n"
         "and hold codes of them to draw by.\n\n"
         f"{art}\n\nWeights of other projects:\n\n{weights}\n\n"
-        "Licence texts: https://www.apache.org/licenses/LICENSE-2.0, "
+        "License texts: https://www.apache.org/licenses/LICENSE-2.0, "
         "https://creativecommons.org/licenses/by/4.0/, https://opensource.org/license/mit, "
         "https://www.unicode.org/license.txt\n"
     )

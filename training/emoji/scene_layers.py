@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from textual_vision.training.emoji.svg import CANVAS, Art, Layer
+from textual_vision.training.emoji.svg import CANVAS, Art, SvgLayer
 
 PLANTS = {
     "forest": ("1F332", "1F333"),
@@ -61,7 +61,9 @@ class Scene:
         return f"scene:{self.ground}|{self.water}|{self.backdrop}|{self.sky}"
 
 
-def layers_from_scene(scene: Scene, art: Mapping[str, list[Art]], chance: random.Random) -> list[Layer | str]:
+def layers_from_scene(
+    scene: Scene, art: Mapping[str, list[Art]], chance: random.Random
+) -> list[SvgLayer | str]:
     """Back to front: sky, sun or moon or mountains, land, water, plants; laid out anew by `chance`."""
     horizon = chance.uniform(42, 52)
     water = _water(scene.water, horizon, chance)
@@ -110,8 +112,8 @@ def _dusky(color: str, sky: str) -> str:
 
 def _heavens(
     scene: Scene, art: Mapping[str, list[Art]], horizon: float, chance: random.Random
-) -> list[Layer | str]:
-    layers: list[Layer | str] = []
+) -> list[SvgLayer | str]:
+    layers: list[SvgLayer | str] = []
     if scene.sky == "night":
         layers += [_star(chance, horizon) for _ in range(26)]
     side = chance.choice((-1, 1))
@@ -136,15 +138,15 @@ def _star(chance: random.Random, horizon: float) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}" fill="#fff" opacity="0.9"/>'
 
 
-def _placed(art: Mapping[str, list[Art]], hexcode: str, x: float, y: float, size: float) -> Layer | str:
+def _placed(art: Mapping[str, list[Art]], hexcode: str, x: float, y: float, size: float) -> SvgLayer | str:
     if hexcode not in art:  # a style without this icon: a plain disc of the same place
         return f'<circle cx="{x + size / 2:g}" cy="{y + size / 2:g}" r="{size * 0.38:g}" fill="#ffe9a8"/>'
-    return Layer(art=art[hexcode][0], x=x, y=y, width=size, height=size)
+    return SvgLayer(art=art[hexcode][0], x=x, y=y, width=size, height=size)
 
 
 def _sun(
     sky: str, art: Mapping[str, list[Art]], middle: float, horizon: float, chance: random.Random
-) -> Layer | str:
+) -> SvgLayer | str:
     """High and with rays by day; a disc that touches the land at sunset."""
     if sky == "sunset":
         radius = chance.uniform(10, 14)
@@ -157,7 +159,7 @@ def _sun(
     return _placed(art, SUN, middle - size / 2, chance.uniform(3, 9), size)
 
 
-def _mountains(sky: str, horizon: float, chance: random.Random) -> list[Layer | str]:
+def _mountains(sky: str, horizon: float, chance: random.Random) -> list[SvgLayer | str]:
     light, dark = _MOUNTAIN_COLORS[sky]
     middles = [chance.uniform(8, 28), chance.uniform(66, 92), chance.uniform(40, 58)]
     return [_mountain(middle, horizon, light, dark, chance) for middle in middles]
@@ -182,7 +184,7 @@ def _mountain(middle: float, horizon: float, light: str, dark: str, chance: rand
     )
 
 
-def _land(scene: Scene, horizon: float, chance: random.Random) -> list[Layer | str]:
+def _land(scene: Scene, horizon: float, chance: random.Random) -> list[SvgLayer | str]:
     rise, phase = chance.uniform(2, 5), chance.uniform(0, math.tau)
     hill = [(x, horizon - 1 - rise * (1 + math.sin(phase + x / 14)) / 2) for x in range(0, 101, 4)]
     return [
@@ -260,12 +262,12 @@ def _planted(
     horizon: float,
     water: _Water | None,
     chance: random.Random,
-) -> list[Layer | str]:
+) -> list[SvgLayer | str]:
     """Rows from the horizon to the front; nothing grows in the water or hides all of it."""
     plants = plants_for(scene.ground, art)
     rows, count, smallest, largest = _DENSITY[scene.ground]
     tint, share = _SNOW if scene.ground == "snow" else _DUSK[scene.sky]
-    layers: list[Layer | str] = []
+    layers: list[SvgLayer | str] = []
     for row in range(rows):
         near = row / (rows - 1)
         foot = horizon + 3 + (93 - horizon) * near**1.3
@@ -276,7 +278,7 @@ def _planted(
                 continue
             side = size * chance.uniform(0.85, 1.15)
             layers.append(
-                Layer(
+                SvgLayer(
                     art=chance.choice(plants),
                     x=middle - side / 2,
                     y=foot + chance.uniform(-1, 1) - side,

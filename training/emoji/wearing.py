@@ -9,10 +9,18 @@ from functools import cache
 
 import numpy as np
 
-from textual_vision.training.data.records import Drawing, Record
+from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import hashed_share
 from textual_vision.training.emoji.concepts import with_article
-from textual_vision.training.emoji.svg import CANVAS, Art, Layer, rgba_from_svg, svg_from_art, svg_from_layers
+from textual_vision.training.emoji.svg import (
+    CANVAS,
+    Art,
+    SvgLayer,
+    SvgRecord,
+    rgba_from_svg,
+    svg_from_art,
+    svg_from_layers,
+)
 
 MEASURED_PIXELS = 100  # art is measured on a raster of this side: one pixel is one canvas unit
 SVG = "http://www.w3.org/2000/svg"
@@ -150,7 +158,7 @@ ACCESSORIES = (
 
 def wearing_drawings(
     shown: Mapping[str, Mapping[str, list[Art]]], license_from_style: Mapping[str, str]
-) -> Iterator[Drawing]:
+) -> Iterator[SvgRecord]:
     """Every animal with every accessory in every style that draws both.
 
     `shown` maps a style to a hexcode to its drawings.
@@ -166,7 +174,7 @@ def wearing_drawings(
                     continue
                 record = _record(hexcode, accessory, style, license_from_style[style])
                 layers = _dressed(hexcode, art_from_hexcode[hexcode][0], worn, accessory, eyes, style)
-                yield Drawing(record=record, svg=svg_from_layers(layers))
+                yield SvgRecord(record=record, svg=svg_from_layers(layers))
 
 
 def eye_height(hexcode: str, style: str) -> int | None:
@@ -206,21 +214,21 @@ def _worn_art(style: str, accessory: Accessory, art_from_hexcode: Mapping[str, l
 
 def _dressed(
     hexcode: str, animal: Art, worn: Art, accessory: Accessory, eyes: float, style: str
-) -> list[Layer | str]:
+) -> list[SvgLayer | str]:
     tilt = (hashed_share(f"tilt|{hexcode}|{accessory.name}") - 0.5) * 6
     if not accessory.width:
         width = _NARROW.get(hexcode, _GLASSES_WIDTH) * _LARGER.get(style, 1.0)
         height = width * worn.height / worn.width
         middle = _middle_of(animal, eyes)
         # The bridge sits at the eyes, so most of the lens hangs below them.
-        glasses = Layer(
+        glasses = SvgLayer(
             art=worn, x=middle - width / 2, y=eyes - height * 0.45, width=width, height=height, degrees=tilt
         )
-        return [Layer(art=animal, x=0, y=0, width=CANVAS, height=CANVAS), glasses]
+        return [SvgLayer(art=animal, x=0, y=0, width=CANVAS, height=CANVAS), glasses]
     return _with_hat(animal, worn, accessory, tilt)
 
 
-def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list[Layer | str]:
+def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list[SvgLayer | str]:
     """The animal shrinks just as far as its hat needs to fit above it."""
     top = _top_of_head(animal)
     height = accessory.width * worn.height / worn.width
@@ -230,8 +238,8 @@ def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list
     left, upper = (CANVAS - side) / 2, CANVAS - side
     brim = upper + top * scale + accessory.sink * height
     middle = left + _middle_of(animal, top + 8) * scale
-    hat = Layer(art=worn, x=middle - width / 2, y=brim - height, width=width, height=height, degrees=tilt)
-    return [Layer(art=animal, x=left, y=upper, width=side, height=side), hat]
+    hat = SvgLayer(art=worn, x=middle - width / 2, y=brim - height, width=width, height=height, degrees=tilt)
+    return [SvgLayer(art=animal, x=left, y=upper, width=side, height=side), hat]
 
 
 @cache

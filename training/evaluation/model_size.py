@@ -34,7 +34,7 @@ def describe(config: TrainConfig) -> list[StageSize]:
     costs = _costs(model, config.model)
     book = model.codebook.rows.numel()
     sizes = {
-        "text_encoder": _weights(model.text_encoder) + model.text_encoder.quantiser.centroids.numel(),
+        "text_encoder": _weights(model.text_encoder) + model.text_encoder.quantizer.centroids.numel(),
         "latent": _weights(model.latent) + book + _remembered(model),
         "generator": _weights(model.generator),
     }

@@ -1,7 +1,7 @@
 """What a picture shows, told by linear probes that learned it from real pictures.
 
-A probe is ridge regression from standardized Lite2 features to one-hot answers. How far it can be
-trusted is measured on real pictures that it has not seen, and is the ceiling of what a drawing can score.
+A probe is ridge regression from standardized EfficientNet-Lite2 features to one-hot answers. Its accuracy on
+real pictures that it was not trained on is the ceiling of the score of a generated picture.
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ def text_code_usage(encode: CaptionEncoder, captions: Sequence[str]) -> TextCode
     captions = sorted(set(captions))
     codes, mask = encode(captions)
     sequences = {tuple(row[m.bool()].flatten().tolist()) for row, m in zip(codes, mask, strict=True)}
-    quantiser = encode.text_encoder.quantiser
-    groups = torch.arange(quantiser.groups)
+    quantizer = encode.text_encoder.quantizer
+    groups = torch.arange(quantizer.groups)
     used = len({(int(g), int(c)) for g in groups for c in codes[mask.bool()][:, g].unique()})
     usage = TextCodeUsage(
         captions=len(captions),
         distinct=len(sequences) / len(captions),
-        used=used / (quantiser.groups * quantiser.centroids.shape[1]),
+        used=used / (quantizer.groups * quantizer.centroids.shape[1]),
         recall_at_1=_recall_at_1(encode, captions, codes, mask),
     )
     if usage.distinct < MIN_DISTINCT:
@@ -57,8 +57,8 @@ def _recall_at_1(encode: CaptionEncoder, captions: Sequence[str], codes: Tensor,
         ids, m = ids_from_captions(encode.tokenizer, captions[start : start + CHUNK])
         states.append(_mean(encoder.encoder(ids, m), m))
     queries = torch.nn.functional.normalize(torch.cat(states), dim=1)
-    groups = torch.arange(encoder.quantiser.groups)
-    rows = _mean(encoder.quantiser.centroids[groups, codes].flatten(2), mask)
+    groups = torch.arange(encoder.quantizer.groups)
+    rows = _mean(encoder.quantizer.centroids[groups, codes].flatten(2), mask)
     keys = torch.nn.functional.normalize(rows, dim=1)
     found = [(part @ keys.T).argmax(1) for part in queries.split(2048)]
     return float((torch.cat(found) == torch.arange(len(keys))).float().mean())

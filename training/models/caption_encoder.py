@@ -42,7 +42,7 @@ class CaptionEncoder:
         """
         ids, mask = ids_from_captions(self.tokenizer, captions)
         lengths = mask.sum(1)
-        device = self.text_encoder.quantiser.centroids.device
+        device = self.text_encoder.quantizer.centroids.device
         for length in lengths.unique().tolist():
             for rows in torch.nonzero(lengths == length).squeeze(1).split(CAPTIONS_PER_CALL):
                 filled = rows[torch.arange(CAPTIONS_PER_CALL) % len(rows)]

@@ -68,7 +68,7 @@ class Codebook(nn.Module):
         if len(dead) == 0:
             return 0
         badness = 1 - self.similarity(latents).amax(1)
-        # Drawn, not the very worst: those are one odd picture's pixels.
+        # EvaluationImages, not the very worst: those are one odd picture's pixels.
         chosen = torch.multinomial(badness.clamp_min(1e-6).cpu(), len(dead), generator=generator)
         self._place(dead, latents[chosen])
         return len(dead)

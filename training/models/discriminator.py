@@ -9,16 +9,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 from textual_vision.training.config import ModelConfig
 from textual_vision.training.models.efficientnet import Perceptual
 
-JOINED_AT = 4  # rows and columns where picture and sentence meet
+JOIN_SIZE = 4  # rows and columns where picture and sentence meet
 Judged = tuple[Tensor, list[Tensor]]
 
 
 def make_discriminator(model: ModelConfig) -> nn.Module:
     """The one that the config asks for."""
-    return FeatureDiscriminator(model) if model.discriminator.sees == "features" else Discriminator(model)
+    return (
+        FeatureDiscriminator(model) if model.discriminator.sees == "features" else PixelDiscriminator(model)
+    )
 
 
-class Discriminator(nn.Module):
+class PixelDiscriminator(nn.Module):
     """DCGAN's strided convolutions, joined at 4x4 with the embedded sentence (Reed et al. 2016)."""
 
     def __init__(self, model: ModelConfig) -> None:
@@ -44,8 +46,8 @@ class Discriminator(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """Sees what a pretrained network sees: a head for each scale (Sauer et al. 2021, Projected GANs).
 
-    It need not learn what pictures are made of before it can tell them apart. Of 250 steps against it the
-    distance of drawings to real pictures fell by an eighth, of as many against `Discriminator` by nothing.
+    Its features are useful from the first step. In 250 steps against it the KID of generated pictures fell by
+    an eighth; in 250 steps against `PixelDiscriminator` it did not fall.
     """
 
     def __init__(self, model: ModelConfig) -> None:
@@ -56,7 +58,7 @@ class FeatureDiscriminator(nn.Module):
         self.entries, self.bodies, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for scale in self.seen.features(torch.zeros(1, 3, model.image_size, model.image_size)):
             self.entries.append(nn.Sequential(nn.Conv2d(scale.shape[1], width, 1), nn.LeakyReLU(0.2)))
-            halvings = (scale.shape[2] // JOINED_AT).bit_length() - 1
+            halvings = (scale.shape[2] // JOIN_SIZE).bit_length() - 1
             self.bodies.append(nn.Sequential(*(_halving(width, width, config.norm) for _ in range(halvings))))
             self.heads.append(_Head(width, model.text.width))
 
@@ -75,7 +77,7 @@ class _Head(nn.Module):
         super().__init__()
         self.sentence = nn.Linear(text_width, width)
         self.join = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.LeakyReLU(0.2))
-        self.logit = nn.Conv2d(width, 1, JOINED_AT)
+        self.logit = nn.Conv2d(width, 1, JOIN_SIZE)
 
     def forward(self, x: Tensor, sentence: Tensor) -> Tensor:
         said = self.sentence(sentence)[:, :, None, None].expand(-1, -1, *x.shape[2:])

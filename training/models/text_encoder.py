@@ -108,12 +108,12 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.encoder = WordEncoder(config)
-        self.quantiser = ProductQuantizer(config)
+        self.quantizer = ProductQuantizer(config)
         self.words = WordAttention(config)
 
     def codes(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids, attention_mask int64 (B, T) -> text_codes int64 (B, T, G)."""
-        codes: Tensor = self.quantiser(self.encoder(input_ids, attention_mask))
+        codes: Tensor = self.quantizer(self.encoder(input_ids, attention_mask))
         return codes
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

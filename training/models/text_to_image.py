@@ -17,7 +17,7 @@ from textual_vision.training.models.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class GeneratedImages:
     """What one pass gives; the fields are the stages' outputs."""
 
     text_codes: Tensor  # int64 (B, T, G)
@@ -40,13 +40,13 @@ class TextToImageModel(nn.Module):
         self.posterior = Posterior(config)
 
     @torch.no_grad()
-    def draw(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> Drawing:
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> GeneratedImages:
         """ids, mask int64 (B, T), noise float32 (B, Z) -> what the exported pipeline gives."""
         stages = stages_from_model(self)
         text_codes, text, attention = stages.text_encoder(input_ids, attention_mask)
         codes = stages.latent(text, attention_mask, noise)
         image = stages.generator(codes, text, attention_mask, noise)
-        return Drawing(text_codes=text_codes, attention=attention, codes=codes, image=image)
+        return GeneratedImages(text_codes=text_codes, attention=attention, codes=codes, image=image)
 
 
 class LatentStage(nn.Module):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.training.config import LossConfig
-from textual_vision.training.data.batches import Batch, StepRandom
+from textual_vision.training.data.batches import StepRandom, TrainingBatch
 from textual_vision.training.models.efficientnet import Perceptual
 from textual_vision.training.models.image_encoder import sample
-from textual_vision.training.models.latent.retrieval import Lesson, entries_of
+from textual_vision.training.models.latent.retrieval import RetrievalTraining, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.losses import (
@@ -31,11 +31,11 @@ from textual_vision.training.trainer.losses import (
 
 Terms = dict[str, Tensor]
 AGREEMENT_EVERY = 16  # cells, of those whose codes are compared for the log
-STRANGE_SHARE = 0.3  # of the pictures, which learn without the drafts that are most like them
-APART_SHARE = 0.6  # of the compositions, which learn without any picture that puts the same together
-RIGHT_SHARE = 0.5  # of the others, which find themselves among the drafts
-ALIKE = 0.4  # cosine of two captions that have something in common
-PRIOR_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
+MASK_SIMILAR_SHARE = 0.3  # of the pictures, which learn without the drafts that are most like them
+MASK_CONCEPT_SHARE = 0.6  # of the compositions, which learn without any picture that puts the same together
+INSERT_TARGET_SHARE = 0.5  # of the others, which find themselves among the drafts
+SIMILARITY_THRESHOLD = 0.4  # cosine of two captions that have something in common
+PRIOR_CODE_SHARE = 0.5  # of the captions that leave nothing open, drawn with noise the picture doesn't know
 
 
 class PictureDistance(nn.Module):
@@ -67,7 +67,7 @@ class CodebookObjective(nn.Module):
         self.losses = losses
         self.noise_width = model.config.noise
 
-    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+    def forward(self, batch: TrainingBatch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms; moves the codebook when training."""
         latents = self.image_encoder(batch.pictures).float()
         with in_full_precision(latents):
@@ -75,10 +75,10 @@ class CodebookObjective(nn.Module):
             rows = self.codebook.lookup(codes)
             if self.training:
                 self.codebook.update(latents.detach().flatten(0, 2), codes.flatten())
-        return self.likeness(latents, rows, batch, random)
+        return self.reconstruction(latents, rows, batch, random)
 
-    def likeness(
-        self, latents: Tensor, rows: Tensor, batch: Batch, random: StepRandom
+    def reconstruction(
+        self, latents: Tensor, rows: Tensor, batch: TrainingBatch, random: StepRandom
     ) -> tuple[Tensor, Terms]:
         """What the rows (B, D, h, w) of latents (B, h, w, D) draw against the pictures, straight through."""
         real, flat = batch.pictures, latents.permute(0, 3, 1, 2)
@@ -103,23 +103,23 @@ class EncoderObjective(nn.Module):
         self.image_encoder = whole.image_encoder
         self._whole = (whole,)  # a tuple: not trained here
 
-    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+    def forward(self, batch: TrainingBatch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms."""
         (whole,) = self._whole
         latents = self.image_encoder(batch.pictures).float()
         with in_full_precision(latents):
             rows = whole.codebook.lookup(whole.codebook.nearest(latents))
-        return whole.likeness(latents, rows, batch, random)
+        return whole.reconstruction(latents, rows, batch, random)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the latent network was told of a batch."""
+class LatentTargets:
+    """Inputs and targets of the latent network for one batch."""
 
     codes: Tensor  # int64 (B, h, w): the pictures' own
     text: Tensor  # (B, T, C)
     noise: Tensor  # (B, Z)
-    lesson: Lesson | None
+    retrieval: RetrievalTraining | None
 
 
 class LatentObjective(nn.Module):
@@ -133,26 +133,28 @@ class LatentObjective(nn.Module):
         # A tuple: not trained here, not ours. The words stay what the memory was filled by.
         self._fixed = (model.image_encoder, model.codebook, model.text_encoder.words)
 
-    def forward(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Terms]:
+    def forward(self, batch: TrainingBatch, random: StepRandom) -> tuple[Tensor, Terms]:
         """Loss and terms."""
         loss, terms, _ = self.predict(batch, random, self.latent.config.steps)
         return loss, terms
 
-    def predict(self, batch: Batch, random: StepRandom, steps: int) -> tuple[Tensor, Terms, Told]:
+    def predict(
+        self, batch: TrainingBatch, random: StepRandom, steps: int
+    ) -> tuple[Tensor, Terms, LatentTargets]:
         """Loss of the first `steps`, each counting the same, terms, and what they were taken of."""
         encoder, book, words = self._fixed
         with torch.no_grad(), in_full_precision(batch.pictures):
             codes = book.nearest(encoder(batch.pictures))
         with torch.no_grad():
             text, _ = words(batch.text_codes, batch.attention_mask)
-        noise, kl = self._noise(batch, random)
+        noise, kl = self._sample_noise(batch, random)
         wanted = codes.flatten(1)[:, self.latent.order]
-        lesson = self._lesson(batch, codes, random)
+        retrieval = self._retrieval_augmentation(batch, codes, random)
         with in_full_precision(noise):  # scores that fall nearly together would be rounded to other pictures
-            drafts = self.latent.drafts(text.float(), batch.attention_mask, noise.float(), book, lesson)
-        context = self.latent.context(self._dropped(text, random), batch.attention_mask, noise, drafts)
-        told = self._with_mistakes(wanted, random)[:, : self.latent.positions(steps - 1)[1]]
-        raw = self.latent(context, F.embedding(told, book.rows)).float()
+            drafts = self.latent.drafts(text.float(), batch.attention_mask, noise.float(), book, retrieval)
+        context = self.latent.context(self._drop_text(text, random), batch.attention_mask, noise, drafts)
+        corrupted = self._corrupt_tokens(wanted, random)[:, : self.latent.positions(steps - 1)[1]]
+        raw = self.latent(context, F.embedding(corrupted, book.rows)).float()
         entropy, right = codes.new_zeros((), dtype=torch.float32), []
         with in_full_precision(raw):
             for step in range(steps):
@@ -164,9 +166,11 @@ class LatentObjective(nn.Module):
                 right.append((book.nearest(found.detach()[some]) == new[some]).float().mean())
         terms = {"code_cross_entropy": entropy, "kl": kl, "code_agreement": torch.stack(right).mean()}
         loss = self.losses.code_cross_entropy * entropy + self.losses.kl * kl
-        return loss, terms, Told(codes=codes, text=text, noise=noise, lesson=lesson)
+        return loss, terms, LatentTargets(codes=codes, text=text, noise=noise, retrieval=retrieval)
 
-    def _lesson(self, batch: Batch, codes: Tensor, random: StepRandom) -> Lesson | None:
+    def _retrieval_augmentation(
+        self, batch: TrainingBatch, codes: Tensor, random: StepRandom
+    ) -> RetrievalTraining | None:
         """What pictures are learned with: not their own entries, which nothing else would be like.
 
         Of a share of them whatever has a caption much like theirs is hidden, too, for a prompt may be like
@@ -182,38 +186,38 @@ class LatentObjective(nn.Module):
         rows, places = torch.nonzero(torch.tensor(batch.indices, device=device)[:, None] == kept).unbind(1)
         hidden = torch.zeros(len(batch.indices), len(memory.keys), dtype=torch.bool, device=device)
         hidden[rows, places] = True
-        strange = random.uniform(len(hidden)).to(device) < STRANGE_SHARE
-        # From any likeness on: the nearest that is left may be a twin's cousin or a stranger.
-        bound = ALIKE + (1 - ALIKE) * random.uniform(len(hidden), 1).to(device)
+        strange = random.uniform(len(hidden)).to(device) < MASK_SIMILAR_SHARE
+        # From any reconstruction on: the nearest that is left may be a twin's cousin or a stranger.
+        bound = SIMILARITY_THRESHOLD + (1 - SIMILARITY_THRESHOLD) * random.uniform(len(hidden), 1).to(device)
         alike = memory.like(places) > bound[rows]
         hidden = hidden.index_put((rows,), hidden[rows] | (alike & strange[rows, None]))
-        numbers = [torch.tensor(one, dtype=torch.int64, device=device) for one in batch.kin]
-        kin = torch.stack([torch.isin(kept, one) for one in numbers])
-        apart = (kin.sum(1) > 1) & (random.uniform(len(hidden)).to(device) < APART_SHARE)
-        hidden[:, : len(kept)] |= kin & apart[:, None]
+        numbers = [torch.tensor(one, dtype=torch.int64, device=device) for one in batch.same_concept]
+        same_concept = torch.stack([torch.isin(kept, one) for one in numbers])
+        apart = (same_concept.sum(1) > 1) & (random.uniform(len(hidden)).to(device) < MASK_CONCEPT_SHARE)
+        hidden[:, : len(kept)] |= same_concept & apart[:, None]
         chance = random.uniform(len(hidden), 2).to(device)
         place = (memory.drafts * chance[:, 0].square()).long()
-        place = place.where((chance[:, 1] < RIGHT_SHARE) & ~strange & ~apart, memory.drafts)
-        return Lesson(hidden=hidden, own=codes.flatten(1), place=place)
+        place = place.where((chance[:, 1] < INSERT_TARGET_SHARE) & ~strange & ~apart, memory.drafts)
+        return RetrievalTraining(hidden=hidden, own=codes.flatten(1), place=place)
 
-    def _with_mistakes(self, codes: Tensor, random: StepRandom) -> Tensor:
+    def _corrupt_tokens(self, codes: Tensor, random: StepRandom) -> Tensor:
         """Codes (B, N), a share of them replaced by others of the same picture."""
         chance = random.uniform(len(codes), 2, codes.shape[1]).to(codes.device)
         elsewhere = codes.gather(1, (chance[:, 0] * codes.shape[1]).long())
         return torch.where(chance[:, 1] < self.losses.code_noise, elsewhere, codes)
 
-    def _dropped(self, text: Tensor, random: StepRandom) -> Tensor:
+    def _drop_text(self, text: Tensor, random: StepRandom) -> Tensor:
         """Nothing instead of the words of some captions: what there is besides words is learned too."""
         kept = random.uniform(len(text)).to(text.device) >= self.losses.words_dropped
         return text * kept[:, None, None]
 
-    def _noise(self, batch: Batch, random: StepRandom) -> tuple[Tensor, Tensor]:
+    def _sample_noise(self, batch: TrainingBatch, random: StepRandom) -> tuple[Tensor, Tensor]:
         """The posterior's, or the prior's for a share of the captions that tell everything."""
         device = batch.pictures.device
         mean, log_variance = self.posterior(batch.pictures)
         normal = random.normal(*mean.shape).to(device)
-        blind = random.uniform(len(mean)).to(device) < PRIOR_SHARE
-        blind = (blind & batch.style_told.to(device))[:, None]
+        blind = random.uniform(len(mean)).to(device) < PRIOR_CODE_SHARE
+        blind = (blind & batch.style_named.to(device))[:, None]
         noise = torch.where(blind, normal, sample(mean, log_variance, normal))
         return noise, kl_divergence(mean, log_variance)
 
@@ -241,58 +245,60 @@ class JointObjective(nn.Module):
         self.losses = losses
         self._fixed = (model.codebook, discriminator)
 
-    def forward(self, batch: Batch, random: StepRandom, adversarial: float) -> tuple[Tensor, Terms, Tensor]:
+    def forward(
+        self, batch: TrainingBatch, random: StepRandom, adversarial: float
+    ) -> tuple[Tensor, Terms, Tensor]:
         """Loss, terms and the drawn pictures (B, 3, H, W), detached."""
         # The coarse steps learn what they did; the fine ones by what is drawn with them, and as they did.
         latent = self.codes.latent
         coarse = max(1, latent.config.steps - latent.fine_steps)
-        loss, terms, told = self.codes.predict(batch, random, coarse)
-        kind = torch.arange(len(batch.pictures), device=told.codes.device) % 3
-        told = self._from_words_alone(told, kind == 2, random)
-        rows, entropy = self._rows(told, batch.attention_mask, kind, random)
-        drawn = self.generator(rows, told.text, batch.attention_mask, told.noise).float()
+        loss, terms, targets = self.codes.predict(batch, random, coarse)
+        kind = torch.arange(len(batch.pictures), device=targets.codes.device) % 3
+        targets = self._predict_from_text(targets, kind == 2, random)
+        rows, entropy = self._rows(targets, batch.attention_mask, kind, random)
+        drawn = self.generator(rows, targets.text, batch.attention_mask, targets.noise).float()
         own, partly = kind == 0, kind == 1
         alike = self.distance(drawn[own], batch.pictures[own])
-        picture = self.losses.likeness * alike + self.distance(drawn[partly], batch.pictures[partly])
+        picture = self.losses.reconstruction * alike + self.distance(drawn[partly], batch.pictures[partly])
         terms |= {"fine_cross_entropy": entropy, "picture": picture}
         terms["psnr"] = psnr(drawn[own], batch.pictures[own])
         loss = loss + picture + self.losses.fine_cross_entropy * entropy
         if adversarial > 0:
-            sentence = sentence_from_text(told.text, batch.attention_mask).detach()
-            # Not those from all of their own codes: they are for likeness, which convincing would cost.
+            sentence = sentence_from_text(targets.text, batch.attention_mask).detach()
+            # Not those from all of their own codes: they are for reconstruction, which convincing would cost.
             chosen = ~own
             words, among = sentence[chosen], partly[chosen]
-            judged = self._judged(drawn[chosen], batch.pictures[chosen], words, among, random)
+            judged = self._discriminate(drawn[chosen], batch.pictures[chosen], words, among, random)
             terms |= judged
             fooled, matching = judged["fooled"], judged.get("feature_matching", 0.0)
             loss = loss + adversarial * (fooled + self.losses.feature_matching * matching)
         return loss, terms, drawn.detach()
 
-    def _from_words_alone(self, told: Told, which: Tensor, random: StepRandom) -> Told:
+    def _predict_from_text(self, targets: LatentTargets, which: Tensor, random: StepRandom) -> LatentTargets:
         """With noise that knows nothing of the pictures of `which`; none of it is learned here."""
-        blind = random.normal(*told.noise.shape).to(told.noise.device)
-        return replace(told, noise=torch.where(which[:, None], blind, told.noise.detach()))
+        blind = random.normal(*targets.noise.shape).to(targets.noise.device)
+        return replace(targets, noise=torch.where(which[:, None], blind, targets.noise.detach()))
 
     def _rows(
-        self, told: Told, attention_mask: Tensor, kind: Tensor, random: StepRandom
+        self, targets: LatentTargets, attention_mask: Tensor, kind: Tensor, random: StepRandom
     ) -> tuple[Tensor, Tensor]:
         """Rows (B, D, h, w) of each kind, and the cross-entropy of the first codes chosen after own ones."""
         book, _ = self._fixed
         latent = self.codes.latent
-        own = told.codes.flatten(1)[:, latent.order]
+        own = targets.codes.flatten(1)[:, latent.order]
         steps = latent.config.steps
         learned = latent.fine_steps
         first = steps - learned + int(float(random.shared(1)) * learned)
         known = {1: latent.positions(first)[0], 2: 0}
-        rows, entropy = book.lookup(told.codes), told.text.new_zeros(())
+        rows, entropy = book.lookup(targets.codes), targets.text.new_zeros(())
         for number, count in known.items():
             (which,) = torch.nonzero(kind == number, as_tuple=True)
             if not len(which):
                 continue
-            lesson = None if told.lesson is None else told.lesson.of(which)
-            given = told.text[which], attention_mask[which], told.noise[which]
+            retrieval = None if targets.retrieval is None else targets.retrieval.of(which)
+            given = targets.text[which], attention_mask[which], targets.noise[which]
             with in_full_precision(rows):
-                drafts = latent.drafts(*given, book, lesson)
+                drafts = latent.drafts(*given, book, retrieval)
             setting = latent.setting(*given, drafts)
             plan = latent.plan_through(setting, own[which, :count], book, learned)
             rows = rows.index_copy(0, which, plan.rows)
@@ -303,7 +309,7 @@ class JointObjective(nn.Module):
                     entropy = code_cross_entropy(raw, wanted.flatten(), book.rows, self.losses)
         return rows, entropy
 
-    def _judged(
+    def _discriminate(
         self, drawn: Tensor, real: Tensor, sentence: Tensor, held: Tensor, random: StepRandom
     ) -> Terms:
         """How far the discriminator is fooled, and for `held` pictures how far its features are theirs."""
@@ -330,7 +336,7 @@ class DiscriminatorObjective(nn.Module):
         self._fixed = (model.text_encoder.words,)
 
     def forward(
-        self, batch: Batch, drawn: Tensor, random: StepRandom, penalize: bool
+        self, batch: TrainingBatch, drawn: Tensor, random: StepRandom, penalize: bool
     ) -> tuple[Tensor, Terms]:
         """Loss and terms; `penalize` adds R1, weighted for being lazy (Karras et al. 2020)."""
         with torch.no_grad():

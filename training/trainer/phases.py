@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from textual_vision.training.config import PhaseConfig, TrainConfig
-from textual_vision.training.data.batches import Batch, Batches, StepRandom
+from textual_vision.training.data.batches import Batches, StepRandom, TrainingBatch
 from textual_vision.training.models.attention import CellHead, GridBlock
 from textual_vision.training.models.discriminator import make_discriminator
-from textual_vision.training.models.latent.retrieval import Memory, entries_of
+from textual_vision.training.models.latent.retrieval import RetrievalIndex, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.muon import Muon
@@ -66,7 +66,7 @@ def rate_at(config: PhaseConfig, step: int) -> float:
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
 
 
-class _Optimized:
+class OptimizedObjective:
     """An objective with its optimizers, spread by accelerate."""
 
     def __init__(
@@ -80,24 +80,24 @@ class _Optimized:
         matrices = hidden_matrices(objective) if kind == "muon" else []
         by_muon = {id(p) for p in matrices}
         rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in by_muon]
-        optimisers: list[torch.optim.Optimizer] = [
+        optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW([{"params": rest, "share": 1.0}], betas=betas, weight_decay=WEIGHT_DECAY)
         ]
         if matrices:
             group = {"params": matrices, "share": MUON_RATE}
             dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-            optimisers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
-        self.objective, *self.optimisers = accelerator.prepare(objective, *optimisers)
+            optimizers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
+        self.objective, *self.optimizers = accelerator.prepare(objective, *optimizers)
 
     def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
         """One step down the gradient; raises DivergedError, and moves nothing, when there is none."""
         if on_any_process(self.accelerator, not bool(torch.isfinite(loss))):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
             raise DivergedError(", ".join(bad) or "the loss")
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group in groups:
             group["lr"] = rate * group["share"]
         parameters = itertools.chain(*(group["params"] for group in groups))
@@ -105,17 +105,17 @@ class _Optimized:
         # Gradients are the same on all processes.
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise DivergedError("the gradient")
-        for optimiser in self.optimisers:
-            optimiser.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def state(self) -> list[dict[str, Any]]:
         """The optimizers' states."""
-        return [optimiser.state_dict() for optimiser in self.optimisers]
+        return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load(self, states: list[dict[str, Any]]) -> None:
         """Goes on with saved ones."""
-        for optimiser, state in zip(self.optimisers, states, strict=True):
-            optimiser.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
 
 
 def hidden_matrices(objective: nn.Module) -> list[Tensor]:
@@ -141,7 +141,7 @@ class _SingleObjective:
         self, accelerator: Accelerator, batches: Batches, config: PhaseConfig, objective: nn.Module, seed: int
     ) -> None:
         self.accelerator, self.batches, self.config, self.seed = accelerator, batches, config, seed
-        self.part = _Optimized(accelerator, objective, config.optimiser, BETAS)
+        self.part = OptimizedObjective(accelerator, objective, config.optimizer, BETAS)
 
     def step(self, step: int) -> Terms:
         """One batch, one move."""
@@ -152,11 +152,11 @@ class _SingleObjective:
 
     def state(self) -> dict[str, Any]:
         """The optimizer's state."""
-        return {"optimisers": self.part.state()}
+        return {"optimizers": self.part.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on with a saved optimizer."""
-        self.part.load(state["optimisers"])
+        self.part.load(state["optimizers"])
 
 
 class CodebookPhase(_SingleObjective):
@@ -214,9 +214,9 @@ class LatentPhase(_SingleObjective):
         return super().step(step)
 
     @torch.no_grad()
-    def _fill(self, memory: Memory) -> None:
+    def _fill(self, memory: RetrievalIndex) -> None:
         # Every process fills it from the same pictures.
-        styled, bare, codes, composed = [], [], [], []
+        styled, bare, codes, is_composition = [], [], [], []
         kept = entries_of(len(self.batches.source), len(memory.keys))
         for indices in kept.split(FILLED_AT_ONCE):
             taken = self.batches.plainest(indices.tolist(), style=True)
@@ -225,10 +225,10 @@ class LatentPhase(_SingleObjective):
             bare.append(self._sentences(self.batches.plainest(indices.tolist(), style=False)))
             latents = self.model.image_encoder(taken.pictures.to(device))
             codes.append(self.model.codebook.nearest(latents).flatten(1))
-            composed += [self.batches.source.composed(index) for index in indices.tolist()]
-        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(composed))
+            is_composition += [self.batches.source.is_composition(index) for index in indices.tolist()]
+        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(is_composition))
 
-    def _sentences(self, batch: Batch) -> Tensor:
+    def _sentences(self, batch: TrainingBatch) -> Tensor:
         mask = batch.attention_mask.to(self.accelerator.device)
         text, _ = self.model.text_encoder.words(batch.text_codes.to(mask.device), mask)
         return sentence_from_text(text, mask)
@@ -253,10 +253,10 @@ class JointPhase:
         joint = JointObjective(model, config.losses, distance, self.discriminator)
         refresh = EncoderObjective(CodebookObjective(model, config.losses, distance))
         judge = DiscriminatorObjective(model, config.losses, self.discriminator)
-        kind = self.config.optimiser
-        self.drawing = _Optimized(accelerator, joint, kind, ADVERSARIAL_BETAS)
-        self.refresh = _Optimized(accelerator, refresh, kind, BETAS)
-        self.judging = _Optimized(accelerator, judge, kind, ADVERSARIAL_BETAS)
+        kind = self.config.optimizer
+        self.drawing = OptimizedObjective(accelerator, joint, kind, ADVERSARIAL_BETAS)
+        self.refresh = OptimizedObjective(accelerator, refresh, kind, BETAS)
+        self.judging = OptimizedObjective(accelerator, judge, kind, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
         """The drawing side's move, the discriminator's, and now and then the image encoder's."""
@@ -275,7 +275,7 @@ class JointPhase:
             terms["psnr"] = refreshed["psnr"]
         return detached(terms)
 
-    def _judge(self, batch: Batch, drawn: Tensor, step: int, rate: float) -> Terms:
+    def _judge(self, batch: TrainingBatch, drawn: Tensor, step: int, rate: float) -> Terms:
         losses = self.whole.losses
         penalize = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
@@ -283,7 +283,7 @@ class JointPhase:
         self.judging.move(loss, rate, terms)
         return detached(terms)
 
-    def _parts(self) -> dict[str, _Optimized]:
+    def _parts(self) -> dict[str, OptimizedObjective]:
         return {"drawing": self.drawing, "refresh": self.refresh, "judging": self.judging}
 
     def state(self) -> dict[str, Any]:
@@ -305,19 +305,21 @@ def on_any_process(accelerator: Accelerator, flag: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)) > 0)
 
 
-def share_of_step(accelerator: Accelerator, batches: Batches, phase: str, step: int, size: int) -> Batch:
+def share_of_step(
+    accelerator: Accelerator, batches: Batches, phase: str, step: int, size: int
+) -> TrainingBatch:
     """This process's samples of a step of `size` samples, on its device."""
     world = accelerator.num_processes
     batch = batches.batch(phase, step, size // world, accelerator.process_index, world)
     device = accelerator.device
-    return Batch(
+    return TrainingBatch(
         pictures=batch.pictures.to(device),
         text_codes=batch.text_codes.to(device),
         attention_mask=batch.attention_mask.to(device),
-        style_told=batch.style_told.to(device),
+        style_named=batch.style_named.to(device),
         captions=batch.captions,
         indices=batch.indices,
-        kin=batch.kin,
+        same_concept=batch.same_concept,
         corpus=batch.corpus,
     )
 

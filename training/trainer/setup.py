@@ -30,7 +30,7 @@ def mixed_precision(precision: str) -> str:
     return "bf16" if precision == "bfloat16" else "no"
 
 
-def check_batches(config: TrainConfig, processes: int) -> None:
+def check_batch_sizes(config: TrainConfig, processes: int) -> None:
     """UsageError when a batch can't be dealt out evenly."""
     for name in PHASES:
         batch = getattr(config, f"{name}_phase").batch

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.config import TrainConfig, config_from_dict, config_to_dict
 
 PHASES = ("codebook", "latent", "joint")
@@ -53,7 +53,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """One safetensors file, written whole."""
-    write_whole(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+    write_atomic(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """RUN/config.json, what was asked for."""
-    write_whole(run / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    write_atomic(run / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
 
 
 def read_config(run: Path) -> TrainConfig:
@@ -89,7 +89,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def cut_log(run: Path, phase_index: int, next_step: int) -> None:
     """Drops the lines of steps that a resumed run will do again."""
     kept = [line for line in read_log(run) if _place(line) < (phase_index, next_step)]
-    write_whole(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    write_atomic(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _place(line: dict[str, Any]) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
 from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
-TWIN_SHARE = 0.01  # of the mean squared error: centers closer than this are one
+DUPLICATE_SHARE = 0.01  # of the mean squared error: centers closer than this are one
 OUT_OF_REACH = 4.0  # each number of a retired center; states stay below about 1.5, and int8 can hold it
 
 
@@ -37,9 +37,9 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
     that lost its points is put on the worst-served state.
     """
     generator = torch.Generator().manual_seed(seed)
-    quantiser = encoder.quantiser
-    parts = states.unflatten(1, (quantiser.groups, -1)).transpose(0, 1).contiguous()  # (G, N, hidden / G)
-    codes = quantiser.centroids.shape[1]
+    quantizer = encoder.quantizer
+    parts = states.unflatten(1, (quantizer.groups, -1)).transpose(0, 1).contiguous()  # (G, N, hidden / G)
+    codes = quantizer.centroids.shape[1]
     if parts.shape[1] < codes:
         raise UsageError(
             f"{parts.shape[1]} words in all captions can't fill {codes} text codes",
@@ -56,18 +56,20 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
             centers[alive] = sums[alive] / counts[alive, None]
             empty = int((~alive).sum())
             if empty and iteration < iterations - 1:
-                # Drawn, not the worst: those may be one frequent state many times over.
+                # EvaluationImages, not the worst: those may be one frequent state many times over.
                 drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
                 centers[~alive] = points[drawn]
         left = float(_assign(points, centers)[0].mean())
-        quantiser.centroids[group] = on_grid(retire_twins(centers, TWIN_SHARE * left))
-        error += float(_assign(points, quantiser.centroids[group])[0].mean()) / len(parts)
-    encoder.words.rows.copy_(quantiser.centroids)
+        quantizer.centroids[group] = round_to_int8_grid(
+            merge_duplicate_centroids(centers, DUPLICATE_SHARE * left)
+        )
+        error += float(_assign(points, quantizer.centroids[group])[0].mean()) / len(parts)
+    encoder.words.rows.copy_(quantizer.centroids)
     return error
 
 
-def retire_twins(centers: Tensor, closer_than: float) -> Tensor:
-    """Centers (K, D) with all but the first of any set of near-equal ones put out of reach.
+def merge_duplicate_centroids(centers: Tensor, closer_than: float) -> Tensor:
+    """Centres (K, D) with all but the first of any set of near-equal ones put out of reach.
 
     Between two that are closer (squared) than any state is to its own, rounding would choose: another
     precision, another code, for nothing.

@@ -105,7 +105,7 @@ def test_graphs_name_their_modules_and_not_the_machine_that_made_them(built: Bui
     assert len(set(names)) == len(names) and all(names)
     assert any(name.startswith("generator.ups.0") for name in names)
     weights = [tensor.name for tensor in model.graph.initializer]
-    assert "generator.colour.weight" in weights
+    assert "generator.color.weight" in weights
     assert not [name for name in names + weights if name.startswith(("val_", "node_", "onnx::"))]
     assert str(Path(torch.__file__).parent).encode() not in data
     assert b".py" not in data
@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_bundle_in_its_place(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         path.write_bytes(data)
 
-    monkeypatch.setattr(bundle_module, "write_whole", full)
+    monkeypatch.setattr(bundle_module, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         build(str(checkpoint), place, dataclasses.replace(small_build, force=True), cache=kept_steps)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.tv"]

@@ -11,7 +11,7 @@ import pytest
 
 from textual_vision.export.build import comparisons as compare
 from textual_vision.export.build.comparisons import comparisons_begun
-from textual_vision.export.host.step_cache import Steps
+from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
@@ -46,7 +46,7 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def test_every_backend_compares_and_the_first_times_the_graphs(
     cores: int, tiny_model: StagedModel, batches: tuple[Batch, ...], graphs: PrecisionGraphs
 ) -> None:
-    with comparisons_begun(tiny_model, batches, Steps(None)) as comparisons:
+    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
         comparisons.begin("fp32", graphs)
         (result,) = comparisons.results()
     backends = compare.usable_backends()
@@ -70,7 +70,7 @@ def test_others_than_the_first_backend_compare_in_a_thread_of_their_own_where_th
         return wrapped(*given, backend=backend, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare, "parity_of", noted)
-    with comparisons_begun(tiny_model, batches, Steps(None)) as comparisons:
+    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
         comparisons.begin("fp32", graphs)
         comparisons.results()
     first, *others = compare.usable_backends()
@@ -84,7 +84,7 @@ def test_others_than_the_first_backend_compare_in_a_thread_of_their_own_where_th
 def test_what_was_drawn_to_compare_is_not_drawn_again(
     tiny_model: StagedModel, batches: tuple[Batch, ...], graphs: PrecisionGraphs
 ) -> None:
-    with comparisons_begun(tiny_model, batches, Steps(None)) as comparisons:
+    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
         comparisons.begin("fp32", graphs)
         comparisons.results()
         session = comparisons.sessions(graphs.graphs)["text_encoder"]
@@ -118,7 +118,7 @@ def test_no_thread_is_left_when_what_goes_on_beside_fails(
     monkeypatch.setattr(parity, "free_running", endless)
     with (
         pytest.raises(ZeroDivisionError),
-        comparisons_begun(tiny_model, batches, Steps(None)) as comparisons,
+        comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons,
     ):
         comparisons.begin("fp32", graphs)
         assert begun.wait(60)
@@ -133,7 +133,7 @@ def test_what_a_backend_cannot_compute_is_an_error_of_the_build(
     latent = onnx.load_from_string(graphs.graphs["latent"])
     latent.graph.node[0].op_type = "Unheard"
     damaged = PrecisionGraphs(graphs={**graphs.graphs, "latent": latent.SerializeToString()})
-    with comparisons_begun(tiny_model, batches, Steps(None)) as comparisons:
+    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
         comparisons.begin("fp32", damaged)
         with pytest.raises(IntegrityError, match=r"latent\.onnx"):
             comparisons.results()

@@ -22,7 +22,7 @@ from textual_vision.export.build.float_workers import (
     is_worthwhile,
     started,
 )
-from textual_vision.export.host.step_cache import unpacked
+from textual_vision.export.host.step_cache import unzip_bytes
 from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
@@ -49,7 +49,7 @@ def test_the_graph_is_the_one_that_this_process_would_export(
     task = dataclasses.replace(TASK, source=str(checkpoint), without=("simplify",))
     with started(task, "latent", example) as begun:
         assert begun.exported() == exported_stage(model, task, "latent", example)
-        files = unpacked(begun.rewritten())
+        files = unzip_bytes(begun.rewritten())
     assert set(files) == {GRAPH_FILE, LOWERED_FILE, NOTES_FILE}
     names = {one.rewrite for one in rewrites_from_bytes(files[NOTES_FILE])}
     assert "fold-constants" in names and "simplify" not in names
@@ -101,7 +101,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 @click.argument("source")
 def command(source):
     task = FloatTask(source=source, opset=18, tokens=None, target="cpu")
-    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={}, fixed=False)):
+    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():
             time.sleep(0.01)

@@ -22,7 +22,7 @@ def slow(path, data):
     print("writing", flush=True)
     time.sleep(60)
 
-bundle.write_whole = slow
+bundle.write_atomic = slow
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))

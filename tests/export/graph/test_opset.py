@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.graph.opset import check, lower, write_shapes_whole
+from textual_vision.export.graph.opset import check, downgrade_to_17, expand_partial_shapes
 from textual_vision.runtime.errors import UsageError
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
@@ -33,7 +33,7 @@ def result(given: onnx.ModelProto) -> np.ndarray:
 
 def lowered(given: onnx.ModelProto) -> onnx.ModelProto:
     found = ir.from_proto(given)
-    lower(found)
+    downgrade_to_17(found)
     return ir.to_proto(found)
 
 
@@ -82,7 +82,7 @@ def test_shapes_are_written_whole(part):
     node = helper.make_node("Shape", ["x"], ["y"], name="some/Shape", **part)
     given = model([node], opset=17, kind=TensorProto.INT64)
     found = ir.from_proto(given)
-    write_shapes_whole(found)
+    expand_partial_shapes(found)
     written = ir.to_proto(found)
     check(written)
     assert result(written).tolist() == result(given).tolist()

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from textual_vision.export.graph.strip_weights import LARGEST_SHAPE, with_outputs, without_values
+from textual_vision.export.graph.strip_weights import LARGEST_SHAPE, expose_tensors, strip_weights
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 
 
@@ -29,7 +29,7 @@ def _graph() -> onnx.ModelProto:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_further_outputs_are_given_beside_the_graphs_own(backend: str) -> None:
     pytest.importorskip(backend)
-    exposed = with_outputs(_graph().SerializeToString(), ["product"])
+    exposed = expose_tensors(_graph().SerializeToString(), ["product"])
     given = open_session(exposed, SessionOptions(backend=backend, name="exposed")).run(
         {"x": np.ones((3, 4), np.float32)}
     )
@@ -38,14 +38,14 @@ def test_further_outputs_are_given_beside_the_graphs_own(backend: str) -> None:
 
 
 def test_what_is_read_back_is_the_graph_and_its_outputs() -> None:
-    read = onnx.load_from_string(with_outputs(_graph().SerializeToString(), ["product"]))
+    read = onnx.load_from_string(expose_tensors(_graph().SerializeToString(), ["product"]))
     assert [output.name for output in read.graph.output] == ["y", "product"]
     del read.graph.output[1]
     assert read == _graph()
 
 
 def test_shapes_are_known_without_the_values_of_large_constants() -> None:
-    light = without_values(_graph())
+    light = strip_weights(_graph())
     assert light.ByteSize() < 1024 < _graph().ByteSize()
     inferred = onnx.shape_inference.infer_shapes(light, strict_mode=True)
     sizes = [dim.dim_value for dim in inferred.graph.output[0].type.tensor_type.shape.dim]

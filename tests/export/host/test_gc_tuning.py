@@ -6,14 +6,14 @@ import gc
 
 import pytest
 
-from textual_vision.export.host.gc_tuning import collected_lately, set_aside, uncollected
+from textual_vision.export.host.gc_tuning import gc_disabled, gc_frozen, refreeze_gc
 
 
 @pytest.mark.parametrize("collecting", [False, True])
 def test_collection_goes_on_as_it_was_after_an_error_too(collecting: bool) -> None:
     (gc.enable if collecting else gc.disable)()
     try:
-        with pytest.raises(ZeroDivisionError), uncollected():
+        with pytest.raises(ZeroDivisionError), gc_disabled():
             assert not gc.isenabled()
             raise ZeroDivisionError
         assert gc.isenabled() == collecting
@@ -22,7 +22,7 @@ def test_collection_goes_on_as_it_was_after_an_error_too(collecting: bool) -> No
 
 
 def test_objects_are_searched_again_afterwards() -> None:
-    with pytest.raises(ZeroDivisionError), collected_lately():
+    with pytest.raises(ZeroDivisionError), gc_frozen():
         assert gc.get_freeze_count()
         raise ZeroDivisionError
     assert not gc.get_freeze_count()
@@ -31,7 +31,7 @@ def test_objects_are_searched_again_afterwards() -> None:
 def test_what_somebody_else_froze_stays_so() -> None:
     gc.freeze()
     try:
-        with collected_lately():
+        with gc_frozen():
             pass
         assert gc.get_freeze_count()
     finally:
@@ -39,11 +39,11 @@ def test_what_somebody_else_froze_stays_so() -> None:
 
 
 def test_what_is_set_aside_is_collected_again_afterwards() -> None:
-    set_aside()
+    refreeze_gc()
     assert not gc.get_freeze_count()
-    with collected_lately():
+    with gc_frozen():
         before = gc.get_freeze_count()
         made = [[] for _ in range(1000)]  # type: ignore[var-annotated]
-        set_aside()
+        refreeze_gc()
         assert gc.get_freeze_count() >= before + len(made)
     assert not gc.get_freeze_count()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from textual_vision.export.host import step_cache as steps_module
-from textual_vision.export.host.step_cache import Steps, default_cache, digest_of, packed, unpacked
+from textual_vision.export.host.step_cache import StepCache, default_cache, digest_of, unzip_bytes, zip_bytes
 from textual_vision.runtime.errors import UsageError
 
 
@@ -19,8 +19,8 @@ def test_a_step_is_done_once_for_the_same_input_and_again_for_another(tmp_path: 
         done.append(1)
         return b"result"
 
-    assert Steps(tmp_path).run("s", ["a", b"graph"], work) == b"result"
-    again = Steps(tmp_path)
+    assert StepCache(tmp_path).run("s", ["a", b"graph"], work) == b"result"
+    again = StepCache(tmp_path)
     assert again.run("s", ["a", b"graph"], work) == b"result"
     assert (len(done), again.timings[0].cached) == (1, True)
     again.run("s", ["a", b"another graph"], work)
@@ -29,31 +29,31 @@ def test_a_step_is_done_once_for_the_same_input_and_again_for_another(tmp_path: 
 
 
 def test_a_kept_result_that_is_damaged_is_made_again(tmp_path: Path) -> None:
-    Steps(tmp_path).run("s", 1, lambda: b"result")
+    StepCache(tmp_path).run("s", 1, lambda: b"result")
     (kept,) = tmp_path.iterdir()
     for damaged in (kept.read_bytes()[:-1], b"", kept.read_bytes()[:-1] + b"T"):
         kept.write_bytes(damaged)
-        again = Steps(tmp_path)
+        again = StepCache(tmp_path)
         assert again.run("s", 1, lambda: b"result") == b"result"
         assert not again.timings[0].cached
-    assert Steps(tmp_path).run("s", 1, lambda: b"unused") == b"result"
+    assert StepCache(tmp_path).run("s", 1, lambda: b"unused") == b"result"
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_do_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot be kept in .*file") as caught:
-        Steps(tmp_path / "file" / "steps").run("s", 1, lambda: b"result")
+        StepCache(tmp_path / "file" / "steps").run("s", 1, lambda: b"result")
     assert "--no-cache" in caught.value.hint
 
 
 def test_what_another_build_prunes_meanwhile_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Steps(tmp_path).run("s", 1, lambda: b"result")
+    StepCache(tmp_path).run("s", 1, lambda: b"result")
     found = [*tmp_path.iterdir(), tmp_path / "gone"]
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(found))
     monkeypatch.setattr(steps_module, "CACHE_LIMIT_BYTES", 0)
-    Steps(tmp_path).prune()
+    StepCache(tmp_path).prune()
     assert not found[0].exists()
 
 
@@ -62,18 +62,18 @@ def test_a_step_that_fails_keeps_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Steps(tmp_path).run("s", 1, fail)
+        StepCache(tmp_path).run("s", 1, fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_cache_everything_is_done(tmp_path: Path) -> None:
-    steps = Steps(None)
+    steps = StepCache(None)
     assert steps.run("s", 1, lambda: b"1") == b"1"
     assert steps.run("s", 1, lambda: b"2") == b"2"
 
 
 def test_the_least_recently_used_results_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = Steps(tmp_path)
+    steps = StepCache(tmp_path)
     for index in range(3):
         steps.run("s", index, lambda: b"x" * 10)
     for age, file in enumerate(sorted(tmp_path.iterdir())):
@@ -86,10 +86,10 @@ def test_the_least_recently_used_results_go_first(tmp_path: Path, monkeypatch: p
 
 def test_what_is_packed_comes_back_and_does_not_depend_on_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"a.onnx": b"\x00\x01", "b/c": b""}
-    before = packed(files)
-    assert unpacked(before) == files
+    before = zip_bytes(files)
+    assert unzip_bytes(before) == files
     monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    assert packed(files) == before
+    assert zip_bytes(files) == before
 
 
 def test_a_digest_sees_bytes_by_their_content_and_refuses_what_it_cannot_see() -> None:

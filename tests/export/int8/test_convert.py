@@ -17,32 +17,32 @@ from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.calibration.ranges import METHODS
 from textual_vision.export.int8.bias_correction import corrected_biases
-from textual_vision.export.int8.embeddings import LARGE_TABLE, row_scaled
-from textual_vision.export.int8.equalization import equalized
+from textual_vision.export.int8.embeddings import LARGE_TABLE, scale_rows
+from textual_vision.export.int8.equalization import equalize
 from textual_vision.export.int8.layers import (
     FLOAT,
     HALF,
     INT8,
-    WEIGHTS,
-    activations_of,
+    WEIGHT_ONLY,
+    activations_to_calibrate,
     default_modes,
-    layers_of,
+    quantizable_layers,
     scale_groups,
 )
-from textual_vision.export.int8.observer import ranges_of
-from textual_vision.export.int8.qdq import quantized_graph
-from textual_vision.export.int8.weights import nearest_weights, quantized_weight
+from textual_vision.export.int8.observer import calibrate_ranges
+from textual_vision.export.int8.qdq import quantize_graph
+from textual_vision.export.int8.weights import quantize_weight, round_to_nearest_weights
 from textual_vision.export.precision import lossless_storage as quantize_store
 from textual_vision.export.precision.lossless_storage import (
-    SMALLEST_CONSTANT,
+    MIN_CONSTANT_VALUES,
+    compress_lossless,
+    compressed_graph,
     computes_in_half,
-    store_exactly,
-    stored_exactly,
-    unpacked,
+    expand_constants,
 )
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
 
 RANDOM = np.random.default_rng(0)
 Feeds = dict[str, np.ndarray]
@@ -139,7 +139,7 @@ def run(model: onnx.ModelProto, inputs: Feeds) -> list[np.ndarray]:
 
 
 def thresholds_of(model: onnx.ModelProto, method: str = "minmax") -> dict[str, float]:
-    return {name: found.threshold for name, found in ranges_of(model, feeds(model), method).items()}
+    return {name: found.threshold for name, found in calibrate_ranges(model, feeds(model), method).items()}
 
 
 def executed(model: onnx.ModelProto, folder: Path) -> Counter[str]:
@@ -172,33 +172,40 @@ def shared() -> onnx.ModelProto:
 
 
 def test_layers_are_named_after_the_modules_they_come_from(convolutions, products) -> None:
-    assert [layer.name for layer in layers_of(convolutions)] == ["book.rows", "up", "side", "color"]
-    assert [layer.name for layer in layers_of(products)] == ["words.table", "first", "second", "centers"]
+    assert [layer.name for layer in quantizable_layers(convolutions)] == ["book.rows", "up", "side", "color"]
+    assert [layer.name for layer in quantizable_layers(products)] == [
+        "words.table",
+        "first",
+        "second",
+        "centers",
+    ]
 
 
 def test_distances_that_an_argmin_compares_stay_in_float_by_default(products) -> None:
-    assert [layer.name for layer in layers_of(products) if layer.decides] == ["centers"]
-    assert "centers" not in default_modes(layers_of(products), INT8)
+    assert [layer.name for layer in quantizable_layers(products) if layer.feeds_argmax] == ["centers"]
+    assert "centers" not in default_modes(quantizable_layers(products), INT8)
 
 
 def test_tables_are_stored_in_int8_but_not_computed_with(products) -> None:
-    assert default_modes(layers_of(products), INT8)["words.table"] == WEIGHTS
+    assert default_modes(quantizable_layers(products), INT8)["words.table"] == WEIGHT_ONLY
 
 
 def test_rows_of_a_matrix_that_a_product_multiplies_by_are_looked_up_in_float(shared) -> None:
-    assert [layer.name for layer in layers_of(shared)] == ["words.table", "both"]
-    graph = quantized_graph(shared, default_modes(layers_of(shared), INT8), thresholds_of(shared))
+    assert [layer.name for layer in quantizable_layers(shared)] == ["words.table", "both"]
+    graph = quantize_graph(shared, default_modes(quantizable_layers(shared), INT8), thresholds_of(shared))
     inputs = feeds(shared)[0]
     assert 0 < relative_error(run(shared, inputs)[0], run(graph, inputs)[0]) < 0.02
 
 
 def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, monkeypatch) -> None:
-    monkeypatch.setattr(quantize_store, "SMALLEST_CONSTANT", 1)
+    monkeypatch.setattr(quantize_store, "MIN_CONSTANT_VALUES", 1)
     model = onnx.ModelProto()
     model.CopyFrom(shared)
     (matrix,) = [tensor for tensor in model.graph.initializer if tensor.name == "both.weight"]
-    matrix.CopyFrom(numpy_helper.from_array(on_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight"))
-    graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    matrix.CopyFrom(
+        numpy_helper.from_array(round_to_int8_grid(torch.from_numpy(normal(32, 32))).numpy(), "both.weight")
+    )
+    graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
     stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type == TensorProto.INT8}
     assert {"both.weight.int8", "both.weight.exact.int8"} <= stored
     inputs = feeds(model)[0]
@@ -207,9 +214,9 @@ def test_a_matrix_in_int8_that_others_read_in_float_is_stored_for_both(shared, m
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_int8_stays_near_the_float_graph_with_every_method(convolutions, products, method: str) -> None:
-    for model in (convolutions, row_scaled(products)):
-        modes = default_modes(layers_of(model), INT8)
-        graph = quantized_graph(model, modes, thresholds_of(model, method))
+    for model in (convolutions, scale_rows(products)):
+        modes = default_modes(quantizable_layers(model), INT8)
+        graph = quantize_graph(model, modes, thresholds_of(model, method))
         inputs = feeds(model)[0]
         assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.15
 
@@ -219,8 +226,8 @@ def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_o
 ) -> None:
     plain = onnxruntime.SessionOptions()  # without optimization, Q/DQ is computed in float as it stands
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for model in (convolutions, row_scaled(products), product_twice):
-        graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+    for model in (convolutions, scale_rows(products), product_twice):
+        graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
         inputs = feeds(model)[0]
         session = onnxruntime.InferenceSession(graph.SerializeToString(), plain, ["CPUExecutionProvider"])
         assert relative_error(session.run(None, inputs)[0], run(graph, inputs)[0]) < 0.01
@@ -232,30 +239,30 @@ def test_what_is_moved_in_int8_loads_and_computes_the_same_in_every_opset(convol
     model.CopyFrom(convolutions)
     model.opset_import[0].version = opset
     thresholds = thresholds_of(convolutions)
-    for modes in ({"book.rows": WEIGHTS}, default_modes(layers_of(model), INT8)):
-        before = quantized_graph(convolutions, modes, thresholds)
-        graph = quantized_graph(model, modes, thresholds)
+    for modes in ({"book.rows": WEIGHT_ONLY}, default_modes(quantizable_layers(model), INT8)):
+        before = quantize_graph(convolutions, modes, thresholds)
+        graph = quantize_graph(model, modes, thresholds)
         onnx.checker.check_model(graph, full_check=True)
         assert np.array_equal(run(graph, inputs)[0], run(before, inputs)[0])
 
 
 def test_every_convolution_is_really_executed_in_integers(convolutions, tmp_path: Path) -> None:
-    modes = default_modes(layers_of(convolutions), INT8)
-    assert set(modes.values()) == {INT8, WEIGHTS}
-    found = executed(quantized_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
+    modes = default_modes(quantizable_layers(convolutions), INT8)
+    assert set(modes.values()) == {INT8, WEIGHT_ONLY}
+    found = executed(quantize_graph(convolutions, modes, thresholds_of(convolutions)), tmp_path)
     assert found["QLinearConv"] == 3
     assert found["Conv"] == found["FusedConv"] == 0
 
 
 def test_every_product_but_the_distances_is_really_executed_in_integers(products, tmp_path: Path) -> None:
-    modes = default_modes(layers_of(products), INT8)
-    found = executed(quantized_graph(products, modes, thresholds_of(products)), tmp_path)
+    modes = default_modes(quantizable_layers(products), INT8)
+    found = executed(quantize_graph(products, modes, thresholds_of(products)), tmp_path)
     assert found["MatMulIntegerToFloat"] == 2
     assert found["MatMul"] + found["FusedMatMul"] == 1
 
 
 def test_rows_are_looked_up_in_the_int8_table_itself(products, tmp_path: Path) -> None:
-    graph = quantized_graph(row_scaled(products), {"words.table": WEIGHTS}, {})
+    graph = quantize_graph(scale_rows(products), {"words.table": WEIGHT_ONLY}, {})
     executed(graph, tmp_path)
     lookups = [n.input[0] for n in onnx.load(tmp_path / "optimized.onnx").graph.node if n.op_type == "Gather"]
     assert "words.table.int8" in lookups
@@ -263,7 +270,7 @@ def test_rows_are_looked_up_in_the_int8_table_itself(products, tmp_path: Path) -
 
 def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantized(convolutions, products) -> None:
     for model in (convolutions, products):
-        graph = quantized_graph(model, default_modes(layers_of(model), INT8), thresholds_of(model))
+        graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
         constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
         pairs = [n for n in graph.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
         assert pairs
@@ -277,15 +284,15 @@ def test_all_zero_points_are_zero_all_scales_float32_and_no_bias_is_quantized(co
 
 
 def test_what_depth_to_space_moves_shares_the_scale_of_the_convolution(convolutions) -> None:
-    groups = scale_groups(convolutions, default_modes(layers_of(convolutions), INT8))
+    groups = scale_groups(convolutions, default_modes(quantizable_layers(convolutions), INT8))
     assert groups["large"] == groups["wide"] == "wide"
     assert groups["planes"] == "book.rows"
-    assert "large" not in activations_of(convolutions)
+    assert "large" not in activations_to_calibrate(convolutions)
 
 
 def test_residual_additions_read_float(convolutions) -> None:
-    graph = quantized_graph(
-        convolutions, default_modes(layers_of(convolutions), INT8), thresholds_of(convolutions)
+    graph = quantize_graph(
+        convolutions, default_modes(quantizable_layers(convolutions), INT8), thresholds_of(convolutions)
     )
     (add,) = [node for node in graph.graph.node if node.op_type == "Add"]
     assert list(add.input) == ["shown", "positive"]
@@ -294,36 +301,38 @@ def test_residual_additions_read_float(convolutions) -> None:
 def test_layers_that_stay_float_give_the_same_numbers(convolutions, products) -> None:
     for model in (convolutions, products):
         inputs = feeds(model)[0]
-        graph = quantized_graph(model, {}, {})
+        graph = quantize_graph(model, {}, {})
         for expected, found in zip(run(model, inputs), run(graph, inputs), strict=True):
             np.testing.assert_array_equal(expected, found)
 
 
 def test_stored_weights_cost_less_accuracy_than_integer_arithmetic(products) -> None:
-    scaled = row_scaled(products)
+    scaled = scale_rows(products)
     inputs, thresholds = feeds(products)[0], thresholds_of(scaled)
     error = {
         kind: relative_error(
             run(products, inputs)[0],
-            run(quantized_graph(scaled, default_modes(layers_of(scaled), kind), thresholds), inputs)[0],
+            run(quantize_graph(scaled, default_modes(quantizable_layers(scaled), kind), thresholds), inputs)[
+                0
+            ],
         )
-        for kind in (WEIGHTS, INT8)
+        for kind in (WEIGHT_ONLY, INT8)
     }
-    assert error[WEIGHTS] < error[INT8]
+    assert error[WEIGHT_ONLY] < error[INT8]
 
 
 def test_int8_weights_take_about_a_quarter_of_the_bytes(products) -> None:
-    graph = quantized_graph(products, default_modes(layers_of(products), WEIGHTS), {})
+    graph = quantize_graph(products, default_modes(quantizable_layers(products), WEIGHT_ONLY), {})
     assert len(graph.SerializeToString()) < 0.35 * len(products.SerializeToString())
 
 
 def test_tables_with_a_magnitude_for_every_row_compute_the_same_and_lose_less(products) -> None:
     inputs = feeds(products)[0]
-    scaled = row_scaled(products)
+    scaled = scale_rows(products)
     expected = run(products, inputs)[0]
     assert relative_error(expected, run(scaled, inputs)[0]) < 1e-5
     errors = [
-        relative_error(expected, run(quantized_graph(model, {"words.table": WEIGHTS}, {}), inputs)[0])
+        relative_error(expected, run(quantize_graph(model, {"words.table": WEIGHT_ONLY}, {}), inputs)[0])
         for model in (scaled, products)
     ]
     assert errors[0] < 0.5 * errors[1]
@@ -331,12 +340,12 @@ def test_tables_with_a_magnitude_for_every_row_compute_the_same_and_lose_less(pr
 
 def test_equalizing_changes_nothing_in_float_and_helps_in_int8(products) -> None:
     inputs = feeds(products)
-    equal = equalized(products, inputs)
+    equal = equalize(products, inputs)
     expected = run(products, inputs[0])[0]
     assert relative_error(expected, run(equal, inputs[0])[0]) < 1e-5
     modes = {"first": INT8}
     errors = [
-        relative_error(expected, run(quantized_graph(model, modes, thresholds_of(model)), inputs[0])[0])
+        relative_error(expected, run(quantize_graph(model, modes, thresholds_of(model)), inputs[0])[0])
         for model in (equal, products)
     ]
     assert errors[0] < errors[1]
@@ -346,13 +355,17 @@ def test_corrected_biases_take_the_shift_of_the_mean_away(convolutions) -> None:
     inputs, modes = feeds(convolutions, 8), {"color": INT8}
     thresholds = {**thresholds_of(convolutions), "sum": 20.0}  # clips hard, so that the mean shifts
     biases = corrected_biases(
-        convolutions, modes, thresholds, inputs, nearest_weights(convolutions, layers_of(convolutions))
+        convolutions,
+        modes,
+        thresholds,
+        inputs,
+        round_to_nearest_weights(convolutions, quantizable_layers(convolutions)),
     )
     assert set(biases) == {"color"}
     expected = np.concatenate([run(convolutions, one)[0] for one in inputs])
     shifts = []
     for chosen in ({}, biases):
-        graph = quantized_graph(convolutions, modes, thresholds, chosen)
+        graph = quantize_graph(convolutions, modes, thresholds, chosen)
         found = np.concatenate([run(graph, one)[0] for one in inputs])
         shifts.append(np.abs((expected - found).mean(axis=(0, 2, 3))).max())
     assert shifts[1] < 0.5 * shifts[0]
@@ -365,23 +378,23 @@ def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
         {"side": INT8},
         thresholds_of(convolutions),
         inputs,
-        nearest_weights(convolutions, layers_of(convolutions)),
+        round_to_nearest_weights(convolutions, quantizable_layers(convolutions)),
     )
-    graph = quantized_graph(convolutions, {}, {}, biases)
+    graph = quantize_graph(convolutions, {}, {}, biases)
     np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
 
 
 def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
-    exact = normal(SMALLEST_CONSTANT, 1).astype(np.float16).astype(np.float32)
+    exact = normal(MIN_CONSTANT_VALUES, 1).astype(np.float16).astype(np.float32)
     nodes = [helper.make_node("Add", ["x", "exact"], ["y"]), helper.make_node("Mul", ["y", "other"], ["z"])]
-    shape = [SMALLEST_CONSTANT, 1]
+    shape = [MIN_CONSTANT_VALUES, 1]
     value = [("x", TensorProto.FLOAT, shape)]
     model = model_of(
         nodes, {"exact": exact, "other": normal(*shape)}, value, [("z", TensorProto.FLOAT, shape)]
     )
     inputs = {"x": normal(*shape)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"exact.half": TensorProto.FLOAT16, "other": TensorProto.FLOAT}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
@@ -389,12 +402,12 @@ def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
 
 @pytest.mark.parametrize("columns", [128, 40])
 def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: int) -> None:
-    whole = on_grid(torch.from_numpy(normal(256, 128)))[:, :columns].T.numpy()
+    whole = round_to_int8_grid(torch.from_numpy(normal(256, 128)))[:, :columns].T.numpy()
     shapes = [("x", TensorProto.FLOAT, [2, columns])], [("y", TensorProto.FLOAT, [2, 256])]
     model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": whole}, *shapes)
     inputs = {"x": normal(2, columns)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert TensorProto.INT8 in {tensor.data_type for tensor in model.graph.initializer}
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
@@ -402,7 +415,7 @@ def test_a_part_of_a_trained_matrix_is_stored_in_int8_like_the_whole(columns: in
 def test_notes_that_only_people_read_can_be_left_out() -> None:
     model = onnx.load_from_string(tiny_linear_with_notes())
     kept, bare = (
-        onnx.load_from_string(stored_exactly(model.SerializeToString(), notes=n)) for n in (True, False)
+        onnx.load_from_string(compressed_graph(model.SerializeToString(), notes=n)) for n in (True, False)
     )
     assert kept.graph.value_info and kept.graph.node[0].metadata_props
     assert not bare.graph.value_info and not bare.graph.node[0].metadata_props
@@ -434,11 +447,11 @@ def test_factors_that_several_matrices_share_are_stored_once() -> None:
     )
     inputs = {"x": normal(*shape)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     kinds = sorted(tensor.data_type for tensor in model.graph.initializer)
     assert kinds == [TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT8]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
-    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    plain = onnx.load_from_string(expand_constants(model.SerializeToString()))
     np.testing.assert_array_equal(run(plain, inputs)[0], before)
 
 
@@ -450,14 +463,14 @@ def test_matrices_in_half_are_exact_where_a_factor_was_folded_into_columns() -> 
     model = model_of(nodes, {"w": half}, value, [("y", TensorProto.FLOAT, [4, 64])])
     inputs = {"x": normal(4, 64)}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     np.testing.assert_array_equal(run(model, inputs)[0], before)
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(turned: bool) -> None:
-    matrix = on_grid(torch.from_numpy(normal(96, 64))).numpy()
+    matrix = round_to_int8_grid(torch.from_numpy(normal(96, 64))).numpy()
     matrix = np.ascontiguousarray(matrix.T) if turned else matrix
     matrix[..., : 32 if turned else 64] *= np.float32(32**-0.25)  # as attention's scale is folded in
     model = model_of(
@@ -468,19 +481,19 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
     )
     inputs = {"x": normal(4, matrix.shape[0])}
     before = run(model, inputs)[0]
-    store_exactly(model)
+    compress_lossless(model)
     assert [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8] == ["w.int8"]
     np.testing.assert_array_equal(run(model, inputs)[0], before)
-    again = onnx.load_from_string(unpacked(model.SerializeToString())).graph
+    again = onnx.load_from_string(expand_constants(model.SerializeToString())).graph
     assert [node.op_type for node in again.node] == ["MatMul"]
     (weight,) = again.initializer
     np.testing.assert_array_equal(numpy_helper.to_array(weight), matrix)
 
 
 def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_stay_int8(convolutions) -> None:
-    modes = {layer.name: INT8 for layer in layers_of(convolutions)}
-    model = quantized_graph(convolutions, modes, thresholds_of(convolutions))
-    plain = onnx.load_from_string(unpacked(model.SerializeToString()))
+    modes = {layer.name: INT8 for layer in quantizable_layers(convolutions)}
+    model = quantize_graph(convolutions, modes, thresholds_of(convolutions))
+    plain = onnx.load_from_string(expand_constants(model.SerializeToString()))
     kinds = {tensor.name: tensor.data_type for tensor in plain.graph.initializer}
     (lookup,) = [node for node in plain.graph.node if node.op_type == "Gather"]
     assert kinds[lookup.input[0]] == TensorProto.FLOAT
@@ -510,26 +523,26 @@ def test_a_table_in_half_that_is_cast_once_looked_up_is_only_stored_so(reader: s
 def test_layers_in_half_are_rounded_but_never_overflow(products, largest: float, kind: int) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(products)
-    layer = next(one for one in layers_of(model) if one.parameters >= SMALLEST_CONSTANT)
+    layer = next(one for one in quantizable_layers(model) if one.parameters >= MIN_CONSTANT_VALUES)
     tensor = next(one for one in model.graph.initializer if one.name == layer.weight)
     values = numpy_helper.to_array(tensor) * 1.0
     values.flat[0] = largest
     tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
-    graph = quantized_graph(model, {layer.name: HALF}, {})
+    graph = quantize_graph(model, {layer.name: HALF}, {})
     found = {one.name.removesuffix(".half"): one.data_type for one in graph.graph.initializer}
     assert found[layer.weight] == kind
 
 
 def test_an_unknown_layer_and_a_missing_range_are_errors(convolutions) -> None:
     with pytest.raises(UsageError, match="no layer 'down'"):
-        quantized_graph(convolutions, {"down": INT8}, {})
+        quantize_graph(convolutions, {"down": INT8}, {})
     with pytest.raises(UsageError, match="no range for the activation"):
-        quantized_graph(convolutions, {"side": INT8}, {})
+        quantize_graph(convolutions, {"side": INT8}, {})
 
 
 def test_nothing_to_calibrate_with_is_an_error(convolutions) -> None:
     with pytest.raises(UsageError, match="nothing to calibrate with"):
-        ranges_of(convolutions, [], "mse")
+        calibrate_ranges(convolutions, [], "mse")
 
 
 def test_an_activation_that_is_nan_is_named(convolutions) -> None:
@@ -538,7 +551,7 @@ def test_an_activation_that_is_nan_is_named(convolutions) -> None:
     bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(8, np.nan, np.float32), "side.bias"))
     with pytest.raises(UsageError, match="tensor 'beside'"):
-        ranges_of(broken, feeds(broken), "mse")
+        calibrate_ranges(broken, feeds(broken), "mse")
 
 
 def test_an_activation_that_never_changes_is_named(convolutions) -> None:
@@ -549,7 +562,7 @@ def test_an_activation_that_never_changes_is_named(convolutions) -> None:
     bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
     bias.CopyFrom(numpy_helper.from_array(np.ones(8, np.float32), "side.bias"))
     with pytest.raises(UsageError, match="tensor 'beside': every activation is 1"):
-        ranges_of(broken, feeds(broken), "mse")
+        calibrate_ranges(broken, feeds(broken), "mse")
 
 
 @settings(max_examples=30)
@@ -560,7 +573,7 @@ def test_rounded_weights_are_within_half_a_step(
     weight = (np.random.default_rng(rows * columns).standard_normal((rows, columns)) * size).astype(
         np.float32
     )
-    found = quantized_weight(weight, axis, search=False)
+    found = quantize_weight(weight, axis, search=False)
     largest = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=1 - axis, keepdims=True)
     assert np.all(np.abs(found.dequantized() - weight) <= largest / 127 * 0.501)
     assert found.values.min() >= -127
@@ -569,11 +582,11 @@ def test_rounded_weights_are_within_half_a_step(
 def test_searching_the_limit_of_a_channel_never_makes_it_worse() -> None:
     weight = RANDOM.standard_t(2, (6, 400)).astype(np.float32)
     errors = [
-        np.square(quantized_weight(weight, 0, search=search).dequantized() - weight).sum(axis=1)
+        np.square(quantize_weight(weight, 0, search=search).dequantized() - weight).sum(axis=1)
         for search in (True, False)
     ]
     assert np.all(errors[0] <= errors[1] * 1.0001)
 
 
 def test_modes_have_the_names_that_documents_use() -> None:
-    assert (INT8, WEIGHTS, FLOAT) == ("int8", "weights", "float")
+    assert (INT8, WEIGHT_ONLY, FLOAT) == ("int8", "weight_only", "float")

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.int8.gptq import weights_for_inputs
-from textual_vision.export.int8.layers import layers_of
-from textual_vision.export.int8.weights import nearest_weights
+from textual_vision.export.int8.gptq import gptq_weights
+from textual_vision.export.int8.layers import quantizable_layers
+from textual_vision.export.int8.weights import round_to_nearest_weights
 
 RANDOM = np.random.default_rng(0)
 WIDTH, OUTPUTS = 160, 24  # wider than one block of rows
@@ -39,8 +39,8 @@ def correlated(rows: int) -> np.ndarray:
 def test_products_of_other_inputs_of_the_same_kind_err_less_than_with_the_nearest(op: str) -> None:
     weight = RANDOM.standard_normal((OUTPUTS, WIDTH) if op == "Gemm" else (WIDTH, OUTPUTS)).astype(np.float32)
     model = product(weight, op)
-    nearest = nearest_weights(model, layers_of(model))
-    rounded = weights_for_inputs(model, layers_of(model), nearest, [{"x": correlated(64)}])
+    nearest = round_to_nearest_weights(model, quantizable_layers(model))
+    rounded = gptq_weights(model, quantizable_layers(model), nearest, [{"x": correlated(64)}])
     x = correlated(200)
 
     def error(found: np.ndarray) -> float:
@@ -56,15 +56,15 @@ def test_weights_that_int8_holds_exactly_are_left_alone() -> None:
     steps = RANDOM.integers(-127, 128, (WIDTH, OUTPUTS))
     steps[0] = 127
     model = product((steps * np.float32(0.25)).astype(np.float32), "MatMul")
-    nearest = nearest_weights(model, layers_of(model))
+    nearest = round_to_nearest_weights(model, quantizable_layers(model))
     np.testing.assert_array_equal(nearest["w"].values, steps)
-    assert not weights_for_inputs(model, layers_of(model), nearest, [{"x": correlated(8)}])
+    assert not gptq_weights(model, quantizable_layers(model), nearest, [{"x": correlated(8)}])
 
 
 def test_inputs_that_are_always_zero_do_no_harm() -> None:
     model = product(RANDOM.standard_normal((WIDTH, OUTPUTS)).astype(np.float32), "MatMul")
-    nearest = nearest_weights(model, layers_of(model))
+    nearest = round_to_nearest_weights(model, quantizable_layers(model))
     x = correlated(64)
     x[:, :40] = 0
-    rounded = weights_for_inputs(model, layers_of(model), nearest, [{"x": x}])
+    rounded = gptq_weights(model, quantizable_layers(model), nearest, [{"x": x}])
     assert np.isfinite(rounded["w"].dequantized()).all()

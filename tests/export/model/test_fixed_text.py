@@ -57,7 +57,7 @@ def test_a_longer_prompt_is_cut_with_a_warning(fixed: Built) -> None:
 
 def test_the_graphs_and_what_is_said_of_them_name_the_length(fixed: Built) -> None:
     bundle = Bundle(fixed[0])
-    assert bundle.manifest.text.max_tokens == LENGTH and bundle.manifest.text.fixed
+    assert bundle.manifest.text.max_tokens == LENGTH and bundle.manifest.text.fixed_length
     for file in bundle.manifest.precisions["fp16"].files.values():
         words = [i for i in onnx.load_from_string(bundle.read(file)).graph.input if "mask" in i.name]
         assert all(i.type.tensor_type.shape.dim[1].dim_value == LENGTH for i in words)

@@ -130,7 +130,7 @@ def test_near_ties_in_most_pictures_do_not_excuse_all_that_follows() -> None:
         sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
         found = parity_of([LATENT, GENERATOR], sessions, [batch], budget=budget, backend="onnxruntime")
         whole = next(one for one in found if (one.stage, one.mode) == ("generator", FREE_RUNNING))
-        assert (whole.verdict, whole.set_aside) == (verdict, -(-wrong // 4))
+        assert (whole.verdict, whole.excluded_pictures) == (verdict, -(-wrong // 4))
         if verdict == FAIL:
             assert whole.reason == "3 of 4 pictures follow from near ties, at most 50 % may"
 
@@ -219,9 +219,9 @@ def test_what_follows_from_a_near_tie_within_its_own_stage_is_excused_too(
     assert {one.verdict for one in found} == {verdict}
 
 
-@pytest.mark.parametrize(("steps", "tie", "following"), [((0, 1), 0, 1), ((1, 0), 0, 0), ((0, 1), 1, 0)])
+@pytest.mark.parametrize(("steps", "tie", "propagated"), [((0, 1), 0, 1), ((1, 0), 0, 0), ((0, 1), 1, 0)])
 def test_what_was_chosen_after_a_near_tie_fell_the_other_way_follows_from_it(
-    steps: tuple[int, int], tie: int, following: int
+    steps: tuple[int, int], tie: int, propagated: int
 ) -> None:
     """A code told of one that fell is no mistake of its own; one that was chosen before it is."""
     margins = np.ones((1, 2), np.float32)
@@ -234,4 +234,4 @@ def test_what_was_chosen_after_a_near_tie_fell_the_other_way_follows_from_it(
         steps=np.array([steps], np.float32),
     )
     figures = figures_of(pair, NEAR_TIE_MARGIN)
-    assert figures == CodeFigures(compared=2, equal=0, near_ties=1, following=following)
+    assert figures == CodeFigures(compared=2, equal=0, near_ties=1, propagated=propagated)

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.passes import conv_transpose as rewrites_upsample
-from textual_vision.export.passes import folding as rewrites_fold
-from textual_vision.export.passes import fuse_linears as rewrites_merge
-from textual_vision.export.passes import shapes as rewrites_shape
-from textual_vision.export.passes.manager import Change, changed, check_rewrites
+from textual_vision.export.passes import conv_transpose as conv_transpose
+from textual_vision.export.passes import folding as folding
+from textual_vision.export.passes import fuse_linears as fuse_linears
+from textual_vision.export.passes import shapes as shapes
+from textual_vision.export.passes.manager import GraphPass, apply_pass, check_rewrites
 from textual_vision.runtime.errors import UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -51,9 +51,9 @@ def operators(graph: bytes) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load_from_string(graph).graph.node)
 
 
-def check_same(graph: bytes, change: Change, inputs: dict[str, np.ndarray], tolerance: float) -> bytes:
+def check_same(graph: bytes, change: GraphPass, inputs: dict[str, np.ndarray], tolerance: float) -> bytes:
     """The changed graph, valid and giving the same; it must have changed."""
-    after = changed(graph, change)
+    after = apply_pass(graph, change)
     assert after is not graph
     onnx.checker.check_model(onnx.load_from_string(after), full_check=True)
     old, new = (ReferenceEvaluator(onnx.load_from_string(g)).run(None, inputs) for g in (graph, after))
@@ -64,9 +64,9 @@ def check_same(graph: bytes, change: Change, inputs: dict[str, np.ndarray], tole
 
 
 UPSAMPLING = (
-    rewrites_upsample.upsample_by_crop,
-    rewrites_upsample.upsample_wide,
-    rewrites_upsample.upsample_apart,
+    conv_transpose.replace_conv_transpose_by_crop,
+    conv_transpose.replace_conv_transpose_by_3x3,
+    conv_transpose.replace_conv_transpose_by_phases,
 )
 
 
@@ -85,14 +85,14 @@ def transposed(bias: bool, height: int | str = 6, **attributes: object) -> bytes
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("change", UPSAMPLING)
-def test_a_transposed_convolution_is_a_convolution_woven_together(bias: bool, change: Change) -> None:
+def test_a_transposed_convolution_is_a_convolution_woven_together(bias: bool, change: GraphPass) -> None:
     after = check_same(transposed(bias), change, {"x": weights(2, 5, 6, 7)}, FLOAT_TOLERANCE)
     assert operators(after)["ConvTranspose"] == 0
-    assert operators(after)["DepthToSpace"] == (change is not rewrites_upsample.upsample_apart)
+    assert operators(after)["DepthToSpace"] == (change is not conv_transpose.replace_conv_transpose_by_phases)
 
 
 def test_pictures_of_any_size_made_apart_are_woven_by_depth_to_space() -> None:
-    change, x = rewrites_upsample.upsample_apart, weights(2, 5, 6, 7)
+    change, x = conv_transpose.replace_conv_transpose_by_phases, weights(2, 5, 6, 7)
     after = check_same(transposed(True, height="height"), change, {"x": x}, FLOAT_TOLERANCE)
     assert operators(after) == {"Conv": 4, "Concat": 1, "DepthToSpace": 1}
 
@@ -104,7 +104,7 @@ def depth_to_space(mode: str, height: int | str) -> bytes:
 
 def test_weaving_with_channels_last_is_depth_to_space() -> None:
     graph = depth_to_space("DCR", 3)
-    after = rewrites_upsample.woven_channels_last(onnx.load_from_string(graph)).SerializeToString()
+    after = conv_transpose.interleave_channels_last(onnx.load_from_string(graph)).SerializeToString()
     assert operators(after) == {"Transpose": 3, "Reshape": 2}
     x = weights(2, 12, 3, 5)
     old, new = (ReferenceEvaluator(onnx.load_from_string(g)).run(None, {"x": x})[0] for g in (graph, after))
@@ -113,7 +113,7 @@ def test_weaving_with_channels_last_is_depth_to_space() -> None:
 
 @pytest.mark.parametrize(("mode", "height"), [("CRD", 3), ("DCR", "height")])
 def test_pictures_woven_otherwise_or_of_any_size_stay_depth_to_space(mode: str, height: int | str) -> None:
-    after = rewrites_upsample.woven_channels_last(onnx.load_from_string(depth_to_space(mode, height)))
+    after = conv_transpose.interleave_channels_last(onnx.load_from_string(depth_to_space(mode, height)))
     assert operators(after.SerializeToString()) == {"DepthToSpace": 1}
 
 
@@ -129,7 +129,7 @@ def test_pictures_woven_otherwise_or_of_any_size_stay_depth_to_space(mode: str, 
 )
 def test_transposed_convolutions_of_other_kinds_are_left_alone(attributes: dict[str, object]) -> None:
     graph = transposed(True, **attributes)
-    assert all(changed(graph, change) is graph for change in UPSAMPLING)
+    assert all(apply_pass(graph, change) is graph for change in UPSAMPLING)
 
 
 @pytest.mark.parametrize(("operator", "shape"), [("Conv", (4, 3, 3, 3)), ("ConvTranspose", (3, 4, 3, 3))])
@@ -141,7 +141,7 @@ def test_batch_norm_goes_into_the_convolution_before_it(operator: str, shape: tu
         helper.make_node("BatchNormalization", ["c", "scale", "shift", "mean", "variance"], ["y"]),
     ]
     graph = graph_of(nodes, constants, {"x": ["batch", 3, 8, 8]}, {"y": ["batch", 4, "h", "w_"]})
-    after = check_same(graph, rewrites_fold.fold_batch_norm, {"x": weights(2, 3, 8, 8)}, FLOAT_TOLERANCE)
+    after = check_same(graph, folding.fold_batch_norm, {"x": weights(2, 3, 8, 8)}, FLOAT_TOLERANCE)
     assert operators(after) == {operator: 1}
 
 
@@ -162,7 +162,7 @@ def test_film_takes_its_one_into_the_bias() -> None:
         {"y": ["batch", 4, 3, 3]},
     )
     inputs = {"c": weights(2, 5), "x": weights(2, 4, 3, 3)}
-    after = check_same(graph, rewrites_fold.fold_film, inputs, FLOAT_TOLERANCE)
+    after = check_same(graph, folding.fold_film, inputs, FLOAT_TOLERANCE)
     assert operators(after)["Add"] == operators(graph)["Add"] - 1
 
 
@@ -174,7 +174,7 @@ def test_a_distance_to_codes_is_one_product_bit_for_bit() -> None:
     ]
     constants = {"codes_": weights(6, 9), "two": np.array(2, np.float32), "squares": weights(9)}
     graph = graph_of(nodes, constants, {"x": ["batch", 6]}, {"y": ["batch", 9]})
-    after = check_same(graph, rewrites_fold.fold_distance, {"x": weights(4, 6)}, 0.0)
+    after = check_same(graph, folding.fold_codebook_distance, {"x": weights(4, 6)}, 0.0)
     assert operators(after) == {"MatMul": 1, "Add": 1}
 
 
@@ -189,7 +189,7 @@ def test_attentions_scale_goes_into_the_projection() -> None:
     constants = {"w": weights(6, 6), "b": weights(6), "shape": np.array([0, 0, 2, 3])}
     constants["scale"] = np.array(0.37, np.float32)
     graph = graph_of(nodes, constants, {"x": ["batch", 5, 6]}, {"y": ["batch", 2, 5, 3]})
-    after = check_same(graph, rewrites_fold.fold_scales, {"x": weights(2, 5, 6)}, FLOAT_TOLERANCE)
+    after = check_same(graph, folding.fold_attention_scale, {"x": weights(2, 5, 6)}, FLOAT_TOLERANCE)
     assert operators(after)["Mul"] == 0
 
 
@@ -207,7 +207,7 @@ def test_rows_of_all_groups_are_looked_up_at_once() -> None:
         nodes, constants, {"chosen": ["batch", "tokens", 3]}, {"y": ["batch", "tokens", 3, 4]}, ["chosen"]
     )
     chosen = RANDOM.integers(0, 7, (2, 5, 3))
-    after = check_same(graph, rewrites_shape.look_up_groups, {"chosen": chosen}, 0.0)
+    after = check_same(graph, shapes.fuse_group_gathers, {"chosen": chosen}, 0.0)
     assert operators(after) == {"Add": 1, "Gather": 1}
 
 
@@ -226,7 +226,7 @@ def three_linears() -> bytes:
 
 def test_products_of_one_input_become_one_product() -> None:
     after = check_same(
-        three_linears(), rewrites_merge.merge_linears, {"x": weights(2, 3, 5)}, FLOAT_TOLERANCE
+        three_linears(), fuse_linears.fuse_parallel_linears, {"x": weights(2, 3, 5)}, FLOAT_TOLERANCE
     )
     assert operators(after) == {"MatMul": 1, "Add": 1, "Split": 1, "Relu": 3}
 
@@ -238,7 +238,7 @@ def test_film_products_of_one_condition_become_one_product() -> None:
         nodes.append(helper.make_node("Relu", [f"g{name}"], [name]))
         constants |= {f"w{name}": weights(width, 5), f"b{name}": weights(width)}
     graph = graph_of(nodes, constants, {"c": ["batch", 5]}, {"a": ["batch", 4], "b": ["batch", 6]})
-    after = check_same(graph, rewrites_merge.merge_conditions, {"c": weights(2, 5)}, FLOAT_TOLERANCE)
+    after = check_same(graph, fuse_linears.fuse_film_linears, {"c": weights(2, 5)}, FLOAT_TOLERANCE)
     assert operators(after) == {"Gemm": 1, "Split": 1, "Relu": 2}
 
 
@@ -249,7 +249,7 @@ def test_a_shape_that_is_computed_becomes_constant() -> None:
         helper.make_node("Reshape", ["x", "shape"], ["y"]),
     ]
     graph = graph_of(nodes, {"rest": np.array([2, 3])}, {"x": ["batch", 6]}, {"y": ["batch", 2, 3]})
-    after = check_same(graph, rewrites_shape.fix_shapes, {"x": weights(4, 6)}, 0.0)
+    after = check_same(graph, shapes.make_reshapes_static, {"x": weights(4, 6)}, 0.0)
     assert operators(after) == {"Reshape": 1}
 
 
@@ -262,7 +262,7 @@ def test_a_constant_is_kept_once() -> None:
         helper.make_node("Neg", ["x"], ["unused"]),
     ]
     graph = graph_of(nodes, {"a": same, "b": same.copy()}, {"x": ["batch", 200]}, {"y": ["batch", 200]})
-    after = check_same(graph, rewrites_fold.fold_constants, {"x": weights(2, 200)}, 0.0)
+    after = check_same(graph, folding.fold_constants, {"x": weights(2, 200)}, 0.0)
     assert len(onnx.load_from_string(after).graph.initializer) == 1
     assert operators(after)["Neg"] == 0
 
@@ -288,7 +288,7 @@ def test_parts_of_a_table_that_is_read_twice_are_not_stored_again() -> None:
     inputs = {"x": ["batch", 8], "w": ["batch", 12]}
     graph = graph_of(nodes, constants, inputs, {"y": ["batch", 200]})
     given = {"x": weights(3, 8), "w": weights(3, 12)}
-    after = check_same(graph, rewrites_fold.fold_constants, given, 0.0)
+    after = check_same(graph, folding.fold_constants, given, 0.0)
     stored = [numpy_helper.to_array(value) for value in onnx.load_from_string(after).graph.initializer]
     assert sum(value.nbytes for value in stored if value.dtype == np.float32) == table.nbytes + 4
 

@@ -14,8 +14,8 @@ from textual_vision.export.model.stage import tensor
 from textual_vision.export.precision import fp16 as half
 from textual_vision.export.precision import lossless_storage as quantize_store
 from textual_vision.export.precision.fp16 import fp16_from_float
-from textual_vision.export.precision.fp16_cast import half_from_float
-from textual_vision.export.precision.registry import FloatGraphs, part_of
+from textual_vision.export.precision.fp16_cast import fp16_graph_from_float
+from textual_vision.export.precision.registry import FloatGraphs, convert_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -70,10 +70,10 @@ def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_
     made = fp16_from_float(source)
     notes = made.notes["latent"]
     assert isinstance(notes, dict)
-    islands = notes["float32"]
-    assert islands["book/ArgMax"] == islands["book/MatMul"] == "decides a code"
-    assert islands["grow/Mul"].startswith("values up to") and "shrink/Div" in islands
-    assert "linear/MatMul" not in islands
+    fp32_nodes = notes["float32"]
+    assert fp32_nodes["book/ArgMax"] == fp32_nodes["book/MatMul"] == "decides a code"
+    assert fp32_nodes["grow/Mul"].startswith("values up to") and "shrink/Div" in fp32_nodes
+    assert "linear/MatMul" not in fp32_nodes
     model = onnx.load_from_string(made.graphs["latent"])
     onnx.checker.check_model(model, full_check=True)
     kinds = {t.name.partition(":")[0]: t.data_type for t in model.graph.initializer}
@@ -81,13 +81,15 @@ def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_
 
 
 def test_without_its_islands_the_same_graph_overflows() -> None:
-    session = open_session(half_from_float(graph(), ()), SessionOptions(backend="onnxruntime", name="g"))
+    session = open_session(
+        fp16_graph_from_float(graph(), ()), SessionOptions(backend="onnxruntime", name="g")
+    )
     x = np.full((1, 6), 2, np.float32)
     assert not np.isfinite(session.run({"x": x})["y"]).all()
 
 
 def test_inputs_and_outputs_keep_names_and_types() -> None:
-    model = onnx.load_from_string(half_from_float(graph(), ()))
+    model = onnx.load_from_string(fp16_graph_from_float(graph(), ()))
     before = onnx.load_from_string(graph())
     for side in ("input", "output"):
         assert [(v.name, v.type.tensor_type.elem_type) for v in getattr(model.graph, side)] == [
@@ -108,15 +110,15 @@ def test_what_says_its_own_type_keeps_it() -> None:
     x, y = info("x", TensorProto.FLOAT, ["batch", 6]), info("y", TensorProto.FLOAT, ["batch", 6])
     made = helper.make_graph(nodes, "g", [x], [y])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    half = half_from_float(model.SerializeToString(), set())
+    half = fp16_graph_from_float(model.SerializeToString(), set())
     session = open_session(half, SessionOptions(backend="onnxruntime", name="g"))
     given = np.array([[0.5, 1, 2, 3, 4, 5]], np.float32)  # exact in half
     assert np.array_equal(session.run({"x": given})["y"], (given + 1.5) * 1.5)
 
 
 def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatch) -> None:
-    monkeypatch.setattr(half, "CODES_WANTED", 1.1)
-    monkeypatch.setattr(quantize_store, "SMALLEST_CONSTANT", 1)
+    monkeypatch.setattr(half, "MIN_CODE_AGREEMENT", 1.1)
+    monkeypatch.setattr(quantize_store, "MIN_CONSTANT_VALUES", 1)
     source = FloatGraphs(stages=[SPEC], fp32={"latent": graph()}, batches=[batch()], target="cpu")
     made = fp16_from_float(source)
     assert "codes were others" in made.notes["latent"]["float32"]["all"]
@@ -157,15 +159,15 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
     )
     # So small a graph is smaller in float32 than with casts.
     assert fp16_from_float(source).notes["latent"]["float32"].keys() == {"all"}
-    monkeypatch.setattr(half, "stored_exactly", lambda graph: graph + bytes(10_000))
-    islands = fp16_from_float(source).notes["latent"]["float32"]
-    assert {name for name, why in islands.items() if why == "accuracy"} == {"middle/Add", "gap/Relu"}
-    assert "head/MatMul" not in islands
+    monkeypatch.setattr(half, "compressed_graph", lambda graph: graph + bytes(10_000))
+    fp32_nodes = fp16_from_float(source).notes["latent"]["float32"]
+    assert {name for name, why in fp32_nodes.items() if why == "accuracy"} == {"middle/Add", "gap/Relu"}
+    assert "head/MatMul" not in fp32_nodes
 
 
 def test_a_stage_made_early_is_what_the_whole_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     source = FloatGraphs(stages=(SPEC,), fp32={"latent": graph()}, batches=[batch()], target="cpu")
     whole = fp16_from_float(source)
-    early = part_of("fp16", source, SPEC)
-    monkeypatch.setattr(half, "half_stage", lambda *_: pytest.fail("made again"))
-    assert fp16_from_float(replace(source, parts={"latent": early})) == whole
+    early = convert_stage("fp16", source, SPEC)
+    monkeypatch.setattr(half, "fp16_stage_from_float", lambda *_: pytest.fail("made again"))
+    assert fp16_from_float(replace(source, stage_results={"latent": early})) == whole

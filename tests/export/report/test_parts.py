@@ -185,7 +185,7 @@ def test_a_row_has_the_worst_backends_figures_and_reasons() -> None:
 
 def test_sizes_and_times_are_compared_with_float32_wherever_it_stands() -> None:
     rows = rows_from_precisions([_precision("int8", 1_000_000), _precision("fp32", 4_000_000)])
-    assert [(row.precision, row.smaller, row.faster) for row in rows] == [
+    assert [(row.precision, row.size_ratio, row.speedup) for row in rows] == [
         ("int8", 4.0, 4.0),
         ("fp32", 1.0, 1.0),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
+from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.export.model.batch import Array
 from textual_vision.export.sessions.cached import (
     RUNS_KEPT,
@@ -37,7 +37,7 @@ class Counting:
 
 def named(name: str, factor: float = 2.0) -> bytes:
     """The graph with notes of its own."""
-    model = onnx.load_from_string(tiny_graph())
+    model = onnx.load_from_string(smoke_graph())
     model.producer_name, model.graph.name, model.graph.node[0].doc_string = name, name, f"made by {name}"
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(factor, np.float32), "two"))
     data: bytes = model.SerializeToString()

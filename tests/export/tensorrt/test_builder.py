@@ -10,9 +10,9 @@ from fake_tensorrt import VERSIONS, fake_library
 
 from textual_vision.export.tensorrt import progress as engine_progress
 from textual_vision.export.tensorrt.builder import EngineSettings, build_plan, table_from_plan
-from textual_vision.export.tensorrt.dla import check_handed_over, dla_count
+from textual_vision.export.tensorrt.dla import check_dla_used, dla_count
 from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
-from textual_vision.export.tensorrt.progress import watched
+from textual_vision.export.tensorrt.progress import build_with_progress
 from textual_vision.runtime.engines import DlaCount, ShapeRange
 from textual_vision.runtime.errors import DeviceMismatchError, IntegrityError, TextualVisionError, UsageError
 
@@ -77,7 +77,7 @@ def test_8_6_is_allowed_the_types_that_the_graph_uses(precision, graph, flags):
 @pytest.mark.parametrize("version", UP_TO_10)
 def test_weak_types_with_a_calibrator_work_up_to_10(version):
     calibrator = object()
-    _, _, config = build(fake_library(version), "int8", weak=True, calibrator=calibrator)
+    _, _, config = build(fake_library(version), "int8", weakly_typed=True, calibrator=calibrator)
     assert config._set >= {"FP16", "INT8"}
     assert config.int8_calibrator is calibrator
 
@@ -85,7 +85,7 @@ def test_weak_types_with_a_calibrator_work_up_to_10(version):
 @pytest.mark.parametrize("version", ["11.0.0.114", "11.4.0.106", "rtx-1.7.1.116"])
 def test_weak_types_are_refused_where_they_no_longer_exist(version):
     with pytest.raises(UsageError, match="strongly typed networks only"):
-        build(fake_library(version), weak=True)
+        build(fake_library(version), weakly_typed=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -159,9 +159,9 @@ def test_what_a_dla_takes_is_counted_from_the_builds_log():
 
 
 def test_a_dla_that_takes_nothing_of_any_stage_is_an_error_with_the_numbers():
-    check_handed_over({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=1, gpu=4)})
+    check_dla_used({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=1, gpu=4)})
     with pytest.raises(DeviceMismatchError, match="no layer: latent 0 of 7, generator 0 of 4") as caught:
-        check_handed_over({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=0, gpu=4)})
+        check_dla_used({"latent": DlaCount(dla=0, gpu=7), "generator": DlaCount(dla=0, gpu=4)})
     assert "--dla" in caught.value.hint
 
 
@@ -236,7 +236,7 @@ def test_a_long_build_gives_signs_of_life(version):
         if len(told) == 2:
             enough.set()
 
-    assert watched(library, config, slow, report, every=0.01) == "built"
+    assert build_with_progress(library, config, slow, report, every=0.01) == "built"
     assert "0 s" in told[0]
     assert ("Timing tactics 3/7" in told[-1]) == (version != "8.6.1")
 
@@ -247,7 +247,7 @@ def test_an_error_in_the_build_comes_out_of_it():
 
     library = fake_library("10.3.0")
     with pytest.raises(TextualVisionError, match="no"):
-        watched(library, library.Builder(None).create_builder_config(), fail, print)
+        build_with_progress(library, library.Builder(None).create_builder_config(), fail, print)
 
 
 def test_an_interrupt_stops_the_build_at_its_next_step():
@@ -263,7 +263,7 @@ def test_an_interrupt_stops_the_build_at_its_next_step():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        watched(library, config, build_until_told, interrupt, every=0.01)
+        build_with_progress(library, config, build_until_told, interrupt, every=0.01)
     assert steps
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("engine build")]
 

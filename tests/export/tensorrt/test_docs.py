@@ -96,5 +96,5 @@ def test_the_example_in_python_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorrt, "open_engines", lambda *arguments: opened.append(arguments))
     monkeypatch.setattr(bundle, "Bundle", lambda path: path)
     exec(compile(example, "tensorrt.md", "exec"), {})
-    assert opened == [("emoji.tv", "int8", "tensorrt", tensorrt.EngineOptions(cuda_graph=True))]
+    assert opened == [("emoji.tv", "int8", "tensorrt", tensorrt.EngineRunOptions(cuda_graph=True))]
     inspect.signature(open_engines).bind(*opened[0])

@@ -57,7 +57,7 @@ def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
     graph = before.precisions["fp32"].files["latent"]
     assert record.stages["latent"].graph_sha256 == before.files[graph].sha256
     assert record.stages["latent"].profile["text"] == ShapeRange(min=(1, 2, 8), opt=(1, 6, 8), max=(4, 12, 8))
-    assert record.stages["latent"].count.float32 == 2
+    assert record.stages["latent"].dtype_counts.float32 == 2
     assert find_engines(bundle, "fp32", record.fingerprint) == (spec, record)
     assert all(bundle.manifest.files[name] == about for name, about in before.files.items())
 
@@ -65,7 +65,7 @@ def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
 def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(tiny_bundle, orin):
     for rebuild, kept in ((False, False), (False, True), (True, False)):
         result = add_engines(tiny_bundle, options(rebuild=rebuild), tell=silent, trt=orin, device=ORIN)
-        assert result.kept is kept
+        assert result.reused is kept
     assert len(Bundle(tiny_bundle).manifest.engines) == 1
 
 
@@ -92,7 +92,7 @@ def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_
     write_manifest(dataclasses.replace(manifest, files={**manifest.files, graph: about}), tiny_bundle)
     with pytest.raises(IntegrityError, match=r"latent\.plan: built from a graph"):
         add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
-    assert not add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).kept
+    assert not add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).reused
 
 
 def test_timings_are_kept_for_each_fingerprint(tiny_bundle, orin, tmp_path):
@@ -142,7 +142,7 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tin
     [
         (options(precision="fp8"), UsageError, "no precision 'fp8'"),
         (options(kind="tensorflow"), UsageError, "unknown kind"),
-        (options(weak=True, precision="fp32", dla_core=0), UsageError, "DLA core 0"),
+        (options(weakly_typed=True, precision="fp32", dla_core=0), UsageError, "DLA core 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tiny_bundle, orin, told, kind, words):
@@ -154,7 +154,7 @@ def test_weak_int8_needs_scales(tiny_bundle, orin):
     manifest = Bundle(tiny_bundle).manifest
     precisions = {**manifest.precisions, "int8": manifest.precisions["fp32"]}
     write_manifest(dataclasses.replace(manifest, precisions=precisions), tiny_bundle)
-    told = options(precision="int8", weak=True)
+    told = options(precision="int8", weakly_typed=True)
     with pytest.raises(UsageError, match="needs scales"):
         add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
     cache = b"TRT-100300-EntropyCalibration2\ntext: 3c010a14\n"
@@ -177,7 +177,7 @@ def test_a_size_that_varies_and_is_neither_batch_nor_tokens_is_refused():
 def test_an_engine_takes_the_lengths_of_text_that_the_graphs_take(fixed, tokens):
     words = TensorSpec(name="x", dtype="int64", shape=("batch", "tokens"))
     stage = StageSpec(name="odd", inputs=(words,), outputs=())
-    text = dataclasses.replace(TEXT, fixed=fixed)
+    text = dataclasses.replace(TEXT, fixed_length=fixed)
     found = profile_of(stage, BatchProfile(min=1, opt=2, max=4), text)["x"]
     assert (found.min, found.opt, found.max) == tuple(zip((1, 2, 4), tokens, strict=True))
 
@@ -216,12 +216,12 @@ def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
     result = json.loads(out)
     assert result["fingerprint"].startswith("tensorrt-rtx-")
     assert result["fingerprint"].endswith("-sm86")
-    assert [stage["count"]["float32"] for stage in result["stages"] if stage["count"]] == [2, 1]
+    assert [stage["dtype_counts"]["float32"] for stage in result["stages"] if stage["dtype_counts"]] == [2, 1]
     bundle = Bundle(tiny_bundle)
     bundle.verify()
     record = read_record(bundle, bundle.manifest.engines[0])
     assert record.stages["generator"].dtypes["image"] == "UINT8"
-    assert record.stages["text_encoder"].count is None
+    assert record.stages["text_encoder"].dtype_counts is None
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert "has" in out
@@ -251,7 +251,7 @@ def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle
         (["--precision", "fp32", "--batch", "1,2"], 2, "three rising numbers"),
         (["--precision", "fp4", "--target", "tensorrt-rtx"], 2, "no precision 'fp4'"),
         (["--target", "tensorrt-rtx"], 2, "--precision"),
-        (["--precision", "fp32", "--target", "tensorrt-rtx", "--weak"], 2, "strongly typed"),
+        (["--precision", "fp32", "--target", "tensorrt-rtx", "--weakly-typed"], 2, "strongly typed"),
         (["--precision", "fp32", "--target", "tensorrt-rtx", "--dla", "0"], 2, "--dla"),
     ],
 )

@@ -42,7 +42,7 @@ def test_what_only_tensorrt_has_is_refused_for_rtx(tiny_bundle, capsys, given):
 def test_scales_for_nothing_are_refused(tiny_bundle, capsys, tmp_path):
     (tmp_path / "scales").write_bytes(b"TRT-100300-EntropyCalibration2\n")
     arguments = ("--precision", "int8", "--calibration-cache", tmp_path / "scales")
-    assert "--weak" in refused(capsys, tiny_bundle, *arguments)
+    assert "--weakly-typed" in refused(capsys, tiny_bundle, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_engines_that_were_built_as_asked_are_kept_and_so_are_others_when_nothin
     asked = options(batch=BatchProfile(min=1, opt=2, max=16), workspace_bytes=1 << 28)
     add_engines(tiny_bundle, asked, tell=silent, trt=orin, device=ORIN)
     for again in (asked, options()):
-        assert add_engines(tiny_bundle, again, tell=silent, trt=orin, device=ORIN).kept
+        assert add_engines(tiny_bundle, again, tell=silent, trt=orin, device=ORIN).reused
 
 
 @pytest.fixture
 def half_of_one_length(tiny_bundle):
     """The tiny bundle, said to be fp16 and to take prompts of one length, as a DLA needs it."""
     manifest = Bundle(tiny_bundle).manifest
-    text = dataclasses.replace(manifest.text, fixed=True)
+    text = dataclasses.replace(manifest.text, fixed_length=True)
     precisions = {**manifest.precisions, "fp16": manifest.precisions["fp32"]}
     write_manifest(dataclasses.replace(manifest, text=text, precisions=precisions), tiny_bundle)
     return tiny_bundle
@@ -132,5 +132,5 @@ def test_products_on_the_dla_that_the_table_does_not_name_are_counted_as_its_own
     )
     asked = options(precision="fp16", dla_core=0, batch=ONE)
     result = add_engines(half_of_one_length, asked, tell=silent, trt=orin, device=ORIN)
-    counts = {stage.stage: stage.count for stage in result.stages}
+    counts = {stage.stage: stage.dtype_counts for stage in result.stages}
     assert counts["latent"].other == 2

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import tiny_graphs as tiny
 
-from textual_vision.export.precision.lossless_storage import stored_exactly
+from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.tensorrt import builder as engine
 from textual_vision.export.tensorrt.builder import EngineSettings, build_plan
 from textual_vision.export.tensorrt.layer_table import (
@@ -84,7 +84,7 @@ def test_constants_that_are_stored_as_int8_and_a_cast_can_be_built():
     whole[0] = 127
     shapes = ({"x": (tiny.FLOAT, ["batch", 4, 64])}, {"y": (tiny.FLOAT, ["batch", 4, 128])})
     product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
-    graph = stored_exactly(tiny.graph([product], *shapes, {"w": whole * steps}))
+    graph = compressed_graph(tiny.graph([product], *shapes, {"w": whole * steps}))
     assert "Cast" in {node.op_type for node in onnx.load_model_from_string(graph).graph.node}
     types, operators, _ = types_in(build(graph), graph)
     assert types == dict.fromkeys(operators, "float32")
@@ -220,7 +220,7 @@ def test_too_little_room_to_work_in_says_so():
 
 def test_weak_types_and_calibrators_are_refused():
     with pytest.raises(UsageError, match="strongly typed networks only"):
-        build(tiny.conv(), weak=True)
+        build(tiny.conv(), weakly_typed=True)
 
 
 def test_a_small_engine_is_the_same_bytes_every_time():

@@ -7,7 +7,7 @@ from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.tensorrt.builder import EngineSettings
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.layer_table import product_nodes
-from textual_vision.export.tensorrt.options import EngineOptions
+from textual_vision.export.tensorrt.options import EngineBuildOptions
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import read_record
 from textual_vision.runtime.errors import UsageError
@@ -38,7 +38,7 @@ def shipped(tmp_path_factory):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shipped, precision):
     settings = EngineSettings(precision=precision, compute=("8.6",))
-    options = EngineOptions(kind="tensorrt-rtx", settings=settings)
+    options = EngineBuildOptions(kind="tensorrt-rtx", settings=settings)
     result = add_engines(shipped, options, tell=lambda text: None)
     bundle = Bundle(shipped)
     spec = next(spec for spec in bundle.manifest.engines if spec.precision == precision)
@@ -56,6 +56,6 @@ def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shi
     assert generator.dtypes["image"] == "UINT8"
     assert generator.dtypes["codes"] == "INT64"
     if precision == "fp16":
-        assert generator.count.fp16 > generator.count.float32
+        assert generator.dtype_counts.fp16 > generator.dtype_counts.float32
     if precision == "int8":
-        assert generator.count.int8 > generator.count.float32
+        assert generator.dtype_counts.int8 > generator.dtype_counts.float32

@@ -12,7 +12,7 @@ import tiny_graphs as tiny
 from click.testing import CliRunner, Result
 
 from textual_vision.export.cli.main import command
-from textual_vision.export.int8.stage import prepared
+from textual_vision.export.int8.stage import prepare_graph
 from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
@@ -72,7 +72,7 @@ def test_products_of_one_input_stay_apart_in_int8_for_tensorrt_which_else_leaves
     nodes += [onnx.helper.make_node("Relu", [f"s{i}"], [f"y{i}"]) for i in (1, 2)]
     shape = (tiny.FLOAT, ["batch", 4, 8])
     graph = tiny.graph(nodes, {"x": shape}, {"y1": shape, "y2": shape}, constants)
-    operators = [node.op_type for node in prepared(graph, target).graph.node]
+    operators = [node.op_type for node in prepare_graph(graph, target).graph.node]
     assert operators.count("MatMul") == products
 
 

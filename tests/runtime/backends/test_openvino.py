@@ -13,7 +13,7 @@ from textual_vision.runtime.backends.session import SessionOptions
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError
 
 openvino = pytest.importorskip("textual_vision.runtime.backends.openvino")
-from textual_vision.runtime.backends.openvino_rewrites import join_weaving, turn_choices  # noqa: E402
+from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis  # noqa: E402
 
 
 def _session(operator="MatMul", kind=FLOAT, output=("batch", 5), backend="openvino"):
@@ -93,8 +93,8 @@ def _chosen(operator):
 def test_the_best_along_the_last_axis_is_found_along_another_and_is_the_same(operator, choose):
     data = _chosen(operator)
     model = openvino.openvino.Core().read_model(data, b"")
-    assert turn_choices(model) == 1
-    assert turn_choices(model) == 0
+    assert move_topk_axis(model) == 1
+    assert move_topk_axis(model) == 0
     session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
     x = (
         np.random.default_rng(0).integers(0, 3, (2, 3, 4, 6)).astype(np.float32)
@@ -118,7 +118,7 @@ def _woven(blocks, channels):
 def test_turns_that_weave_a_picture_together_become_one_operator_and_are_the_same():
     data = _woven((2, 2), 3)
     model = openvino.openvino.Core().read_model(data, b"")
-    assert join_weaving(model) == 1
+    assert fuse_depth_to_space(model) == 1
     assert [node.get_type_name() for node in model.get_ops()].count("DepthToSpace") == 1
     session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
     x = np.random.default_rng(0).standard_normal((2, 12, 3, 5)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_turns_that_weave_a_picture_together_become_one_operator_and_are_the_sam
 
 def test_other_turns_are_left_alone():
     model = openvino.openvino.Core().read_model(_woven((4, 1), 3), b"")
-    assert join_weaving(model) == 0
+    assert fuse_depth_to_space(model) == 0
 
 
 def test_bfloat16_is_computed_only_when_asked_for_by_name():

@@ -8,7 +8,7 @@ from textual_vision.runtime.backends.tensorrt import cudart
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.api import load_library, new_logger
 from textual_vision.runtime.backends.tensorrt.cudart import load_cudart, probe
-from textual_vision.runtime.backends.tensorrt.session import EngineOptions, engine_from_plan, open_engines
+from textual_vision.runtime.backends.tensorrt.session import EngineRunOptions, engine_from_plan, open_engines
 from textual_vision.runtime.errors import (
     BackendMissingError,
     DeviceMismatchError,
@@ -120,7 +120,7 @@ def test_engines_with_host_code_are_loaded_only_when_trusted(engines_in, cuda, c
     with pytest.raises(UsageError, match="code for the computer itself"):
         open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=library)
     assert counters.live == before
-    options = EngineOptions(trust_host_code=True)
+    options = EngineRunOptions(trust_host_code=True)
     stages = open_engines(bundle, "fp32", "tensorrt", options, cuda=cuda, trt=library)
     assert library._runtimes[-1].engine_host_code_allowed is True
     stages.close()

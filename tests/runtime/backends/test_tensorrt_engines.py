@@ -40,7 +40,7 @@ def record_of(bundle_manifest, fingerprint=ORIN, precision="fp32", **changed):
             graph_sha256=bundle_manifest.files[graph].sha256,
             profile={"x": ShapeRange(min=(1, 2), opt=(1, 6), max=(4, 12))},
             dtypes={"x": "FLOAT"},
-            count=LayerCount(int8=3, fp16=0, float32=1),
+            dtype_counts=LayerCount(int8=3, fp16=0, float32=1),
             layers={"conv": "int8"},
         )
     about = {"schema_version": 1, "fingerprint": fingerprint, "precision": precision, "settings": {}}

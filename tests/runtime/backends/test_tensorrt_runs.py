@@ -8,7 +8,7 @@ import pytest
 from fake_plans import MAX_BATCH, kind_of
 from fake_tensorrt import VERSIONS, fake_library
 
-from textual_vision.runtime.backends.tensorrt.session import EngineOptions, open_engines
+from textual_vision.runtime.backends.tensorrt.session import EngineRunOptions, open_engines
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.manifest import BatchProfile
 from textual_vision.runtime.pipeline import TextToImage
@@ -82,7 +82,7 @@ def test_what_is_dropped_without_being_closed_is_given_back_too(engines_in, cuda
 def test_recorded_graphs_and_what_is_left_of_a_session_are_given_back_with_the_engines(
     engines_in, cuda, counters
 ):
-    before, options = counters.live, EngineOptions(cuda_graph=True)
+    before, options = counters.live, EngineRunOptions(cuda_graph=True)
     stages = open_engines(engines_in(), "fp32", "tensorrt", options, cuda=cuda, trt=fake_library("10.3.0"))
     encoder = stages["text_encoder"]
     encoder.run(prompt())
@@ -109,7 +109,7 @@ def test_running_out_of_memory_at_any_allocation_loses_nothing(engines_in, cuda,
 
 def test_a_cuda_graph_is_recorded_once_for_each_set_of_shapes_and_then_replayed(engines_in, cuda, counters):
     library, before = fake_library("10.3.0"), counters.live
-    options = EngineOptions(cuda_graph=True)
+    options = EngineRunOptions(cuda_graph=True)
     stages = open_engines(engines_in(), "fp32", "tensorrt", options, cuda=cuda, trt=library)
     for _ in range(3):
         stages["text_encoder"].run(prompt(2, 5))
@@ -122,7 +122,7 @@ def test_a_cuda_graph_is_recorded_once_for_each_set_of_shapes_and_then_replayed(
 
 
 def test_a_cuda_graph_is_recorded_when_rtx_is_done_compiling(engines_in, cuda, counters):
-    library, options = fake_library("rtx-1.7.1.116"), EngineOptions(cuda_graph=True)
+    library, options = fake_library("rtx-1.7.1.116"), EngineRunOptions(cuda_graph=True)
     bundle = engines_in("rtx-1.7.1.116")
     stages = open_engines(bundle, "fp32", "tensorrt-rtx", options, cuda=cuda, trt=library)
     for capturable, launches in ((False, 0), (True, 0), (True, 1)):

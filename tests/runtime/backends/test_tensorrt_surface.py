@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_tensorrt import VERSIONS, fake_library, has, surfaces
 
-from textual_vision.runtime.backends.tensorrt.api import offers
+from textual_vision.runtime.backends.tensorrt.api import has_api
 
 ROOT = Path(__file__).parents[3]
 
@@ -88,7 +88,7 @@ def test_asking_agrees_with_the_real_surface(version):
         "IBuilderConfig.progress_monitor",
         "Runtime.nothing",
     ):
-        assert offers(library, path) == has(surfaces()[version], path), path
+        assert has_api(library, path) == has(surfaces()[version], path), path
 
 
 def names_used(tree, variables):
@@ -106,7 +106,7 @@ def names_used(tree, variables):
 
 
 def guard_of(node):
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "offers":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "has_api":
         return node.args[1].value if isinstance(node.args[1], ast.Constant) else None
     return None
 

@@ -20,7 +20,7 @@ from textual_vision.training.cli.main import command
 from textual_vision.training.config import TrainConfig, config_to_dict
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import load_corpus
-from textual_vision.training.data.splits import JUDGED
+from textual_vision.training.data.splits import EVALUATION_SPLITS
 from textual_vision.training.evaluation.evaluate import evaluate
 from textual_vision.training.trainer.state import PHASES
 
@@ -78,7 +78,7 @@ def test_evaluate_writes_scores_and_a_sheet_of_held_out_prompts(trained: Path, c
     scores = json.loads((folder / "evaluation.json").read_text())
     assert json.loads(said[said.index("{") :]) == scores
     records = [json.loads(line) for line in (corpus / "records.jsonl").read_text().splitlines()]
-    assert scores["held_out_pictures"] == sum(record["split"] in JUDGED for record in records) > 0
+    assert scores["held_out_pictures"] == sum(record["split"] in EVALUATION_SPLITS for record in records) > 0
     assert scores["reconstruction"]["psnr_db"] > 0
     assert scores["recognition"] is None  # nothing in this corpus wears sunglasses
     assert 0 <= scores["alignment"]["all"]["real"] <= 1

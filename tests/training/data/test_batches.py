@@ -81,10 +81,10 @@ def test_the_random_numbers_of_shares_are_those_of_the_whole() -> None:
 
 
 def test_a_caption_names_the_style_in_the_share_of_cases_that_was_asked_for(batches: Batches) -> None:
-    told = torch.cat([batches.batch("x", step, 32).style_told for step in range(12)])
+    told = torch.cat([batches.batch("x", step, 32).style_named for step in range(12)])
     assert 0.4 < told.float().mean() < 0.6
     one = batches.batch("x", 0, 32)
-    for caption, named in zip(one.captions, one.style_told.tolist(), strict=True):
+    for caption, named in zip(one.captions, one.style_named.tolist(), strict=True):
         assert named == caption.endswith(" style")
 
 

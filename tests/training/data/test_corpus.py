@@ -184,7 +184,7 @@ def test_a_damaged_corpus_is_refused(build: Callable[..., Path], name: str) -> N
 def test_a_corpus_of_another_schema_is_refused(build: Callable[..., Path]) -> None:
     file = build() / "corpus.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
-    with pytest.raises(IntegrityError, match="schema 99, expected 1"):
+    with pytest.raises(IntegrityError, match="schema 99, expected 2"):
         load_corpus(file.parent)
 
 

@@ -24,7 +24,7 @@ from textual_vision.training.data.coco import coco_entries
 from textual_vision.training.data.corpus import load_corpus, npy_header
 from textual_vision.training.data.folder import folder_entries
 from textual_vision.training.data.picture_files import (
-    Damage,
+    DamageLog,
     Entry,
     caption_from_text,
     picture_from_bytes,
@@ -102,7 +102,7 @@ def entries(good: int, bad: int) -> list[Entry]:
 
 def test_damaged_pictures_are_named_counted_and_skipped() -> None:
     said: list[str] = []
-    damage = Damage(report=lambda name, reason: said.append(name))
+    damage = DamageLog(report=lambda name, reason: said.append(name))
     found = [entry.key for entry, _ in samples([*entries(58, 2), *entries(1, 0)], 8, damage, threads=2)]
     assert len(found) == 59
     assert said == ["bad-0", "bad-1"]
@@ -111,12 +111,12 @@ def test_damaged_pictures_are_named_counted_and_skipped() -> None:
 
 def test_too_many_damaged_pictures_stop_the_reading() -> None:
     with pytest.raises(IntegrityError, match="2 of 21 pictures are damaged, more than 5%"):
-        list(samples(entries(19, 5), 8, Damage()))
-    assert len(list(samples(entries(19, 5), 8, Damage(max_share=0.5)))) == 19
+        list(samples(entries(19, 5), 8, DamageLog()))
+    assert len(list(samples(entries(19, 5), 8, DamageLog(max_share=0.5)))) == 19
 
 
 def test_an_entry_without_caption_counts_as_damaged() -> None:
-    damage = Damage()
+    damage = DamageLog()
     assert list(samples([Entry(key="x", captions=(), data=file_of(plain("L")))], 8, damage)) == []
     assert damage.names == [("x", "it has no caption")]
 
@@ -155,7 +155,7 @@ def coco(tmp_path: Path) -> Path:
 
 
 def corpus_of(tmp_path: Path, found: Any, **options: Any) -> Any:
-    damage = Damage(max_share=0.5)
+    damage = DamageLog(max_share=0.5)
     build_captioned_corpus(tmp_path / "out", found, size=16, source="test", damage=damage, **options)
     return load_corpus(tmp_path / "out")
 

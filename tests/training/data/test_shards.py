@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.data.picture_files import Damage
+from textual_vision.training.data.picture_files import DamageLog
 from textual_vision.training.data.shards import Position, ShardStream, find_shards, shard_entries
 
 SHARDS, SAMPLES = 6, 7
@@ -93,7 +93,7 @@ def test_damaged_samples_are_skipped_and_do_not_move_the_position(shards: list[P
         add(archive, "x.png", b"no picture")
         add(archive, "x.txt", b"something")
         add(archive, "y.txt", b"a caption alone")
-    damage = Damage(max_share=0.5)
+    damage = DamageLog(max_share=0.5)
     stream = ShardStream(shards, 8, buffer=5, damage=damage)
     found = keys(stream, SHARDS * SAMPLES + 1)
     assert len(set(found)) == SHARDS * SAMPLES

@@ -15,7 +15,7 @@ from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation import alignment, measures
 from textual_vision.training.evaluation.alignment import Pairs, Sentences, Towers
 from textual_vision.training.evaluation.contact_sheet import CELL, GAP, LINE, LINES, contact_sheet
-from textual_vision.training.evaluation.features import FEATURES, Lite2, kid
+from textual_vision.training.evaluation.features import FEATURES, EfficientNetFeatures, kid
 from textual_vision.training.evaluation.probes import answers_unseen, probe_from_pictures
 from textual_vision.training.evaluation.sampling import psnr_of_pictures
 
@@ -39,18 +39,18 @@ def test_kid_is_the_unbiased_cubic_estimate() -> None:
 
 
 def test_features_are_of_pictures_shrunk_to_one_size(shapes: PictureSource) -> None:
-    lite2, pictures = Lite2(), all_pictures(shapes)[:3]
+    extractor, pictures = EfficientNetFeatures(), all_pictures(shapes)[:3]
     large = pictures.repeat(8, axis=1).repeat(8, axis=2)  # 128 pixels a side
     small = pictures.repeat(4, axis=1).repeat(4, axis=2)  # 64
-    seen = lite2.look(large)
+    seen = extractor.extract(large)
     assert seen.pooled.shape == (3, FEATURES)
     assert seen.whole.shape[1] == FEATURES + seen.layout.shape[1]
-    assert np.abs(seen.pooled - lite2.look(small).pooled).max() < 1e-3
+    assert np.abs(seen.pooled - extractor.extract(small).pooled).max() < 1e-3
     assert np.abs(seen.pooled[0] - seen.pooled[1]).max() > 0.5
 
 
 def test_a_probe_learns_shapes_from_three_colors_and_tells_them_in_the_fourth(shapes: PictureSource) -> None:
-    features = Lite2().look(all_pictures(shapes)).whole
+    features = EfficientNetFeatures().extract(all_pictures(shapes)).whole
     answers = [shapes.captions(index)[0].split()[1] for index in range(len(shapes))]
     colors = [index // 6 for index in range(len(shapes))]
     found = answers_unseen(features, answers, colors)

@@ -12,9 +12,9 @@ from torch import Tensor
 from textual_vision.training.config import ModelConfig, TrainConfig
 from textual_vision.training.data.batches import StepRandom
 from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
-from textual_vision.training.models.latent.retrieval import Lesson, Memory, entries_of
+from textual_vision.training.models.latent.retrieval import RetrievalIndex, RetrievalTraining, entries_of
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.objectives import ALIKE, LatentObjective
+from textual_vision.training.trainer.objectives import SIMILARITY_THRESHOLD, LatentObjective
 
 COUNT = 40
 
@@ -36,14 +36,17 @@ def codes() -> Tensor:
     return torch.arange(COUNT)[:, None].repeat(1, 64) % 16
 
 
-def filled(config: ModelConfig, sentences: Tensor, codes: Tensor) -> Memory:
-    memory = Memory(config)
+def filled(config: ModelConfig, sentences: Tensor, codes: Tensor) -> RetrievalIndex:
+    memory = RetrievalIndex(config)
     memory.fill(sentences, sentences, codes, codes[:, 0] % 2)
     return memory
 
 
 def found(
-    memory: Memory, sentences: Tensor, noise: Tensor | None = None, lesson: Lesson | None = None
+    memory: RetrievalIndex,
+    sentences: Tensor,
+    noise: Tensor | None = None,
+    lesson: RetrievalTraining | None = None,
 ) -> tuple[Tensor, Tensor]:
     noise = torch.zeros(len(sentences), 4) if noise is None else noise
     mask = torch.ones(len(sentences), 1, dtype=torch.int64)
@@ -62,7 +65,7 @@ def test_each_picture_is_found_by_its_caption(whole: ModelConfig, sentences: Ten
 def test_what_the_nearest_leave_unsaid_is_found_too(whole: ModelConfig, codes: Tensor) -> None:
     four = replace(whole, latent=replace(whole.latent, drafts=4))
     one, other = torch.eye(16)[:2]
-    memory = Memory(four)
+    memory = RetrievalIndex(four)
     memory.directions.copy_(torch.eye(16))
     memory.codes.copy_(codes)
     memory.keys.zero_()
@@ -107,7 +110,7 @@ def test_what_is_hidden_is_not_found_and_what_is_planted_is(
 ) -> None:
     own = torch.full((COUNT, 64), 99)
     place = torch.arange(COUNT) % 4  # 3: nowhere
-    lesson = Lesson(hidden=torch.eye(COUNT, dtype=torch.bool), own=own, place=place)
+    lesson = RetrievalTraining(hidden=torch.eye(COUNT, dtype=torch.bool), own=own, place=place)
     memory = filled(whole, sentences, codes)
     drafts, near = found(memory, sentences, lesson=lesson)
     assert torch.equal((drafts == 99).all(2), place[:, None] == torch.arange(3))
@@ -130,7 +133,7 @@ def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) ->
     objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
     assert memory is not None
     codes = torch.randint(0, 16, (120, 8, 8))
-    lesson = objective._lesson(batch, codes, StepRandom(0, "latent", 0))
+    lesson = objective._retrieval_augmentation(batch, codes, StepRandom(0, "latent", 0))
     assert lesson is not None
     rows = lesson.hidden.unflatten(0, (40, 3))
     assert bool(rows[:, 0, 0].all()) and bool(rows[:, 2, 9].all()) and not bool(rows[:, 1].any())
@@ -140,7 +143,7 @@ def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) ->
         least = alike.where(hidden, 1.0).amin(1, keepdim=True)
         others = torch.arange(30) != entry
         assert torch.equal(hidden[:, others], (alike >= least)[:, others] & (hidden.sum(1, keepdim=True) > 1))
-        assert float(least.min()) > ALIKE
+        assert float(least.min()) > SIMILARITY_THRESHOLD
         assert 0 < float((hidden.sum(1) > 1).float().mean()) < 1
     assert torch.equal(lesson.own, codes.flatten(1))
     assert set(lesson.place.tolist()) == {0, 1, 2, memory.drafts}
@@ -148,13 +151,13 @@ def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) ->
 
 def test_compositions_are_learned_without_those_of_the_same_things(tiny_config: TrainConfig) -> None:
     model = TextToImageModel(tiny_config.model)
-    kin = {0: (0, 3, 6), 3: (0, 3, 6), 1: (1,)}
-    batch = batch_of([0, 3, 1, 9] * 40, 30, kin)
+    same_concept = {0: (0, 3, 6), 3: (0, 3, 6), 1: (1,)}
+    batch = batch_of([0, 3, 1, 9] * 40, 30, same_concept)
     codes = torch.randint(0, 16, (160, 8, 8))
     objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
     assert memory is not None
     memory.keys.copy_(torch.eye(len(memory.keys), memory.keys.shape[1]))  # nothing is alike
-    lesson = objective._lesson(batch, codes, StepRandom(0, "latent", 0))
+    lesson = objective._retrieval_augmentation(batch, codes, StepRandom(0, "latent", 0))
     assert lesson is not None
     rows = lesson.hidden.unflatten(0, (40, 4))
     apart = rows[:, :2].sum(2) == 3
@@ -228,7 +231,7 @@ def test_learning_knows_nothing_of_how_a_drawing_holds_on(
         assert model.latent.memory is not None
         model.latent.memory.composed.zero_()
         with torch.no_grad():
-            found.append(model.eval().draw(ids, ids, torch.zeros(1, 4)).codes)
+            found.append(model.eval().generate(ids, ids, torch.zeros(1, 4)).codes)
     assert losses[0] == losses[1]
     assert not torch.equal(*found)
 
@@ -249,7 +252,7 @@ def test_without_a_memory_everything_else_works(tiny_config: TrainConfig) -> Non
     assert not any(".memory." in name or ".follow." in name for name in model.state_dict())
     ids, mask = torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
     with torch.no_grad():
-        assert model.draw(ids, mask, torch.zeros(1, 4)).image.shape[0] == 1
+        assert model.generate(ids, mask, torch.zeros(1, 4)).image.shape[0] == 1
     losses = tiny_config.losses
     loss, _ = LatentObjective(model, losses)(batch_of([0, 1], 2), StepRandom(0, "latent", 0))
     assert bool(loss.isfinite())

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from textual_vision.training.config import TextConfig
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
 from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import (
     ProductQuantizer,
@@ -44,10 +44,10 @@ def test_the_word_encoder_gives_the_hidden_states_of_minilms_third_layer(
     with torch.no_grad():
         for parameter in reference.parameters():
             if parameter.ndim == 2 and parameter.shape[0] not in (2, 512):  # positions are rounded as a sum
-                parameter.copy_(on_grid(parameter))
+                parameter.copy_(round_to_int8_grid(parameter))
         position = reference.embeddings.position_embeddings.weight
         kind = reference.embeddings.token_type_embeddings.weight
-        position.copy_(on_grid(position + kind[0]))
+        position.copy_(round_to_int8_grid(position + kind[0]))
         kind.zero_()
         states = encoder(ids, mask)
         expected = reference(
@@ -64,7 +64,7 @@ def test_the_warm_start_is_frozen_and_on_the_grid_of_int8(
     warm_start(encoder, config, old_ids)
     for parameter in encoder.parameters():
         assert not parameter.requires_grad
-        assert parameter.ndim == 1 or torch.equal(parameter, on_grid(parameter))
+        assert parameter.ndim == 1 or torch.equal(parameter, round_to_int8_grid(parameter))
 
 
 def test_the_pruned_tokenizer_reads_captions_as_the_full_one_does(
@@ -98,12 +98,12 @@ def test_a_long_prompt_is_cut_to_the_tokens_that_the_model_has_places_for(
 def test_each_sub_space_takes_its_nearest_code() -> None:
     config = TextConfig(hidden=12, groups=3, codes=5)
     torch.manual_seed(0)
-    quantiser = ProductQuantizer(config)
+    quantizer = ProductQuantizer(config)
     states = torch.randn(2, 4, 12)
-    codes = quantiser(states)
+    codes = quantizer(states)
     for group in range(3):
         part = states[:, :, 4 * group : 4 * group + 4]
-        distance = torch.cdist(part.flatten(0, 1), quantiser.centroids[group])
+        distance = torch.cdist(part.flatten(0, 1), quantizer.centroids[group])
         assert torch.equal(codes[:, :, group].flatten(), distance.argmin(1))
 
 

@@ -12,10 +12,10 @@ from textual_vision.training.config import TrainConfig, load_config
 from textual_vision.training.evaluation.model_size import describe
 from textual_vision.training.models.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.models.blocks import Residual, Upsample, pixels_from_signed
-from textual_vision.training.models.discriminator import Discriminator, make_discriminator
+from textual_vision.training.models.discriminator import PixelDiscriminator, make_discriminator
 from textual_vision.training.models.image_encoder import Posterior, sample
 from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
-from textual_vision.training.trainer.ema import blended, with_generator_of
+from textual_vision.training.trainer.ema import interpolate_weights, with_generator_of
 from textual_vision.training.trainer.muon import Muon, orthogonal
 from textual_vision.training.trainer.phases import hidden_matrices
 
@@ -47,11 +47,11 @@ def test_pixels_are_rounded_clipped_and_channels_last() -> None:
 
 def test_a_drawing_has_the_shapes_and_types_of_the_exported_graphs(model: TextToImageModel) -> None:
     ids, mask = torch.randint(0, 600, (2, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
-    drawing = model.draw(ids, mask, torch.randn(2, 4))
-    assert (drawing.text_codes.shape, drawing.text_codes.dtype) == ((2, 5, 8), torch.int64)
-    assert (drawing.attention.shape, drawing.attention.dtype) == ((2, 5), torch.float32)
-    assert (drawing.codes.shape, drawing.codes.dtype) == ((2, 8, 8), torch.int64)
-    assert (drawing.image.shape, drawing.image.dtype) == ((2, 16, 16, 3), torch.uint8)
+    generated = model.generate(ids, mask, torch.randn(2, 4))
+    assert (generated.text_codes.shape, generated.text_codes.dtype) == ((2, 5, 8), torch.int64)
+    assert (generated.attention.shape, generated.attention.dtype) == ((2, 5), torch.float32)
+    assert (generated.codes.shape, generated.codes.dtype) == ((2, 8, 8), torch.int64)
+    assert (generated.image.shape, generated.image.dtype) == ((2, 16, 16, 3), torch.uint8)
 
 
 def test_the_stages_are_views_of_the_model(model: TextToImageModel) -> None:
@@ -61,7 +61,7 @@ def test_the_stages_are_views_of_the_model(model: TextToImageModel) -> None:
         _, text, _ = stages.text_encoder(ids, mask)
         codes = stages.latent(text, mask, noise)
         image = stages.generator(codes, text, mask, noise)
-    assert torch.equal(image, model.draw(ids, mask, noise).image)
+    assert torch.equal(image, model.generate(ids, mask, noise).image)
 
 
 def test_words_and_noise_both_move_the_latents(model: TextToImageModel) -> None:
@@ -163,7 +163,7 @@ def test_a_code_changes_only_later_turns_and_all_later_steps(model: TextToImageM
 @pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
 def test_the_discriminator_judges_each_picture_with_its_words(tiny_config: TrainConfig, norm: str) -> None:
     changed = replace(tiny_config.model.discriminator, norm=norm)
-    judge = Discriminator(replace(tiny_config.model, discriminator=changed)).eval()
+    judge = PixelDiscriminator(replace(tiny_config.model, discriminator=changed)).eval()
     pictures, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
     with torch.no_grad():
         logits, features = judge(pictures, sentence)
@@ -201,7 +201,7 @@ def test_describe_counts_what_the_modules_hold_and_what_a_linear_layer_costs() -
     model = TextToImageModel(config.model)
     generator = sum(parameter.numel() for parameter in model.generator.parameters())
     assert sizes["generator"].weights == generator
-    tables = model.text_encoder.quantiser.centroids.numel()
+    tables = model.text_encoder.quantizer.centroids.numel()
     assert sizes["text_encoder"].weights == tables + sum(p.numel() for p in model.text_encoder.parameters())
     text = config.model.text
     layer = 4 * text.hidden**2 + 2 * text.hidden * text.intermediate
@@ -220,7 +220,7 @@ def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_
 
 def test_what_is_kept_of_a_phase_lies_between_its_ends(tiny_config: TrainConfig) -> None:
     before, after = (TextToImageModel(tiny_config.model).state_dict() for _ in range(2))
-    between = blended(before, after, 0.25)
+    between = interpolate_weights(before, after, 0.25)
     name = "latent.head.latent.weight"
     torch.testing.assert_close(between[name], 0.75 * before[name] + 0.25 * after[name])
     rows = between["codebook.rows"]
@@ -288,12 +288,12 @@ def test_muon_goes_downhill_and_is_resumed_with_its_momentum() -> None:
 
 
 def test_of_the_joint_phase_the_generator_alone_can_be_kept() -> None:
-    names = ("latent.norm.bias", "generator.colour.bias", "image_encoder.last.bias", "codebook.rows")
+    names = ("latent.norm.bias", "generator.color.bias", "image_encoder.last.bias", "codebook.rows")
     before, after = ({name: torch.full((2, 2), value) for name in names} for value in (0.0, 1.0))
     kept = with_generator_of(before, after)
     assert {name: float(weight.mean()) for name, weight in kept.items()} == {
         "latent.norm.bias": 0.0,
-        "generator.colour.bias": 1.0,
+        "generator.color.bias": 1.0,
         "image_encoder.last.bias": 1.0,
         "codebook.rows": 0.0,
     }

@@ -11,6 +11,7 @@ from torch.distributions import kl_divergence as kl_of_distributions
 from torch.nn import functional as F
 
 from textual_vision.training.config import LossConfig
+from textual_vision.training.models.efficientnet import Perceptual
 from textual_vision.training.trainer import losses
 from textual_vision.training.trainer.objectives import psnr
 
@@ -83,7 +84,7 @@ def test_augmentation_in_the_middle_of_its_range_changes_nothing() -> None:
 
 
 def test_perceptual_distance_is_zero_for_the_same_picture_and_grows_with_blur() -> None:
-    distance = losses.Perceptual()
+    distance = Perceptual()
     distance.train()
     assert not any(module.training for module in distance.modules())
     torch.manual_seed(0)

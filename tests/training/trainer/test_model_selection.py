@@ -20,7 +20,7 @@ from textual_vision.training.data.batches import (
 )
 from textual_vision.training.evaluation.sampling import CHUNK
 from textual_vision.training.models.caption_encoder import ids_from_captions
-from textual_vision.training.trainer.model_selection import Choice, best_share
+from textual_vision.training.trainer.model_selection import ValidationScorer, select_interpolation
 from textual_vision.training.trainer.state import read_log, read_weights
 from textual_vision.training.trainer.trainer import run
 
@@ -35,10 +35,10 @@ def chosen(
     folder: Path, tiny_config: TrainConfig, shapes: PictureSource, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A run that scores every other step, and chooses by its own pictures."""
-    monkeypatch.setattr("textual_vision.training.trainer.trainer.CHOOSE_EVERY", 2)
-    monkeypatch.setattr("textual_vision.training.trainer.trainer.AT_LEAST", 1)
+    monkeypatch.setattr("textual_vision.training.trainer.trainer.SCORE_EVERY", 2)
+    monkeypatch.setattr("textual_vision.training.trainer.trainer.MIN_PICTURES", 1)
     if not folder.exists():
-        run(tiny_config, shapes, "notice", folder, resume=False, say=lambda line: None, choose_by=shapes)
+        run(tiny_config, shapes, "notice", folder, resume=False, say=lambda line: None, validation=shapes)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_the_latent_phase_hands_on_the_weights_that_draw_nearest_to_real_picture
     scores = [x["validation_kid"] for x in read_log(chosen) if "validation_kid" in x]
     assert len(scores) == 2
     checkpoint = load_checkpoint(str(chosen / "checkpoint"))
-    choice = Choice(checkpoint.model, checkpoint.tokenizer, shapes)
+    choice = ValidationScorer(checkpoint.model, checkpoint.tokenizer, shapes)
     handed_on = read_weights(chosen / "before-joint.safetensors")
     assert choice.distance(handed_on) == pytest.approx(min(scores), abs=1e-6)
 
@@ -67,7 +67,9 @@ def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_it
 ) -> None:
     checkpoint = load_checkpoint(str(chosen / "checkpoint"))
     model, config = checkpoint.model.eval(), checkpoint.config
-    found = Choice(model, checkpoint.tokenizer, shapes).code_cross_entropy(model.state_dict(), config.losses)
+    found = ValidationScorer(model, checkpoint.tokenizer, shapes).code_cross_entropy(
+        model.state_dict(), config.losses
+    )
     total = 0.0
     # As many at once as there: in other company rounding may find another of two drafts equally near.
     for some in torch.arange(len(shapes)).split(CHUNK):
@@ -88,7 +90,7 @@ def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_it
 
 
 def test_with_nothing_to_choose_by_the_last_share_is_kept() -> None:
-    assert best_share(None, {}, {}, (0.0, 0.5, 1.0), print).share == 1.0
+    assert select_interpolation(None, {}, {}, (0.0, 0.5, 1.0), print).share == 1.0
 
 
 def test_a_run_with_too_few_validation_pictures_says_so_and_keeps_the_last(

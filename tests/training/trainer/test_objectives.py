@@ -10,8 +10,8 @@ from noise_batches import batch_of
 from torch import Tensor
 
 from textual_vision.training.config import LossConfig, TrainConfig
-from textual_vision.training.data.batches import Batch, StepRandom
-from textual_vision.training.models.discriminator import Discriminator
+from textual_vision.training.data.batches import StepRandom, TrainingBatch
+from textual_vision.training.models.discriminator import PixelDiscriminator
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.losses import code_cross_entropy
 from textual_vision.training.trainer.objectives import JointObjective, LatentObjective, PictureDistance
@@ -20,7 +20,7 @@ COUNT = 6
 
 
 @pytest.fixture
-def batch() -> Batch:
+def batch() -> TrainingBatch:
     return batch_of(list(range(COUNT)), COUNT)
 
 
@@ -29,11 +29,11 @@ def joint(config: TrainConfig) -> tuple[JointObjective, TextToImageModel]:
     losses = replace(config.losses, code_cross_entropy=0.0, kl=0.0)
     model = TextToImageModel(config.model)
     distance = PictureDistance(losses)
-    return JointObjective(model, losses, distance, Discriminator(config.model)), model
+    return JointObjective(model, losses, distance, PixelDiscriminator(config.model)), model
 
 
 def test_what_is_drawn_from_words_alone_is_not_held_to_the_picture(
-    tiny_config: TrainConfig, batch: Batch
+    tiny_config: TrainConfig, batch: TrainingBatch
 ) -> None:
     objective, model = joint(tiny_config)
     held: list[Tensor] = []
@@ -52,7 +52,7 @@ def test_what_is_drawn_from_words_alone_is_not_held_to_the_picture(
 
 
 def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
-    tiny_config: TrainConfig, batch: Batch
+    tiny_config: TrainConfig, batch: TrainingBatch
 ) -> None:
     objective, model = joint(tiny_config)
     loss, _, _ = objective(batch, StepRandom(0, "joint", 0), 0.5)
@@ -87,7 +87,7 @@ def latent_losses(config: TrainConfig, **changed: float) -> LossConfig:
 
 
 def test_every_step_of_a_picture_is_learned_and_counts_the_same(
-    tiny_config: TrainConfig, batch: Batch
+    tiny_config: TrainConfig, batch: TrainingBatch
 ) -> None:
     model = TextToImageModel(tiny_config.model)
     network, book = model.latent, model.codebook
@@ -111,7 +111,7 @@ def test_a_share_of_the_codes_is_told_falsely(tiny_config: TrainConfig) -> None:
         TextToImageModel(tiny_config.model), replace(tiny_config.losses, code_noise=0.25)
     )
     codes = torch.arange(64 * 64).view(64, 64)
-    found = objective._with_mistakes(codes, StepRandom(0, "latent", 0))
+    found = objective._corrupt_tokens(codes, StepRandom(0, "latent", 0))
     assert float((found != codes).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert all(set(row.tolist()) <= set(own.tolist()) for row, own in zip(found, codes, strict=True))
 
@@ -119,6 +119,6 @@ def test_a_share_of_the_codes_is_told_falsely(tiny_config: TrainConfig) -> None:
 def test_the_words_of_a_share_of_the_captions_are_dropped(tiny_config: TrainConfig) -> None:
     losses = replace(tiny_config.losses, words_dropped=0.25)
     objective = LatentObjective(TextToImageModel(tiny_config.model), losses)
-    found = objective._dropped(torch.ones(400, 3, 16), StepRandom(0, "latent", 0)).flatten(1)
+    found = objective._drop_text(torch.ones(400, 3, 16), StepRandom(0, "latent", 0)).flatten(1)
     assert bool(((found == 0).all(1) | (found == 1).all(1)).all())
     assert float((found == 0).all(1).float().mean()) == pytest.approx(0.25, abs=0.07)

@@ -11,7 +11,7 @@ from PIL import Image
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.trainer import trainer as run_module
-from textual_vision.training.trainer.run_logger import Watch, curves_from_log
+from textual_vision.training.trainer.run_logger import RunLogger, curves_from_log
 from textual_vision.training.trainer.state import read_log
 from textual_vision.training.trainer.trainer import run
 
@@ -44,7 +44,7 @@ def test_samples_are_drawn_in_every_phase_and_change_nothing(
 def test_events_hold_every_logged_term(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    watch = Watch(tmp_path, print)
+    watch = RunLogger(tmp_path, print)
     watch.open(0)
     watch.start_phase("latent", 0, 2)
     watch.step("latent", 0, 2, {"loss": 2.5}, 1)

@@ -15,7 +15,7 @@ from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_sta
 from textual_vision.training.trainer.text_codes import (
     OUT_OF_REACH,
     fit_text_codes,
-    retire_twins,
+    merge_duplicate_centroids,
     token_states,
 )
 
@@ -49,9 +49,9 @@ def test_the_error_left_is_the_distance_to_the_nearest_center(
     states = token_states(encoder, tokenizer, CAPTIONS)
     expected = 0.0
     for group, part in enumerate(states.unflatten(1, (8, -1)).transpose(0, 1)):  # type: ignore[no-untyped-call]
-        expected += float(torch.cdist(part, encoder.quantiser.centroids[group]).amin(1).square().mean()) / 8
+        expected += float(torch.cdist(part, encoder.quantizer.centroids[group]).amin(1).square().mean()) / 8
     assert error == pytest.approx(expected, rel=1e-3)
-    torch.testing.assert_close(encoder.words.rows.detach(), encoder.quantiser.centroids)
+    torch.testing.assert_close(encoder.words.rows.detach(), encoder.quantizer.centroids)
 
 
 def test_more_codes_leave_a_smaller_error(fitted: tuple[TextEncoder, Tokenizer, float]) -> None:
@@ -81,7 +81,7 @@ def test_codes_that_tell_nothing_apart_stop_training(
     collapsed = TextEncoder(CONFIG).eval()
     collapsed.load_state_dict(encoder.state_dict())
     with torch.no_grad():
-        collapsed.quantiser.centroids[:, 1:] = 1e3
+        collapsed.quantizer.centroids[:, 1:] = 1e3
     with pytest.raises(UsageError, match="collapsed"):
         text_code_usage(CaptionEncoder(tokenizer, collapsed), CAPTIONS)
 
@@ -93,7 +93,7 @@ def test_too_few_words_for_the_codes_are_told(fitted: tuple[TextEncoder, Tokeniz
 
 def test_of_centers_that_rounding_would_choose_between_one_is_in_reach() -> None:
     centers = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1e-3], [1.0, 1e-3], [0.0, 1.0]])
-    kept = (retire_twins(centers, 0.01) != OUT_OF_REACH).all(1)
+    kept = (merge_duplicate_centroids(centers, 0.01) != OUT_OF_REACH).all(1)
     assert kept.tolist() == [True, True, False, False, True]
 
 
@@ -102,4 +102,4 @@ def test_a_state_seen_very_often_takes_one_code(fitted: tuple[TextEncoder, Token
     states = torch.cat([often, torch.randn(40, CONFIG.hidden)])
     encoder = TextEncoder(CONFIG).eval()
     fit_text_codes(encoder, states, iterations=8, seed=0)
-    assert len(encoder.quantiser(often[None])[0].unique(dim=0)) == 1
+    assert len(encoder.quantizer(often[None])[0].unique(dim=0)) == 1

@@ -131,7 +131,7 @@ def test_the_state_in_mid_joint_phase_holds_discriminator_optimisers_and_average
     assert state["phase"].keys() == {"drawing", "refresh", "judging", "discriminator"}
     assert state["ema"]["updates"] == 2
     parts = [part for name, part in state["phase"].items() if name != "discriminator"]
-    assert all(optimiser["state"] for part in parts for optimiser in part)
+    assert all(optimizer["state"] for part in parts for optimizer in part)
 
 
 KILLED = """
@@ -200,7 +200,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_weights_stay(
     def poisoned(self: CodebookPhase, number: int) -> Any:
         if number == 2:
             with torch.no_grad():
-                self.model.generator.colour.bias.fill_(float("nan"))
+                self.model.generator.color.bias.fill_(float("nan"))
         return step(self, number)
 
     monkeypatch.setattr(CodebookPhase, "step", poisoned)
@@ -221,7 +221,7 @@ def test_a_gradient_that_is_no_number_moves_nothing(
     seen: dict[str, Any] = {}
 
     def poisoned(self: CodebookPhase, number: int) -> Any:
-        weight = self.model.generator.colour.weight
+        weight = self.model.generator.color.weight
         if number == 2:
             weight.register_hook(lambda gradient: gradient * float("inf"))
             seen["before"], seen["weight"] = weight.detach().clone(), weight
@@ -321,8 +321,8 @@ def test_the_log_loses_steps_that_will_be_done_again_and_a_line_that_a_kill_cut(
 
 
 def test_batches_that_do_not_divide_among_processes_are_refused(tiny_config: TrainConfig) -> None:
-    from textual_vision.training.trainer.trainer import check_batches
+    from textual_vision.training.trainer.trainer import check_batch_sizes
 
-    check_batches(tiny_config, 2)
+    check_batch_sizes(tiny_config, 2)
     with pytest.raises(UsageError, match=r"codebook_phase\.batch 8 is no multiple of the 3 processes"):
-        check_batches(tiny_config, 3)
+        check_batch_sizes(tiny_config, 3)

@@ -42,7 +42,7 @@ from textual_vision.training.models.latent.drafts import (
     seen_of,
 )
 from textual_vision.training.models.latent.lattice import AROUND, cells_of, lattice_of
-from textual_vision.training.models.latent.retrieval import Lesson, Memory
+from textual_vision.training.models.latent.retrieval import RetrievalIndex, RetrievalTraining
 from textual_vision.training.models.latent.sign_hash import hashed_signs
 
 POSITION_STD = 0.02
@@ -132,7 +132,7 @@ class LatentNetwork(nn.Module):
         self.known = code + drafts  # numbers that tell of a code: its row, and how like each draft's it is
         self.entry = nn.Linear(AROUND * cells * self.known, config.width, bias=False)
         self.position = nn.Parameter(torch.randn(side**2, config.width) * POSITION_STD)
-        self.memory = Memory(model) if config.memory else None
+        self.memory = RetrievalIndex(model) if config.memory else None
         self.sketch = Sketch(model) if config.memory else None
         self.blocks = nn.ModuleList(
             GridBlock(config.width, config.heads, text_width, cells * self.known)
@@ -175,7 +175,7 @@ class LatentNetwork(nn.Module):
         attention_mask: Tensor,
         noise: Tensor,
         book: Codebook,
-        lesson: Lesson | None = None,
+        lesson: RetrievalTraining | None = None,
     ) -> Drafts | None:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the memory has for a drawing."""
         if self.memory is None or self.sketch is None:

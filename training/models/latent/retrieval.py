@@ -29,7 +29,7 @@ COVERED = (0.5, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class RetrievalTraining:
     """How what is looked up differs while pictures are learned: `hidden` bool (B, M), entries not to look at;
     `own` int64 (B, N), the pictures' codes; `place` int64 (B,), the draft that they take the place of, K for
     none."""
@@ -43,12 +43,12 @@ class Lesson:
         here = self.place[:, None] == torch.arange(codes.shape[1], device=codes.device)
         return torch.where(here[:, :, None], self.own[:, None], codes)
 
-    def of(self, which: Tensor) -> Lesson:
+    def of(self, which: Tensor) -> RetrievalTraining:
         """The same for some of the pictures."""
-        return Lesson(hidden=self.hidden[which], own=self.own[which], place=self.place[which])
+        return RetrievalTraining(hidden=self.hidden[which], own=self.own[which], place=self.place[which])
 
 
-class Memory(nn.Module):
+class RetrievalIndex(nn.Module):
     """Codes of pictures by the sentences of their captions."""
 
     keys: Tensor
@@ -77,7 +77,7 @@ class Memory(nn.Module):
         self.register_buffer("mixing", mixing, persistent=False)
 
     def forward(
-        self, text: Tensor, attention_mask: Tensor, noise: Tensor, lesson: Lesson | None = None
+        self, text: Tensor, attention_mask: Tensor, noise: Tensor, lesson: RetrievalTraining | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes of the nearest pictures, row by row,
         int64 (B, K, N), how near they are, a cosine, (B, K), and whether the nearest shows several things
@@ -105,7 +105,7 @@ class Memory(nn.Module):
         composed = self.composed.index_select(0, found[:, 0]).float()
         return (codes if lesson is None else lesson.planted(codes)), near, composed
 
-    def _scores(self, query: Tensor, lesson: Lesson | None) -> Tensor:
+    def _scores(self, query: Tensor, lesson: RetrievalTraining | None) -> Tensor:
         """Queries (B, Q) -> how near each entry is that may be looked at, (B, M)."""
         scores = query @ self.keys.T - self.behind
         return scores if lesson is None else scores - lesson.hidden * NEVER

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.graph_check import refuse_external_data
+from textual_vision.runtime.external_data import refuse_external_data
 from textual_vision.runtime.pipeline import TextToImage
 
 
