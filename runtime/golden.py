@@ -126,7 +126,7 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
-    drawn = model.draw([expected.prompt], [expected.seed])
+    drawn = model.generate([expected.prompt], [expected.seed])
     picture = _picture_of(model.bundle, expected.picture)
     codes = np.array(expected.codes)
     if codes.shape != drawn.codes.shape[1:]:

@@ -21,10 +21,10 @@ def main() -> None:
 
     contestant = open_contestant(ContestantSpec(**given["spec"]))
     loaded = time.monotonic()
-    contestant.draw([given["prompt"]], [0])
+    contestant.generate([given["prompt"]], [0])
     drawn = time.monotonic()
     for seed in range(FURTHER_DRAWINGS):
-        contestant.draw([given["prompt"]], [seed])
+        contestant.generate([given["prompt"]], [seed])
     print(json.dumps({"started": STARTED, "loaded": loaded, "drawn": drawn, "peak_bytes": peak_bytes()}))
 
 

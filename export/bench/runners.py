@@ -55,7 +55,7 @@ class Drawing:
 class Contestant(Protocol):
     """Ready to draw picture k from prompt k and seed k."""
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing: ...
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing: ...
 
 
 def open_contestant(spec: ContestantSpec) -> Contestant:
@@ -91,10 +91,10 @@ class BundleContestant:
         assert isinstance(model, _Timed)
         self._model = model
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
         """Picture k from prompt k and seed k."""
         self._model.stage_seconds = {}
-        images = self._model.draw(prompts, seeds).images
+        images = self._model.generate(prompts, seeds).images
         return Drawing(images=images, stage_seconds=self._model.stage_seconds)
 
 
@@ -128,7 +128,7 @@ class NaiveContestant:
         # Both outputs are asked for, as the bundle's own stages give both.
         self._outputs = [o.name for o in self._session.get_outputs() if o.name in (IMAGE, CODES)]
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
         """Picture k from prompt k and seed k."""
         values = self._session.run(self._outputs, self._reader.tensors(prompts, seeds))
         return Drawing(images=dict(zip(self._outputs, values, strict=True))[IMAGE])

@@ -43,7 +43,7 @@ class TorchContestant:
             self._stages = [(s, torch.compile(module)) for s, module in self._stages]  # type: ignore[misc]
 
     @torch.inference_mode()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
         """Picture k from prompt k and seed k."""
         given = self._reader.tensors(prompts, seeds)
         tensors = {name: torch.from_numpy(value) for name, value in given.items()}

@@ -44,11 +44,11 @@ def burst(
 ) -> list[Lap]:
     """The laps of `measured` drawings after some that are not, which warm up what others have cooled."""
     for _ in range(unmeasured):
-        contestant.draw(prompts, seeds)
+        contestant.generate(prompts, seeds)
     found = []
     for _ in range(measured):
         start = time.perf_counter()
-        drawing = contestant.draw(prompts, seeds)
+        drawing = contestant.generate(prompts, seeds)
         found.append((time.perf_counter() - start, drawing.stage_seconds))
     return found
 
@@ -64,7 +64,7 @@ def _done(contestant: Contestant, order: dict[str, Any]) -> dict[str, object]:
         laps = burst(contestant, prompts, seeds, order["unmeasured"], order["measured"])
         gc.collect()
         return {"laps": laps}
-    images = contestant.draw(prompts, seeds).images
+    images = contestant.generate(prompts, seeds).images
     return {"shape": images.shape, "pixels": base64.b64encode(images.tobytes()).decode("ascii")}
 
 

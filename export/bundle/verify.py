@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of
+from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.opening import usable_backends
 from textual_vision.runtime.backends.session import backend_by_name
@@ -90,15 +90,15 @@ def _parity(
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
-        if precision not in BUDGETS:
+        if precision not in TOLERANCES:
             problem = (
-                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(BUDGETS)}"
+                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(TOLERANCES)}"
             )
             raise IntegrityError(problem, "leave out --checkpoint, or export the bundle again")
         graphs = {stage.name: bundle.read(spec.files[stage.name]) for stage in specs}
         for backend in backends:
             sessions = open_sessions(graphs, backend)
-            budget = BUDGETS[precision]
-            parity = parity_of(specs, sessions, batches, budget=budget, backend=backend)
+            tolerance = TOLERANCES[precision]
+            parity = parity_of(specs, sessions, batches, tolerance=tolerance, backend=backend)
             found[precision] = (*found.get(precision, ()), *parity)
     return found

@@ -34,7 +34,7 @@ from textual_vision.training.models.text_to_image import LatentStage
 SPECIALIZE_LATENT = "specialize-latent"  # the name that leaves it out, among those of rewrites
 
 
-def arranged(stage: LatentStage) -> nn.Module | None:
+def inference_latent_network(stage: LatentStage) -> nn.Module | None:
     """A module that does what `stage` does; None for a network without a memory, which has no drafts."""
     if stage.latent.memory is None:
         return None

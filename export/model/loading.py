@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textual_vision.export.host.parallel import torch_single_thread
-from textual_vision.export.inference_network.network import arranged
+from textual_vision.export.inference_network.network import inference_latent_network
 from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.export.model.fingerprint import fingerprint_of
 from textual_vision.export.model.model_file import model_from_file
@@ -82,7 +82,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         ),
     )
     margins = {"text_encoder": _text_margins(model), "latent": _latent_margins(model)}
-    arrangements = {"latent": lambda: arranged(LatentStage(model.latent, model.codebook))}
+    arrangements = {"latent": lambda: inference_latent_network(LatentStage(model.latent, model.codebook))}
     return StagedModel(
         name=checkpoint.config.name,
         stages=tuple(
@@ -90,7 +90,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
                 spec=spec,
                 module=getattr(modules, spec.name).eval(),
                 margins=margins.get(spec.name),
-                arranged=arrangements.get(spec.name),
+                inference_module=arrangements.get(spec.name),
                 blocks=config.latent.steps * config.latent.blocks if spec.name == "latent" else 1,
             )
             for spec in specs

@@ -67,7 +67,7 @@ class _Recorder:
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
         self.turns.append(self.name)
         return Drawing(images=np.zeros((len(seeds), 1, 1, 3), np.uint8), stage_seconds={"latent": 0.5})
 

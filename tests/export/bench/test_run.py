@@ -152,7 +152,7 @@ def test_a_contestant_draws_in_its_own_process_what_it_draws_in_this_one(bundle:
     with Racer(spec) as racer:
         laps = racer.burst(["dog"], [0], unmeasured=1, measured=2)
         images = racer.picture(["dog", "cat"], [0, 1])
-    assert np.array_equal(images, open_contestant(spec).draw(["dog", "cat"], [0, 1]).images)
+    assert np.array_equal(images, open_contestant(spec).generate(["dog", "cat"], [0, 1]).images)
     assert len(laps) == 2 and all(0 < sum(stages.values()) <= seconds for seconds, stages in laps)
 
 

@@ -10,10 +10,10 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from textual_vision.export.inference_network.network import arranged
+from textual_vision.export.inference_network.network import inference_latent_network
 from textual_vision.export.inference_network.retrieval import PackedCodes, Recall
 from textual_vision.export.inference_network.steps import Turn, steps_of
-from textual_vision.export.model.stage import Stage, arranged_stage, tensor
+from textual_vision.export.model.stage import Stage, inference_stage, tensor
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
@@ -60,7 +60,7 @@ def test_whatever_the_network_it_chooses_the_same_codes(
     latent_stage: MakeStage, changes: dict[str, object]
 ) -> None:
     stage = latent_stage(**changes)
-    module = arranged(stage)
+    module = inference_latent_network(stage)
     assert module is not None
     expected = codes_of(stage)
     assert len(expected.unique()) > 8 and (expected[0] != expected[1]).any()
@@ -69,10 +69,10 @@ def test_whatever_the_network_it_chooses_the_same_codes(
 
 def test_a_network_without_a_memory_is_exported_as_it_is(latent_stage: MakeStage) -> None:
     stage = latent_stage(memory=0)
-    assert arranged(stage) is None
+    assert inference_latent_network(stage) is None
     spec = StageSpec(name="latent", inputs=(), outputs=())
-    same = Stage(spec=spec, module=stage, arranged=lambda: arranged(stage))
-    assert arranged_stage(same) is same
+    same = Stage(spec=spec, module=stage, inference_module=lambda: inference_latent_network(stage))
+    assert inference_stage(same) is same
 
 
 def test_it_neither_changes_the_network_nor_draws_random_numbers(latent_stage: MakeStage) -> None:
@@ -82,7 +82,7 @@ def test_it_neither_changes_the_network_nor_draws_random_numbers(latent_stage: M
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    arranged(stage)
+    inference_latent_network(stage)
     assert torch.equal(torch.rand(4), expected)
     assert all(torch.equal(value, before[name]) for name, value in stage.latent.state_dict().items())
     assert all(torch.equal(value, buffers[name]) for name, value in stage.latent.named_buffers())
@@ -137,7 +137,9 @@ def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: Make
         ),
         outputs=(tensor("codes", "int64", "batch", 4, 4),),
     )
-    whole = arranged_stage(Stage(spec=spec, module=stage, arranged=lambda: arranged(stage)))
+    whole = inference_stage(
+        Stage(spec=spec, module=stage, inference_module=lambda: inference_latent_network(stage))
+    )
     example = {"text": text, "attention_mask": mask, "noise": noise}
     graph = onnx_from_stage(whole, example, ExportOptions(opset=17, max_tokens=12))
     assert {node.domain for node in graph.graph.node} == {""}
@@ -153,7 +155,7 @@ def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: Make
 
 def test_weights_that_all_steps_use_are_stored_once(latent_stage: MakeStage) -> None:
     stage = latent_stage(guidance=1.0)
-    module = arranged(stage)
+    module = inference_latent_network(stage)
     assert module is not None
     own = sum(value.numel() for value in stage.state_dict().values())
     ours = {value.data_ptr(): value.numel() for value in [*module.parameters(), *module.buffers()]}

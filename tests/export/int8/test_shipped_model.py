@@ -27,7 +27,7 @@ from textual_vision.export.int8.stage import (
     prepare_graph,
     quantize_stage,
 )
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.verdict import open_sessions
@@ -42,12 +42,12 @@ PLAIN_RANGES = RangeOptions(method="mse", corrections=(PLAIN,))
 
 
 @pytest.fixture(scope="module")
-def batches(tiny_model: StagedModel) -> Sequence[Batch]:
+def batches(tiny_model: StagedModel) -> Sequence[ReferenceBatch]:
     return reference_batches(tiny_model, PROMPTS, samples=8, seed=0)
 
 
 @pytest.fixture(scope="module")
-def floats(tiny_model: StagedModel, batches: Sequence[Batch]) -> dict[str, bytes]:
+def floats(tiny_model: StagedModel, batches: Sequence[ReferenceBatch]) -> dict[str, bytes]:
     options = ExportOptions(max_tokens=tiny_model.text.max_tokens)
     graphs = {}
     for stage in tiny_model.stages:
@@ -59,7 +59,9 @@ def floats(tiny_model: StagedModel, batches: Sequence[Batch]) -> dict[str, bytes
 
 
 @pytest.fixture(scope="module")
-def source(tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[Batch]) -> FloatGraphs:
+def source(
+    tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[ReferenceBatch]
+) -> FloatGraphs:
     specs = tuple(stage.spec for stage in tiny_model.stages)
     return FloatGraphs(stages=specs, fp32=floats, batches=batches, target="cpu")
 
