@@ -112,7 +112,7 @@ def spawn_worker(spec: StageExportSpec, stage: str, example: ReferenceBatch) -> 
 
 def _export_step(model: StagedModel, spec: StageExportSpec, stage: str) -> tuple[str, object]:
     """Return the step's name and what its result depends on."""
-    return f"export {stage}", [model.digest, stage, spec.opset, spec.tokens, spec.uses_inference_modules]
+    return f"export {stage}", [model.fingerprint, stage, spec.opset, spec.tokens, spec.uses_inference_modules]
 
 
 def _export(

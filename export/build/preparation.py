@@ -20,7 +20,7 @@ from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.stage_export import StageExportSpec
 from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
-from textual_vision.export.model.loading import load_model
+from textual_vision.export.model.loading import load_checked_model
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
 from textual_vision.export.model.stage import StagedModel
 
@@ -46,7 +46,7 @@ class BuildContext:
 @contextlib.contextmanager
 def prepare(source: str, options: BuildOptions, steps: StepCache) -> Iterator[BuildContext]:
     """Yield the context of a build. Leaving it ends its worker processes and threads."""
-    model = load_model(source, tokens=options.tokens)
+    model = load_checked_model(source, options.tokens)
     spec = StageExportSpec(
         source=source,
         opset=options.opset,
@@ -81,7 +81,7 @@ def _reference_batches(
     model: StagedModel, options: BuildOptions, steps: StepCache
 ) -> tuple[ReferenceBatch, ...]:
     work = partial(_generate, model, options.prompts, options.samples, options.seed, margins=True)
-    depends = [model.digest, options.prompts, options.samples, options.seed, options.tokens]
+    depends = [model.fingerprint, options.prompts, options.samples, options.seed, options.tokens]
     return batches_from_bytes(steps.run("generate the reference pictures", depends, work))
 
 
@@ -91,7 +91,7 @@ def _calibration_batches(
     seed = options.seed + CALIBRATION_SEED
     prompts = _calibration_prompts(model, options, steps, seed)
     work = partial(_generate, model, prompts, len(prompts), seed, margins=False)
-    depends = [model.digest, prompts, seed, options.tokens]
+    depends = [model.fingerprint, prompts, seed, options.tokens]
     return batches_from_bytes(steps.run("generate the calibration pictures", depends, work))
 
 
@@ -105,7 +105,7 @@ def _calibration_prompts(
     if len(prompts) <= count:
         return prompts
     work = partial(_chosen_indices, model, prompts, count, seed)
-    depends = [model.digest, prompts, count, seed, options.tokens]
+    depends = [model.fingerprint, prompts, count, seed, options.tokens]
     chosen = json.loads(steps.run("choose the calibration prompts", depends, work))
     return tuple(prompts[index] for index in chosen)
 

@@ -21,8 +21,8 @@ GRAPH_FILE, INT8_SOURCE_FILE, REWRITES_FILE = "graph.onnx", "without_conv_transp
 class StageExportSpec:
     """How a build exports and rewrites the stages of its model.
 
-    `source` and `tokens` are what `load_model` takes, `no_rewrite` names the rewrites that are left out, and
-    `target` is the device that the graphs are for.
+    `source` and `tokens` are what `load_checked_model` takes. `no_rewrite` names the rewrites that are left
+    out. `target` is the device that the graphs are for.
     """
 
     source: str

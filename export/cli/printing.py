@@ -74,10 +74,10 @@ def show_plan(
     """What a build would do, its `engines` too; raises what the build would raise before its first step."""
     from textual_vision.export.build.options import check_options
     from textual_vision.export.build.plan import plan
-    from textual_vision.export.model.loading import load_model
+    from textual_vision.export.model.loading import load_checked_model
 
     check_options(options)
-    model = load_model(checkpoint, tokens=options.tokens)
+    model = load_checked_model(checkpoint, options.tokens)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:

@@ -51,6 +51,9 @@ class Stage:
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
 
+    `digest` names the checkpoint in the bundle. `fingerprint` is the key of a build's cached steps. It covers
+    the weights, the source files, the specs and the tokenizer, and is set where the model is loaded.
+
     `tables` maps the names of code tensors to the number of rows of their codebook (of one group, where
     tokens have several).
     """
@@ -64,6 +67,7 @@ class StagedModel:
     license: str
     notice: str
     digest: str
+    fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Plots as inline SVG. Horizontal positions are percentages, so plots fit any width and text keeps its size."""
+"""Plots as inline SVG; horizontal positions are percentages, so that plots fit any width."""
 
 from __future__ import annotations
 
