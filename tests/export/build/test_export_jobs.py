@@ -59,13 +59,15 @@ def test_what_a_user_can_do_something_about_is_raised_here(
     assert "custom-model.md" in error.value.hint
 
 
-def test_a_process_that_fails_says_how(tmp_path: Path, example: ReferenceBatch) -> None:
+def test_a_worker_that_ends_early_says_how(tmp_path: Path, example: ReferenceBatch) -> None:
     broken = tmp_path / "broken.py"
-    broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
+    broken.write_text(
+        "import os, sys\nprint('out of order', file=sys.stderr, flush=True)\nos._exit(1)\n", "utf-8"
+    )
     spec = dataclasses.replace(SPEC, source=f"{broken}:make")
     with (
         spawn_worker(spec, "latent", example) as job,
-        pytest.raises(TextualVisionError, match="stage latent failed: RuntimeError: out of order"),
+        pytest.raises(TextualVisionError, match="stage latent failed: out of order"),
     ):
         job.exported()
 
