@@ -10,6 +10,7 @@ from torch import Tensor
 
 from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.calling import run_module
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
@@ -45,11 +46,9 @@ def _reference_batch(
     margins: dict[str, Tensor] = {}
     for stage in model.stages:
         inputs = {spec.name: tensors[spec.name] for spec in stage.spec.inputs}
-        outputs = stage.module(*inputs.values())
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        tensors.update({spec.name: o for spec, o in zip(stage.spec.outputs, outputs, strict=True)})
+        tensors.update(run_module(stage.spec, stage.module, inputs))
         if with_margins and stage.margins is not None:
-            margins.update(stage.margins(inputs))
+            margins.update(stage.margins({name: value.clone() for name, value in inputs.items()}))
     return ReferenceBatch(
         prompts=tuple(prompt for prompt, _ in chosen),
         seeds=tuple(seed for _, seed in chosen),

@@ -52,6 +52,9 @@ class Stage:
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
 
+    `digest` names the checkpoint in the bundle. `fingerprint` is set by `load_model`: steps of a build are
+    kept under it. It covers the weights, the source files, the specs and the tokenizer.
+
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """
 
@@ -64,6 +67,7 @@ class StagedModel:
     license: str
     notice: str
     digest: str
+    fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 

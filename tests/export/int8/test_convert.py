@@ -382,7 +382,7 @@ def test_a_bias_is_left_alone_when_its_layer_stays_float(convolutions) -> None:
         round_to_nearest_weights(convolutions, quantizable_layers(convolutions)),
     )
     graph = quantize_graph(convolutions, {}, {}, biases)
-    np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs)[0])
+    np.testing.assert_array_equal(run(convolutions, inputs[0])[0], run(graph, inputs[0])[0])
 
 
 def test_constants_are_stored_in_half_only_where_no_bit_is_lost() -> None:
