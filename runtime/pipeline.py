@@ -8,8 +8,9 @@ for all its pictures.
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,7 @@ class TextToImage:
         self._prompt_stages, self._picture_stages = _split(manifest)
         _check_text(manifest)
         _check_noise(manifest)
+        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions = open_stages(bundle, precision, backend, threads)
         for stage in manifest.stages:
@@ -162,7 +164,13 @@ class TextToImage:
         return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
 
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        return self._sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs})
+        inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
+        if self.on_stage is None:
+            return self._sessions[stage.name].run(inputs)
+        start = time.perf_counter()
+        outputs = self._sessions[stage.name].run(inputs)
+        self.on_stage(stage.name, time.perf_counter() - start)
+        return outputs
 
 
 def _check_rows(name: str, tensor: Array, rows: int) -> None:

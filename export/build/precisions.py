@@ -59,7 +59,7 @@ def floats_of(
         found[stage] = floats
         for name in parts if is_early else ():
             # Whether a cache's ranges fit, all exported graphs tell.
-            if name in STAGE_CONVERTERS and not (name == "int8" and at.options.calibration_cache):
+            if name in STAGE_CONVERTERS and not (name == "int8" and at.options.ranges):
                 source = _source(at, name, {stage: floats}, calibration)
                 work = partial(convert_stage, name, source, at.model.stage(stage).spec)
                 parts[name][stage] = at.steps.timed(f"begin {name} of {stage}", work)
@@ -78,10 +78,10 @@ def precision_of(
     if name == "fp32":
         calibration = ()
     origin = _origin(at, calibration, {stage.name: floats[stage.name].exported for stage in at.model.stages})
-    given = options.calibration_cache if name == "int8" else None
+    given = options.ranges if name == "int8" else None
     source = dataclasses.replace(
         _source(at, name, floats, calibration),
-        ranges={} if given is None else ranges_from_cache(given, origin, options.range_method),
+        ranges={} if given is None else ranges_from_cache(given, origin, options.calibration_method),
         stage_results=parts,
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
@@ -92,7 +92,7 @@ def precision_of(
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
-        ranges = options.range_method if given is None else f"the cache {given.name}"
+        ranges = options.calibration_method if given is None else f"the cache {given.name}"
         offered = (
             options.calibration_count if options.calibration_random else len(options.calibration_prompts)
         )
@@ -110,8 +110,8 @@ def _source(
         fp32={stage: floats[stage].lowered if name == "int8" else floats[stage].graph for stage in order},
         batches=calibration,
         target=options.target,
-        budget=options.budget,
-        range_method=options.range_method,
+        budget=options.int8_tolerance,
+        range_method=options.calibration_method,
     )
 
 
@@ -121,7 +121,7 @@ def _origin(at: Build, batches: Sequence[Batch], exported: Mapping[str, bytes]) 
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
         at.model.tokenizer,
-        {"noise": RECIPE, "tokens": at.options.tokens, "longest": at.model.text.max_tokens},
+        {"noise": RECIPE, "tokens": at.options.prompt_length, "longest": at.model.text.max_tokens},
         {**exported, "rewrites left out": json.dumps(sorted(at.options.no_rewrite)).encode()},
     )
 
