@@ -14,7 +14,7 @@ MERGED = "pipeline"  # the graph of all stages in one
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeFigures:
+class CodeMetrics:
     """How many codes are equal; `near_ties` of the others lost by less than the budget's margin."""
 
     compared: int
@@ -29,7 +29,7 @@ class CodeFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatFigures:
+class FloatMetrics:
     """Difference of a float tensor from the reference; `cosine` is of the flattened tensors."""
 
     max_abs: float
@@ -38,7 +38,7 @@ class FloatFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFigures:
+class ImageMetrics:
     """Difference of uint8 pictures; decibels are None where pictures are identical.
 
     `psnr_db` is of the error pooled over all pictures, `worst_psnr_db` that of the worst picture, `ssim` the
@@ -52,7 +52,7 @@ class ImageFigures:
     max_abs: int
 
 
-Figures: TypeAlias = "CodeFigures | FloatFigures | ImageFigures"
+TensorMetrics: TypeAlias = "CodeMetrics | FloatMetrics | ImageMetrics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +65,20 @@ class StageParity:
     stage: str
     mode: str
     backend: str
-    tensors: dict[str, Figures]
+    tensors: dict[str, TensorMetrics]
     verdict: str
     reason: str = ""  # why it failed
     excluded_pictures: int = 0
 
     @property
-    def codes(self) -> CodeFigures | None:
+    def codes(self) -> CodeMetrics | None:
         """The figures of the stage's codes, if it gives any."""
-        return next((f for f in self.tensors.values() if isinstance(f, CodeFigures)), None)
+        return next((f for f in self.tensors.values() if isinstance(f, CodeMetrics)), None)
 
     @property
-    def image(self) -> ImageFigures | None:
+    def image(self) -> ImageMetrics | None:
         """The figures of the stage's pictures, if it gives any."""
-        return next((f for f in self.tensors.values() if isinstance(f, ImageFigures)), None)
+        return next((f for f in self.tensors.values() if isinstance(f, ImageMetrics)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class PrecisionResult:
     notes: dict[str, object] = field(default_factory=dict)
 
     @property
-    def drawing(self) -> tuple[StageGraph, ...]:
+    def stage_graphs(self) -> tuple[StageGraph, ...]:
         """The graphs that it takes to draw: the stages', not the one of all in one."""
         return tuple(graph for graph in self.graphs if graph.stage != MERGED)
 

@@ -10,16 +10,16 @@ from textual_vision.runtime.version import __version__
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.noise import noise_from_seed
-    from textual_vision.runtime.pipeline import EncodedText, Pictures, TextToImage
+    from textual_vision.runtime.pipeline import EncodedText, GeneratedImages, TextToImage
 
 _MODULES = {
     "Bundle": "bundle",
     "EncodedText": "pipeline",
-    "Pictures": "pipeline",
+    "GeneratedImages": "pipeline",
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
 }
-__all__ = ["Bundle", "EncodedText", "Pictures", "TextToImage", "__version__", "noise_from_seed"]
+__all__ = ["Bundle", "EncodedText", "GeneratedImages", "TextToImage", "__version__", "noise_from_seed"]
 
 
 def __getattr__(name: str) -> object:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.manifest import (
@@ -19,6 +20,9 @@ from textual_vision.runtime.manifest import (
 
 AGAIN_HINT = "copy the bundle again, or export it again"
 ENTRY_LIMIT = 100_000
+CHUNK_BYTES = 1 << 20
+# Files that macOS and Windows put into any folder that is looked at.
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 class Bundle:
@@ -35,19 +39,24 @@ class Bundle:
         _check_entries(self.root, self.manifest)
 
     def read(self, name: str) -> bytes:
-        """The bytes of the listed file `name`; IntegrityError unless size and digest are as listed."""
+        """The bytes of the listed file `name`; IntegrityError unless size and digest are as listed.
+
+        The digest is computed in pieces before the file is read whole.
+        """
         spec = self.manifest.files[name]
-        data = _read_exactly(self.root, name, spec)
-        if hashlib.sha256(data).hexdigest() != spec.sha256:
-            raise IntegrityError(
-                f"{name}: its content is not what the manifest promises (SHA-256)", AGAIN_HINT
-            )
+        with _opened(self.root, name) as file:
+            before = _check_digest(file, name, spec)
+            file.seek(0)
+            data = file.read(spec.bytes)
+            if len(data) != spec.bytes or _state(file) != before:
+                raise IntegrityError(f"{name}: changed while it was read", AGAIN_HINT)
         return data
 
     def verify(self) -> None:
         """Check the digest of every file; raises IntegrityError at the first that differs."""
-        for name in self.manifest.files:
-            self.read(name)
+        for name, spec in self.manifest.files.items():
+            with _opened(self.root, name) as file:
+                _check_digest(file, name, spec)
 
 
 def _manifest_at(root: Path) -> Manifest:
@@ -91,6 +100,8 @@ def _sizes(root: Path) -> dict[str, int]:
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
                     folders.append(f"{name}/")
+                elif stat.S_ISREG(mode) and _is_litter(entry.name):
+                    continue
                 elif stat.S_ISREG(mode):
                     found[name] = entry.stat(follow_symlinks=False).st_size
                 else:
@@ -102,19 +113,39 @@ def _sizes(root: Path) -> dict[str, int]:
     return found
 
 
-def _read_exactly(root: Path, name: str, spec: FileSpec) -> bytes:
-    # The folder was checked on opening; the flag covers a link put in place of the file since then.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+def _is_litter(name: str) -> bool:
+    """Whether it is a file that the system's file manager puts into folders."""
+    return name in LITTER or name.startswith("._")
+
+
+def _opened(root: Path, name: str) -> BinaryIO:
+    # The folder was checked on opening; the flags cover a link or a pipe put in place of the file since then.
+    flags = os.O_RDONLY
+    for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, flag, 0)
     try:
-        descriptor = os.open(root / name, flags)
+        return os.fdopen(os.open(root / name, flags), "rb")
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOENT):
             raise IntegrityError(
                 f"{name}: changed while it was in use ({error.strerror})", AGAIN_HINT
             ) from None
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(spec.bytes + 1)
-    if len(data) != spec.bytes:
-        raise IntegrityError(f"{name}: not the {spec.bytes} bytes that the manifest says", AGAIN_HINT)
-    return data
+
+
+def _check_digest(file: BinaryIO, name: str, spec: FileSpec) -> tuple[int, int]:
+    """Returns the file's size and time; raises IntegrityError unless size and digest are those of `spec`."""
+    before = _state(file)
+    if before[0] != spec.bytes:
+        raise IntegrityError(f"{name}: {before[0]} bytes, the manifest says {spec.bytes}", AGAIN_HINT)
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    if digest.hexdigest() != spec.sha256:
+        raise IntegrityError(f"{name}: its content is not what the manifest promises (SHA-256)", AGAIN_HINT)
+    return before
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns

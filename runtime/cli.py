@@ -100,7 +100,7 @@ def _images(model: TextToImage, prompts: tuple[str, ...], seeds: list[int]) -> n
     """All pictures, (prompts · seeds, height, width, 3), prompt by prompt."""
     import numpy as np
 
-    return np.concatenate([model.draw([prompt], seeds).images for prompt in prompts])
+    return np.concatenate([model.generate([prompt], seeds).images for prompt in prompts])
 
 
 def _write(images: npt.NDArray[np.uint8], output: Path, columns: int | None) -> list[Path]:

@@ -11,6 +11,15 @@ TextualVisionError          1
 
 from __future__ import annotations
 
+QUOTED_CHARACTERS = 200
+
+
+def shortened(text: str) -> str:
+    """`text` from a file or a library, for a message: one line of at most 200 characters, all printable."""
+    line = " ".join(text[: 2 * QUOTED_CHARACTERS].split())
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    return shown if len(shown) <= QUOTED_CHARACTERS else shown[:QUOTED_CHARACTERS] + "…"
+
 
 class TextualVisionError(Exception):
     """What went wrong, in one line, with its numbers; `hint` says what to do about it."""

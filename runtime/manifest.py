@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.files import write_atomic
@@ -25,9 +25,15 @@ from textual_vision.runtime.strict_json import (
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MANIFEST_LIMIT_BYTES = 16 << 20
-FILE_LIMIT_BYTES = 8 << 30
+# By the end of a file's name. protobuf reads no graph of 2 GiB; text and pictures are read whole.
+LIMITS_BYTES = {".json": 64 << 20, ".onnx": (1 << 31) - 1, ".plan": 8 << 30, ".png": 64 << 20}
+OTHER_LIMIT_BYTES = 256 << 20
+NAME_LIMIT = 100  # characters
+WARNINGS_LIMIT = 20
 SIZE_LIMIT = 1 << 20  # no dimension of a tensor, picture or batch is larger
 DTYPES = ("float32", "float16", "int64", "int32", "uint8", "int8", "bool")
+INTEGERS = ("int64", "int32", "uint8", "int8")
+ID_LIMIT = 1 << 31  # no table has more rows
 VERDICTS = ("pass", "fail", "unchecked")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
@@ -37,11 +43,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input or output of a stage; a string in `shape` names a dimension that varies."""
+    """One input or output of a stage; a string in `shape` names a dimension that varies.
+
+    `limit` is for integers that point into a table: they are 0 … limit−1.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    limit: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +166,7 @@ def manifest_from_bytes(data: bytes) -> Manifest:
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
         newer = "install a newer promptsprite" if version > SCHEMA_VERSION else "export the bundle again"
-        shown = version if abs(version) < FILE_LIMIT_BYTES else "a huge number"
+        shown = version if abs(version) < SIZE_LIMIT else "a huge number"
         message = f"manifest.schema_version: this runtime reads {SCHEMA_VERSION}, the bundle has {shown}"
         raise IntegrityError(message, newer)
     manifest = dataclass_from_json(Manifest, value, "manifest")
@@ -176,6 +186,11 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     write_atomic(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
 
 
+def is_plain_name(text: object) -> bool:
+    """Whether `text` may name a stage or a tensor."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
 def check(manifest: Manifest) -> None:
     """Everything that types alone do not say; raises IntegrityError."""
     _check_sizes(manifest)
@@ -185,6 +200,12 @@ def check(manifest: Manifest) -> None:
     made_with = [text for pair in manifest.provenance.items() for text in pair]
     for text in (manifest.name, manifest.license, manifest.noise.recipe, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
+    for field_name, text in (("name", manifest.name), ("noise.recipe", manifest.noise.recipe)):
+        where = f"manifest.{field_name}"
+        _require(0 < len(text) <= NAME_LIMIT, where, f"not between 1 and {NAME_LIMIT} characters")
+    _require(
+        len(manifest.warnings) <= WARNINGS_LIMIT, "manifest.warnings", f"more than {WARNINGS_LIMIT} warnings"
+    )
     for index, engine in enumerate(manifest.engines):
         where = f"manifest.engines[{index}]"
         _require(_NAME.fullmatch(engine.fingerprint), f"{where}.fingerprint", "not a plain name")
@@ -210,16 +231,21 @@ def _check_files(manifest: Manifest) -> None:
         _require(_PATH.fullmatch(path), where, "not a relative path of plain names inside the bundle")
         _require(path != MANIFEST_NAME, where, "the manifest cannot list itself")
         _require(_SHA256.fullmatch(spec.sha256), f"{where}.sha256", "not 64 lower-case hexadecimal digits")
-        _require(
-            0 <= spec.bytes <= FILE_LIMIT_BYTES, f"{where}.bytes", f"not between 0 and {FILE_LIMIT_BYTES}"
-        )
+        limit = limit_bytes(path)
+        _require(0 <= spec.bytes <= limit, f"{where}.bytes", f"not between 0 and {limit}")
     folded = {path.casefold() for path in manifest.files}
     _require(
         len(folded) == len(manifest.files), "manifest.files", "two paths differ only in upper and lower case"
     )
-    _require(manifest.text.tokenizer in manifest.files, "manifest.text.tokenizer", "not among manifest.files")
-    golden = manifest.golden
-    _require(golden is None or golden in manifest.files, "manifest.golden", "not among manifest.files")
+    for field_name, named in (("text.tokenizer", manifest.text.tokenizer), ("golden", manifest.golden)):
+        if named is not None:
+            _require(named in manifest.files, f"manifest.{field_name}", "not among manifest.files")
+            _require(named.endswith(".json"), f"manifest.{field_name}", "not a .json file")
+
+
+def limit_bytes(path: str) -> int:
+    """The size that a bundle's file may have, by the end of its name."""
+    return LIMITS_BYTES.get(PurePosixPath(path).suffix, OTHER_LIMIT_BYTES)
 
 
 def _check_stages(manifest: Manifest) -> None:
@@ -241,6 +267,9 @@ def _check_stages(manifest: Manifest) -> None:
 def _check_tensor(tensor: TensorSpec, where: str) -> None:
     _require(_NAME.fullmatch(tensor.name), where, "not a plain name")
     _require(tensor.dtype in DTYPES, f"{where}.dtype", f"not one of {', '.join(DTYPES)}")
+    if tensor.limit is not None:
+        _require(tensor.dtype in INTEGERS, f"{where}.limit", "only integers have one")
+        _require(1 <= tensor.limit <= ID_LIMIT, f"{where}.limit", f"not between 1 and {ID_LIMIT}")
     for size in tensor.shape:
         good = _NAME.fullmatch(size) if isinstance(size, str) else 1 <= size <= SIZE_LIMIT
         _require(good, f"{where}.shape", "a size is neither a name nor a sensible number")

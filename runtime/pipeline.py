@@ -25,13 +25,15 @@ from textual_vision.runtime.backends.session import (
 )
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError
+from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, shortened
+from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.manifest import Manifest, StageSpec
 from textual_vision.runtime.noise import RECIPE, noise_from_seed
 from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
 
 PROMPT_TENSORS = ("input_ids", "attention_mask")
 NOISE, IMAGE, CODES = "noise", "image", "codes"
+BATCH = "batch"  # the first dimension of every tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class EncodedText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class GeneratedImages:
     """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns)."""
 
     images: npt.NDArray[np.uint8]
@@ -61,6 +63,7 @@ class TextToImage:
         self._prompt_stages, self._picture_stages = _split(manifest)
         _check_text(manifest)
         _check_noise(manifest)
+        _check_pictures(manifest)
         self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions = open_stages(bundle, precision, backend, threads)
@@ -89,7 +92,7 @@ class TextToImage:
         chosen = manifest.default_precision if precision is None else precision
         if chosen not in manifest.precisions:
             hint = choice_hint(chosen, list(manifest.precisions))
-            raise UsageError(f"the bundle has no precision {chosen!r}", hint)
+            raise UsageError(f"the bundle has no precision {shortened(chosen)!r}", hint)
         if manifest.noise.recipe != RECIPE:
             problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
             raise IntegrityError(problem, "install a newer promptsprite")
@@ -98,11 +101,11 @@ class TextToImage:
 
     def __call__(self, prompt: str, seed: int = 0) -> npt.NDArray[np.uint8]:
         """One picture, uint8 (height, width, 3) in RGB; the same prompt and seed give the same picture."""
-        image: npt.NDArray[np.uint8] = self.draw([prompt], [seed]).images[0]
+        image: npt.NDArray[np.uint8] = self.generate([prompt], [seed]).images[0]
         return image
 
     def encode_text(self, prompts: Sequence[str]) -> EncodedText:
-        """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
+        """Run the prompt's stages once for many `generate` calls. Raises UsageError for an empty prompt."""
         if isinstance(prompts, str):
             raise UsageError("one string where a list of prompts is expected", "write [prompt]")
         tokens = self._tokenizer.encode(prompts)
@@ -114,7 +117,7 @@ class TextToImage:
         tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return EncodedText(prompts=tuple(prompts), notes=tokens.notes, tensors=tensors)
 
-    def draw(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> Pictures:
+    def generate(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> GeneratedImages:
         """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
 
         Raises UsageError when the numbers of prompts and seeds do not fit, or a seed is not of 64 bits.
@@ -130,8 +133,8 @@ class TextToImage:
         noise = noise[np.resize(np.arange(len(seeds)), count)]
         size = self._batch_limit(self._picture_stages, self.bundle.manifest.batch.max)
         starts = range(0, count, size)
-        parts = [self._draw_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
-        return Pictures(
+        parts = [self._generate_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
+        return GeneratedImages(
             images=np.concatenate([part.images for part in parts]),
             codes=np.concatenate([part.codes for part in parts]),
         )
@@ -145,38 +148,29 @@ class TextToImage:
         tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (ids, mask), strict=True))
         for stage in self._prompt_stages:
             tensors.update(self._run(stage, tensors))
-        for name, tensor in tensors.items():
-            _check_rows(name, tensor, len(ids))
         return tensors
 
-    def _draw_batch(self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]) -> Pictures:
+    def _generate_batch(
+        self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]
+    ) -> GeneratedImages:
         tensors: dict[str, Array] = {name: tensor[rows] for name, tensor in text.tensors.items()}
         tensors[NOISE] = noise
         for stage in self._picture_stages:
             tensors.update(self._run(stage, tensors))
-        size = self.bundle.manifest.image
         image, codes = tensors[IMAGE], tensors[CODES]
-        if image.dtype != np.uint8 or image.shape != (len(noise), size.height, size.width, 3):
-            found = f"{image.dtype} {image.shape}"
-            problem = f"the pictures are {found}, not uint8 of {size.height}×{size.width}"
-            raise IntegrityError(problem, "export the bundle again")
-        _check_rows(CODES, codes, len(noise))
-        return Pictures(images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False))
+        return GeneratedImages(
+            images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False)
+        )
 
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        sizes = sizes_of(stage, tensors)
         inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
-        if self.on_stage is None:
-            return self._sessions[stage.name].run(inputs)
         start = time.perf_counter()
         outputs = self._sessions[stage.name].run(inputs)
-        self.on_stage(stage.name, time.perf_counter() - start)
-        return outputs
-
-
-def _check_rows(name: str, tensor: Array, rows: int) -> None:
-    if tensor.shape[:1] != (rows,):
-        problem = f"the tensor {name!r} is {tensor.shape}, not one row for each of {rows}"
-        raise IntegrityError(problem, "export the bundle again")
+        if self.on_stage is not None:
+            self.on_stage(stage.name, time.perf_counter() - start)
+        check_outputs(stage, outputs, sizes)
+        return {spec.name: outputs[spec.name] for spec in stage.outputs}
 
 
 def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
@@ -221,6 +215,19 @@ def _check_noise(manifest: Manifest) -> None:
                 raise IntegrityError(problem, "export the bundle again")
 
 
+def _check_pictures(manifest: Manifest) -> None:
+    """The tensors that leave the model are those that callers are promised."""
+    size = manifest.image
+    promised = {IMAGE: ("uint8", (size.height, size.width, 3)), CODES: ("int64", None)}
+    for stage in manifest.stages:
+        for spec in stage.outputs:
+            dtype, rest = promised.get(spec.name, (spec.dtype, None))
+            batch = spec.shape[:1] == (BATCH,)
+            if spec.dtype != dtype or not batch or rest not in (None, spec.shape[1:]):
+                problem = f"manifest.stages: {stage.name!r} gives {spec.name!r} as {spec.dtype} {spec.shape}"
+                raise IntegrityError(problem, "export the bundle again")
+
+
 def _check_names(stage: StageSpec, session: Session, file: str) -> None:
     """A backend may fill an input that it is not given with zeros, so the names are compared beforehand."""
     for side, specs, found in (
@@ -228,7 +235,8 @@ def _check_names(stage: StageSpec, session: Session, file: str) -> None:
         ("outputs", stage.outputs, session.outputs),
     ):
         if (declared := {spec.name for spec in specs}) != found:
-            problem = f"{file}: {side} {sorted(found)}, the manifest says {sorted(declared)}"
+            names = shortened(f"{sorted(found)}")
+            problem = f"{file}: {side} {names}, the manifest says {shortened(f'{sorted(declared)}')}"
             raise IntegrityError(problem, "export the bundle again")
 
 
@@ -240,4 +248,4 @@ def _warn(manifest: Manifest, precision: str) -> None:
     elif verdict == "unchecked":
         texts.append(f"precision {precision!r} was never compared with the trained model")
     for text in texts:
-        warnings.warn(f"bundle {manifest.name!r}: {text}", BundleWarning, stacklevel=3)
+        warnings.warn(f"bundle {manifest.name!r}: {shortened(text)}", BundleWarning, stacklevel=3)

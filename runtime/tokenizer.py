@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import IntegrityError, PromptWarning, UsageError
+from textual_vision.runtime.errors import (
+    IntegrityError,
+    PromptWarning,
+    TextualVisionError,
+    UsageError,
+    shortened,
+)
 from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.tokenizer_file import check_tokenizer_file
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 EMPTY_HINT = 'say what to draw, for example "dog wearing sunglasses"'
 PROMPT_LIMIT_CHARACTERS = 1_000_000
 PROBE = "a 𒐫"  # a letter that hardly any vocabulary has: without an unknown token the library fails here
+PANIC = "PanicException"  # of Rust; it cannot be imported, and is no Exception
 SHOWN_PIECES = 5
 SHOWN_CHARACTERS = 40
 
@@ -48,19 +57,29 @@ class Tokenizer:
         """`data` is the text of tokenizer.json; raises IntegrityError when it is not a tokenizer."""
         import tokenizers
 
-        try:
+        check_tokenizer_file(data, spec.tokenizer)
+        with _library_errors(spec.tokenizer):
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
             self._tokenizer.no_padding()
+            self._check_length(spec)
             self._tokenizer.enable_truncation(max_length=spec.max_tokens)
             self._tokenizer.encode(PROBE)
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more particular
-            problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise IntegrityError(f"{spec.tokenizer}: {problem}", "export the bundle again") from None
         if None in (self._tokenizer.id_to_token(number) for number in (spec.pad_id, spec.unknown_id)):
             problem = f"{spec.tokenizer}: it has no token {spec.pad_id} or {spec.unknown_id}"
             raise IntegrityError(problem, "export the bundle again")
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a prompt can have."""
+        return max(*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._spec.pad_id)
+
+    def _check_length(self, spec: TextSpec) -> None:
+        marks = self._tokenizer.num_special_tokens_to_add(False)
+        if marks >= spec.max_tokens:  # the library panics
+            problem = f"{spec.tokenizer}: adds {marks} tokens to a prompt of at most {spec.max_tokens}"
+            raise IntegrityError(problem, "export the bundle again")
 
     def encode(self, prompts: Sequence[str]) -> Tokens:
         """Token ids of the prompts; warns with PromptWarning of words unknown or cut.
@@ -91,7 +110,8 @@ class Tokenizer:
             prompt.encode("utf-8")
         except UnicodeEncodeError:
             raise UsageError(f"the prompt {_short(prompt)} is not valid text", "pass it as UTF-8") from None
-        encoding = self._tokenizer.encode(prompt)
+        with _library_errors(self._spec.tokenizer):
+            encoding = self._tokenizer.encode(prompt)
         if not prompt.strip() or all(encoding.special_tokens_mask):
             raise UsageError(f"the prompt {_short(prompt)} is empty", EMPTY_HINT)
         return encoding
@@ -103,6 +123,20 @@ class Tokenizer:
         cut = len(prompt[end:].split()) if encoding.overflowing else 0
         pieces = dict.fromkeys(prompt[slice(*encoding.offsets[place])] for place in unknown)
         return PromptNote(unknown=tuple(pieces), words_cut=cut, nothing_known=len(unknown) == len(own))
+
+
+@contextlib.contextmanager
+def _library_errors(name: str) -> Iterator[None]:
+    """Whatever the tokenizers library raises, panics of its Rust code included, as IntegrityError."""
+    try:
+        yield
+    except TextualVisionError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise  # an interrupt
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        raise IntegrityError(f"{name}: {shortened(problem)}", "export the bundle again") from None
 
 
 def _warn(prompt: str, note: PromptNote, max_tokens: int) -> None:

@@ -54,6 +54,7 @@ TENSORS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "codes": ("int64", ("batch", GRID, GRID)),
     "image": ("uint8", ("batch", SIZE, SIZE, 3)),
 }
+LIMITS = {"text_codes": WIDTH // GROUPS, "codes": CODEBOOK}
 STAGES = {
     "text_encoder": (("input_ids", "attention_mask"), ("text_codes", "text", "attention")),
     "latent": (("text", "attention_mask", "noise"), ("codes",)),
@@ -74,7 +75,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     }
     manifest = _manifest(files)
     write_files(folder / "bare.tv", files, manifest)
-    drawn = TextToImage.load(folder / "bare.tv", backend="onnxruntime").draw(GOLDEN_PROMPTS, [0, 7])
+    drawn = TextToImage.load(folder / "bare.tv", backend="onnxruntime").generate(GOLDEN_PROMPTS, [0, 7])
     pictures, pngs = golden_files(GOLDEN_PROMPTS, [0, 7], drawn.images, drawn.codes, NOISE_DIM)
     budgets = {"fp32": GoldenBudget(code_agreement=1.0, psnr_db=50.0)}
     golden = Golden(schema_version=1, pictures=pictures, budgets=budgets)
@@ -163,7 +164,10 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
 
 
 def _specs(names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=name, dtype=TENSORS[name][0], shape=TENSORS[name][1]) for name in names)
+    return tuple(
+        TensorSpec(name=name, dtype=TENSORS[name][0], shape=TENSORS[name][1], limit=LIMITS.get(name))
+        for name in names
+    )
 
 
 def _tokenizer() -> bytes:

@@ -28,7 +28,7 @@ def multiply_accumulates(graph: bytes, inputs: Mapping[str, Array], backend: str
     shapes |= {name: value.shape for name, value in inputs.items()}
     nodes = [node for node in model.graph.node if node.op_type in CONVOLUTIONS | MATRIX_PRODUCTS]
     needed = {name for node in nodes for name in (*_operands(node), node.output[0])} - set(shapes)
-    options = SessionOptions(backend=backend, name="graph with its products exposed")
+    options = SessionOptions(backend=backend, name="graph with its products exposed", trusted=True)
     exposed = expose_tensors(graph, sorted(needed - {output.name for output in model.graph.output}))
     outputs = open_session(exposed, options).run(inputs)
     shapes |= {name: outputs[name].shape for name in needed}

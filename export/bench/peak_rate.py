@@ -82,8 +82,9 @@ def _session_rate(
 ) -> PeakRate | None:
     """Return the rate of one graph; None when the backend cannot run it."""
     backend, name, threads = where
+    options = SessionOptions(backend=backend, name=name, threads=threads, trusted=True)
     try:
-        session: Session = open_session(graph, SessionOptions(backend=backend, name=name, threads=threads))
+        session: Session = open_session(graph, options)
     except IntegrityError:
         return None
     return PeakRate(

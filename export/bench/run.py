@@ -44,7 +44,7 @@ from textual_vision.export.bench.timing import (
 from textual_vision.export.host.progress import ProgressCallback, ignore_progress
 from textual_vision.export.host.versions import versions
 from textual_vision.export.model.batch import Array
-from textual_vision.export.parity.metrics import image_figures
+from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 
@@ -135,7 +135,7 @@ def _same_pictures(processes: Mapping[str, RunnerProcess], prompt: str) -> dict[
     """Return the PSNR of each runner's picture to the first's in dB; None where they are identical."""
     images = {name: process.images([prompt], [0]) for name, process in processes.items()}
     first = next(iter(images.values()))
-    return {name: image_figures(first, image).psnr_db for name, image in images.items()}
+    return {name: image_metrics(first, image).psnr_db for name, image in images.items()}
 
 
 def _iterations(

@@ -76,7 +76,7 @@ class BundleRunner:
     def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
         """Generate picture k from prompt k and seed k."""
         self._stage_seconds = {}
-        images = self._model.draw(prompts, seeds).images
+        images = self._model.generate(prompts, seeds).images
         return RunOutput(images=images, stage_seconds=self._stage_seconds)
 
     def _add_seconds(self, stage: str, seconds: float) -> None:

@@ -19,7 +19,7 @@ from textual_vision.calibration.prompts import choose_for_coverage, warning_abou
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import UsageError
@@ -47,7 +47,7 @@ def chosen_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, se
 
 
 def notes_of_calibration(
-    model: StagedModel, batches: Sequence[Batch], offered: int, ranges: str
+    model: StagedModel, batches: Sequence[ReferenceBatch], offered: int, ranges: str
 ) -> dict[str, object]:
     """What the notes of int8 tell: prompts used of those `offered`, rows visited and not, and warnings."""
     prompts = sum(len(batch.prompts) for batch in batches)

@@ -12,7 +12,7 @@ from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle.model_card import prompt_size
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.report.page import Opener, ReportSource, report_files
 from textual_vision.export.results import BuildResult
@@ -24,7 +24,7 @@ def files_of_report(
     manifest: Manifest,
     result: BuildResult,
     graphs: Mapping[str, Mapping[str, bytes]],
-    batches: Sequence[Batch],
+    batches: Sequence[ReferenceBatch],
     command: str,
     sessions: Opener,
 ) -> dict[str, bytes]:

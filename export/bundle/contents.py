@@ -10,9 +10,9 @@ import numpy as np
 
 from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import BUDGETS
+from textual_vision.export.parity.verdict import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,
@@ -28,6 +28,7 @@ from textual_vision.runtime.manifest import (
     Manifest,
     NoiseSpec,
     PrecisionSpec,
+    StageSpec,
 )
 from textual_vision.runtime.noise import RECIPE
 
@@ -41,7 +42,7 @@ def bundle_contents(
     model: StagedModel,
     result: BuildResult,
     graphs: Mapping[str, Mapping[str, bytes]],
-    batches: Sequence[Batch],
+    batches: Sequence[ReferenceBatch],
     batch: BatchProfile,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest (without its list of files) and every other file; `graphs` by precision and stage."""
@@ -79,13 +80,14 @@ def _manifest(
     failing = [one.precision for one in result.precisions if one.verdict == FAIL]
     merged = all(MERGED in stages for stages in graphs.values())
     warnings = (f"exported with --allow-failing: {', '.join(failing)} failed",) if failing else ()
+    specs = [_with_limits(stage.spec, model.tables) for stage in model.stages]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         image=model.image,
         noise=NoiseSpec(dim=model.noise_dim, recipe=RECIPE),
         text=model.text,
-        stages=tuple(stage.spec for stage in model.stages),
+        stages=tuple(specs),
         precisions={
             one.precision: PrecisionSpec(
                 files={stage: f"onnx/{one.precision}/{stage}.onnx" for stage in graphs[one.precision]},
@@ -99,10 +101,16 @@ def _manifest(
         files={},
         license=model.license,
         provenance=provenance,
-        merged=merged_spec([stage.spec for stage in model.stages]) if merged else None,
+        merged=merged_spec(specs) if merged else None,
         golden=GOLDEN_NAME,
         warnings=warnings,
     )
+
+
+def _with_limits(spec: StageSpec, tables: Mapping[str, int]) -> StageSpec:
+    """The stage with the size of the table that its codes point into, where it is known."""
+    outputs = (dataclasses.replace(one, limit=tables.get(one.name)) for one in spec.outputs)
+    return dataclasses.replace(spec, outputs=tuple(outputs))
 
 
 def parity_json(result: PrecisionResult) -> dict[str, object]:
@@ -121,7 +129,7 @@ def _default_precision(result: BuildResult) -> str:
     return (passed or [one.precision for one in result.precisions])[0]
 
 
-def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Batch]) -> dict[str, bytes]:
+def _golden(model: StagedModel, result: BuildResult, batches: Sequence[ReferenceBatch]) -> dict[str, bytes]:
     """The first samples, as PyTorch drew them."""
     prompts = [prompt for batch in batches for prompt in batch.prompts][:GOLDEN_PICTURES]
     seeds = [seed for batch in batches for seed in batch.seeds][:GOLDEN_PICTURES]
@@ -138,11 +146,11 @@ def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Batch]) -
 def _golden_budget(result: PrecisionResult) -> GoldenBudget:
     """As good as drawn here by the worst backend, less some slack for other processors."""
     free = [one for one in result.parity if one.mode == FREE_RUNNING]
-    budget = BUDGETS[result.precision]
+    tolerance = TOLERANCES[result.precision]
     agreement = [one.codes.agreement for one in free if one.codes is not None]
     decibels = [one.image.worst_psnr_db for one in free if one.image and one.image.worst_psnr_db is not None]
-    worst = min([budget.picture_db, *decibels]) - GOLDEN_SLACK_DB
+    worst = min([tolerance.picture_db, *decibels]) - GOLDEN_SLACK_DB
     return GoldenBudget(
-        code_agreement=max(0.0, min([budget.codes, *agreement]) - GOLDEN_CODES_SLACK),
+        code_agreement=max(0.0, min([tolerance.codes, *agreement]) - GOLDEN_CODES_SLACK),
         psnr_db=max(GOLDEN_LEAST_DB, worst),
     )

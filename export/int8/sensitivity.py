@@ -12,7 +12,7 @@ from textual_vision.runtime.errors import UsageError
 if TYPE_CHECKING:
     from textual_vision.export.int8.score import Evaluator
     from textual_vision.export.int8.stage import QuantizedStage
-    from textual_vision.export.model.batch import Batch
+    from textual_vision.export.model.batch import ReferenceBatch
     from textual_vision.runtime.bundle import Bundle
 
 SHOWN_DECIBELS = 60.0  # the plot's end: more is not seen
@@ -125,10 +125,10 @@ def sensitivity_of_bundle(
 
 def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
-) -> list[Batch]:
+) -> list[ReferenceBatch]:
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
-    from textual_vision.export.model.batch import Batch
+    from textual_vision.export.model.batch import ReferenceBatch
     from textual_vision.export.parity.verdict import open_sessions
     from textual_vision.runtime.tokenizer import Tokenizer
 
@@ -146,7 +146,7 @@ def reference_batches_of_bundle(
         tokens = pipeline.tokenizer.encode(part)
         tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
         found.append(
-            Batch(
+            ReferenceBatch(
                 prompts=part,
                 seeds=(start,) * len(part),
                 tensors=tensors,

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class ReferenceBatch:
     """Some samples: every tensor of the way by its name, as the reference gave it.
 
     `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed_length`
@@ -33,7 +33,7 @@ class Batch:
     fixed_length: bool = False
 
 
-def bytes_from_batches(batches: Sequence[Batch]) -> bytes:
+def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
     """The batches as one blob, for `batches_from_bytes`."""
     files = {}
     for index, batch in enumerate(batches):
@@ -46,21 +46,21 @@ def bytes_from_batches(batches: Sequence[Batch]) -> bytes:
     return zip_bytes(files)
 
 
-def batches_from_bytes(data: bytes) -> tuple[Batch, ...]:
+def batches_from_bytes(data: bytes) -> tuple[ReferenceBatch, ...]:
     """What `bytes_from_batches` was given."""
     files = unzip_bytes(data)
     count = sum("/" not in name for name in files)
     return tuple(_batch_from_files(files, index) for index in range(count))
 
 
-def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
+def _batch_from_files(files: Mapping[str, bytes], index: int) -> ReferenceBatch:
     prompts, seeds, fixed_length = json.loads(files[f"{index}.json"])
     arrays: dict[str, dict[str, Array]] = {"tensors": {}, "margins": {}}
     for path, data in files.items():
         if path.startswith(f"{index}/"):
             _, kind, name = path.split("/")
             arrays[kind][name] = np.load(io.BytesIO(data), allow_pickle=False)
-    return Batch(
+    return ReferenceBatch(
         prompts=tuple(prompts),
         seeds=tuple(seeds),
         tensors=arrays["tensors"],

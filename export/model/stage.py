@@ -30,8 +30,8 @@ class Stage:
     each told of those before it, have their step's number under the output's name and ".step" (float, the
     codes' shape).
 
-    `arranged` makes a module that does the same in a way better suited to drawing: it is exported in place of
-    `module`, which its results are compared with.
+    `inference_module` makes a module that computes the same faster, or None where it cannot. It is exported
+    in place of `module`, and its results are compared with those of `module`.
 
     `blocks` is how many its graph holds where a program is traced that runs some again and again.
     """
@@ -39,7 +39,7 @@ class Stage:
     spec: StageSpec
     module: nn.Module
     margins: Margins | None = None
-    arranged: Callable[[], nn.Module | None] | None = None
+    inference_module: Callable[[], nn.Module | None] | None = None
     blocks: int = 1
 
     @property
@@ -51,6 +51,9 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
+
+    `digest` names the checkpoint in the bundle. `fingerprint` is set by `load_model`: steps of a build are
+    kept under it. It covers the weights, the source files, the specs and the tokenizer.
 
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """
@@ -64,6 +67,7 @@ class StagedModel:
     license: str
     notice: str
     digest: str
+    fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 
@@ -72,9 +76,9 @@ class StagedModel:
         return next(stage for stage in self.stages if stage.name == name)
 
 
-def arranged_stage(stage: Stage) -> Stage:
+def inference_stage(stage: Stage) -> Stage:
     """The stage as it is exported."""
-    module = None if stage.arranged is None else stage.arranged()
+    module = None if stage.inference_module is None else stage.inference_module()
     return stage if module is None else replace(stage, module=module)
 
 

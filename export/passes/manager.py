@@ -16,14 +16,14 @@ import onnx_ir as ir
 
 from textual_vision.export.graph import cleanup, naming
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import folding as folding
 from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.export.passes import shapes as shapes
 from textual_vision.export.results import RewriteResult
-from textual_vision.export.sessions.opening import sessions_of
-from textual_vision.export.sessions.timing import best_milliseconds, node_count
+from textual_vision.export.sessions.opening import open_stage_sessions
+from textual_vision.export.sessions.timing import min_cpu_ms, node_count
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
@@ -84,7 +84,7 @@ class RewriteContext:
     """What rewrites are compared on: a stage with real inputs, the backend to time, what it is for."""
 
     stage: StageSpec
-    batch: Batch
+    batch: ReferenceBatch
     backend: str
     target: str
 
@@ -142,7 +142,7 @@ class _Sessions:
     def of(self, graphs: Sequence[bytes]) -> list[Session]:
         """The sessions of these very objects; they are kept, so no others can get their identities."""
         missing = [graph for graph in graphs if id(graph) not in self._opened]
-        opened = sessions_of(missing, self._context.stage, self._context.backend, threads=1)
+        opened = open_stage_sessions(missing, self._context.stage, self._context.backend, threads=1)
         for graph, session in zip(missing, opened, strict=True):
             self._opened[id(graph)] = graph, session
         return [self._opened[id(graph)][1] for graph in graphs]
@@ -223,7 +223,7 @@ def _measured(
         return []
     stage, batch = context.stage, context.batch
     sessions = opened.of(graphs)
-    times = best_milliseconds(sessions, stage, batch, seconds=seconds)
+    times = min_cpu_ms(sessions, stage, batch, seconds=seconds)
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
     outputs = [session.run(inputs) for session in sessions]
     place = {id(graph): index for index, graph in enumerate(graphs)}

@@ -16,13 +16,13 @@ import onnx
 
 from textual_vision.export.graph.strip_weights import expose_tensors, strip_weights
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.parity.verdict import BUDGETS, forced_parity, open_sessions
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.parity.verdict import TOLERANCES, forced_parity, open_sessions
 from textual_vision.export.precision.fp16_cast import fp16_graph_from_float, infer_types, is_float32
 from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions.cached import RememberingSession
+from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -77,9 +77,9 @@ def fp16_stage_from_float(source: FloatGraphs, stage: StageSpec) -> Fp16Stage:
     return found or (exact, {"all": f"in half {_rejection_reason(first)}; float32"})
 
 
-def _parity_of_graph(stage: StageSpec, graph: bytes, batches: Sequence[Batch]) -> StageParity:
+def _parity_of_graph(stage: StageSpec, graph: bytes, batches: Sequence[ReferenceBatch]) -> StageParity:
     """By all batches where some find nothing wrong."""
-    session = RememberingSession(open_sessions({stage.name: graph}, BACKEND, threads=1)[stage.name])
+    session = CachingSession(open_sessions({stage.name: graph}, BACKEND, threads=1)[stage.name])
     parity = _parity(stage, session, batches[:CHECKED_BATCHES])
     return (
         _parity(stage, session, batches)
@@ -120,7 +120,7 @@ def _feeding_argmax(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _overflowing(
-    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[ReferenceBatch]
 ) -> dict[str, float]:
     """Nodes that read or give values near half's largest on real prompts: the largest of each. `model` is the
     graph read.
@@ -135,14 +135,14 @@ def _overflowing(
 
 
 def _largest_values(
-    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[Batch]
+    stage: StageSpec, graph: bytes, model: onnx.ModelProto, batches: Sequence[ReferenceBatch]
 ) -> dict[str, float]:
     """The largest absolute value of every float tensor on its way through the graph, constants included."""
     shown = infer_types(strip_weights(model))
     names = [o.name for n in shown.graph for o in n.outputs if o.name and is_float32(o)]
     given = {output.name for output in model.graph.output}
     watched = expose_tensors(graph, [name for name in names if name not in given])
-    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1)
+    options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1, trusted=True)
     session = open_session(watched, options)
     largest = {
         tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
@@ -157,8 +157,8 @@ def _largest_values(
     return largest
 
 
-def _parity(stage: StageSpec, session: Session, batches: Sequence[Batch]) -> StageParity:
-    return forced_parity(stage, session, batches, budget=BUDGETS["fp16"], backend=BACKEND)
+def _parity(stage: StageSpec, session: Session, batches: Sequence[ReferenceBatch]) -> StageParity:
+    return forced_parity(stage, session, batches, tolerance=TOLERANCES["fp16"], backend=BACKEND)
 
 
 def _scopes(model: onnx.ModelProto) -> list[str]:

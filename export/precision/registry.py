@@ -11,7 +11,7 @@ from typing import Any
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
@@ -30,7 +30,7 @@ class FloatGraphs:
 
     stages: tuple[StageSpec, ...]
     fp32: Mapping[str, bytes]
-    batches: Sequence[Batch]
+    batches: Sequence[ReferenceBatch]
     target: str
     budget: str | None = None
     range_method: str = AUTO

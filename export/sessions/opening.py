@@ -28,18 +28,18 @@ def usable_backends() -> tuple[str, ...]:
     return found
 
 
-def sessions_of(
+def open_stage_sessions(
     graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
 ) -> list[Session]:
     """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return opened_at_once([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
+    return open_in_parallel([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
 
 
-def opened_at_once(
+def open_in_parallel(
     graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
 ) -> list[Session]:
     """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
-    begin(backend)
+    initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
         return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
@@ -49,6 +49,6 @@ def opened_at_once(
 
 
 @functools.cache
-def begin(backend: str) -> None:
+def initialize_backend(backend: str) -> None:
     """Once, alone and in this thread: a backend may do something for good when it begins."""
     open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from textual_vision.export.model.batch import TOKENS, Array, Batch
+from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -19,7 +19,7 @@ LASTING_SECONDS = 0.1  # of each graph, where what it takes of a core decides
 Timing = tuple[float, ...]  # milliseconds of each session
 
 
-def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+def median_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
     """The median time of one drawing by each, on the first sample of `batch`.
 
     In rounds, since a machine is now faster and now slower; in each some drawings one after another, since
@@ -37,24 +37,26 @@ def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Ba
     return tuple(1e3 * statistics.median(found) for found in times)
 
 
-def best_milliseconds(
-    sessions: Sequence[Session], stage: StageSpec, batch: Batch, *, seconds: float = 0.0
+def min_cpu_ms(
+    sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch, *, seconds: float = 0.0
 ) -> Timing:
     """The least that one drawing by each, a session of one thread, takes of a core, in turns.
 
     After ITERATIONS turns more are taken until they last `seconds` for each session, on average.
     """
-    times = _turns(sessions, first_sample(stage, batch), seconds)
+    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), seconds)
     return tuple(1e3 * min(found) for found in times)
 
 
-def core_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+def mean_cpu_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
     """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS."""
-    times = _turns(sessions, first_sample(stage, batch), LASTING_SECONDS)
+    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), LASTING_SECONDS)
     return tuple(1e3 * statistics.mean(found) for found in times)
 
 
-def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float) -> list[list[float]]:
+def _interleaved_cpu_times(
+    sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
+) -> list[list[float]]:
     """By session the seconds of every turn but the first WARM_UP.
 
     CPU time of this thread, in which a session of one thread computes: other programs hardly change it, nor
@@ -72,7 +74,7 @@ def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
     return [found[WARM_UP:] for found in times]
 
 
-def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
+def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
     """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
     mask = batch.tensors["attention_mask"]
     words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())

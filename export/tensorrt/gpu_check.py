@@ -21,9 +21,15 @@ import numpy as np
 
 from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import BUDGETS, MERGED_BUDGET, free_running, parity_of, verdict_of
+from textual_vision.export.parity.verdict import (
+    MERGED_TOLERANCE,
+    TOLERANCES,
+    parity_of,
+    run_pipeline,
+    verdict_of,
+)
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines
@@ -126,7 +132,11 @@ def _precision(
 
 
 def _by_provider(
-    path: Path, precision: str, provider: str, batches: Sequence[Batch], on_progress: ProgressCallback
+    path: Path,
+    precision: str,
+    provider: str,
+    batches: Sequence[ReferenceBatch],
+    on_progress: ProgressCallback,
 ) -> dict[str, dict[str, object]]:
     """ONNX Runtime on the GPU, where its package for that is installed."""
     bundle = Bundle(path)
@@ -152,7 +162,12 @@ def _failed(error: TextualVisionError) -> dict[str, object]:
 
 
 def _engines(
-    path: Path, precision: str, kind: str, gpu: Gpu, batches: Sequence[Batch], on_progress: ProgressCallback
+    path: Path,
+    precision: str,
+    kind: str,
+    gpu: Gpu,
+    batches: Sequence[ReferenceBatch],
+    on_progress: ProgressCallback,
 ) -> dict[str, object]:
     compute = (gpu.device.compute,) if kind == "tensorrt-rtx" else ()
     settings = EngineSettings(precision=precision, compute=compute)
@@ -177,12 +192,12 @@ def _verdict(found: object) -> object:
 
 
 def _compared(
-    stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[Batch], precision: str
+    stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
     """Parity with ONNX Runtime's CPU on the same graphs, and the time of each stage for one picture."""
     # The reference is the same graph, not PyTorch: float32 has no margins to excuse near ties by.
-    budget = BUDGETS[precision] if precision in BUDGETS and precision != "fp32" else MERGED_BUDGET
-    parity = parity_of(stages, sessions, batches, budget=budget, backend="gpu")
+    tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
+    parity = parity_of(stages, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
         "verdict": verdict_of(parity),
         "parity": [dataclasses.asdict(one) for one in parity],
@@ -190,7 +205,7 @@ def _compared(
     }
 
 
-def _times(session: Session, stage: StageSpec, batch: Batch) -> dict[str, float]:
+def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[str, float]:
     inputs = {tensor.name: batch.tensors[tensor.name][:1] for tensor in stage.inputs}
     times = []
     for _ in range(WARM_UP + ITERATIONS):
@@ -205,7 +220,7 @@ def _times(session: Session, stage: StageSpec, batch: Batch) -> dict[str, float]
     }
 
 
-def batches_of(bundle: Bundle, reference: Opened) -> tuple[Batch, ...]:
+def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
     """Prompts and seeds with every tensor of the way as the `reference` gives it."""
     manifest = bundle.manifest
     tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
@@ -217,7 +232,7 @@ def batches_of(bundle: Bundle, reference: Opened) -> tuple[Batch, ...]:
         tokens = tokenizer.encode(prompts)
         noise = np.concatenate([noise_from_seed(seed, 1, manifest.noise.dim) for seed in seeds])
         given: dict[str, Array] = {"input_ids": tokens.ids, "attention_mask": tokens.mask, "noise": noise}
-        empty = Batch(prompts=prompts, seeds=seeds, tensors=given, margins={})
-        tensors = {**given, **free_running(manifest.stages, reference, empty)}
+        empty = ReferenceBatch(prompts=prompts, seeds=seeds, tensors=given, margins={})
+        tensors = {**given, **run_pipeline(manifest.stages, reference, empty)}
         batches.append(dataclasses.replace(empty, tensors=tensors))
     return tuple(batches)

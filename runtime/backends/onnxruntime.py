@@ -151,6 +151,8 @@ def _settings(options: SessionOptions, severity: int | None) -> onnxruntime.Sess
     usual = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
     settings.log_severity_level = usual if severity is None else severity
     settings.inter_op_num_threads = 1
+    # The bytes were checked as ONNX; they must not be read as ONNX Runtime's own format.
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
     # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:

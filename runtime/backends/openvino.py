@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import openvino
+from openvino.frontend import FrontEndManager
 
 from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
 from textual_vision.runtime.backends.session import (
@@ -124,15 +126,35 @@ class _FixedSizes:
         return {name: place.copy() for name, place in self._outputs.items()}
 
 
-@functools.cache
+_STARTING = threading.Lock()
+
+
 def _core() -> openvino.Core:
+    """OpenVINO, started once.
+
+    Its bindings first use numpy under a lock that they take in the other order than Python's: two threads
+    that do so at a time would wait for each other.
+    """
+    with _STARTING:
+        return _started()
+
+
+@functools.cache
+def _started() -> openvino.Core:
     """One for the whole process, never unloaded.
 
     On CPUs with AMX its plugin gives the thread a stack for signals. A second plugin gives another and, once
     both are unloaded, leaves one that is no longer there: the next signal that Python handles ends the
     process.
     """
+    _ = openvino.opset13.constant([0]).data
     return openvino.Core()
+
+
+def _read(graph: bytes) -> openvino.Model:
+    """The graph as OpenVINO's own, read as ONNX: `Core.read_model` would try other formats first."""
+    front_end = FrontEndManager().load_by_framework("onnx")
+    return front_end.convert(front_end.load(io.BytesIO(graph)))
 
 
 def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
@@ -152,7 +174,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
             "this CPU does not compute in bfloat16", backend_by_name(options.backend).install
         )
     try:
-        model = core.read_model(graph, b"")
+        model = _read(graph)
         move_topk_axis(model)
         fuse_depth_to_space(model)
         return OpenVinoSession(core, model, settings, options.name)

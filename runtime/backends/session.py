@@ -7,13 +7,14 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import BackendMissingError, UsageError
-from textual_vision.runtime.external_data import refuse_external_data
+from textual_vision.runtime.errors import BackendMissingError, UsageError, shortened
+from textual_vision.runtime.graph.check import check_graph
 
 Array = npt.NDArray[np.generic]
 
@@ -37,11 +38,15 @@ class Session(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """How to run a graph: `threads` None leaves the number to the backend; `name` is the file, for errors."""
+    """How to run a graph: `threads` None leaves the number to the backend; `name` is the file, for errors.
+
+    A graph that this process wrote itself is `trusted`: it may use operators and types that bundles may not.
+    """
 
     backend: str
     name: str
     threads: int | None = None
+    trusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +116,31 @@ def open_session(graph: bytes, options: SessionOptions) -> Session:
     """Load the ONNX `graph` into `options.backend`.
 
     Raises UsageError for an unknown backend, BackendMissingError when its library or device is not there, and
-    IntegrityError when the graph cannot be loaded or refers to other files.
+    IntegrityError when the graph cannot be loaded or is none that a bundle may hold (see `graph.check`).
     """
     backend = backend_by_name(options.backend)
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{options.threads} threads", "give 1 or more, or leave it to the backend")
     if backend.engines:
         raise UsageError(f"{options.backend} runs a bundle's engines, not a graph", "load the bundle with it")
-    refuse_external_data(graph, options.name)
+    if not options.trusted:
+        check_graph(graph, options.name)
+    session: Session = _imported(options.backend).open_session(graph, options)
+    return session
+
+
+def _imported(name: str) -> ModuleType:
+    """The module of a backend; BackendMissingError when its library is missing or damaged."""
+    backend = backend_by_name(name)
     try:
         importlib.import_module(backend.library)
     except ImportError as error:
-        raise BackendMissingError(f"backend {options.backend!r}: {error}", backend.install) from None
-    session: Session = importlib.import_module(backend.module).open_session(graph, options)
-    return session
+        raise BackendMissingError(f"backend {name!r}: {error}", backend.install) from None
+    try:
+        return importlib.import_module(backend.module)
+    except (ImportError, AttributeError) as error:  # what an uninstalled package left behind imports too
+        problem = f"backend {name!r}: {backend.library} is damaged: {error}"
+        raise BackendMissingError(problem, f"install it again: {backend.install}") from None
 
 
 def backend_by_name(name: str) -> Backend:
@@ -137,7 +153,8 @@ def backend_by_name(name: str) -> Backend:
 def default_backend() -> str:
     """The first backend whose library is installed; BackendMissingError when there is none."""
     for name, (backend, by_default) in BACKENDS.items():
-        if by_default and importlib.util.find_spec(backend.library) is not None:
+        spec = importlib.util.find_spec(backend.library) if by_default else None
+        if spec is not None and spec.origin is not None:  # a folder that was left behind has none
             return name
     raise BackendMissingError("no backend is installed", BACKENDS["onnxruntime"][0].install)
 
@@ -147,7 +164,8 @@ def lines_of(error: BaseException) -> list[str]:
     text = str(error)
     if isinstance(error, UnicodeDecodeError):
         text = bytes(error.object).decode("utf-8", "backslashreplace")
-    return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [shortened(line) for line in text.splitlines() if line.strip()]
+    return lines or [type(error).__name__]
 
 
 def choice_hint(name: str, choices: list[str]) -> str:

@@ -1,6 +1,7 @@
 """A bundle's folder: read only when it is exactly what its manifest says."""
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -110,3 +111,48 @@ def test_the_bundle_itself_may_be_reached_by_a_link(tiny_bundle, tmp_path):
 def test_what_is_no_bundle_is_a_usage_error(tiny_bundle, name):
     with pytest.raises(UsageError):
         Bundle(tiny_bundle.parent / name)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "onnx/desktop.ini", "golden/._00.png"])
+def test_what_a_file_manager_leaves_in_a_folder_is_ignored(tiny_bundle, name):
+    (tiny_bundle / name).write_bytes(b"x")
+    Bundle(tiny_bundle).verify()
+
+
+def test_a_link_is_refused_whatever_its_name(tiny_bundle):
+    (tiny_bundle / ".DS_Store").symlink_to(tiny_bundle / "MODEL_CARD.md")
+    with pytest.raises(IntegrityError, match="a link"):
+        Bundle(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("tokenizer.json", 3 << 30), ("onnx/fp32/latent.onnx", 1 << 31), ("golden/00.png", 1 << 27)],
+)
+def test_a_file_larger_than_its_kind_may_be_is_refused_unread(edit_manifest, name, size):
+    root = edit_manifest(lambda manifest: manifest["files"][name].update(bytes=size))
+    os.truncate(root / name, size)  # sparse
+    with pytest.raises(IntegrityError, match=rf"files\.'{name}'\.bytes: not between"):
+        Bundle(root)
+
+
+def test_a_file_with_another_digest_is_not_read_whole(tiny_bundle, edit_manifest):
+    size = 60 << 20
+    root = edit_manifest(lambda manifest: manifest["files"]["tokenizer.json"].update(bytes=size))
+    os.truncate(root / "tokenizer.json", size)
+    bundle = Bundle(root)
+    tracemalloc.start()
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        bundle.read("tokenizer.json")
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < size / 10
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_put_there_after_opening_is_not_waited_for(tiny_bundle):
+    bundle = Bundle(tiny_bundle)
+    (tiny_bundle / "MODEL_CARD.md").unlink()
+    os.mkfifo(tiny_bundle / "MODEL_CARD.md")
+    with pytest.raises(IntegrityError, match=r"MODEL_CARD\.md: 0 bytes"):
+        bundle.read("MODEL_CARD.md")

@@ -39,6 +39,8 @@ QUICK = BenchOptions(
 )
 # Three modules with the tensors of the tiny bundle and other weights.
 MODEL = """
+from pathlib import Path
+
 import torch
 from torch import nn
 from textual_vision.export.model.stage import Stage, StagedModel, tensor
@@ -87,7 +89,7 @@ def make():
         image=ImageSpec(height=8, width=8),
         noise_dim=6,
         text=text_spec,
-        tokenizer=b"",
+        tokenizer=Path(__file__).with_name("tokenizer.json").read_bytes(),
         license="Apache-2.0",
         notice="",
         digest="d" * 64,
@@ -96,8 +98,9 @@ def make():
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> str:
+def checkpoint(tmp_path: Path, tiny_bundle: Path) -> str:
     file = tmp_path / "tiny_model.py"
+    (tmp_path / "tokenizer.json").write_bytes((tiny_bundle / "tokenizer.json").read_bytes())
     file.write_text(MODEL, "utf-8")
     return f"{file}:make"
 

@@ -36,7 +36,7 @@ Built = tuple[Path, BuildResult]
 def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
     built: Built, tiny_model: StagedModel
 ) -> None:
-    drawn = TextToImage.load(built[0], backend="onnxruntime").draw(["red apple"], [5])
+    drawn = TextToImage.load(built[0], backend="onnxruntime").generate(["red apple"], [5])
     tokens = Tokenizer(tiny_model.tokenizer, tiny_model.text).encode(["red apple"])
     ids, mask = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)
     noise = torch.from_numpy(noise_from_seed(5, 1, tiny_model.noise_dim))
@@ -50,7 +50,7 @@ def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
 
 
 def test_different_prompts_and_seeds_give_different_codes(built: Built) -> None:
-    codes = TextToImage.load(built[0]).draw(["red apple", "a cat", "a cat"], [1, 1, 2]).codes
+    codes = TextToImage.load(built[0]).generate(["red apple", "a cat", "a cat"], [1, 1, 2]).codes
     assert not np.array_equal(codes[0], codes[1])
     assert not np.array_equal(codes[1], codes[2])
 
@@ -125,7 +125,7 @@ def test_a_second_build_with_one_option_changed_redoes_only_what_changed(
 def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_for(
     small_build: BuildOptions, built: Built, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floats, "is_worthwhile", lambda stage: stage.name == "latent")
+    monkeypatch.setattr(floats, "needs_worker", lambda stage: stage.name == "latent")
     told: list[str] = []
     place = tmp_path / "beside.tv"
     result = build(
@@ -154,7 +154,7 @@ def test_no_cached_step_of_a_stage_is_begun_beside(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(floats, "is_worthwhile", lambda stage: True)
+    monkeypatch.setattr(floats, "needs_worker", lambda stage: True)
     monkeypatch.setattr(floats, "started", lambda *_: pytest.fail("a process was started"))
     build(str(checkpoint), tmp_path / "again.tv", small_build, cache=kept_steps)
 
@@ -168,8 +168,8 @@ def build_in_vain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., BuildResult]:
     """Builds into a folder under a budget for fp16 that no half graph meets."""
-    budget = dataclasses.replace(parity.BUDGETS["fp16"], picture_db=200.0, cosine=1.1)
-    monkeypatch.setitem(parity.BUDGETS, "fp16", budget)
+    budget = dataclasses.replace(parity.TOLERANCES["fp16"], picture_db=200.0, cosine=1.1)
+    monkeypatch.setitem(parity.TOLERANCES, "fp16", budget)
 
     def attempt(place: Path, **changed: bool) -> BuildResult:
         return build(str(checkpoint), place, dataclasses.replace(small_build, **changed), cache=kept_steps)

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from textual_vision.export.build import comparisons as compare
-from textual_vision.export.build.comparisons import comparisons_begun
+from textual_vision.export.build.comparisons import start_comparisons
 from textual_vision.export.host.step_cache import StepCache
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity
@@ -26,7 +26,7 @@ Built = tuple[Path, BuildResult]
 
 
 @pytest.fixture(scope="module")
-def batches(tiny_model: StagedModel) -> tuple[Batch, ...]:
+def batches(tiny_model: StagedModel) -> tuple[ReferenceBatch, ...]:
     return reference_batches(tiny_model, PROMPTS, samples=8, seed=0)
 
 
@@ -44,10 +44,10 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 
 def test_every_backend_compares_and_the_first_times_the_graphs(
-    cores: int, tiny_model: StagedModel, batches: tuple[Batch, ...], graphs: PrecisionGraphs
+    cores: int, tiny_model: StagedModel, batches: tuple[ReferenceBatch, ...], graphs: PrecisionGraphs
 ) -> None:
-    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
-        comparisons.begin("fp32", graphs)
+    with start_comparisons(tiny_model, batches, StepCache(None)) as comparisons:
+        comparisons.submit("fp32", graphs)
         (result,) = comparisons.results()
     backends = compare.usable_backends()
     assert {one.backend for one in result.parity} == set(backends) and result.verdict == PASS
@@ -58,7 +58,7 @@ def test_every_backend_compares_and_the_first_times_the_graphs(
 def test_others_than_the_first_backend_compare_in_a_thread_of_their_own_where_there_is_a_core(
     cores: int,
     tiny_model: StagedModel,
-    batches: tuple[Batch, ...],
+    batches: tuple[ReferenceBatch, ...],
     graphs: PrecisionGraphs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,8 +70,8 @@ def test_others_than_the_first_backend_compare_in_a_thread_of_their_own_where_th
         return wrapped(*given, backend=backend, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare, "parity_of", noted)
-    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
-        comparisons.begin("fp32", graphs)
+    with start_comparisons(tiny_model, batches, StepCache(None)) as comparisons:
+        comparisons.submit("fp32", graphs)
         comparisons.results()
     first, *others = compare.usable_backends()
     if not others:
@@ -82,10 +82,10 @@ def test_others_than_the_first_backend_compare_in_a_thread_of_their_own_where_th
 
 
 def test_what_was_drawn_to_compare_is_not_drawn_again(
-    tiny_model: StagedModel, batches: tuple[Batch, ...], graphs: PrecisionGraphs
+    tiny_model: StagedModel, batches: tuple[ReferenceBatch, ...], graphs: PrecisionGraphs
 ) -> None:
-    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
-        comparisons.begin("fp32", graphs)
+    with start_comparisons(tiny_model, batches, StepCache(None)) as comparisons:
+        comparisons.submit("fp32", graphs)
         comparisons.results()
         session = comparisons.sessions(graphs.graphs)["text_encoder"]
         inputs = {name: batches[0].tensors[name] for name in session.inputs}
@@ -94,7 +94,7 @@ def test_what_was_drawn_to_compare_is_not_drawn_again(
 
 def test_no_thread_is_left_when_what_goes_on_beside_fails(
     tiny_model: StagedModel,
-    batches: tuple[Batch, ...],
+    batches: tuple[ReferenceBatch, ...],
     graphs: PrecisionGraphs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +103,7 @@ def test_no_thread_is_left_when_what_goes_on_beside_fails(
     monkeypatch.setattr(compare.os, "cpu_count", lambda: 2)
     before = set(threading.enumerate())
     begun, stopped = threading.Event(), []
-    wrapped = parity.free_running
+    wrapped = parity.run_pipeline
 
     def endless(*given: object) -> object:
         begun.set()
@@ -115,12 +115,12 @@ def test_no_thread_is_left_when_what_goes_on_beside_fails(
             stopped.append(wrapped)
             raise
 
-    monkeypatch.setattr(parity, "free_running", endless)
+    monkeypatch.setattr(parity, "run_pipeline", endless)
     with (
         pytest.raises(ZeroDivisionError),
-        comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons,
+        start_comparisons(tiny_model, batches, StepCache(None)) as comparisons,
     ):
-        comparisons.begin("fp32", graphs)
+        comparisons.submit("fp32", graphs)
         assert begun.wait(60)
         raise ZeroDivisionError
     assert stopped
@@ -128,12 +128,12 @@ def test_no_thread_is_left_when_what_goes_on_beside_fails(
 
 
 def test_what_a_backend_cannot_compute_is_an_error_of_the_build(
-    cores: int, tiny_model: StagedModel, batches: tuple[Batch, ...], graphs: PrecisionGraphs
+    cores: int, tiny_model: StagedModel, batches: tuple[ReferenceBatch, ...], graphs: PrecisionGraphs
 ) -> None:
     latent = onnx.load_from_string(graphs.graphs["latent"])
     latent.graph.node[0].op_type = "Unheard"
     damaged = PrecisionGraphs(graphs={**graphs.graphs, "latent": latent.SerializeToString()})
-    with comparisons_begun(tiny_model, batches, StepCache(None)) as comparisons:
-        comparisons.begin("fp32", damaged)
+    with start_comparisons(tiny_model, batches, StepCache(None)) as comparisons:
+        comparisons.submit("fp32", damaged)
         with pytest.raises(IntegrityError, match=r"latent\.onnx"):
             comparisons.results()

@@ -13,24 +13,24 @@ import pytest
 
 from textual_vision.export.build import float_workers as floats_beside
 from textual_vision.export.build.float_workers import (
-    FEWEST_BLOCKS,
     GRAPH_FILE,
     LOWERED_FILE,
+    MIN_BLOCKS_FOR_WORKER,
     NOTES_FILE,
-    FloatTask,
+    StageExportSpec,
     exported_stage,
-    is_worthwhile,
+    needs_worker,
     started,
 )
 from textual_vision.export.host.step_cache import unzip_bytes
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results_json import rewrites_from_bytes
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
-TASK = FloatTask(source="", opset=18, tokens=None, target="cpu")
+TASK = StageExportSpec(source="", opset=18, tokens=None, target="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def model(checkpoint: Path) -> StagedModel:
 
 
 @pytest.fixture(scope="module")
-def example(model: StagedModel) -> Batch:
+def example(model: StagedModel) -> ReferenceBatch:
     return reference_batches(model, ("red apple", "a cat"), samples=2, seed=0)[0]
 
 
 def test_the_graph_is_the_one_that_this_process_would_export(
-    checkpoint: Path, model: StagedModel, example: Batch
+    checkpoint: Path, model: StagedModel, example: ReferenceBatch
 ) -> None:
     task = dataclasses.replace(TASK, source=str(checkpoint), without=("simplify",))
     with started(task, "latent", example) as begun:
@@ -56,7 +56,7 @@ def test_the_graph_is_the_one_that_this_process_would_export(
 
 
 def test_what_a_user_can_do_something_about_is_raised_here(
-    tmp_path: Path, checkpoint: Path, example: Batch
+    tmp_path: Path, checkpoint: Path, example: ReferenceBatch
 ) -> None:
     missing = dataclasses.replace(TASK, source=f"{tmp_path / 'mine.py'}:make")
     with (
@@ -64,10 +64,10 @@ def test_what_a_user_can_do_something_about_is_raised_here(
         pytest.raises(UsageError, match=r"no file .*mine\.py") as error,
     ):
         begun.exported()
-    assert "custom-models" in error.value.hint
+    assert "custom-model.md" in error.value.hint
 
 
-def test_a_process_that_fails_says_how(tmp_path: Path, example: Batch) -> None:
+def test_a_process_that_fails_says_how(tmp_path: Path, example: ReferenceBatch) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
     task = dataclasses.replace(TASK, source=f"{broken}:make")
@@ -80,18 +80,18 @@ def test_a_process_that_fails_says_how(tmp_path: Path, example: Batch) -> None:
 
 def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = model.stage("latent")
-    long = dataclasses.replace(stage, blocks=FEWEST_BLOCKS)
+    long = dataclasses.replace(stage, blocks=MIN_BLOCKS_FOR_WORKER)
     monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 2)
-    assert is_worthwhile(long) and not is_worthwhile(model.stage("generator"))
+    assert needs_worker(long) and not needs_worker(model.stage("generator"))
     monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 1)
-    assert not is_worthwhile(long)
+    assert not needs_worker(long)
 
 
 PROGRAM = """
 import signal, sys, time
 from pathlib import Path
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.build.float_workers import FloatTask, started
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.build.float_workers import StageExportSpec, started
 from textual_vision.runtime import console
 import click
 
@@ -100,8 +100,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 @click.command()
 @click.argument("source")
 def command(source):
-    task = FloatTask(source=source, opset=18, tokens=None, target="cpu")
-    with started(task, "latent", Batch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
+    task = StageExportSpec(source=source, opset=18, tokens=None, target="cpu")
+    with started(task, "latent", ReferenceBatch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():
             time.sleep(0.01)

@@ -19,6 +19,6 @@ def test_a_precision_without_a_budget_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = edit_manifest(lambda manifest: manifest["provenance"].update(checkpoint=tiny_model.digest))
-    monkeypatch.delitem(verify.BUDGETS, "fp32")
+    monkeypatch.delitem(verify.TOLERANCES, "fp32")
     with pytest.raises(IntegrityError, match="no budget for 'fp32', only for fp16, int8"):
         verify.verified(bundle, backend="onnxruntime", checkpoint=str(checkpoint), samples=2, seed=0)

@@ -75,7 +75,7 @@ def test_an_int8_bundle_draws_and_says_what_every_layer_became(int8_built: tuple
     assert set(stages) == {"text_encoder", "latent", "generator"}
     modes = {mode for stage in stages.values() for mode in stage["layers"].values()}
     assert modes <= {"int8", "weight_only", "float"} and modes & {"int8", "weight_only"}
-    drawn = TextToImage.load(folder, backend="onnxruntime").draw(["red apple"], [3])
+    drawn = TextToImage.load(folder, backend="onnxruntime").generate(["red apple"], [3])
     assert drawn.images.shape == (1, 16, 16, 3)
 
 

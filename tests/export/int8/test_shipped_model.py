@@ -28,7 +28,7 @@ from textual_vision.export.int8.stage import (
     prepare_graph,
     quantize_stage,
 )
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.verdict import open_sessions
@@ -43,12 +43,12 @@ PLAIN_RANGES = RangeOptions(method="mse", corrections=(PLAIN,))
 
 
 @pytest.fixture(scope="module")
-def batches(tiny_model: StagedModel) -> Sequence[Batch]:
+def batches(tiny_model: StagedModel) -> Sequence[ReferenceBatch]:
     return reference_batches(tiny_model, PROMPTS, samples=8, seed=0)
 
 
 @pytest.fixture(scope="module")
-def floats(tiny_model: StagedModel, batches: Sequence[Batch]) -> dict[str, bytes]:
+def floats(tiny_model: StagedModel, batches: Sequence[ReferenceBatch]) -> dict[str, bytes]:
     options = ExportOptions(max_tokens=tiny_model.text.max_tokens)
     graphs = {}
     for stage in tiny_model.stages:
@@ -60,7 +60,9 @@ def floats(tiny_model: StagedModel, batches: Sequence[Batch]) -> dict[str, bytes
 
 
 @pytest.fixture(scope="module")
-def source(tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[Batch]) -> FloatGraphs:
+def source(
+    tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[ReferenceBatch]
+) -> FloatGraphs:
     specs = tuple(stage.spec for stage in tiny_model.stages)
     return FloatGraphs(stages=specs, fp32=floats, batches=batches, target="cpu")
 
@@ -197,7 +199,14 @@ def test_every_layer_is_measured_alone(stages, evaluator: Evaluator, tmp_path: P
 def test_the_command_measures_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("dog wearing sunglasses\ngreen forest with river\n", "utf-8")
-    arguments = [str(tiny_bundle), "--calibration-prompts", str(prompts), "--backend", "onnxruntime", "--json"]
+    arguments = [
+        str(tiny_bundle),
+        "--calibration-prompts",
+        str(prompts),
+        "--backend",
+        "onnxruntime",
+        "--json",
+    ]
     result = CliRunner().invoke(sensitivity_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert {one["stage"] for one in json.loads(result.stdout)} <= {"text_encoder", "latent", "generator"}

@@ -41,7 +41,7 @@ def test_prompts_that_fit_are_drawn_as_by_a_bundle_for_any_length(
 ) -> None:
     pytest.importorskip(backend)
     one, other = (
-        TextToImage.load(folder, precision=precision, backend=backend).draw([prompt], [3])
+        TextToImage.load(folder, precision=precision, backend=backend).generate([prompt], [3])
         for folder in (fixed[0], built[0])
     )
     assert np.array_equal(one.codes, other.codes)

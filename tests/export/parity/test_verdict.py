@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.model.stage import tensor
-from textual_vision.export.parity.metrics import Joined, figures_of, float_figures, image_figures, ssim
-from textual_vision.export.parity.verdict import BUDGETS, NEAR_TIE_MARGIN, free_parity, parity_of
-from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeFigures, StageParity
+from textual_vision.export.parity.metrics import TensorPair, float_metrics, image_metrics, metrics_of, ssim
+from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN, TOLERANCES, free_parity, parity_of
+from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeMetrics, StageParity
 from textual_vision.runtime.manifest import StageSpec
 
 RANDOM = np.random.default_rng(2)
@@ -35,7 +35,7 @@ def draw(codes: Array) -> Array:
     return np.stack([cells * 10, cells * 7, 255 - cells], axis=-1).astype(np.uint8)
 
 
-def reference(margin: float) -> Batch:
+def reference(margin: float) -> ReferenceBatch:
     codes = RANDOM.integers(0, 20, (4, 2, 2))
     tensors = {
         "noise": RANDOM.standard_normal((4, 3)).astype(np.float32),
@@ -44,13 +44,13 @@ def reference(margin: float) -> Batch:
         "image": draw(codes),
     }
     margins = {"codes": np.full((4, 2, 2), margin, np.float32)}
-    return Batch(prompts=("a",) * 4, seeds=(0, 1, 2, 3), tensors=tensors, margins=margins)
+    return ReferenceBatch(prompts=("a",) * 4, seeds=(0, 1, 2, 3), tensors=tensors, margins=margins)
 
 
 class Latent:
     """Gives the reference's codes, but for the first `wrong` of them."""
 
-    def __init__(self, batch: Batch, wrong: int) -> None:
+    def __init__(self, batch: ReferenceBatch, wrong: int) -> None:
         codes = batch.tensors["codes"].copy()
         codes.reshape(-1)[:wrong] += 1
         self._codes = codes
@@ -64,10 +64,12 @@ class Generator:
         return {"image": draw(inputs["codes"])}
 
 
-def compared(batch: Batch, wrong: int, precision: str = "fp32") -> dict[tuple[str, str], StageParity]:
+def compared(
+    batch: ReferenceBatch, wrong: int, precision: str = "fp32"
+) -> dict[tuple[str, str], StageParity]:
     sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
     found = parity_of(
-        [LATENT, GENERATOR], sessions, [batch], budget=BUDGETS[precision], backend="onnxruntime"
+        [LATENT, GENERATOR], sessions, [batch], tolerance=TOLERANCES[precision], backend="onnxruntime"
     )
     return {(one.stage, one.mode): one for one in found}
 
@@ -95,14 +97,14 @@ def test_a_near_tie_is_excused_and_so_is_the_picture_that_follows_from_it() -> N
 
 
 def test_free_running_alone_finds_what_both_find() -> None:
-    batch, stages, budget = reference(1e-6), (LATENT, GENERATOR), BUDGETS["fp32"]
+    batch, stages, tolerance = reference(1e-6), (LATENT, GENERATOR), TOLERANCES["fp32"]
     sessions: dict[str, Any] = {"latent": Latent(batch, 1), "generator": Generator()}
-    both = parity_of(stages, sessions, [batch], budget=budget, backend="onnxruntime")
-    alone = free_parity(stages, sessions, [batch], budget=budget, backend="onnxruntime")
+    both = parity_of(stages, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
+    alone = free_parity(stages, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
     assert alone == tuple(one for one in both if one.mode == FREE_RUNNING)
 
 
-def many(margin: float, pictures: int) -> Batch:
+def many(margin: float, pictures: int) -> ReferenceBatch:
     """A reference of `pictures`, 4 codes each."""
     batch = reference(margin)
     repeat = pictures // len(batch.prompts)
@@ -125,10 +127,10 @@ def test_no_more_near_ties_are_excused_than_rounding_explains(flips: int, verdic
 
 def test_near_ties_in_most_pictures_do_not_excuse_all_that_follows() -> None:
     batch = reference(1e-6)
-    budget = dataclasses.replace(BUDGETS["fp32"], near_ties=1.0)
+    tolerance = dataclasses.replace(TOLERANCES["fp32"], near_ties=1.0)
     for wrong, verdict in ((8, PASS), (9, FAIL)):  # of 4 codes each: two pictures of four, or three
         sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
-        found = parity_of([LATENT, GENERATOR], sessions, [batch], budget=budget, backend="onnxruntime")
+        found = parity_of([LATENT, GENERATOR], sessions, [batch], tolerance=tolerance, backend="onnxruntime")
         whole = next(one for one in found if (one.stage, one.mode) == ("generator", FREE_RUNNING))
         assert (whole.verdict, whole.excluded_pictures) == (verdict, -(-wrong // 4))
         if verdict == FAIL:
@@ -137,9 +139,9 @@ def test_near_ties_in_most_pictures_do_not_excuse_all_that_follows() -> None:
 
 def test_int8_may_lose_some_codes_and_is_not_judged_by_the_whole() -> None:
     batch = reference(0.5)
-    budget = dataclasses.replace(BUDGETS["int8"], codes=0.9)
+    tolerance = dataclasses.replace(TOLERANCES["int8"], codes=0.9)
     sessions = {"latent": Latent(batch, 1), "generator": Generator()}
-    found = parity_of([LATENT, GENERATOR], sessions, [batch], budget=budget, backend="onnxruntime")
+    found = parity_of([LATENT, GENERATOR], sessions, [batch], tolerance=tolerance, backend="onnxruntime")
     assert {one.verdict for one in found} == {PASS}
 
 
@@ -158,7 +160,7 @@ def test_padding_is_not_compared() -> None:
             other[:, 2] = 100
             return {"text": other}
 
-    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["fp32"], backend="onnxruntime")
+    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["fp32"], backend="onnxruntime")
     assert {one.verdict for one in found} == {PASS}
 
 
@@ -172,13 +174,13 @@ def test_a_nan_fails_whatever_the_budget() -> None:
         def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
             return {"text": np.where(text > 0, text, np.nan).astype(np.float32)}
 
-    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["int8"], backend="onnxruntime")
+    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["int8"], backend="onnxruntime")
     assert found[0].verdict == FAIL
 
 
 def test_the_decibels_of_a_known_error_are_the_known_ones() -> None:
     a = np.full((1, 16, 16, 3), 100, np.uint8)
-    found = image_figures(a, a + 1)
+    found = image_metrics(a, a + 1)
     assert found.psnr_db == pytest.approx(48.1308, abs=1e-4)  # 20 log10(255)
     assert found.max_abs == 1
 
@@ -192,8 +194,8 @@ def test_ssim_is_one_for_equal_pictures_and_falls_with_noise() -> None:
 
 def test_the_cosine_of_a_scaled_tensor_is_one() -> None:
     a = RANDOM.standard_normal(50).astype(np.float32)
-    assert float_figures(a, 2 * a).cosine == pytest.approx(1.0)
-    assert float_figures(a, -a).cosine == pytest.approx(-1.0)
+    assert float_metrics(a, 2 * a).cosine == pytest.approx(1.0)
+    assert float_metrics(a, -a).cosine == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("margin", "verdict"), [(1e-6, PASS), (0.5, FAIL)])
@@ -215,7 +217,7 @@ def test_what_follows_from_a_near_tie_within_its_own_stage_is_excused_too(
             other[0] = -other[0]  # another row, because of the first sample's first code
             return {**Latent(batch, 1).run(inputs), "text": other}
 
-    found = parity_of([spec], {"text": Text()}, [batch], budget=BUDGETS["fp32"], backend="onnxruntime")
+    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["fp32"], backend="onnxruntime")
     assert {one.verdict for one in found} == {verdict}
 
 
@@ -226,12 +228,12 @@ def test_what_was_chosen_after_a_near_tie_fell_the_other_way_follows_from_it(
     """A code told of one that fell is no mistake of its own; one that was chosen before it is."""
     margins = np.ones((1, 2), np.float32)
     margins[0, tie] = 1e-6
-    pair = Joined(
+    pair = TensorPair(
         dtype="int64",
         expected=np.array([[3, 4]]),
         found=np.array([[5, 6]]),
         margins=margins,
         steps=np.array([steps], np.float32),
     )
-    figures = figures_of(pair, NEAR_TIE_MARGIN)
-    assert figures == CodeFigures(compared=2, equal=0, near_ties=1, propagated=propagated)
+    figures = metrics_of(pair, NEAR_TIE_MARGIN)
+    assert figures == CodeMetrics(compared=2, equal=0, near_ties=1, propagated=propagated)

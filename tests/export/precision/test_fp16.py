@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import tensor
 from textual_vision.export.precision import fp16 as half
 from textual_vision.export.precision import lossless_storage as quantize_store
@@ -58,11 +58,11 @@ def graph() -> bytes:
     return data
 
 
-def batch() -> Batch:
+def batch() -> ReferenceBatch:
     x = RANDOM.standard_normal((32, 6)).astype(np.float32)
     session = open_session(graph(), SessionOptions(backend="onnxruntime", name="g"))
     tensors = {"x": x, **session.run({"x": x})}
-    return Batch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})
+    return ReferenceBatch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})
 
 
 def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_too() -> None:
@@ -152,7 +152,7 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     given = np.eye(6, dtype=np.float32)[np.random.default_rng(0).integers(0, 6, 32)] / 4
     tensors = {"x": given, "codes": (given[:, ::-1] + np.arange(6) / 8).argmax(1)}
-    batches = [Batch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})]
+    batches = [ReferenceBatch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})]
     stage = StageSpec(name="latent", inputs=SPEC.inputs, outputs=SPEC.outputs[:1])
     source = FloatGraphs(
         stages=[stage], fp32={"latent": model.SerializeToString()}, batches=batches, target="cpu"

@@ -15,8 +15,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of, verdict_of
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of, verdict_of
 from textual_vision.export.report.page import ReportSource, report_files, summary_of, write_report
 from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
@@ -77,7 +77,7 @@ def _rounded(graph: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> Batch:
+def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> ReferenceBatch:
     """What the tiny bundle itself draws stands for the reference; one code in sixteen is a near tie."""
     from textual_vision.export.bench.runners import PromptReader
 
@@ -85,10 +85,10 @@ def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> Batch:
     tensors = PromptReader(bundle).tensors(prompts, seeds)
     model = TextToImage.load(bundle.root, backend="onnxruntime")
     tensors |= model.encode_text(prompts).tensors
-    drawn = model.draw(prompts, seeds)
+    drawn = model.generate(prompts, seeds)
     margins = np.ones(drawn.codes.shape, np.float32)
     margins[:, 0, 0] = 1e-6
-    return Batch(
+    return ReferenceBatch(
         prompts=tuple(SHOWN[PROMPTS.index(prompt)] for prompt in prompts),
         seeds=seeds,
         tensors={**tensors, "codes": drawn.codes, "image": drawn.images},
@@ -97,11 +97,11 @@ def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> Batch:
 
 
 def _precision(
-    name: str, graphs: dict[str, bytes], bundle: Bundle, batches: tuple[Batch, ...]
+    name: str, graphs: dict[str, bytes], bundle: Bundle, batches: tuple[ReferenceBatch, ...]
 ) -> PrecisionResult:
     stages = bundle.manifest.stages
     sessions = open_sessions(graphs, "onnxruntime")
-    parity = parity_of(stages, sessions, batches, budget=BUDGETS[name], backend="onnxruntime")
+    parity = parity_of(stages, sessions, batches, tolerance=TOLERANCES[name], backend="onnxruntime")
     found = [
         StageGraph(
             stage=stage.name,

@@ -12,25 +12,25 @@ from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.report_files import command_of
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
     AMPLIFICATION,
     DIFFERENT,
-    FIRST,
+    FIRST_SAMPLES,
     NEAR_TIE,
-    Drawn,
-    Sample,
+    ReportImage,
+    ReportSample,
     agreement_grid,
     error_map,
-    shown_samples,
+    select_samples,
 )
 from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import reference_of, rows_from_precisions
 from textual_vision.export.results import (
-    CodeFigures,
-    FloatFigures,
-    ImageFigures,
+    CodeMetrics,
+    FloatMetrics,
+    ImageMetrics,
     PrecisionResult,
     StageGraph,
     StageParity,
@@ -67,9 +67,9 @@ def _graph(scale: float) -> bytes:
     return model.SerializeToString()
 
 
-def _batch() -> Batch:
+def _batch() -> ReferenceBatch:
     x = np.array([[1, 2, 3, 4]], np.float32)
-    return Batch(prompts=("a",), seeds=(0,), tensors={"x": x}, margins={})
+    return ReferenceBatch(prompts=("a",), seeds=(0,), tensors={"x": x}, margins={})
 
 
 def test_the_ratio_of_a_layer_is_signal_power_over_that_of_the_difference() -> None:
@@ -85,22 +85,24 @@ def test_an_overflow_in_a_layer_is_told_as_such() -> None:
     assert found[1].state == NOT_FINITE and found[1].db is None
 
 
-def _sample(prompt: str, *, error: int = 0) -> Sample:
+def _sample(prompt: str, *, error: int = 0) -> ReportSample:
     image = np.full((2, 2, 3), 100, np.uint8)
     found = image + np.uint8(error)
-    figures = ImageFigures(
+    figures = ImageMetrics(
         compared=1, psnr_db=50.0 - error if error else None, worst_psnr_db=None, ssim=1.0, max_abs=error
     )
     codes = np.array([[1, 2], [3, 4]])
-    drawn = Drawn(image=found, codes=codes, image_figures=figures, code_figures=None)
+    drawn = ReportImage(image=found, codes=codes, image_metrics=figures, code_metrics=None)
     margins = np.array([[1.0, 1e-6], [1.0, 1.0]], np.float32)
-    return Sample(prompt=prompt, seed=0, image=image, codes=codes, margins=margins, drawn={"int8": drawn})
+    return ReportSample(
+        prompt=prompt, seed=0, image=image, codes=codes, margins=margins, drawn={"int8": drawn}
+    )
 
 
 def test_the_first_samples_are_shown_and_then_the_worst_of_the_others() -> None:
-    first = [_sample(f"first {index}") for index in range(FIRST)]
+    first = [_sample(f"first {index}") for index in range(FIRST_SAMPLES)]
     others = [_sample("same"), _sample("bad", error=9), _sample("worse", error=20), _sample("fair", error=1)]
-    shown = shown_samples([*first, *others])
+    shown = select_samples([*first, *others])
     assert [sample.prompt for sample, worst in shown if not worst] == [sample.prompt for sample in first]
     assert [sample.prompt for sample, worst in shown if worst] == ["worse", "bad"]
 
@@ -153,9 +155,9 @@ def _parity(mode: str, backend: str, equal: int, decibels: float | None, verdict
         mode=mode,
         backend=backend,
         tensors={
-            "codes": CodeFigures(compared=100, equal=equal, near_ties=1),
-            "image": ImageFigures(compared=1, psnr_db=decibels, worst_psnr_db=decibels, ssim=0.9, max_abs=3),
-            "text": FloatFigures(max_abs=0.1, mean_abs=0.1, cosine=math.nan),
+            "codes": CodeMetrics(compared=100, equal=equal, near_ties=1),
+            "image": ImageMetrics(compared=1, psnr_db=decibels, worst_psnr_db=decibels, ssim=0.9, max_abs=3),
+            "text": FloatMetrics(max_abs=0.1, mean_abs=0.1, cosine=math.nan),
         },
         verdict=verdict,
         reason="" if verdict == "pass" else "too few",
@@ -180,7 +182,7 @@ def test_a_row_has_the_worst_backends_figures_and_reasons() -> None:
     assert (worst.agreement, worst.different, worst.near_ties) == (0.9, 10, 1)
     assert (worst.psnr_db, worst.verdict, worst.reasons) == (35.0, "fail", ("openvino: too few",))
     assert worst.cosine == -1.0  # not a number counts as the worst there is
-    assert (row.whole.agreement, row.whole.psnr_db) == (0.8, 30.0)
+    assert (row.end_to_end.agreement, row.end_to_end.psnr_db) == (0.8, 30.0)
 
 
 def test_sizes_and_times_are_compared_with_float32_wherever_it_stands() -> None:

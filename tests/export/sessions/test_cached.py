@@ -16,9 +16,9 @@ from textual_vision.export.model.batch import Array
 from textual_vision.export.sessions.cached import (
     RUNS_KEPT,
     SESSIONS_KEPT,
-    Meanings,
-    OpenedSessions,
-    RememberingSession,
+    CachingSession,
+    GraphDigests,
+    SessionPool,
 )
 
 
@@ -46,7 +46,7 @@ def named(name: str, factor: float = 2.0) -> bytes:
 
 def test_a_run_on_the_same_inputs_is_not_done_again() -> None:
     counting = Counting()
-    session = RememberingSession(counting)
+    session = CachingSession(counting)
     for value in (1.0, 2.0, 1.0, 2.0):
         given = session.run({"x": np.full((1, 4), value, np.float32)})
         np.testing.assert_array_equal(given["y"], np.full((1, 4), 2 * value + 1, np.float32))
@@ -55,7 +55,7 @@ def test_a_run_on_the_same_inputs_is_not_done_again() -> None:
 
 def test_inputs_of_another_shape_or_type_are_others() -> None:
     counting = Counting()
-    session = RememberingSession(counting)
+    session = CachingSession(counting)
     for value in (np.zeros((1, 4), np.float32), np.zeros((4, 1), np.float32), np.zeros((1, 4), np.int32)):
         assert session.run({"x": value})["y"].shape == value.shape
     assert counting.runs == 3
@@ -74,7 +74,7 @@ def test_sessions_of_several_threads_run_in_turns_and_others_at_once(several_thr
                 Meeting.met = True
             return super().run(inputs)
 
-    session = RememberingSession(Meeting(), several_threads=several_threads)
+    session = CachingSession(Meeting(), several_threads=several_threads)
     given = [{"x": np.full((1, 4), value, np.float32)} for value in (1.0, 2.0)]
     with ThreadPoolExecutor(2) as pool:
         assert [one["y"][0, 0] for one in pool.map(session.run, given)] == [3.0, 5.0]
@@ -83,14 +83,14 @@ def test_sessions_of_several_threads_run_in_turns_and_others_at_once(several_thr
 
 def test_only_the_last_runs_are_kept() -> None:
     counting = Counting()
-    session = RememberingSession(counting)
+    session = CachingSession(counting)
     for value in [*range(RUNS_KEPT + 1), RUNS_KEPT, 0]:
         session.run({"x": np.full((1, 4), value, np.float32)})
     assert counting.runs == RUNS_KEPT + 2
 
 
 def test_graphs_that_differ_in_notes_alone_share_a_session() -> None:
-    opened = OpenedSessions()
+    opened = SessionPool()
     first = opened.of({"latent": named("one"), "generator": named("other", factor=3.0)}, "onnxruntime")
     second = opened.of({"latent": named("two")}, "onnxruntime")
     assert second["latent"] is first["latent"]
@@ -99,18 +99,18 @@ def test_graphs_that_differ_in_notes_alone_share_a_session() -> None:
 
 
 def test_graphs_that_differ_in_a_weight_do_not() -> None:
-    meanings = Meanings()
-    assert meanings.of(named("one", factor=2.0)) != meanings.of(named("one", factor=3.0))
+    digests = GraphDigests()
+    assert digests.of(named("one", factor=2.0)) != digests.of(named("one", factor=3.0))
 
 
 def test_backends_have_sessions_of_their_own() -> None:
-    opened = OpenedSessions()
+    opened = SessionPool()
     first, second = (opened.of({"latent": named("one")}, name) for name in ("onnxruntime", "openvino"))
     assert first["latent"] is not second["latent"]
 
 
 def test_only_the_last_sessions_are_kept() -> None:
-    opened = OpenedSessions()
+    opened = SessionPool()
     graphs = [named("one", factor=float(index)) for index in range(SESSIONS_KEPT + 1)]
     first, *_ = [opened.of({"latent": graph}, "onnxruntime")["latent"] for graph in graphs]
     assert opened.of({"latent": graphs[-1]}, "onnxruntime")["latent"] is not first
@@ -118,7 +118,7 @@ def test_only_the_last_sessions_are_kept() -> None:
 
 
 def test_sessions_refuse_to_run_once_they_are_stopped() -> None:
-    opened = OpenedSessions()
+    opened = SessionPool()
     session = opened.of({"latent": named("one")}, "onnxruntime")["latent"]
     session.run({"x": np.ones((1, 4), np.float32)})
     opened.stop()
@@ -127,16 +127,16 @@ def test_sessions_refuse_to_run_once_they_are_stopped() -> None:
 
 
 def test_what_a_graph_computes_is_found_out_once_for_all_that_ask() -> None:
-    meanings, graph = Meanings(), named("one")
-    assert meanings.of(graph) is meanings.of(graph) == meanings.of(named("two"))
-    first, second = OpenedSessions(meanings), OpenedSessions(meanings, threads=1)
+    digests, graph = GraphDigests(), named("one")
+    assert digests.of(graph) is digests.of(graph) == digests.of(named("two"))
+    first, second = SessionPool(digests), SessionPool(digests, threads=1)
     for opened in (first, second):
         opened.of({"latent": graph}, "onnxruntime")
-    assert len(meanings) == 2
+    assert len(digests) == 2
 
 
 def test_runs_of_several_threads_at_a_time_are_told_apart() -> None:
-    session = RememberingSession(Counting())
+    session = CachingSession(Counting())
     inputs = [np.full((1, 4), value, np.float32) for value in range(100)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda x: session.run({"x": x})["y"][0, 0], inputs))

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.sessions import timing as measure
 from textual_vision.export.sessions.timing import (
     ITERATIONS,
     LASTING_SECONDS,
     WARM_UP,
-    best_milliseconds,
-    core_milliseconds,
-    median_milliseconds,
+    mean_cpu_ms,
+    median_latency_ms,
+    min_cpu_ms,
 )
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 STAGE = StageSpec(
     name="generator", inputs=(TensorSpec(name="x", dtype="float32", shape=("batch",)),), outputs=()
 )
-BATCH = Batch(
+BATCH = ReferenceBatch(
     prompts=("a",),
     seeds=(0,),
     tensors={"x": np.zeros(1, np.float32), "attention_mask": np.ones((1, 1), np.int64)},
@@ -73,9 +73,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_disturbance_longer_than_the_least_turns_hides_no_time(clock: Clock) -> None:
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
-    assert best_milliseconds(sessions, STAGE, BATCH)[1] == pytest.approx(8.0)
+    assert min_cpu_ms(sessions, STAGE, BATCH)[1] == pytest.approx(8.0)
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0, disturbed=WARM_UP + ITERATIONS + 10)]
-    assert best_milliseconds(sessions, STAGE, BATCH, seconds=0.3) == pytest.approx((1.0, 2.0))
+    assert min_cpu_ms(sessions, STAGE, BATCH, seconds=0.3) == pytest.approx((1.0, 2.0))
 
 
 def test_a_machine_that_was_slow_for_a_while_is_slow_for_all(clock: Clock) -> None:
@@ -85,22 +85,22 @@ def test_a_machine_that_was_slow_for_a_while_is_slow_for_all(clock: Clock) -> No
             return super().run(inputs)
 
     sessions = [SlowAtFirst(clock, 1.0), SlowAtFirst(clock, 2.0)]
-    assert median_milliseconds(sessions, STAGE, BATCH) == pytest.approx((7.0, 8.0))
+    assert median_latency_ms(sessions, STAGE, BATCH) == pytest.approx((7.0, 8.0))
 
 
 def test_turns_last_the_seconds_for_each_session(clock: Clock) -> None:
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0)]
-    best_milliseconds(sessions, STAGE, BATCH, seconds=0.3)
+    min_cpu_ms(sessions, STAGE, BATCH, seconds=0.3)
     assert [one.runs for one in sessions] == [200, 200]
 
 
 def test_slow_graphs_are_not_run_more_often(clock: Clock) -> None:
     slow = Disturbed(clock, 400.0)
-    best_milliseconds([slow], STAGE, BATCH, seconds=0.3)
+    min_cpu_ms([slow], STAGE, BATCH, seconds=0.3)
     assert slow.runs == WARM_UP + ITERATIONS
 
 
 def test_what_a_drawing_takes_of_a_core_is_the_same_on_a_busy_machine(clock: Clock) -> None:
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0)]
-    assert core_milliseconds(sessions, STAGE, BATCH) == pytest.approx((1.0, 2.0))
+    assert mean_cpu_ms(sessions, STAGE, BATCH) == pytest.approx((1.0, 2.0))
     assert clock.thread_seconds == pytest.approx(2 * LASTING_SECONDS, rel=0.02)

@@ -147,7 +147,7 @@ def test_a_bundle_for_larger_batches_than_its_engines_is_drawn_in_their_batches(
     model = TextToImage.load(tiny_bundle, backend="onnxruntime")
     manifest = dataclasses.replace(model.bundle.manifest, batch=BatchProfile(min=1, opt=1, max=8))
     monkeypatch.setattr(model.bundle, "manifest", manifest)
-    expected = model.draw(["dog", "cat", "river"] * 3, range(9))
+    expected = model.generate(["dog", "cat", "river"] * 3, range(9))
     taken = []
 
     class Limited:
@@ -162,7 +162,7 @@ def test_a_bundle_for_larger_batches_than_its_engines_is_drawn_in_their_batches(
 
     limited = {n: Limited(session, engines[n].largest_batch) for n, session in model._sessions.items()}
     monkeypatch.setattr(model, "_sessions", limited)
-    drawn = model.draw(["dog", "cat", "river"] * 3, range(9))
+    drawn = model.generate(["dog", "cat", "river"] * 3, range(9))
     assert np.array_equal(drawn.codes, expected.codes)
     assert np.array_equal(drawn.images, expected.images)
     assert max(set.union(*taken)) == MAX_BATCH

@@ -1,0 +1,1 @@
+"""The steps of a generation: arguments, stages, encoded text."""

@@ -1,0 +1,56 @@
+"""Run stages one after the other, and check what each of them gives.
+
+A backend computes whatever a graph says. What the manifest says of a stage's outputs is checked before the
+next stage, or the caller, sees them: types, shapes, and the range of codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from textual_vision.runtime.backends.session import Array
+from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.manifest import StageSpec, TensorSpec
+
+AGAIN_HINT = "export the bundle again"
+
+
+def sizes_of(stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, int]:
+    """The size of each dimension that varies, by its name in the manifest ("batch", "tokens").
+
+    Raises IntegrityError when two tensors disagree, or a tensor is not as the manifest says.
+    """
+    sizes: dict[str, int] = {}
+    for spec in stage.inputs:
+        _match(stage, spec, tensors[spec.name], sizes)
+    return sizes
+
+
+def check_outputs(stage: StageSpec, outputs: Mapping[str, Array], sizes: dict[str, int]) -> None:
+    """Raise IntegrityError unless `outputs` have the manifest's types, shapes and ranges, for `sizes`."""
+    for spec in stage.outputs:
+        _match(stage, spec, outputs[spec.name], sizes)
+        _check_range(stage, spec, outputs[spec.name])
+
+
+def _match(stage: StageSpec, spec: TensorSpec, tensor: Array, sizes: dict[str, int]) -> None:
+    if len(tensor.shape) == len(spec.shape):
+        for name, size in zip(spec.shape, tensor.shape, strict=True):
+            if isinstance(name, str):
+                sizes.setdefault(name, size)
+    expected = [sizes.get(one, one) if isinstance(one, str) else one for one in spec.shape]
+    if tensor.dtype.name != spec.dtype or list(tensor.shape) != expected:
+        found = f"{tensor.dtype} {list(tensor.shape)}"
+        problem = f"stage {stage.name!r}: {spec.name!r} is {found}, not {spec.dtype} {expected}"
+        raise IntegrityError(problem, AGAIN_HINT)
+
+
+def _check_range(stage: StageSpec, spec: TensorSpec, tensor: Array) -> None:
+    if spec.limit is None or not tensor.size:
+        return
+    lowest, highest = int(np.min(tensor)), int(np.max(tensor))
+    if lowest < 0 or highest >= spec.limit:
+        problem = f"stage {stage.name!r}: {spec.name!r} has values from {lowest} to {highest}"
+        raise IntegrityError(f"{problem}, not from 0 to {spec.limit - 1}", AGAIN_HINT)
