@@ -107,6 +107,7 @@ def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResul
 def int8_lines(notes: Mapping[str, Any]) -> list[str]:
     """Return the calibration and the Pareto table in the notes of `int8_from_float`, a line each."""
     lines = _calibration_lines(notes["calibration"]) if "calibration" in notes else []
+    lines += [f"  warning: {text}" for text in notes["warnings"]]
     table = [f"  {line}" for line in table_lines(notes["table"])]
     return [*lines, f"int8 within {notes['budget']}: candidates that no other beats", *table]
 

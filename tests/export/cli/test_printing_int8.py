@@ -17,6 +17,7 @@ NEVER = ",".join(str(row) for row in range(0, 200, 2))
 NOTES = {
     "budget": "psnr>=32",
     "table": [ROW],
+    "warnings": ["no layer is quantized"],
     "calibration": {
         "prompts": 4,
         "offered": 9,
@@ -33,9 +34,10 @@ NOTES = {
 def test_prompts_rows_and_warnings_come_before_the_choices() -> None:
     lines = int8_lines(NOTES)
     assert lines[0] == "calibrated on 4 of 9 prompts, ranges by auto"
-    assert lines[2:5] == [
+    assert lines[2:6] == [
         "  codes: 16 of 16 rows visited",
         "  warning: only 4 different prompts",
+        "  warning: no layer is quantized",
         "int8 within psnr>=32: candidates that no other beats",
     ]
     assert lines[-1].split() == ["98.00", "100.00", "33.0", "=", "12.50", "latent:", "3", "int8"]
