@@ -14,7 +14,9 @@ from textual_vision.export.build.report_files import build_command, build_report
 from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import gc_frozen
-from textual_vision.export.host.step_cache import StepCache, Tell, versions
+from textual_vision.export.host.progress import ProgressCallback, ignore_progress
+from textual_vision.export.host.step_cache import StepCache
+from textual_vision.export.host.versions import versions
 from textual_vision.export.parity.verdict import parity_error
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import FAIL, PASS, BuildResult, RewriteResult
@@ -23,12 +25,17 @@ from textual_vision.runtime.manifest import Manifest
 
 @gc_frozen()
 def build(
-    source: str, folder: Path, options: BuildOptions, *, cache: Path | None = None, tell: Tell | None = None
+    source: str,
+    folder: Path,
+    options: BuildOptions,
+    *,
+    cache: Path | None = None,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> BuildResult:
     """Export the model at `source` to a bundle at `folder` and return what the build measured.
 
     `source` is what `load_model` takes. `cache` is the folder that keeps the results of steps for the next
-    build, None keeps none. `tell` is called after each step.
+    build, None keeps none. `on_progress` is called after each step.
 
     Raises UsageError (contradicting options, no such model, an operator that ONNX lacks), IntegrityError (a
     damaged checkpoint), OSError, and ParityError when a precision is outside its tolerance; then nothing is
@@ -36,7 +43,7 @@ def build(
     """
     check_options(options)
     check_place(folder, force=options.force)
-    with prepare(source, options, StepCache(cache, tell)) as context:
+    with prepare(source, options, StepCache(cache, on_progress)) as context:
         graphs = export_graphs(context)
         variants = convert_precisions(context, graphs)
         result = compare(context, folder, graphs.rewrites)
@@ -80,7 +87,9 @@ def bundle_files(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and every other file by its path in the bundle: graphs, calibration, report."""
     graphs = {name: variant.graphs for name, variant in variants.items()}
-    manifest, files = bundle_contents(context.model, result, graphs, context.batches, context.options.batch)
+    manifest, files = bundle_contents(
+        context.model, result, graphs, context.batches, context.options.batch_profile
+    )
     for variant in variants.values():
         files.update(variant.files)
     report = partial(build_report, context, manifest, result, graphs, command)

@@ -107,6 +107,6 @@ def ranges_from_cache(path: Path, origin: Origin, method: str) -> dict[str, dict
     methods = sorted({found.method for stage in ranges.values() for found in stage.values()})
     if method != AUTO and methods != [method]:
         problem = f"{path} holds ranges of the method {', '.join(methods)}, not {method}"
-        hint = "leave out --range-method to use them, or --calibration-cache to calibrate again"
+        hint = "leave out --calibration-method to use them, or --ranges to calibrate again"
         raise UsageError(problem, hint)
     return ranges

@@ -61,7 +61,7 @@ def export_graphs(context: BuildContext) -> ExportedGraphs:
         stages[stage] = exported
         for precision in results if others_pending else ():
             # The calibration cache can be checked only against the exported graphs of all stages.
-            checks_cache = precision == "int8" and context.options.calibration_cache is not None
+            checks_cache = precision == "int8" and context.options.ranges is not None
             if precision in STAGE_CONVERTERS and not checks_cache:
                 source = _float_graphs(context, precision, {stage: exported})
                 work = partial(convert_stage, precision, source, context.model.stage(stage).spec)
@@ -85,11 +85,11 @@ def convert_precision(context: BuildContext, graphs: ExportedGraphs, name: str) 
     options = context.options
     calibration = () if name == "fp32" else context.calibration
     origin = _calibration_origin(context, graphs, calibration)
-    cache = options.calibration_cache if name == "int8" else None
+    cache = options.ranges if name == "int8" else None
     source = dataclasses.replace(
         _float_graphs(context, name, graphs.stages),
         batches=calibration,
-        ranges={} if cache is None else ranges_from_cache(cache, origin, options.range_method),
+        ranges={} if cache is None else ranges_from_cache(cache, origin, options.calibration_method),
         stage_results=graphs.stage_results[name],
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
@@ -114,8 +114,8 @@ def _float_graphs(context: BuildContext, precision: str, stages: Mapping[str, Ex
         fp32={name: stages[name].int8_source if is_int8 else stages[name].graph for name in order},
         batches=context.calibration,
         target=options.target,
-        budget=options.budget,
-        range_method=options.range_method,
+        budget=options.int8_tolerance,
+        range_method=options.calibration_method,
     )
 
 
@@ -131,19 +131,19 @@ def _calibration_origin(
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
         context.model.tokenizer,
-        {"noise": RECIPE, "tokens": context.options.tokens, "longest": context.model.text.max_tokens},
+        {"noise": RECIPE, "tokens": context.options.prompt_length, "longest": context.model.text.max_tokens},
         {**exported, "rewrites left out": json.dumps(sorted(context.options.no_rewrite)).encode()},
     )
 
 
 def _calibration_notes(context: BuildContext) -> dict[str, object]:
     options = context.options
-    cache, offered = options.calibration_cache, len(options.calibration_prompts)
+    cache, offered = options.ranges, len(options.calibration_prompts)
     return calibration_notes(
         context.model,
         context.calibration,
         offered=options.calibration_count if options.calibration_random else offered,
-        ranges=options.range_method if cache is None else f"the cache {cache.name}",
+        ranges=options.calibration_method if cache is None else f"the cache {cache.name}",
     )
 
 

@@ -21,24 +21,25 @@ from textual_vision.runtime.manifest import BatchProfile
 class BuildOptions:
     """The options of `tv-export build`; its help describes them.
 
-    `tokens` None exports graphs for prompts of any length. `budget` None uses int8's default budget.
+    `prompt_length` None exports graphs for prompts of any length. `int8_tolerance` None uses the default of
+    int8. `ranges` is a calibration cache of an earlier build.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
     opset: int = 20
-    batch: BatchProfile = field(default_factory=lambda: BatchProfile(min=1, opt=1, max=8))
-    tokens: int | None = None
+    batch_profile: BatchProfile = field(default_factory=lambda: BatchProfile(min=1, opt=1, max=8))
+    prompt_length: int | None = None
     samples: int = 32
     seed: int = 0
     prompts: tuple[str, ...] = COMPARED
     calibration_prompts: tuple[str, ...] = CALIBRATED
     calibration_random: bool = False
     calibration_count: int = CALIBRATION_PROMPTS
-    calibration_cache: Path | None = None
+    ranges: Path | None = None
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
-    budget: str | None = None
-    range_method: str = AUTO
+    int8_tolerance: str | None = None
+    calibration_method: str = AUTO
     reference: bool = False
     merged: bool = True
     force: bool = False
@@ -58,18 +59,18 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError("no precision was given", "give at least one: --precision fp32")
     for name in options.precisions:
         check_precision(name)
-    if options.budget is not None:
-        parse_budget(options.budget)
-    check_method(options.range_method)
+    if options.int8_tolerance is not None:
+        parse_budget(options.int8_tolerance)
+    check_method(options.calibration_method)
     if options.calibration_count < 1:
-        raise UsageError("no calibration prompts", "give at least one: --calibration-prompts 64")
-    if options.calibration_cache is not None:
+        raise UsageError("no calibration prompts", "give at least one: --calibration-count 64")
+    if options.ranges is not None:
         if "int8" not in options.precisions:
-            raise UsageError("--calibration-cache has no effect without int8", "add --precision int8")
-        read_cache(options.calibration_cache, None)
-    batch = options.batch
+            raise UsageError("--ranges has no effect without int8", "add --precision int8")
+        read_cache(options.ranges, None)
+    batch = options.batch_profile
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"the batch profile {batch.min},{batch.opt},{batch.max} is out of order"
-        raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch 1,1,8")
+        raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch-profile 1,1,8")
     if options.samples < 2:
         raise UsageError(f"{options.samples} samples are too few", "compare 2 or more: --samples 32")

@@ -46,11 +46,11 @@ class BuildContext:
 @contextlib.contextmanager
 def prepare(source: str, options: BuildOptions, steps: StepCache) -> Iterator[BuildContext]:
     """Yield the context of a build. Leaving it ends its worker processes and threads."""
-    model = load_checked_model(source, options.tokens)
+    model = load_checked_model(source, options.prompt_length)
     spec = StageExportSpec(
         source=source,
         opset=options.opset,
-        tokens=options.tokens,
+        tokens=options.prompt_length,
         target=options.target,
         no_rewrite=options.no_rewrite,
     )
@@ -81,7 +81,7 @@ def _reference_batches(
     model: StagedModel, options: BuildOptions, steps: StepCache
 ) -> tuple[ReferenceBatch, ...]:
     work = partial(_generate, model, options.prompts, options.samples, options.seed, margins=True)
-    depends = [model.fingerprint, options.prompts, options.samples, options.seed, options.tokens]
+    depends = [model.fingerprint, options.prompts, options.samples, options.seed, options.prompt_length]
     return batches_from_bytes(steps.run("generate the reference pictures", depends, work))
 
 
@@ -91,7 +91,7 @@ def _calibration_batches(
     seed = options.seed + CALIBRATION_SEED
     prompts = _calibration_prompts(model, options, steps, seed)
     work = partial(_generate, model, prompts, len(prompts), seed, margins=False)
-    depends = [model.fingerprint, prompts, seed, options.tokens]
+    depends = [model.fingerprint, prompts, seed, options.prompt_length]
     return batches_from_bytes(steps.run("generate the calibration pictures", depends, work))
 
 
@@ -105,7 +105,7 @@ def _calibration_prompts(
     if len(prompts) <= count:
         return prompts
     work = partial(_chosen_indices, model, prompts, count, seed)
-    depends = [model.fingerprint, prompts, count, seed, options.tokens]
+    depends = [model.fingerprint, prompts, count, seed, options.prompt_length]
     chosen = json.loads(steps.run("choose the calibration prompts", depends, work))
     return tuple(prompts[index] for index in chosen)
 

@@ -89,7 +89,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     """
     longest = model.text.max_tokens
     if not MIN_TOKENS <= tokens <= longest:
-        hint = f"{model.name} takes {MIN_TOKENS} to {longest}: --tokens {longest}"
+        hint = f"{model.name} takes {MIN_TOKENS} to {longest}: --prompt-length {longest}"
         raise UsageError(f"{tokens} tokens", hint)
     return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
