@@ -37,21 +37,26 @@ def usable_backends() -> tuple[str, ...]:
 def open_stage_sessions(
     graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
 ) -> list[Session]:
-    """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return open_in_parallel([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
+    """Return a session of each of a stage's graphs, finished or not; `threads` as in `SessionOptions`.
+
+    Raises UnloadableGraphError when the backend rejects a graph.
+    """
+    named = [(graph, f"{stage.name}.onnx") for graph in graphs]
+    return open_in_parallel(named, backend, threads=threads, trusted=True)
 
 
 def open_in_parallel(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
+    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None, trusted: bool = False
 ) -> list[Session]:
     """Return a session of each (graph, file name), opened in parallel: a backend opens one on one core.
 
-    Raises UnloadableGraphError when the backend rejects a graph.
+    `threads` and `trusted` as in `SessionOptions`. Raises UnloadableGraphError when the backend rejects one.
     """
     initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
-        return open_own_graph(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
+        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=trusted)
+        return open_own_graph(one[0], options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))
