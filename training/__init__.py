@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from textual_vision.training.config_file import load_config
     from textual_vision.training.trainer.train import train
 
-__all__ = ["Checkpoint", "SamplingConfig", "TrainConfig", "load_checkpoint", "load_config", "train"]
-
-MODULE_FROM_NAME = {
+_MODULES = {
     "Checkpoint": "checkpoint",
     "SamplingConfig": "config",
     "TrainConfig": "config",
@@ -21,10 +19,11 @@ MODULE_FROM_NAME = {
     "load_config": "config_file",
     "train": "trainer.train",
 }
+__all__ = ["Checkpoint", "SamplingConfig", "TrainConfig", "load_checkpoint", "load_config", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported at its first use, so that `import textual_vision.training` needs no torch."""
-    if name not in MODULE_FROM_NAME:
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `--help` does not wait for torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{MODULE_FROM_NAME[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
