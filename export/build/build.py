@@ -24,7 +24,7 @@ from textual_vision.runtime.manifest import Manifest
 
 
 @gc_frozen()
-def build(
+def build_bundle(
     source: str,
     folder: Path,
     options: BuildOptions,

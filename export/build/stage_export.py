@@ -9,9 +9,9 @@ from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel, inference_stage
-from textual_vision.export.passes.manager import RewriteContext, rewrite_graph
-from textual_vision.export.results import RewriteResult
-from textual_vision.export.results_json import bytes_from_results, rewrites_from_bytes
+from textual_vision.export.passes.manager import rewrite_graph
+from textual_vision.export.passes.measurement import RewriteContext
+from textual_vision.export.results import RewriteResult, bytes_from_results, rewrites_from_bytes
 from textual_vision.runtime.backends.session import default_backend
 
 GRAPH_FILE, INT8_SOURCE_FILE, REWRITES_FILE = "graph.onnx", "without_conv_transpose.onnx", "rewrites.json"

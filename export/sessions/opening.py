@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
-from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 from textual_vision.runtime.manifest import StageSpec
+
+REPORT_HINT = "this is a bug in tv-export: report it with the output of `tv-export doctor --json`"
+
+
+class UnloadableGraphError(TextualVisionError):
+    """A backend does not load a graph that this build wrote."""
 
 
 def usable_backends() -> tuple[str, ...]:
@@ -31,45 +37,51 @@ def usable_backends() -> tuple[str, ...]:
 def open_sessions(
     graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None
 ) -> dict[str, Session]:
-    """Open a session of every graph, by its stage's name; `threads` as in `SessionOptions`.
+    """Return a session of every graph, by its stage's name; `threads` as in `SessionOptions`.
 
-    The graphs are checked as those of a bundle: IntegrityError when a bundle may not hold one.
+    Raises UnloadableGraphError when the backend rejects a graph, or a bundle may not hold it.
     """
-    opened = _open_in_parallel(graphs.values(), [f"{stage}.onnx" for stage in graphs], backend, threads)
-    return dict(zip(graphs, opened, strict=True))
+    named = [(graph, f"{stage}.onnx") for stage, graph in graphs.items()]
+    return dict(zip(graphs, open_in_parallel(named, backend, threads=threads), strict=True))
 
 
 def open_stage_sessions(
     graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
 ) -> list[Session]:
-    """Open a session of each of a stage's graphs that this process makes; `threads` as in `SessionOptions`.
+    """Return a session of each of a stage's graphs, finished or not; `threads` as in `SessionOptions`.
 
-    Graphs that are not rewritten yet may use operators that a bundle may not.
+    Raises UnloadableGraphError when the backend rejects a graph.
     """
-    names = [f"{stage.name}.onnx"] * len(graphs)
-    return _open_in_parallel(graphs, names, backend, threads, trusted=True)
+    named = [(graph, f"{stage.name}.onnx") for graph in graphs]
+    return open_in_parallel(named, backend, threads=threads, trusted=True)
+
+
+def open_in_parallel(
+    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None, trusted: bool = False
+) -> list[Session]:
+    """Return a session of each (graph, file name), opened in parallel: a backend opens one on one core.
+
+    `threads` and `trusted` as in `SessionOptions`. Raises UnloadableGraphError when the backend rejects one.
+    """
+    initialize_backend(backend)
+
+    def opened(one: tuple[bytes, str]) -> Session:
+        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=trusted)
+        return open_own_graph(one[0], options)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(opened, graphs))
+
+
+def open_own_graph(graph: bytes, options: SessionOptions) -> Session:
+    """Return a session of a graph that this build wrote; UnloadableGraphError when the backend rejects it."""
+    try:
+        return open_session(graph, options)
+    except IntegrityError as error:
+        raise UnloadableGraphError(error.message, REPORT_HINT) from None
 
 
 @functools.cache
 def initialize_backend(backend: str) -> None:
     """Open a tiny graph, once and before threads start: backends initialize global state on first use."""
     open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
-
-
-def _open_in_parallel(
-    graphs: Iterable[bytes],
-    names: Sequence[str],
-    backend: str,
-    threads: int | None,
-    *,
-    trusted: bool = False,
-) -> list[Session]:
-    """Open a session of each graph. A backend uses one core to open one, so several are opened at a time."""
-    initialize_backend(backend)
-
-    def open_one(graph: bytes, name: str) -> Session:
-        options = SessionOptions(backend=backend, name=name, threads=threads, trusted=trusted)
-        return open_session(graph, options)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(open_one, graphs, names))
