@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
-    from textual_vision.training.config import TrainConfig
+    from textual_vision.training.config import SamplingConfig, TrainConfig
     from textual_vision.training.config_file import load_config
+    from textual_vision.training.trainer.train import train
 
 _MODULES = {
     "Checkpoint": "checkpoint",
+    "SamplingConfig": "config",
     "TrainConfig": "config",
     "load_checkpoint": "checkpoint",
     "load_config": "config_file",
+    "train": "trainer.train",
 }
-__all__ = ["Checkpoint", "TrainConfig", "load_checkpoint", "load_config"]
+__all__ = ["Checkpoint", "SamplingConfig", "TrainConfig", "load_checkpoint", "load_config", "train"]
 
 
 def __getattr__(name: str) -> object:

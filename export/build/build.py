@@ -33,7 +33,7 @@ CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
 
 @gc_frozen()
-def build(
+def build_bundle(
     source: str,
     folder: Path,
     options: BuildOptions,

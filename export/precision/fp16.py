@@ -24,7 +24,8 @@ from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.cached import CachingSession
-from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.export.sessions.opening import open_own_graph
+from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.manifest import StageSpec
 
 Fp16Stage = tuple[bytes, dict[str, str]]
@@ -167,7 +168,7 @@ def _largest_values(
     given = {output.name for output in model.graph.output}
     watched = expose_tensors(graph, [name for name in names if name not in given])
     options = SessionOptions(backend=BACKEND, name=f"{stage.name}.onnx", threads=1, trusted=True)
-    session = open_session(watched, options)
+    session = open_own_graph(watched, options)
     largest = {
         tensor.name: float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0))
         for tensor in model.graph.initializer

@@ -37,24 +37,13 @@ def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | No
     parsed = load_config(config)
     import torch
 
-    from textual_vision.training.data.splits import TRAIN
-    from textual_vision.training.sources import open_source, validation_source
     from textual_vision.training.trainer.allocator import keep_freed_memory
-    from textual_vision.training.trainer.trainer import run as train
+    from textual_vision.training.trainer.train import train
 
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    opened = open_source(parsed, corpus, (TRAIN,))
-    train(
-        parsed,
-        opened.source,
-        opened.notice,
-        output,
-        resume=resume,
-        say=click.echo,
-        validation=validation_source(parsed, corpus),
-    )
+    train(parsed, corpus, output, resume=resume, on_progress=click.echo)
 
 
 @click.command()

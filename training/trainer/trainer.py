@@ -39,7 +39,7 @@ from textual_vision.training.trainer.model_selection import (
     ValidationScorer,
     select_interpolation,
 )
-from textual_vision.training.trainer.objectives import PictureDistance
+from textual_vision.training.trainer.objectives.reconstruction import PictureDistance
 from textual_vision.training.trainer.phases import (
     CodebookPhase,
     DivergedError,
