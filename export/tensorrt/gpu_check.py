@@ -1,7 +1,6 @@
-"""On a machine with an NVIDIA GPU: build engines, run them, compare them with ONNX Runtime, measure.
+"""Build engines on an NVIDIA GPU, compare them with ONNX Runtime on the CPU, and measure their latency.
 
-`make gpu-check` writes one JSON with everything that someone else needs to see how the GPU did; it can be
-attached to an issue as it is.
+`tv-export gpu-check` writes the report as one JSON file, which can be attached to an issue.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Opened = Mapping[str, Session]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The GPU to check, and the libraries that are there for it, by kind."""
+    """The GPU to check, the installed libraries for it by kind, and the reasons why others are missing."""
 
     cuda: CudaRuntime
     device: Device
@@ -60,7 +59,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """What is here; BackendMissingError without a driver or GPU."""
+    """Return this machine's GPU and libraries; raises BackendMissingError without a driver or GPU."""
     cuda = load_cudart()
     device = probe(cuda)
     libraries: dict[str, Any] = {}
@@ -75,7 +74,7 @@ def find_gpu() -> Gpu:
 
 
 def _loaded(kind: str, device: Device) -> Any:
-    """The library, or why there is none for `device`: TensorRT-RTX knows some GPUs only, Hopper not."""
+    """Return the library of `kind`, or the error why none supports `device`; TensorRT-RTX has no Hopper."""
     try:
         library = load_library(kind)
         if kind == "tensorrt-rtx":
@@ -86,9 +85,9 @@ def _loaded(kind: str, device: Device) -> Any:
 
 
 def check_bundle(path: Path, gpu: Gpu, *, on_progress: ProgressCallback) -> dict[str, object]:
-    """Everything about the bundle's graphs on `gpu`, ready for JSON; the bundle itself is left as it is.
+    """Return the report on all graphs of a bundle on `gpu`, ready for JSON; the bundle stays unchanged.
 
-    What fails is in the report ("verdict", "error") and does not stop the rest.
+    A failure is recorded in the report ("verdict", "error"), and the other checks go on.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle.tv"
@@ -133,12 +132,12 @@ def _by_provider(
     batches: Sequence[ReferenceBatch],
     on_progress: ProgressCallback,
 ) -> dict[str, dict[str, object]]:
-    """ONNX Runtime on the GPU, where its package for that is installed."""
+    """Return the comparison of ONNX Runtime on the GPU; empty when its GPU package is not installed."""
     bundle = Bundle(path)
     try:
         sessions = open_stages(bundle, precision, provider, None)
     except BackendMissingError as error:
-        on_progress(f"left out: {error.message}")
+        on_progress(f"skipped: {error.message}")
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
@@ -189,8 +188,8 @@ def _verdict(found: object) -> object:
 def _compared(
     stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
-    """Parity with ONNX Runtime's CPU on the same graphs, and the time of each stage for one picture."""
-    # The reference is the same graph, not PyTorch: float32 has no margins to excuse near ties by.
+    """Return the parity with ONNX Runtime on the CPU, and the latency of each stage at batch 1."""
+    # The reference is the same graph, not PyTorch: its codes have no margins that identify near ties.
     tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
     parity = parity_of(stages, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
@@ -216,7 +215,7 @@ def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[st
 
 
 def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
-    """Prompts and seeds with every tensor of the way as the `reference` gives it."""
+    """Return prompts and seeds with every tensor of the pipeline as the `reference` computes it."""
     manifest = bundle.manifest
     tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
     size = min(BATCH, manifest.batch.max)
