@@ -1,0 +1,79 @@
+"""A model run by PyTorch, stage by stage and step by step: the reference of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from textual_vision.export.model.batch import Array
+from textual_vision.export.model.stage import Stage, StagedModel
+from textual_vision.runtime.generation.conditions import (
+    Condition,
+    condition_from_labels,
+    condition_from_prompts,
+    no_condition,
+)
+from textual_vision.runtime.generation.program import noise_tensors, run_unit, units_of
+from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.tokenizer import Tokenizer
+
+import numpy as np  # isort: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """One run of a stage: its tensors by name; `step` counts the runs in a loop, 0 outside."""
+
+    stage: str
+    step: int
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+def condition_of(model: StagedModel, texts: Sequence[str]) -> Condition:
+    """The condition's tensors for `texts`: prompts, or labels by name or number; ignored without a condition."""
+    if model.text is not None and model.tokenizer is not None:
+        return condition_from_prompts(Tokenizer(model.tokenizer, model.text), texts)
+    if model.labels is not None:
+        return condition_from_labels(model.labels, texts)
+    found = no_condition()
+    return replace(found, texts=found.texts * len(texts), notes=found.notes * len(texts))
+
+
+@torch.no_grad()
+def run_model(
+    model: StagedModel, condition: Condition, seeds: Sequence[int]
+) -> tuple[dict[str, Array], list[StageRun]]:
+    """Every tensor of the way by name (of a loop those of its last step), and every run of a stage.
+
+    Row k is for `condition`'s row k and the seed k; parameters have their defaults.
+    """
+    stages = {stage.name: stage for stage in model.stages}
+    runs: list[StageRun] = []
+
+    def run(spec: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        inputs = {one.name: known[one.name] for one in spec.inputs}
+        outputs = outputs_of(stages[spec.name], inputs)
+        runs.append(StageRun(stage=spec.name, step=step, inputs=inputs, outputs=outputs))
+        return outputs
+
+    tensors: dict[str, Array] = {**condition.tensors, **noise_tensors(model.noise, seeds)}
+    tensors.update(
+        {one.name: np.full(len(seeds), one.default, np.float32) for one in model.parameters}
+    )
+    for unit in units_of([stage.spec for stage in model.stages], model.loops):
+        step_noise = lambda step: noise_tensors(model.noise, seeds, step=step)  # noqa: E731
+        tensors.update(run_unit(unit, tensors, run, step_noise, len(seeds)))
+    return tensors, runs
+
+
+def outputs_of(stage: Stage, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The stage's outputs by name; it gets copies of its inputs, so it may write into them."""
+    given = [torch.from_numpy(np.array(inputs[spec.name])) for spec in stage.spec.inputs]
+    outputs = stage.module(*given)
+    values: Sequence[Tensor] = outputs if isinstance(outputs, tuple) else (outputs,)
+    named = zip(stage.spec.outputs, values, strict=True)
+    return {spec.name: value.contiguous().numpy() for spec, value in named}

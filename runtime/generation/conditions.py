@@ -1,0 +1,79 @@
+"""What a picture is conditioned on, as tensors: a prompt, a class label, or nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from textual_vision.runtime.backends.session import Array
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
+from textual_vision.runtime.manifest import LabelSpec
+from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
+
+SHOWN_LABELS = 12
+NO_NOTE = PromptNote(unknown=(), words_cut=0, nothing_known=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """`texts`, one for each row; `tensors` by name, one row each; `notes` on what was not understood."""
+
+    texts: tuple[str, ...]
+    tensors: dict[str, Array]
+    notes: tuple[PromptNote, ...]
+
+
+def condition_from_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> Condition:
+    """`input_ids`, `attention_mask` int64 (batch, tokens) and `lengths` int64 (batch,) of the prompts."""
+    tokens = tokenizer.encode(prompts)
+    tensors: dict[str, Array] = {
+        INPUT_IDS: tokens.ids,
+        ATTENTION_MASK: tokens.mask,
+        LENGTHS: tokens.mask.sum(1, dtype=np.int64),
+    }
+    return Condition(texts=tuple(prompts), tensors=tensors, notes=tokens.notes)
+
+
+def condition_from_labels(labels: LabelSpec, given: Sequence[str | int]) -> Condition:
+    """`label` int64 (batch,), each given by its name or its number.
+
+    Raises UsageError for a name that there is not, or a number out of range.
+    """
+    if not given:
+        raise UsageError("no label", f"choose {_choices(labels)}")
+    numbers = [_number_of(labels, one) for one in given]
+    texts = tuple(labels.names[number] for number in numbers)
+    return Condition(
+        texts=texts, tensors={LABEL: np.array(numbers, np.int64)}, notes=(NO_NOTE,) * len(texts)
+    )
+
+
+def no_condition() -> Condition:
+    """The condition of a model that takes noise alone: one row without tensors."""
+    return Condition(texts=("",), tensors={}, notes=(NO_NOTE,))
+
+
+def _number_of(labels: LabelSpec, given: str | int) -> int:
+    if isinstance(given, str):
+        if given in labels.names:
+            return labels.names.index(given)
+        if not (given.isascii() and given.isdecimal() and len(given) <= 9):
+            near = difflib.get_close_matches(given, labels.names, 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(f"no label {given[:40]!r}", f"{meant}choose {_choices(labels)}")
+        given = int(given)
+    if not 0 <= given < len(labels.names):
+        raise UsageError(f"label {given} is out of range", f"choose {_choices(labels)}")
+    return int(given)
+
+
+def _choices(labels: LabelSpec) -> str:
+    names = labels.names
+    numbers = f"a number from 0 to {len(names) - 1}"
+    if len(names) > SHOWN_LABELS or names == tuple(map(str, range(len(names)))):
+        return numbers
+    return f"{numbers} or one of: {', '.join(names)}"
