@@ -83,6 +83,14 @@ def distinct_prompts(texts: Sequence[str], where: str) -> Prompts:
     return Prompts(texts=kept, repeated=repeated)
 
 
+def tokenizer_of_bundle(bundle: Bundle) -> bytes:
+    """The text of the bundle's tokenizer.json; raises UsageError for a model that takes no prompts."""
+    text = bundle.manifest.text
+    if text is None:
+        raise UsageError(f"{bundle.manifest.name} takes no prompts", "leave out `random`")
+    return bundle.read(text.tokenizer)
+
+
 def random_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ...]:
     """`count` prompts of random words of `tokenizer` (the text of tokenizer.json), for those who ask by name.
 

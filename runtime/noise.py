@@ -95,8 +95,8 @@ LOG_COEFFICIENTS = (*(1.0 / odd for odd in range(21, 1, -2)), 1.0)  # 1/21, 1/19
 def noise_from_seed(seed: int, count: int, dim: int, stream: int = 0) -> npt.NDArray[np.float32]:
     """Standard normals, float32 (count, dim): row i is image i of `seed`, whatever `count` is.
 
-    `stream` (32 bits) separates the tensors and steps of one image; see `stream_of`. Raises UsageError when the
-    seed is not in 0 … 2⁶⁴−1, or count or dim is negative or too large.
+    `stream` (32 bits) separates the tensors and steps of one image; see `stream_of`. Raises UsageError when
+    the seed is not in 0 … 2⁶⁴−1, or count or dim is negative or too large.
     """
     return normals_from_words(words_from_seed(seed, count, dim, stream))
 
@@ -165,7 +165,10 @@ def philox(counter: Sequence[Words], key: tuple[int, int]) -> Words:
 
 def normals_from_words(words: Words) -> npt.NDArray[np.float32]:
     """Each 32-bit word (held in uint64, any shape) to its standard normal, float32 of the same shape."""
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+    return _normals((words.astype(np.float64) + 0.5) * 2.0**-32)
+
+
+def _normals(uniform: Float64) -> npt.NDArray[np.float32]:
     from_half = uniform - 0.5
     in_center = np.abs(from_half) <= CENTER_LIMIT
     normal = np.empty_like(uniform)

@@ -25,9 +25,10 @@ from textual_vision.runtime.backends.session import (
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, shortened
+from textual_vision.runtime.generation.program import noise_tensors
 from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.manifest import Manifest, StageSpec
-from textual_vision.runtime.noise import RECIPE, noise_from_seed
+from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
 
 PROMPT_TENSORS = ("input_ids", "attention_mask")
@@ -46,10 +47,13 @@ class EncodedText:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImages:
-    """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns)."""
+    """`images` uint8 (pictures, height, width, channels), RGB or gray.
+
+    `codes` int64 (pictures, rows, columns), None for a model without codes.
+    """
 
     images: npt.NDArray[np.uint8]
-    codes: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int64] | None
 
 
 class TextToImage:
@@ -91,9 +95,10 @@ class TextToImage:
         if chosen not in manifest.precisions:
             hint = choice_hint(chosen, list(manifest.precisions))
             raise UsageError(f"the bundle has no precision {shortened(chosen)!r}", hint)
-        if manifest.noise.recipe != RECIPE:
-            problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
-            raise IntegrityError(problem, "install a newer promptsprite")
+        for spec in manifest.noise:
+            if spec.recipe != RECIPE:
+                problem = f"manifest.noise: unknown recipe {spec.recipe!r}"
+                raise IntegrityError(problem, "install a newer promptsprite")
         _warn(manifest, chosen)
         return cls(bundle, precision=chosen, backend=chosen_backend, threads=threads)
 
@@ -126,8 +131,7 @@ class TextToImage:
             problem = f"{len(text.prompts)} prompts and {len(seeds)} seeds"
             raise UsageError(problem, "give as many of one as of the other, or one of one")
         rows = np.resize(np.arange(len(text.prompts)), count)
-        dim = self.bundle.manifest.noise.dim
-        noise = np.concatenate([noise_from_seed(seed, 1, dim) for seed in seeds])
+        noise = noise_tensors(self.bundle.manifest.noise, seeds)[NOISE]
         noise = noise[np.resize(np.arange(len(seeds)), count)]
         size = self._batch_limit(self._picture_stages, self.bundle.manifest.batch.max)
         starts = range(0, count, size)
@@ -203,10 +207,13 @@ def _check_text(manifest: Manifest) -> None:
 
 
 def _check_noise(manifest: Manifest) -> None:
+    shapes = {spec.name: spec.shape for spec in manifest.noise}
     for stage in manifest.stages:
         for spec in stage.inputs:
-            if spec.name == NOISE and spec.shape[1:] != (manifest.noise.dim,):
-                problem = f"manifest.noise.dim: {manifest.noise.dim}, but {stage.name!r} takes {spec.shape}"
+            if spec.name in shapes and spec.shape[1:] != shapes[spec.name]:
+                problem = (
+                    f"manifest.noise: {spec.name!r} is {shapes[spec.name]}, {stage.name!r} takes {spec.shape}"
+                )
                 raise IntegrityError(problem, "export the bundle again")
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.generation.conditions import ConditionReader
+from textual_vision.runtime.generation.program import program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS, TextToImage
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.pipeline import CODES, IMAGE, TextToImage
 
 Array = npt.NDArray[np.generic]
 
@@ -102,15 +102,11 @@ class PromptReader:
     """Prompts and seeds into the tensors that every contestant starts from, as the runtime makes them."""
 
     def __init__(self, bundle: Bundle) -> None:
-        text = bundle.manifest.text
-        self._tokenizer = Tokenizer(bundle.read(text.tokenizer), text)
-        self._dim = bundle.manifest.noise.dim
+        self._conditions, self._program = ConditionReader(bundle), program_from_manifest(bundle.manifest)
 
     def tensors(self, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Array]:
-        """`input_ids`, `attention_mask` (B, T) int64 and `noise` (B, Z) float32."""
-        tokens = self._tokenizer.encode(prompts)
-        noise = np.concatenate([noise_from_seed(seed, 1, self._dim) for seed in seeds])
-        return {PROMPT_TENSORS[0]: tokens.ids, PROMPT_TENSORS[1]: tokens.mask, NOISE: noise}
+        """The tensors of the condition, such as `input_ids`, the noise, and the parameters."""
+        return {**self._conditions.read(prompts).tensors, **self._program.start_tensors(seeds)}
 
 
 class NaiveContestant:
@@ -130,5 +126,7 @@ class NaiveContestant:
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
         """Picture k from prompt k and seed k."""
-        values = self._session.run(self._outputs, self._reader.tensors(prompts, seeds))
+        tensors = self._reader.tensors(prompts, seeds)
+        given = {one.name: tensors[one.name] for one in self._session.get_inputs()}
+        values = self._session.run(self._outputs, given)
         return Drawing(images=dict(zip(self._outputs, values, strict=True))[IMAGE])

@@ -34,16 +34,28 @@ def read_plain_pickle(path: Path) -> Any:
     nothing in it is executed.
     """
     if not path.is_file():
-        raise UsageError(f"no file {path}", "give the pickle of the vocabulary that the text encoder was trained on")
+        raise UsageError(
+            f"no file {path}", "give the pickle of the vocabulary that the text encoder was trained on"
+        )
     if path.stat().st_size > FILE_LIMIT_BYTES:
         raise IntegrityError(f"{path} has {path.stat().st_size} bytes, at most {FILE_LIMIT_BYTES} are read")
     try:
         return PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+    ) as error:
         problem = f"{path} is no pickle of plain lists and dicts: {str(error)[:200]}"
         raise IntegrityError(problem, "give the file as the family's own code writes it") from None
     except (MemoryError, OverflowError):
-        raise IntegrityError(f"{path} is damaged: it declares more than it holds", "download it again") from None
+        raise IntegrityError(
+            f"{path} is damaged: it declares more than it holds", "download it again"
+        ) from None
 
 
 def words_from_captions(value: Any, path: Path) -> dict[str, int]:
@@ -61,8 +73,8 @@ def words_from_captions(value: Any, path: Path) -> dict[str, int]:
 def word_tokenizer(words: Mapping[str, int], *, rows: int, max_tokens: int) -> tuple[bytes, TextSpec]:
     """The text of a tokenizer.json that splits prompts into lower-case words, and its settings.
 
-    Words outside of the vocabulary are dropped, as DAMSM's code does. `rows` is the size of the text encoder's
-    embedding. Raises IntegrityError when the vocabulary does not fit it.
+    Words outside of the vocabulary are dropped, as DAMSM's code does. `rows` is the size of the embedding.
+    Raises IntegrityError when the vocabulary does not fit it.
     """
     highest = max(words.values())
     if highest >= rows or min(words.values()) < 0 or len(set(words.values())) != len(words):

@@ -130,35 +130,14 @@ def sensitivity_of_bundle(
 def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
 ) -> list[ReferenceBatch]:
-    """Drawings of the prompts by the float graphs: the reference here."""
-    from textual_vision.calibration.samples import FloatPipeline, drawing
-    from textual_vision.export.model.batch import ReferenceBatch
-    from textual_vision.export.parity.verdict import open_sessions
-    from textual_vision.runtime.tokenizer import Tokenizer
+    """Pictures of the prompts by the float graphs: the reference here."""
+    from textual_vision.export.parity.verdict import batch_from_graphs, open_sessions
 
-    manifest = bundle.manifest
-    pipeline = FloatPipeline(
-        stages=manifest.stages,
-        sessions=open_sessions(graphs, backend),
-        tokenizer=Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text),
-        noise_dim=manifest.noise.dim,
-        tables={},
-    )
-    found = []
-    for start in range(0, len(prompts), BATCH_SIZE):
-        part = tuple(prompts[start : start + BATCH_SIZE])
-        tokens = pipeline.tokenizer.encode(part)
-        tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
-        found.append(
-            ReferenceBatch(
-                prompts=part,
-                seeds=(start,) * len(part),
-                tensors=tensors,
-                margins={},
-                fixed_length=manifest.text.fixed_length,
-            )
-        )
-    return found
+    sessions = open_sessions(graphs, backend)
+    parts = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]
+    return [
+        batch_from_graphs(bundle, sessions, part, [index] * len(part)) for index, part in enumerate(parts)
+    ]
 
 
 @click.command("sensitivity")
@@ -192,14 +171,14 @@ def sensitivity_command(
     """Quantize each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
-    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
+    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts, tokenizer_of_bundle
     from textual_vision.export.model.prompts import CALIBRATED
     from textual_vision.runtime.backends.session import default_backend
     from textual_vision.runtime.bundle import Bundle
 
     opened = Bundle(bundle)
     if calibration == Path(RANDOM):
-        prompts = random_prompts(opened.read(opened.manifest.text.tokenizer), samples)
+        prompts = random_prompts(tokenizer_of_bundle(opened), samples)
     else:
         prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
     found = []

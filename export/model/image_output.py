@@ -1,4 +1,4 @@
-"""Pixels from the float picture that a network gives: uint8, channels last, as the last operation of its graph."""
+"""Pixels, uint8 and channels last, from the float picture that a network gives, inside its graph."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ ROUND, TRUNCATE = "round", "truncate"
 class PixelModule(nn.Module):
     """`module`, whose output number `index` becomes uint8 (batch, H, W, channels).
 
-    The output is float (batch, channels, H, W), or (batch, H, W) for gray; values of `image_range` (low, high)
-    become 0 … 255, others are clamped. `rounding` is "round" to the nearest level or "truncate" to the lower.
+    The output is float (batch, channels, H, W), or (batch, H, W) for gray. Values of `image_range` (low, high)
+    become 0 … 255, others are clamped. `rounding` is "round" to the nearest level, or "truncate" to the one
+    below.
     """
 
     def __init__(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +18,8 @@ from textual_vision.runtime.generation.conditions import (
     condition_from_prompts,
     no_condition,
 )
-from textual_vision.runtime.generation.program import noise_tensors, run_unit, units_of
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.tokenizer import Tokenizer
-
-import numpy as np  # isort: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +32,30 @@ class StageRun:
     outputs: Mapping[str, Array]
 
 
+def texts_of(model: StagedModel, texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """`texts` for a model that takes prompts; else `count` conditions: its labels in turn, or empty ones.
+
+    Labels that a user gave in the place of our own prompts are kept.
+    """
+    if model.text is not None:
+        return tuple(texts)
+    if model.labels is None:
+        return ("",) * count
+    given = set(model.labels.names) | {str(number) for number in range(len(model.labels.names))}
+    labels = tuple(texts) if set(texts) <= given else model.labels.names
+    return tuple(itertools.islice(itertools.cycle(labels), count))
+
+
 def condition_of(model: StagedModel, texts: Sequence[str]) -> Condition:
-    """The condition's tensors for `texts`: prompts, or labels by name or number; ignored without a condition."""
+    """The condition's tensors for `texts`: prompts, or labels by name or number.
+
+    A model without a condition ignores them.
+    """
     if model.text is not None and model.tokenizer is not None:
         return condition_from_prompts(Tokenizer(model.tokenizer, model.text), texts)
     if model.labels is not None:
         return condition_from_labels(model.labels, texts)
-    found = no_condition()
-    return replace(found, texts=found.texts * len(texts), notes=found.notes * len(texts))
+    return no_condition(len(texts))
 
 
 @torch.no_grad()
@@ -60,14 +75,9 @@ def run_model(
         runs.append(StageRun(stage=spec.name, step=step, inputs=inputs, outputs=outputs))
         return outputs
 
-    tensors: dict[str, Array] = {**condition.tensors, **noise_tensors(model.noise, seeds)}
-    tensors.update(
-        {one.name: np.full(len(seeds), one.default, np.float32) for one in model.parameters}
-    )
-    for unit in units_of([stage.spec for stage in model.stages], model.loops):
-        step_noise = lambda step: noise_tensors(model.noise, seeds, step=step)  # noqa: E731
-        tensors.update(run_unit(unit, tensors, run, step_noise, len(seeds)))
-    return tensors, runs
+    program = model.program
+    tensors = {**condition.tensors, **program.start_tensors(seeds)}
+    return program.run(tensors, run, seeds), runs
 
 
 def outputs_of(stage: Stage, inputs: Mapping[str, Array]) -> dict[str, Array]:

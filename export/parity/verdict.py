@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.parity.metrics import metrics_of, tensor_pair
 from textual_vision.export.results import (
     FAIL,
@@ -30,7 +30,10 @@ from textual_vision.export.results import (
 )
 from textual_vision.export.sessions.opening import open_in_parallel
 from textual_vision.runtime.backends.session import Session
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import ParityError
+from textual_vision.runtime.generation.conditions import ConditionReader
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
 
 NEAR_TIE_MARGIN = 1e-4
@@ -96,7 +99,7 @@ def open_sessions(
 
 
 def parity_of(
-    stages: Sequence[StageSpec],
+    program: Program,
     sessions: Mapping[str, Session],
     batches: Sequence[ReferenceBatch],
     *,
@@ -105,16 +108,16 @@ def parity_of(
 ) -> tuple[StageParity, ...]:
     """Both comparisons of every stage; `sessions` by stage name, all of one precision and `backend`."""
     # First what fails with a clear error where a stage's outputs are not what the next one takes.
-    free = free_parity(stages, sessions, batches, tolerance=tolerance, backend=backend)
+    free = free_parity(program, sessions, batches, tolerance=tolerance, backend=backend)
     forced = [
         forced_parity(stage, sessions[stage.name], batches, tolerance=tolerance, backend=backend)
-        for stage in stages
+        for stage in program.stages
     ]
     return (*forced, *free)
 
 
 def free_parity(
-    stages: Sequence[StageSpec],
+    program: Program,
     sessions: Mapping[str, Session],
     batches: Sequence[ReferenceBatch],
     *,
@@ -122,9 +125,9 @@ def free_parity(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """How every stage does on what the stages before it gave."""
-    free = list(parallel_map(lambda batch: run_pipeline(stages, sessions, batch), batches))
+    free = list(parallel_map(lambda batch: run_pipeline(program, sessions, batch), batches))
     judged_rows, found = _all(batches), []
-    for stage in stages:
+    for stage in program.stages:
         found.append(_judged(stage, batches, free, judged_rows, tolerance, (FREE_RUNNING, backend)))
         if tolerance.near_ties:
             judged_rows = [
@@ -142,7 +145,8 @@ def forced_parity(
     tolerance: Tolerance,
     backend: str,
 ) -> StageParity:
-    """How one stage does on the reference's own inputs."""
+    """How one stage does on the reference's own inputs, in a loop at every step."""
+    batches = batches_of_stage(batches, stage)
     inputs = [{t.name: batch.tensors[t.name] for t in stage.inputs} for batch in batches]
     forced = list(parallel_map(session.run, inputs))
     return _judged(stage, batches, forced, _all(batches), tolerance, (TEACHER_FORCED, backend))
@@ -159,14 +163,42 @@ def verdict_of(parity: Sequence[StageParity]) -> str:
 
 
 def run_pipeline(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: ReferenceBatch
+    program: Program, sessions: Mapping[str, Session], batch: ReferenceBatch
 ) -> dict[str, Array]:
     """Every tensor of the way by name, each stage fed what those before it gave."""
-    given = {t.name for stage in stages for t in stage.outputs}
+    given = {t.name for stage in program.stages for t in stage.outputs}
     tensors = {name: value for name, value in batch.tensors.items() if name not in given}
-    for stage in stages:
-        tensors.update(sessions[stage.name].run({t.name: tensors[t.name] for t in stage.inputs}))
-    return tensors
+
+    def run(stage: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        return sessions[stage.name].run({t.name: known[t.name] for t in stage.inputs})
+
+    return program.run(tensors, run, batch.seeds)
+
+
+def batch_from_graphs(
+    bundle: Bundle, sessions: Mapping[str, Session], texts: Sequence[str], seeds: Sequence[int]
+) -> ReferenceBatch:
+    """The batch that a bundle's own graphs give for conditions and seeds, as a reference for others."""
+    program, condition = program_from_manifest(bundle.manifest), ConditionReader(bundle).read(texts)
+    looped: dict[str, list[Mapping[str, Array]]] = {name: [] for name in program.looped}
+
+    def run(stage: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        inputs = {t.name: known[t.name] for t in stage.inputs}
+        outputs = sessions[stage.name].run(inputs)
+        if stage.name in looped:
+            looped[stage.name].append({**inputs, **outputs})
+        return outputs
+
+    tensors = program.run({**condition.tensors, **program.start_tensors(seeds)}, run, seeds)
+    text = bundle.manifest.text
+    return ReferenceBatch(
+        prompts=condition.texts,
+        seeds=tuple(seeds),
+        tensors=tensors,
+        margins={},
+        fixed_length=text is not None and text.fixed_length,
+        steps={name: tuple(runs) for name, runs in looped.items()},
+    )
 
 
 def _same_codes(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
@@ -28,7 +27,6 @@ from textual_vision.export.parity.verdict import (
     MERGED_TOLERANCE,
     TOLERANCES,
     parity_of,
-    run_pipeline,
     verdict_of,
 )
 from textual_vision.export.results import FAIL, PASS
@@ -36,7 +34,7 @@ from textual_vision.export.tensorrt.builder import EngineSettings, choose_comput
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.options import EngineBuildOptions
 from textual_vision.runtime import console
-from textual_vision.runtime.backends.session import Array, Session
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.api import load_library
@@ -46,8 +44,6 @@ from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, ParityError, TextualVisionError, UsageError
 from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.tokenizer import Tokenizer
 from textual_vision.runtime.version import __version__
 
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100
@@ -217,18 +213,11 @@ def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[st
 def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
     """Prompts and seeds with every tensor of the way as the `reference` gives it."""
     manifest = bundle.manifest
-    tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
     size = min(BATCH, manifest.batch.max)
     batches = []
     for start in range(0, SAMPLES, size):
-        prompts = tuple(COMPARED[index % len(COMPARED)] for index in range(start, start + size))
-        seeds = tuple(range(start, start + size))
-        tokens = tokenizer.encode(prompts)
-        noise = np.concatenate([noise_from_seed(seed, 1, manifest.noise.dim) for seed in seeds])
-        given: dict[str, Array] = {"input_ids": tokens.ids, "attention_mask": tokens.mask, "noise": noise}
-        empty = ReferenceBatch(prompts=prompts, seeds=seeds, tensors=given, margins={})
-        tensors = {**given, **run_pipeline(manifest.stages, reference, empty)}
-        batches.append(dataclasses.replace(empty, tensors=tensors))
+        texts = usual_texts(manifest, COMPARED, size, start)
+        batches.append(batch_from_graphs(bundle, reference, texts, range(start, start + size)))
     return tuple(batches)
 
 

@@ -30,7 +30,9 @@ def check_noise(noise: Sequence[NoiseSpec], require: Require) -> None:
     for index, spec in enumerate(noise):
         where = f"manifest.noise[{index}]"
         require(_NAME.fullmatch(spec.name), f"{where}.name", "not a plain name")
-        require(spec.recipe.isprintable() and 0 < len(spec.recipe) <= 100, f"{where}.recipe", "not a plain name")
+        require(
+            spec.recipe.isprintable() and 0 < len(spec.recipe) <= 100, f"{where}.recipe", "not a plain name"
+        )
         require(spec.law in LAWS, f"{where}.law", f"not one of {', '.join(LAWS)}")
         good = spec.shape and all(size >= 1 for size in spec.shape) and len(spec.shape) <= 6
         require(good, f"{where}.shape", "not one to six positive sizes")
@@ -68,13 +70,18 @@ def check_parameters(parameters: Sequence[ParameterSpec], require: Require) -> N
 
 
 def check_loops(
-    loops: Sequence[LoopSpec], outputs: Mapping[str, set[str]], inputs: Mapping[str, set[str]], require: Require
+    loops: Sequence[LoopSpec],
+    outputs: Mapping[str, set[str]],
+    inputs: Mapping[str, set[str]],
+    require: Require,
 ) -> None:
     """`require` that each loop's stages, carried tensors and tables exist; names of tensors by stage."""
     seen: set[str] = set()
     for index, loop in enumerate(loops):
         where = f"manifest.loops[{index}]"
-        require(_NAME.fullmatch(loop.name) and loop.name not in outputs, f"{where}.name", "not a new plain name")
+        require(
+            _NAME.fullmatch(loop.name) and loop.name not in outputs, f"{where}.name", "not a new plain name"
+        )
         steps = f"not between 1 and {STEPS_LIMIT}"
         require(1 <= loop.steps <= min(STEPS_LIMIT, STEP_LIMIT), f"{where}.steps", steps)
         known = loop.stages and all(name in outputs and name not in seen for name in loop.stages)
@@ -83,12 +90,18 @@ def check_loops(
         given = set().union(*(outputs[name] for name in loop.stages))
         taken = set().union(*(inputs[name] for name in loop.stages))
         require(set(loop.carry) <= taken, f"{where}.carry", "a carried tensor is no input of the stages")
-        require(set(loop.carry.values()) <= given, f"{where}.carry", "no stage of the loop gives a carried tensor")
+        require(
+            set(loop.carry.values()) <= given, f"{where}.carry", "no stage of the loop gives a carried tensor"
+        )
         require(set(loop.start) == set(loop.carry), f"{where}.start", "not one start for each carried tensor")
         for name, start in loop.start.items():
             one = (start.tensor is None) != (start.fill is None)
             require(one, f"{where}.start.{name!a}", "neither a tensor nor a number, or both")
-        require(set(loop.tables) <= taken - set(loop.carry), f"{where}.tables", "a table is no input of the stages")
+        require(
+            set(loop.tables) <= taken - set(loop.carry),
+            f"{where}.tables",
+            "a table is no input of the stages",
+        )
         for name, table in loop.tables.items():
             good = len(table) == loop.steps and all(map(math.isfinite, table))
             require(good, f"{where}.tables.{name!a}", f"not {loop.steps} numbers")

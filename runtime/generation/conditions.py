@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from textual_vision.runtime.backends.session import Array
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
-from textual_vision.runtime.manifest import LabelSpec
+from textual_vision.runtime.generation.specs import LabelSpec
+from textual_vision.runtime.manifest import Manifest
 from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
 
 SHOWN_LABELS = 12
@@ -25,6 +27,31 @@ class Condition:
     texts: tuple[str, ...]
     tensors: dict[str, Array]
     notes: tuple[PromptNote, ...]
+
+
+def usual_texts(manifest: Manifest, prompts: Sequence[str], count: int, start: int = 0) -> tuple[str, ...]:
+    """`count` conditions from number `start` on: of the prompts, of the model's labels, or empty ones."""
+    texts = prompts if manifest.text is not None else ("",)
+    if manifest.labels is not None:
+        texts = manifest.labels.names
+    return tuple(texts[number % len(texts)] for number in range(start, start + count))
+
+
+class ConditionReader:
+    """Reads conditions as a bundle's model takes them."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises IntegrityError when the bundle's tokenizer is damaged."""
+        text, self._labels = bundle.manifest.text, bundle.manifest.labels
+        self._tokenizer = None if text is None else Tokenizer(bundle.read(text.tokenizer), text)
+
+    def read(self, texts: Sequence[str]) -> Condition:
+        """The condition of each text: a prompt, a label, or nothing, where only their number counts."""
+        if self._tokenizer is not None:
+            return condition_from_prompts(self._tokenizer, texts)
+        if self._labels is not None:
+            return condition_from_labels(self._labels, texts)
+        return no_condition(len(texts))
 
 
 def condition_from_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> Condition:
@@ -47,14 +74,12 @@ def condition_from_labels(labels: LabelSpec, given: Sequence[str | int]) -> Cond
         raise UsageError("no label", f"choose {_choices(labels)}")
     numbers = [_number_of(labels, one) for one in given]
     texts = tuple(labels.names[number] for number in numbers)
-    return Condition(
-        texts=texts, tensors={LABEL: np.array(numbers, np.int64)}, notes=(NO_NOTE,) * len(texts)
-    )
+    return Condition(texts=texts, tensors={LABEL: np.array(numbers, np.int64)}, notes=(NO_NOTE,) * len(texts))
 
 
-def no_condition() -> Condition:
-    """The condition of a model that takes noise alone: one row without tensors."""
-    return Condition(texts=("",), tensors={}, notes=(NO_NOTE,))
+def no_condition(rows: int = 1) -> Condition:
+    """The condition of a model that takes noise alone: rows without tensors."""
+    return Condition(texts=("",) * rows, tensors={}, notes=(NO_NOTE,) * rows)
 
 
 def _number_of(labels: LabelSpec, given: str | int) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from textual_vision.runtime.backends.session import Array
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.generation.specs import LoopSpec, NoiseSpec, StartSpec
-from textual_vision.runtime.manifest import StageSpec, TensorSpec
+from textual_vision.runtime.generation.specs import LoopSpec, NoiseSpec, ParameterSpec, StartSpec
+from textual_vision.runtime.manifest import Manifest, StageSpec, TensorSpec
 from textual_vision.runtime.noise import stream_of, values_from_words, words_from_seed
 
 INPUT_IDS, ATTENTION_MASK, LENGTHS, LABEL = "input_ids", "attention_mask", "lengths", "label"
@@ -46,6 +47,52 @@ class Unit:
     def steps(self) -> int:
         """How many times the stages run."""
         return 1 if self.loop is None else self.loop.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """Stages in running order with their loops, noise and parameters: all that decides how a model runs."""
+
+    stages: tuple[StageSpec, ...]
+    noise: tuple[NoiseSpec, ...] = ()
+    parameters: tuple[ParameterSpec, ...] = ()
+    loops: tuple[LoopSpec, ...] = ()
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Stages and loops in running order."""
+        return units_of(self.stages, self.loops)
+
+    @cached_property
+    def looped(self) -> frozenset[str]:
+        """The names of the stages that run in a loop."""
+        return frozenset(name for loop in self.loops for name in loop.stages)
+
+    def start_tensors(self, seeds: Sequence[int]) -> dict[str, Array]:
+        """Noise and parameters (their defaults) for one row for each seed."""
+        rows = len(seeds)
+        parameters = {one.name: np.full(rows, one.default, np.float32) for one in self.parameters}
+        return {**noise_tensors(self.noise, seeds), **parameters}
+
+    def run(
+        self, tensors: Mapping[str, Array], run_stage: StageRunner, seeds: Sequence[int]
+    ) -> dict[str, Array]:
+        """All tensors by name, after every stage ran on `tensors`: condition, noise and parameters."""
+        known = dict(tensors)
+        for unit in self.units:
+            known.update(run_unit(unit, known, run_stage, self.step_noise(seeds), len(seeds)))
+        return known
+
+    def step_noise(self, seeds: Sequence[int]) -> StepNoise:
+        """The noise that a loop draws anew at each step."""
+        return lambda step: noise_tensors(self.noise, seeds, step=step)
+
+
+def program_from_manifest(manifest: Manifest) -> Program:
+    """How the stages of a bundle run."""
+    return Program(
+        stages=manifest.stages, noise=manifest.noise, parameters=manifest.parameters, loops=manifest.loops
+    )
 
 
 def units_of(stages: Sequence[StageSpec], loops: Sequence[LoopSpec] = ()) -> tuple[Unit, ...]:
@@ -112,7 +159,9 @@ def run_unit(
     for step in range(unit.steps):
         if loop is not None:
             known.update(step_noise(step))
-            known.update({name: _constant(inputs[name], table[step], rows) for name, table in loop.tables.items()})
+            known.update(
+                {name: _constant(inputs[name], table[step], rows) for name, table in loop.tables.items()}
+            )
         for stage in unit.stages:
             known.update(run_stage(stage, known, step))
         if loop is not None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from textual_vision.runtime.noise import RECIPE
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSpec:
     """One float32 noise tensor (batch, *shape), drawn by `recipe` (see `textual_vision.runtime.noise`).
 
     `law` is one of `noise.LAWS`; values are multiplied by `scale`. `tail` is the probability below the lower
-    bound of a `truncated_normal`, None for other laws. `per_step` draws the tensor anew at each step of a loop.
+    bound of a `truncated_normal`, None for other laws. `per_step` draws the tensor anew at each step of a
+    loop.
     """
 
     name: str = "noise"
     shape: tuple[int, ...]
-    recipe: str
+    recipe: str = RECIPE
     law: str = "normal"
     scale: float = 1.0
     tail: float | None = None
@@ -24,7 +27,7 @@ class NoiseSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpec:
-    """The classes of a class-conditional model, whose input `label` is int64 (batch,): an index of `names`."""
+    """The classes of a class-conditional model; its input `label`, int64 (batch,), is an index of `names`."""
 
     names: tuple[str, ...]
 
@@ -51,8 +54,8 @@ class StartSpec:
 class LoopSpec:
     """Neighboring `stages` that run `steps` times.
 
-    `carry` maps an input of theirs to the output that takes its place at the next step; `start` gives its first
-    value. `tables` maps an input (batch,) to its value at each step, such as timesteps. After the loop their
+    `carry` maps an input of theirs to the output that takes its place at the next step; `start` gives its
+    first value. `tables` maps an input (batch,) to its value at each step, such as timesteps. After the loop their
     outputs are those of the last step.
     """
 
