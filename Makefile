@@ -6,7 +6,7 @@ OUT := out
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check format test-slow gpu-check train clean help
+.PHONY: demo test check format test-slow gpu-check reference train clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ test-slow: $(VENV)/.dev  ## tests that take minutes
 
 gpu-check: $(VENV)/.dev  ## on a machine with an NVIDIA GPU: build, run, compare, measure
 	$(BIN)/python -m textual_vision.export.tensorrt.gpu_check --output $(OUT)/gpu-check.json
+
+reference: $(VENV)/.dev  ## write the reference pages of the commands and of the training config
+	$(BIN)/python docs/reference/generate.py
 
 train: $(VENV)/.dev  ## train the shipped model's recipe from an empty folder
 	$(BIN)/tv-train data --out $(OUT)/corpus
