@@ -5,23 +5,75 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    BudgetError,
+    BundleWarning,
+    CancelledError,
+    DeviceMismatchError,
+    IntegrityError,
+    ParityError,
+    PromptWarning,
+    TextualVisionError,
+    TextualVisionWarning,
+    UsageError,
+)
+
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.generation.results import Description, Picture, Pictures
+    from textual_vision.runtime.generation.text import EncodedText
+    from textual_vision.runtime.isolation.limits import IsolationLimits
     from textual_vision.runtime.noise import noise_from_seed
-    from textual_vision.runtime.pipeline import EncodedText, Pictures, TextToImage
+    from textual_vision.runtime.pipeline import TextToImage
+
+    __version__: str
 
 _MODULES = {
     "Bundle": "bundle",
-    "EncodedText": "pipeline",
-    "Pictures": "pipeline",
+    "Description": "generation.results",
+    "EncodedText": "generation.text",
+    "IsolationLimits": "isolation.limits",
+    "Picture": "generation.results",
+    "Pictures": "generation.results",
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
 }
-__all__ = ["Bundle", "EncodedText", "Pictures", "TextToImage", "noise_from_seed"]
+__all__ = [
+    "BackendMissingError",
+    "BudgetError",
+    "Bundle",
+    "BundleWarning",
+    "CancelledError",
+    "Description",
+    "DeviceMismatchError",
+    "EncodedText",
+    "IntegrityError",
+    "IsolationLimits",
+    "ParityError",
+    "Picture",
+    "Pictures",
+    "PromptWarning",
+    "TextToImage",
+    "TextualVisionError",
+    "TextualVisionWarning",
+    "UsageError",
+    "__version__",
+    "noise_from_seed",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `--help` does not wait for numpy."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("textual-vision")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

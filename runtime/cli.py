@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.pipeline import TextToImage
 
 COUNT_LIMIT = 10_000
@@ -43,6 +44,13 @@ COUNT_LIMIT = 10_000
 @click.option("--precision", help="fp32, fp16, int8: what the bundle has. [default: the bundle's own]")
 @click.option("--backend", help="onnxruntime, openvino, … [default: the first that is installed]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: the backend's choice]")
+@click.option(
+    "--isolated/--no-isolated",
+    default=None,
+    help="Work in a child process with limits on memory and time. "
+    "[default: for bundles that were not built or trusted on this machine]",
+)
+@click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
 @click.version_option(package_name="textual-vision")
@@ -56,6 +64,8 @@ def command(
     precision: str | None,
     backend: str | None,
     threads: int | None,
+    isolated: bool | None,
+    trust: bool,
     as_json: bool,
     verify: bool,
 ) -> None:
@@ -65,6 +75,7 @@ def command(
     tv-generate emoji.tv "dog wearing sunglasses" -o dog.png
     tv-generate emoji.tv "green forest with river" --count 8 --grid
     """
+    from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.pipeline import TextToImage
 
     if verify == bool(prompts):
@@ -72,7 +83,9 @@ def command(
         raise UsageError("--verify takes no prompt" if verify else "no prompt", hint)
     if not verify:
         _check_output(output)
-    model = TextToImage.load(bundle, precision=precision, backend=backend, threads=threads)
+    opened = Bundle(bundle)
+    isolated = _isolation(opened, isolated, trust)
+    model = TextToImage.load(opened, precision, backend, threads, isolated=isolated)
     if verify:
         _verify(model, as_json)
         return
@@ -81,6 +94,20 @@ def command(
     pairs = [(prompt, one_seed) for prompt in prompts for one_seed in seeds]
     files = _write(images, output, count if grid else None)
     _report(model, pairs, files, as_json)
+
+
+def _isolation(bundle: Bundle, isolated: bool | None, trust: bool) -> bool:
+    """Whether to work in a child process: as asked for, or when the bundle is unknown on this machine."""
+    from textual_vision.runtime.isolation import trusted
+
+    if trust and isolated:
+        raise UsageError("--trust and --isolated exclude each other", "leave out one of them")
+    if trust and not trusted.trust(bundle.digest):
+        raise UsageError(
+            "there is no home folder to record a trusted bundle in",
+            "name a folder by XDG_STATE_HOME, or use --no-isolated each time",
+        )
+    return not trusted.is_trusted(bundle.digest) if isolated is None else isolated
 
 
 def _check_output(output: Path) -> None:

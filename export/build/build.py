@@ -34,6 +34,7 @@ from textual_vision.export.build.report_files import command_of, files_of_report
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.sessions.timing import usable_backends
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.isolation.trusted import trust_written
 from textual_vision.runtime.manifest import BatchProfile
 
 CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
@@ -108,7 +109,7 @@ def build(
         sessions = comparisons.sessions
         work = partial(files_of_report, at.model, manifest, result, graphs, batches, command, sessions)
         files.update(at.steps.timed("draw the report", work))
-    at.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files))
+    trust_written(at.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files)))
     at.steps.prune()
     return _result(at, folder, precisions, rewrites)
 

@@ -14,6 +14,7 @@ from textual_vision.export.model.batch import Batch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.verdict import BUDGETS
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,
     GOLDEN_SCHEMA_VERSION,
@@ -22,6 +23,7 @@ from textual_vision.runtime.golden import (
     bytes_from_golden,
     golden_files,
 )
+from textual_vision.runtime.graph.check import check_graph
 from textual_vision.runtime.manifest import (
     SCHEMA_VERSION,
     BatchProfile,
@@ -52,11 +54,22 @@ def bundle_contents(
         for precision, stages in graphs.items()
         for stage, graph in stages.items()
     }
+    for name, graph in files.items():
+        _check_readable(graph, name)
     files[model.text.tokenizer] = model.tokenizer
     files["MODEL_CARD.md"] = model_card(model, result.precisions, provenance).encode()
     files["NOTICE"] = model.notice.encode()
     files.update(_golden(model, result, batches))
     return _manifest(model, result, graphs, batch, provenance), files
+
+
+def _check_readable(graph: bytes, name: str) -> None:
+    """UsageError when the runtime would refuse the graph."""
+    try:
+        check_graph(graph, name)
+    except IntegrityError as error:
+        hint = "use other PyTorch operations there: a bundle's graphs have no control flow or sequences"
+        raise UsageError(error.message, hint) from None
 
 
 def provenance_of(model: StagedModel, result: BuildResult) -> dict[str, str]:

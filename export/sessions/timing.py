@@ -71,7 +71,8 @@ def opened_at_once(
     begin(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
+        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=True)
+        return open_session(one[0], options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))

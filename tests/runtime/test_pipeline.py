@@ -1,7 +1,6 @@
 """TextToImage: from prompt and seed to the same picture every time, by every backend."""
 
 import numpy as np
-import onnx
 import pytest
 
 from textual_vision.runtime import TextToImage
@@ -182,7 +181,7 @@ def fix_the_text_length(length, shape="tokens"):
 def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest, shape):
     fixed = TextToImage.load(edit_manifest(fix_the_text_length(8, shape)), backend="onnxruntime")
     text = fixed.encode_text(["a dog"])
-    assert text.tensors["input_ids"].shape == (1, 8)
+    assert text.batches[0]["input_ids"].shape == (1, 8)
     assert np.array_equal(fixed.draw(text, [7]).images[0], model("a dog", seed=7))
 
 
