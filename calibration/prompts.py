@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, TextualVisionWarning, UsageError
 from textual_vision.runtime.strict_json import json_from_bytes
 

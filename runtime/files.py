@@ -47,3 +47,22 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again; None for a user without a home."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path | None:
+    """The user's folder for what is remembered; None for a user without a home."""
+    return _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _user_folder(variable: str, below_home: str) -> Path | None:
+    if root := os.environ.get(variable):
+        return Path(root) / "promptsprite"
+    try:
+        return Path.home() / below_home / "promptsprite"
+    except RuntimeError:  # no HOME, and no entry for the user
+        return None

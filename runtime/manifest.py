@@ -79,7 +79,8 @@ class TextSpec:
     """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
 
     `fixed_length` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a
-    tensor's shape is that number then.
+    tensor's shape is that number then. `drop_unknown` when the model was trained without unknown words: their
+    tokens are left out.
     """
 
     tokenizer: str
@@ -87,6 +88,7 @@ class TextSpec:
     pad_id: int
     unknown_id: int
     fixed_length: bool = False
+    drop_unknown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

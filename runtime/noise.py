@@ -135,7 +135,8 @@ def values_from_words(words: Words, law: str, *, tail: float | None = None) -> n
         return normals_from_words(words)
     if law == "uniform":
         kept = (words >> np.uint64(9)).astype(np.float64)
-        return ((kept + 0.5) * 2.0**-23).astype(np.float32)
+        uniforms: npt.NDArray[np.float32] = ((kept + 0.5) * 2.0**-23).astype(np.float32)
+        return uniforms
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
     if law == "truncated_normal" and tail is not None:
         return _normals(tail + uniform * (1.0 - 2.0 * tail))

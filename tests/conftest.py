@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +15,19 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.golden import GOLDEN_NAME, Golden, GoldenBudget, bytes_from_golden, golden_files
 from textual_vision.runtime.manifest import (
     BatchProfile,
     FileSpec,
     ImageSpec,
     Manifest,
-    NoiseSpec,
     PrecisionSpec,
     StageSpec,
     TensorSpec,
     TextSpec,
     write_manifest,
 )
-from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.pipeline import TextToImage
 
 # A machine that is busy with something else must not fail a test; nothing is left in the tree; a run that
@@ -60,6 +60,12 @@ STAGES = {
     "latent": (("text", "attention_mask", "noise"), ("codes",)),
     "generator": (("codes", "text", "attention_mask"), ("image",)),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the commands remember is not written to the home of who runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +144,12 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
         schema_version=1,
         name="tiny",
         image=ImageSpec(height=SIZE, width=SIZE),
-        noise=NoiseSpec(dim=NOISE_DIM, recipe=RECIPE),
+        noise=(NoiseSpec(shape=(NOISE_DIM,)),),
         text=TextSpec(
             tokenizer="tokenizer.json",
             max_tokens=MAX_TOKENS,
             pad_id=0,
             unknown_id=1,
-            groups=GROUPS,
-            width=WIDTH,
         ),
         stages=tuple(
             StageSpec(name=name, inputs=_specs(inputs), outputs=_specs(outputs))

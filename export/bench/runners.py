@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.generation.conditions import ConditionReader
+from textual_vision.runtime.generation.consistency import CODES, IMAGE
 from textual_vision.runtime.generation.program import program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.pipeline import CODES, IMAGE, TextToImage
+from textual_vision.runtime.pipeline import TextToImage
 
 Array = npt.NDArray[np.generic]
 
@@ -86,7 +87,13 @@ class BundleContestant:
     """A bundle, by one backend and in one precision, through the runtime's own pipeline."""
 
     def __init__(self, spec: ContestantSpec) -> None:
-        model = _Timed.load(spec.bundle, precision=spec.precision, backend=spec.backend, threads=spec.threads)
+        model = _Timed.load(
+            spec.bundle,
+            spec.precision,
+            spec.backend,
+            spec.threads,
+            text_cache=0,  # each round encodes anew
+        )
 
         assert isinstance(model, _Timed)
         self._model = model

@@ -24,8 +24,8 @@ from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.tracing.exporter import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
+from textual_vision.runtime.generation.consistency import CODES, IMAGE
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.pipeline import CODES, IMAGE
 from textual_vision.training.checkpoint import SHIPPED_FOLDER
 
 COMPILERS = ("c++", "g++", "clang++")

@@ -22,10 +22,13 @@ from textual_vision.export.host.step_cache import StepCache, Tell, versions
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.loading import model_of
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
+from textual_vision.export.model.running import texts_of
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.parity.verdict import failure_of
 from textual_vision.export.results import FAIL, PASS, BuildResult, PrecisionResult, RewriteResult
 from textual_vision.export.sessions.opening import usable_backends
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.isolation.trusted import trust_written
 
 CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
@@ -76,7 +79,8 @@ def build(
         sessions = comparisons.sessions
         work = partial(files_of_report, context.model, manifest, result, graphs, batches, command, sessions)
         files.update(context.steps.timed("draw the report", work))
-    context.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files))
+    written = context.steps.timed("write the bundle", lambda: write_bundle(folder, manifest, files))
+    trust_written(written)
     context.steps.prune()
     return _result(context, folder, precisions, rewrites)
 
@@ -102,7 +106,9 @@ def _drawn(
     context: BuildContext, name: str, texts: tuple[str, ...], samples: int, seed: int, *, margins: bool
 ) -> tuple[ReferenceBatch, ...]:
     def work() -> bytes:
-        batches = reference_batches(context.model, texts, samples=samples, seed=seed, margins=margins)
+        model = context.model
+        conditions = texts_of(model, texts, samples)
+        batches = reference_batches(model, conditions, samples=samples, seed=seed, margins=margins)
         return bytes_from_batches(batches)
 
     depends = [context.model.digest, texts, samples, seed, context.options.tokens, margins]
@@ -113,9 +119,8 @@ def _example(context: BuildContext) -> ReferenceBatch:
     """Inputs to trace and to time graphs with."""
     options = context.options
     count = min(BATCH_SIZE, options.samples)
-    return reference_batches(context.model, options.prompts, samples=count, seed=options.seed, margins=False)[
-        0
-    ]
+    texts = texts_of(context.model, options.prompts, count)
+    return reference_batches(context.model, texts, samples=count, seed=options.seed, margins=False)[0]
 
 
 def _calibration(context: BuildContext) -> tuple[ReferenceBatch, ...]:
@@ -123,7 +128,11 @@ def _calibration(context: BuildContext) -> tuple[ReferenceBatch, ...]:
     options, texts = context.options, context.options.calibration_prompts
     seed = options.seed + CALIBRATION_SEED
     if options.calibration_random:
+        if context.model.tokenizer is None:
+            problem = f"{context.model.name} takes no prompts to make of random words"
+            raise UsageError(problem, "leave out random calibration: its labels and seeds are used")
         texts = random_prompts(context.model.tokenizer, options.calibration_count, options.seed)
+    texts = texts_of(context.model, texts, options.calibration_count)
     if len(texts) > options.calibration_count:
         count = options.calibration_count
 

@@ -33,7 +33,6 @@ from textual_vision.export.precision.registry import (
     convert_stage,
 )
 from textual_vision.export.results import MERGED
-from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__
 
 NOTES_FILE = "notes.json"
@@ -113,7 +112,7 @@ def _source(
     """What the precision starts from, of the stages that there are graphs of."""
     options, order = context.options, [stage.name for stage in context.model.stages if stage.name in floats]
     return FloatGraphs(
-        stages=tuple(stage.spec for stage in context.model.stages),
+        program=context.model.program,
         fp32={stage: floats[stage].lowered if name == "int8" else floats[stage].graph for stage in order},
         batches=calibration,
         target=options.target,
@@ -129,8 +128,12 @@ def _origin(
     return origin_of(
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
-        context.model.tokenizer,
-        {"noise": RECIPE, "tokens": context.options.tokens, "longest": context.model.text.max_tokens},
+        context.model.tokenizer or b"",
+        {
+            "noise": [dataclasses.asdict(one) for one in context.model.noise],
+            "tokens": context.options.tokens,
+            "longest": None if context.model.text is None else context.model.text.max_tokens,
+        },
         {**exported, "rewrites left out": json.dumps(sorted(context.options.no_rewrite)).encode()},
     )
 
@@ -138,7 +141,7 @@ def _origin(
 def _converted(context: BuildContext, name: str, source: FloatGraphs, origin: Origin) -> bytes:
     made = convert(name, source)
     graphs = {stage: described(graph, context.model, stage, name) for stage, graph in made.graphs.items()}
-    if context.options.merged:
+    if context.options.merged and not context.model.loops:
         merged = merged_from_stages(source.stages, made.graphs)
         graphs[MERGED] = described(merged, context.model, MERGED, name)
     drawings = sum(len(batch.prompts) for batch in source.batches)

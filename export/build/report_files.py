@@ -11,7 +11,7 @@ from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.bundle.model_card import prompt_size
+from textual_vision.export.bundle.model_card import condition_in_words
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.report.page import Opener, ReportSource, report_files
@@ -37,7 +37,7 @@ def files_of_report(
         batches=batches,
         about={
             "picture": f"{image.width} × {image.height} pixels",
-            "prompt": prompt_size(model.text),
+            "condition": condition_in_words(model),
             "license": model.license,
             "checkpoint": model.digest,
         },

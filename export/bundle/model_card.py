@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual_vision.export.results import PrecisionResult
-from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from textual_vision.export.model.stage import StagedModel
@@ -18,8 +18,8 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
         [
             f"# {model.name}",
             "",
-            f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
-            f"{prompt_size(model.text)} (word pieces).",
+            f"Generates pictures of {model.image.width}×{model.image.height} pixels from "
+            f"{condition_in_words(model)}.",
             "",
             f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
@@ -49,9 +49,14 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
     )
 
 
-def prompt_size(text: TextSpec) -> str:
-    """How long prompts may be, in words."""
-    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed_length else "")
+def condition_in_words(model: StagedModel | Manifest) -> str:
+    """The condition that a model takes: a prompt of so many tokens, one of so many labels, or nothing."""
+    if model.labels is not None:
+        return f"one of {len(model.labels.names)} labels"
+    if model.text is None:
+        return "no condition"
+    padded = ", padded to as many" if model.text.fixed_length else ""
+    return f"prompts of up to {model.text.max_tokens} tokens{padded}"
 
 
 def _parts(model: StagedModel) -> list[str]:

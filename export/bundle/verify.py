@@ -13,6 +13,7 @@ from textual_vision.export.sessions.opening import usable_backends
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
+from textual_vision.runtime.generation.program import program_from_manifest
 from textual_vision.runtime.golden import GoldenResult, compare
 from textual_vision.runtime.pipeline import TextToImage
 
@@ -79,6 +80,7 @@ def _parity(
 ) -> dict[str, tuple[StageParity, ...]]:
     from textual_vision.export.model.loading import load_model
     from textual_vision.export.model.reference_batches import reference_batches
+    from textual_vision.export.model.running import texts_of
     from textual_vision.export.model.stage import with_fixed_text
 
     model, text = load_model(checkpoint), bundle.manifest.text
@@ -86,9 +88,10 @@ def _parity(
     if recorded != model.digest:
         problem = f"the bundle was made of another checkpoint than {checkpoint}"
         raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
-    if text.fixed_length:
+    if text is not None and text.fixed_length:
         model = with_fixed_text(model, text.max_tokens)
-    batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
+    batches = reference_batches(model, texts_of(model, COMPARED, samples), samples=samples, seed=seed)
+    program = program_from_manifest(bundle.manifest)
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
@@ -101,6 +104,6 @@ def _parity(
         for backend in backends:
             sessions = open_sessions(graphs, backend)
             tolerance = TOLERANCES[precision]
-            parity = parity_of(specs, sessions, batches, tolerance=tolerance, backend=backend)
+            parity = parity_of(program, sessions, batches, tolerance=tolerance, backend=backend)
             found[precision] = (*found.get(precision, ()), *parity)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +182,12 @@ def batch_from_text(text: str) -> BatchProfile:
     return BatchProfile(min=numbers[0], opt=numbers[1], max=numbers[2])
 
 
-def _timing_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "textual-vision" / "timing"
+def _timing_folder() -> Path | None:
+    """Where TensorRT's timings are kept; None, so that they are not, for a user without a home."""
+    from textual_vision.runtime.files import cache_folder
+
+    folder = cache_folder()
+    return None if folder is None else folder / "timing"
 
 
 def _show(bundle: Path, result: EngineResult) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from typing import ParamSpec, TypeVar
 
 from textual_vision.export.results import StepTiming
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.files import cache_folder, write_atomic
 from textual_vision.runtime.version import __version__
 
 CACHE_LIMIT_BYTES = 2 << 30
@@ -146,8 +145,11 @@ def unzip_bytes(data: bytes) -> dict[str, bytes]:
 
 def default_cache() -> Path:
     """Where the operating system's conventions put such things."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "textual-vision" / "export"
+    folder = cache_folder()
+    if folder is None:
+        problem = "this user has no home folder, so the results of steps cannot be kept"
+        raise UsageError(problem, "--no-cache does without them; XDG_CACHE_HOME names a place for them")
+    return folder / "export"
 
 
 def digest_of(value: object) -> str:

@@ -121,7 +121,9 @@ def sensitivity_of_bundle(
     files = manifest.precisions["fp32"].files
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
     batches = reference_batches_of_bundle(bundle, graphs, prompts, backend)
-    evaluator = Evaluator(manifest.stages, graphs, batches, backend)
+    from textual_vision.runtime.generation.program import program_from_manifest
+
+    evaluator = Evaluator(program_from_manifest(manifest), graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
     stages = [quantize_stage(stage, graphs[stage.name], evaluator, options) for stage in manifest.stages]
     yield from sensitivity(stages, evaluator)

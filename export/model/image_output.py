@@ -14,9 +14,9 @@ ROUND, TRUNCATE = "round", "truncate"
 class PixelModule(nn.Module):
     """`module`, whose output number `index` becomes uint8 (batch, H, W, channels).
 
-    The output is float (batch, channels, H, W), or (batch, H, W) for gray. Values of `image_range` (low, high)
-    become 0 … 255, others are clamped. `rounding` is "round" to the nearest level, or "truncate" to the one
-    below.
+    The output is float (batch, channels, H, W), or (batch, H, W) for gray. Values of `image_range`
+    (low, high) become 0 … 255, others are clamped. `rounding` is "round" to the nearest level, or "truncate"
+    to the one below.
     """
 
     def __init__(

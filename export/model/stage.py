@@ -54,8 +54,8 @@ class Stage:
 class StagedModel:
     """A model ready to export. `card` goes into MODEL_CARD.md.
 
-    It is conditioned on a prompt (`text`, and `tokenizer`, the text of tokenizer.json), on a class (`labels`),
-    or on nothing. `noise`, `parameters` and `loops` as in the manifest.
+    It is conditioned on a prompt (`text`, and `tokenizer`, the text of tokenizer.json), on a class
+    (`labels`), or on nothing. `noise`, `parameters` and `loops` as in the manifest.
 
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """

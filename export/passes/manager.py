@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from textual_vision.export.graph import cleanup, naming
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import folding as folding
 from textual_vision.export.passes import fuse_linears as fuse_linears
@@ -221,7 +221,8 @@ def _measured(
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
     if not graphs:
         return []
-    stage, batch = context.stage, context.batch
+    stage = context.stage
+    batch = batches_of_stage([context.batch], stage)[0]
     sessions = opened.of(graphs)
     times = min_cpu_ms(sessions, stage, batch, seconds=seconds)
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}

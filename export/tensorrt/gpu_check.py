@@ -26,6 +26,7 @@ from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.parity.verdict import (
     MERGED_TOLERANCE,
     TOLERANCES,
+    batch_from_graphs,
     parity_of,
     verdict_of,
 )
@@ -43,6 +44,8 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, ParityError, TextualVisionError, UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.generation.conditions import usual_texts
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.version import __version__
 
@@ -142,7 +145,11 @@ def _by_provider(
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
-    return {provider: _attempt(partial(_compared, bundle.manifest.stages, sessions, batches, precision))}
+    return {
+        provider: _attempt(
+            partial(_compared, program_from_manifest(bundle.manifest), sessions, batches, precision)
+        )
+    }
 
 
 def _attempt(work: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -169,7 +176,9 @@ def _engines(
         run = tensorrt.EngineRunOptions(cuda_graph=graph)
         sessions = tensorrt.open_engines(Bundle(path), precision, kind, run, cuda=gpu.cuda, trt=library)
         try:
-            found[name] = _compared(Bundle(path).manifest.stages, sessions, batches, precision)
+            found[name] = _compared(
+                program_from_manifest(Bundle(path).manifest), sessions, batches, precision
+            )
         finally:
             sessions.close()
     found["verdict"] = FAIL if FAIL in (_verdict(found["plain"]), _verdict(found["cuda_graph"])) else PASS
@@ -182,16 +191,18 @@ def _verdict(found: object) -> object:
 
 
 def _compared(
-    stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
+    program: Program, sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
     """Parity with ONNX Runtime's CPU on the same graphs, and the time of each stage for one picture."""
     # The reference is the same graph, not PyTorch: float32 has no margins to excuse near ties by.
     tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
-    parity = parity_of(stages, sessions, batches, tolerance=tolerance, backend="gpu")
+    parity = parity_of(program, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
         "verdict": verdict_of(parity),
         "parity": [dataclasses.asdict(one) for one in parity],
-        "milliseconds": {stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in stages},
+        "milliseconds": {
+            stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in program.stages
+        },
     }
 
 

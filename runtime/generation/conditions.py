@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from textual_vision.runtime.backends.session import Array
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.arguments import prompt_from
 from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
 from textual_vision.runtime.generation.specs import LabelSpec
 from textual_vision.runtime.manifest import Manifest
-from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
+from textual_vision.runtime.tokenizer import PromptNote, Tokenizer, Tokens
 
 SHOWN_LABELS = 12
 NO_NOTE = PromptNote(unknown=(), words_cut=0, nothing_known=False)
@@ -37,26 +39,52 @@ def usual_texts(manifest: Manifest, prompts: Sequence[str], count: int, start: i
     return tuple(texts[number % len(texts)] for number in range(start, start + count))
 
 
+class BatchTokenizer(Protocol):
+    """Reads prompts into token ids, here or in another process."""
+
+    def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]: ...
+
+
 class ConditionReader:
     """Reads conditions as a bundle's model takes them."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises IntegrityError when the bundle's tokenizer is damaged."""
+    def __init__(self, bundle: Bundle, tokenizer: BatchTokenizer | None = None) -> None:
+        """`tokenizer` None is the bundle's own. Raises IntegrityError when that is damaged."""
         text, self._labels = bundle.manifest.text, bundle.manifest.labels
-        self._tokenizer = None if text is None else Tokenizer(bundle.read(text.tokenizer), text)
+        if text is not None and tokenizer is None:
+            tokenizer = Tokenizer(bundle.read(text.tokenizer), text)
+        self._tokenizer = tokenizer
 
-    def read(self, texts: Sequence[str]) -> Condition:
+    def read(self, texts: Sequence[str | int]) -> Condition:
         """The condition of each text: a prompt, a label, or nothing, where only their number counts."""
+        (condition,) = self.read_batches(texts, max(1, len(texts)))
+        return condition
+
+    def read_batches(self, texts: Sequence[str | int], size: int) -> list[Condition]:
+        """Conditions of at most `size` texts each. Raises UsageError for what the model does not take."""
+        parts = [texts[start : start + size] for start in range(0, max(1, len(texts)), size)]
         if self._tokenizer is not None:
-            return condition_from_prompts(self._tokenizer, texts)
+            prompts = [prompt_from(text) for text in texts]
+            batches = self._tokenizer.encode_batches(prompts, size)
+            return [
+                _condition_from_tokens(tokens, prompts[index * size : (index + 1) * size])
+                for index, tokens in enumerate(batches)
+            ]
         if self._labels is not None:
-            return condition_from_labels(self._labels, texts)
-        return no_condition(len(texts))
+            labels = self._labels
+            return [condition_from_labels(labels, part) for part in parts]
+        if any(texts):
+            problem = f"{texts[0]!r}"[:60]
+            raise UsageError(f"the model takes no prompt, found {problem}", "leave it out: only seeds count")
+        return [no_condition(len(part)) for part in parts]
 
 
 def condition_from_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> Condition:
     """`input_ids`, `attention_mask` int64 (batch, tokens) and `lengths` int64 (batch,) of the prompts."""
-    tokens = tokenizer.encode(prompts)
+    return _condition_from_tokens(tokenizer.encode(prompts), prompts)
+
+
+def _condition_from_tokens(tokens: Tokens, prompts: Sequence[str]) -> Condition:
     tensors: dict[str, Array] = {
         INPUT_IDS: tokens.ids,
         ATTENTION_MASK: tokens.mask,

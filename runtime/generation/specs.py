@@ -55,8 +55,8 @@ class LoopSpec:
     """Neighboring `stages` that run `steps` times.
 
     `carry` maps an input of theirs to the output that takes its place at the next step; `start` gives its
-    first value. `tables` maps an input (batch,) to its value at each step, such as timesteps. After the loop their
-    outputs are those of the last step.
+    first value. `tables` maps an input (batch,) to its value at each step, such as timesteps. After the loop
+    their outputs are those of the last step.
     """
 
     name: str

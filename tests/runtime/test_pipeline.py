@@ -169,7 +169,7 @@ def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifes
 
 def fix_the_text_length(length, shape="tokens"):
     def change(manifest):
-        manifest["text"].update(max_tokens=length, fixed_length=True)
+        manifest["text"].update(max_tokens=length, fixed=True)
         for stage in manifest["stages"]:
             for tensor in stage["inputs"]:
                 tensor["shape"] = [shape if size == "tokens" else size for size in tensor["shape"]]
@@ -181,7 +181,7 @@ def fix_the_text_length(length, shape="tokens"):
 def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest, shape):
     fixed = TextToImage.load(edit_manifest(fix_the_text_length(8, shape)), backend="onnxruntime")
     text = fixed.encode_text(["a dog"])
-    assert text.tensors["input_ids"].shape == (1, 8)
+    assert text.batches[0]["input_ids"].shape == (1, 8)
     assert np.array_equal(fixed.generate(text, [7]).images[0], model("a dog", seed=7))
 
 

@@ -42,6 +42,7 @@ MODEL = """
 import torch
 from torch import nn
 from textual_vision.export.model.stage import Stage, StagedModel, tensor
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 
 class Words(nn.Module):
@@ -80,12 +81,12 @@ def make():
         StageSpec(name="latent", inputs=(text, mask, noise), outputs=(codes,)),
         StageSpec(name="generator", inputs=(codes, text, mask), outputs=(image,)),
     )
-    text_spec = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=2, width=8)
+    text_spec = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1)
     return StagedModel(
         name="tiny",
         stages=tuple(Stage(spec=s, module=m) for s, m in zip(specs, (Words(), Latent(), Pixels()))),
         image=ImageSpec(height=8, width=8),
-        noise_dim=6,
+        noise=(NoiseSpec(shape=(6,)),),
         text=text_spec,
         tokenizer=b"",
         license="Apache-2.0",
