@@ -97,14 +97,14 @@ def test_a_gpu_provider_that_does_not_work_is_an_error_and_never_the_cpu(tiny_bu
 
 
 def test_an_unknown_noise_recipe_is_refused(edit_manifest):
-    root = edit_manifest(lambda manifest: manifest["noise"].update(recipe="mt19937"))
+    root = edit_manifest(lambda manifest: manifest["noise"][0].update(recipe="mt19937"))
     with pytest.raises(IntegrityError, match="mt19937"):
         TextToImage.load(root)
 
 
 def test_noise_of_another_size_than_the_stages_take_is_refused(edit_manifest):
-    bundle = edit_manifest(lambda manifest: manifest["noise"].update(dim=7))
-    with pytest.raises(IntegrityError, match=r"noise.dim: 7, but 'latent' takes \('batch', 6\)"):
+    bundle = edit_manifest(lambda manifest: manifest["noise"][0].update(shape=[7]))
+    with pytest.raises(IntegrityError, match=r"'noise' is \[7\], but 'latent' takes \('batch', 6\)"):
         TextToImage.load(bundle, backend="onnxruntime")
 
 
@@ -169,7 +169,7 @@ def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifes
 
 def fix_the_text_length(length, shape="tokens"):
     def change(manifest):
-        manifest["text"].update(max_tokens=length, fixed=True)
+        manifest["text"].update(max_tokens=length, fixed_length=True)
         for stage in manifest["stages"]:
             for tensor in stage["inputs"]:
                 tensor["shape"] = [shape if size == "tokens" else size for size in tensor["shape"]]
