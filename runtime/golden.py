@@ -179,11 +179,13 @@ def noise_bits(seed: int, noise: Sequence[NoiseSpec]) -> tuple[str, ...]:
 
 
 def png_from_image(image: Image) -> bytes:
-    """A picture, uint8 (height, width, 3) in RGB, as a PNG file."""
+    """A picture, uint8 (height, width, 3) in RGB or (height, width, 1) in gray, as a PNG file."""
     from PIL import Image as Pillow
 
     buffer = io.BytesIO()
-    Pillow.fromarray(image).save(buffer, format="PNG", optimize=True)
+    Pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, format="PNG", optimize=True
+    )
     return buffer.getvalue()
 
 

@@ -187,6 +187,11 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     write_atomic(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
 
 
+def is_plain_name(text: object) -> bool:
+    """Whether `text` may name a stage or a tensor."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
 def check(manifest: Manifest) -> None:
     """Everything that types alone do not say; raises IntegrityError."""
     _check_sizes(manifest)

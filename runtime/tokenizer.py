@@ -70,6 +70,11 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a prompt can have."""
+        return max(*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._spec.pad_id)
+
     def _check_length(self, spec: TextSpec) -> None:
         marks = self._tokenizer.num_special_tokens_to_add(False)
         if marks >= spec.max_tokens:  # the library panics

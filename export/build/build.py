@@ -111,7 +111,7 @@ def _drawn(
         batches = reference_batches(model, conditions, samples=samples, seed=seed, margins=margins)
         return bytes_from_batches(batches)
 
-    depends = [context.model.digest, texts, samples, seed, context.options.tokens, margins]
+    depends = [context.model.fingerprint, texts, samples, seed, context.options.tokens, margins]
     return batches_from_bytes(context.steps.run(name, depends, work))
 
 
@@ -140,7 +140,7 @@ def _calibration(context: BuildContext) -> tuple[ReferenceBatch, ...]:
             chosen = chosen_prompts(context.model, texts, count=count, seed=seed)
             return json.dumps(chosen).encode()
 
-        depends = [context.model.digest, texts, count, seed, options.tokens]
+        depends = [context.model.fingerprint, texts, count, seed, options.tokens]
         chosen = json.loads(context.steps.run("choose prompts to calibrate on", depends, work))
         texts = tuple(texts[index] for index in chosen)
     return _drawn(context, "draw to calibrate", texts, len(texts), seed, margins=False)

@@ -98,4 +98,4 @@ def start_stage_exports(
 
 def _export(model: StagedModel, spec: StageExportSpec, stage: str) -> tuple[str, object]:
     """The step's name and what it depends on."""
-    return f"export {stage}", [model.digest, stage, spec.opset, spec.tokens, spec.uses_inference_modules]
+    return f"export {stage}", [model.fingerprint, stage, spec.opset, spec.tokens, spec.uses_inference_modules]

@@ -78,18 +78,16 @@ def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, .
 def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
 ) -> dict[str, tuple[StageParity, ...]]:
-    from textual_vision.export.model.loading import load_model
+    from textual_vision.export.model.loading import model_of
     from textual_vision.export.model.reference_batches import reference_batches
     from textual_vision.export.model.running import texts_of
-    from textual_vision.export.model.stage import with_fixed_text
 
-    model, text = load_model(checkpoint), bundle.manifest.text
+    text = bundle.manifest.text
+    model = model_of(checkpoint, None if text is None or not text.fixed_length else text.max_tokens)
     recorded = bundle.manifest.provenance.get("checkpoint")
     if recorded != model.digest:
         problem = f"the bundle was made of another checkpoint than {checkpoint}"
         raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
-    if text is not None and text.fixed_length:
-        model = with_fixed_text(model, text.max_tokens)
     batches = reference_batches(model, texts_of(model, COMPARED, samples), samples=samples, seed=seed)
     program = program_from_manifest(bundle.manifest)
     specs = bundle.manifest.stages

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.inference_network.network import inference_latent_network
 from textual_vision.export.model.batch import BATCH, STEP, TOKENS
+from textual_vision.export.model.fingerprint import fingerprint_of
+from textual_vision.export.model.model_file import model_from_file
+from textual_vision.export.model.spec_checks import check_specs, normalized_model
 from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor, with_fixed_text
-from textual_vision.runtime.errors import UsageError
+from textual_vision.export.model.trial import tried_model
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
@@ -24,29 +27,36 @@ from textual_vision.training.models.text_to_image import LatentStage, TextToImag
 
 
 def model_of(source: str, tokens: int | None) -> StagedModel:
-    """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
+    """The model at `source`, for prompts of `tokens` if given, checked on a few prompts.
+
+    See `load_model`, `with_fixed_text` and `tried_model`.
+    """
     with torch_single_thread():
         model = load_model(source)
-    return model if tokens is None else with_fixed_text(model, tokens)
+    return tried_model(model if tokens is None else with_fixed_text(model, tokens))
 
 
 def load_model(source: str) -> StagedModel:
     """A shipped checkpoint by name, a checkpoint's folder, or `FILE.py:FUNCTION` that gives a StagedModel.
 
-    Raises UsageError when there is none, IntegrityError when the checkpoint is damaged.
+    Raises UsageError when there is none, or when its description cannot hold, and IntegrityError when the
+    checkpoint is damaged.
     """
     path, colon, function = source.rpartition(":")
     if colon and path.endswith(".py"):
-        return _model_from_file(Path(path), function)
+        found, sources = model_from_file(Path(path), function)
+        model = normalized_model(found)
+        check_specs(model)
+        return replace(model, fingerprint=fingerprint_of(model, sources))
     return model_from_checkpoint(load_checkpoint(source))
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
     """The three stages of a trained checkpoint."""
     config, model = checkpoint.config.model, checkpoint.model
-    modules = stages_from_model(model)
+    modules, digest = stages_from_model(model), _digest(checkpoint.folder)
     grid, size = config.latent.grid, config.image_size
-    groups, width = config.text.groups, config.text.width
+    groups, width = config.text.groups, config.text.embed_dim
     words = (
         tensor("text", "float32", BATCH, TOKENS, width),
         tensor("attention_mask", "int64", BATCH, TOKENS),
@@ -92,9 +102,10 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
         license="Apache-2.0",
         notice=checkpoint.notice,
-        digest=_digest(checkpoint.folder),
+        digest=digest,
+        fingerprint=digest,
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
-        tables={"text_codes": config.text.codes, "codes": config.codebook.codes},
+        tables={"text_codes": config.text.codebook_size, "codes": config.codebook.codebook_size},
     )
 
 
@@ -147,20 +158,3 @@ def _digest(folder: Path) -> str:
     """SHA-256 over the files that decide what is drawn."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     return hashlib.sha256("".join(sha256_of_file(folder / name) for name in files).encode()).hexdigest()
-
-
-def _model_from_file(path: Path, function: str) -> StagedModel:
-    if not path.is_file():
-        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/how-to/custom-model.md")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise UsageError(f"{path} has no function {function!r}", "see docs/how-to/custom-model.md")
-    model = make()
-    if not isinstance(model, StagedModel):
-        problem = f"{path}: {function}() gives {type(model).__name__}, not a StagedModel"
-        raise UsageError(problem, "see docs/how-to/custom-model.md")
-    return model

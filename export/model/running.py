@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from textual_vision.export.model.batch import Array
+from textual_vision.export.model.calling import run_module
 from textual_vision.export.model.stage import Stage, StagedModel
 from textual_vision.runtime.generation.conditions import (
     Condition,
@@ -81,9 +80,7 @@ def run_model(
 
 
 def outputs_of(stage: Stage, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The stage's outputs by name; it gets copies of its inputs, so it may write into them."""
-    given = [torch.from_numpy(np.array(inputs[spec.name])) for spec in stage.spec.inputs]
-    outputs = stage.module(*given)
-    values: Sequence[Tensor] = outputs if isinstance(outputs, tuple) else (outputs,)
-    named = zip(stage.spec.outputs, values, strict=True)
-    return {spec.name: value.contiguous().numpy() for spec, value in named}
+    """The stage's outputs by name."""
+    given = {spec.name: torch.from_numpy(inputs[spec.name]) for spec in stage.spec.inputs}
+    outputs = run_module(stage.spec, stage.module, given)
+    return {name: value.contiguous().numpy() for name, value in outputs.items()}

@@ -57,6 +57,9 @@ class StagedModel:
     It is conditioned on a prompt (`text`, and `tokenizer`, the text of tokenizer.json), on a class
     (`labels`), or on nothing. `noise`, `parameters` and `loops` as in the manifest.
 
+    `digest` names the checkpoint in the bundle. `fingerprint` is set by `load_model`: steps of a build are
+    kept under it. It covers the weights, the source files, the specs and the tokenizer.
+
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """
 
@@ -72,6 +75,7 @@ class StagedModel:
     labels: LabelSpec | None = None
     parameters: tuple[ParameterSpec, ...] = ()
     loops: tuple[LoopSpec, ...] = ()
+    fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 

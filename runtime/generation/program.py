@@ -44,6 +44,11 @@ class Unit:
         return self.stages[0].name if self.loop is None else self.loop.name
 
     @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """All inputs of the stages, by name."""
+        return {spec.name: spec for stage in self.stages for spec in stage.inputs}
+
+    @property
     def steps(self) -> int:
         """How many times the stages run."""
         return 1 if self.loop is None else self.loop.steps
@@ -151,22 +156,32 @@ def run_unit(
 
     `tensors` are all that is known, `rows` the batch size.
     """
-    known = dict(tensors)
-    inputs = {spec.name: spec for stage in unit.stages for spec in stage.inputs}
-    loop = unit.loop
-    if loop is not None:
-        known.update({name: _first_value(loop.start[name], inputs[name], known, rows) for name in loop.carry})
+    known = {**tensors, **start_of_unit(unit, tensors, rows)}
     for step in range(unit.steps):
-        if loop is not None:
-            known.update(step_noise(step))
-            known.update(
-                {name: _constant(inputs[name], table[step], rows) for name, table in loop.tables.items()}
-            )
+        known.update(step_tensors(unit, step, step_noise, rows))
         for stage in unit.stages:
             known.update(run_stage(stage, known, step))
-        if loop is not None:
-            known.update({name: known[source] for name, source in loop.carry.items()})
+        if unit.loop is not None:
+            known.update({name: known[source] for name, source in unit.loop.carry.items()})
     return {name: known[name] for name in unit.gives}
+
+
+def start_of_unit(unit: Unit, tensors: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """The tensors that a loop carries, before its first step."""
+    if unit.loop is None:
+        return {}
+    inputs, start = unit.inputs, unit.loop.start
+    return {name: _first_value(start[name], inputs[name], tensors, rows) for name in unit.loop.carry}
+
+
+def step_tensors(unit: Unit, step: int, step_noise: StepNoise, rows: int) -> dict[str, Array]:
+    """The noise and the values of the tables at a step of a loop."""
+    if unit.loop is None:
+        return {}
+    tables = {
+        name: _constant(unit.inputs[name], table[step], rows) for name, table in unit.loop.tables.items()
+    }
+    return {**step_noise(step), **tables}
 
 
 def _first_value(start: StartSpec, spec: TensorSpec, known: Mapping[str, Array], rows: int) -> Array:
