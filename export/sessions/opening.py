@@ -42,7 +42,9 @@ def open_in_parallel(
     initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
+        return open_session(
+            one[0], SessionOptions(backend=backend, name=one[1], threads=threads, trusted=True)
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))
