@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NoReturn
@@ -93,6 +94,7 @@ class TextToImage:
         self._program = program_from_manifest(manifest)
         self._condition_units, self._image_units = split_manifest(manifest)
         self._cache = TextCache(text_cache)
+        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._close: Callable[[], None] = _nothing
         self.sessions: Mapping[str, Session]
         if isolated:
@@ -320,7 +322,10 @@ class TextToImage:
         self._check_open()
         sizes = sizes_of(stage, tensors)
         inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
+        start = time.perf_counter()
         outputs = self.sessions[stage.name].run(inputs)
+        if self.on_stage is not None:
+            self.on_stage(stage.name, time.perf_counter() - start)
         check_outputs(stage, outputs, sizes)
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.int8.layers import FLOAT, QUANTIZED
+from textual_vision.export.int8.layers import FLOAT, QUANTIZED, uncalibrated
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import Search, search
 from textual_vision.export.int8.stage import QuantizedStage, RangeOptions, quantize_stage
@@ -71,7 +71,7 @@ def check_any_quantized(stages: Sequence[QuantizedStage], modes: Mapping[str, Ma
     if not set(kept) & set(QUANTIZED):
         raise BudgetError(
             f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
-            "ask for less with --budget, or build fp16: --precision fp16",
+            "ask for less with --int8-tolerance, or build fp16: --precision fp16",
         )
 
 
@@ -80,6 +80,7 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
     return {
         "method": options.ranges.method,
         "budget": options.budget,
+        "warnings": [text for one in stages for text in _warnings(one)],
         "score": found.score_json(),
         "table": found.table_json(),
         "stages": {
@@ -94,6 +95,19 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
             for one in stages
         },
     }
+
+
+def _warnings(stage: QuantizedStage) -> list[str]:
+    """Return a warning for each activation without a range that keeps layers in float."""
+    constant = {name: found for name, found in stage.ranges.items() if found.is_constant}
+    found = []
+    for name, seen in constant.items():
+        layers = sorted(uncalibrated(stage.model, stage.layers, {name}))
+        if layers:
+            where = f"stage {stage.stage.name!r}: activation {name!r}"
+            problem = f"{where} is {seen.low:g} for every calibration prompt"
+            found.append(f"{problem}; products with it stay in float: {', '.join(layers)}")
+    return found
 
 
 def _names(stage: QuantizedStage) -> list[str]:

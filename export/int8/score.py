@@ -14,9 +14,9 @@ from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics
 from textual_vision.export.sessions.cached import CachingSession
-from textual_vision.export.sessions.opening import open_stage_sessions
+from textual_vision.export.sessions.opening import open_own_graph, open_stage_sessions
 from textual_vision.export.sessions.timing import mean_cpu_ms
-from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
+from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.generation.program import Program, run_unit
 from textual_vision.runtime.manifest import StageSpec
 
@@ -151,7 +151,7 @@ class Evaluator:
         place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
         if place not in self._sessions or self._sessions[place][0] != graph:
             options = SessionOptions(backend=self.backend, name=place, threads=1, trusted=True)
-            self._sessions[place] = (graph, CachingSession(open_session(graph, options)))
+            self._sessions[place] = (graph, CachingSession(open_own_graph(graph, options)))
         return self._sessions[place][1]
 
 

@@ -105,7 +105,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
         raise UsageError(f"{model.name} takes no prompt, so it has no length", "leave out --tokens")
     longest = model.text.max_tokens
     if not TOKENS_LOWEST <= tokens <= longest:
-        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
+        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --prompt-length {longest}"
         raise UsageError(f"{tokens} tokens", hint)
     return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 

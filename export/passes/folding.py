@@ -15,12 +15,13 @@ from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
 from textual_vision.export.graph.cleanup import NO_LIMIT, tidy
+from textual_vision.export.graph.constants import derived_constant
 
 LOOK_AT_PAIRS = ("SlicesSplit",)
 TABLE_BYTES = 1 << 12  # a smaller one may be stored more than once
 
 
-def fold_constants(model: ir.Model) -> None:
+def fold_constants(model: ir.Model) -> bool:
     """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same.
 
     Parts of a table that has several readers stay parts of it, and are stored once.
@@ -31,13 +32,15 @@ def fold_constants(model: ir.Model) -> None:
         output_size_limit=NO_LIMIT,
         should_fold=lambda node: False if _is_part_of_table(node) else None,
     )
+    modified = False
     for _ in range(2):
-        folding(model)
-        passes.RemoveUnusedNodesPass()(model)
+        modified |= bool(folding(model).modified)
+        modified |= bool(passes.RemoveUnusedNodesPass()(model).modified)
     if (model.opset_imports.get("") or 0) < 18:  # which knows no num_outputs: folding sets it all the same
         for node in model.graph.all_nodes():
             if node.op_type == "Split":
                 node.attributes.pop("num_outputs", None)
+    return modified
 
 
 def _is_part_of_table(node: ir.Node) -> bool:
@@ -47,7 +50,7 @@ def _is_part_of_table(node: ir.Node) -> bool:
     return table.const_value.nbytes >= TABLE_BYTES and len(table.uses()) > 1
 
 
-def fold_batch_norm(model: ir.Model) -> None:
+def fold_batch_norm(model: ir.Model) -> bool:
     """Batch norm into the convolution before it: (Wx - mean) / std * gamma + beta is one too."""
     found = rewriter.RewriteRuleSet(
         [
@@ -59,17 +62,20 @@ def fold_batch_norm(model: ir.Model) -> None:
             rules.fuse_batchnorm_into_gemm_rule,
         ]
     )
-    while found.apply_to_model(model):  # one application leaves some behind
+    count = 0
+    while applied := found.apply_to_model(model):  # one application leaves some behind
         tidy(model)
+        count += applied
+    return count > 0
 
 
-def simplify(model: ir.Model) -> None:
+def simplify(model: ir.Model) -> bool:
     """onnxscript's own list: operators that do nothing, or that one other does as well.
 
     But for the rules that look at every pair of nodes, which took most of a large graph's time.
     """
     found = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule.name not in LOOK_AT_PAIRS]
-    rewriter.RewritePass(found)(model)
+    return bool(rewriter.RewritePass(found)(model).modified)
 
 
 class _ScaledLinear(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -104,23 +110,49 @@ class _OnePlusChunk(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         scale, shift = op.Split(op.Unsqueeze(film, axes), _outputs=["scale", "shift"])
         return op.Add(scale, one), shift
 
-    def check(self, context, bias, one, film, scale, shift, **_):  # type: ignore[no-untyped-def]
+    def check(self, context, bias, axes, one, film, scale, shift, **_):  # type: ignore[no-untyped-def]
         constant = bias.const_value is not None and one.const_value is not None
         return (
             constant
             and one.const_value.size == 1
+            and list(bias.const_value.shape) == [_outputs_of_gemm(film.producer())]
+            and _splits_channels(scale.producer(), axes, bias)
             and len(film.uses()) == 1
             and len(scale.uses()) == 1
             and film.producer().attributes.get_float("beta", 1.0) == 1.0
         )
 
     def rewrite(self, op, x, weight, bias, axes, one, film, scale, **_):  # type: ignore[no-untyped-def]
-        added = bias.const_value.numpy().copy()
-        added[: len(added) // 2] += one.const_value.numpy().reshape(())
-        fresh = _initializer(op, added, f"{bias.name}_plus_one")
+        number = one.const_value.numpy().reshape(())
+        values = bias.const_value.numpy()
+
+        def added() -> np.ndarray:
+            half = np.arange(len(values)) < len(values) // 2
+            whole: np.ndarray = np.where(half, values + number, values).astype(values.dtype)
+            return whole
+
+        fresh = derived_constant(op, bias, f"first half plus {float(number)!r}", added)
         split = scale.producer()
         film_again = op.Gemm(x, weight, fresh, **_plain(film.producer()))
         return op.Split(op.Unsqueeze(film_again, axes), **_plain(split), _outputs=2)
+
+
+def _splits_channels(split: ir.Node, axes: ir.Value, bias: ir.Value) -> bool:
+    """Whether the Split takes (batch, channels, 1, …) apart into two equal halves of the channels."""
+    if axes.const_value is None or bias.const_value is None:
+        return False
+    added = axes.const_value.numpy().ravel().tolist()
+    axis = split.attributes.get_int("axis", 0) % (2 + len(added))
+    return min(added, default=0) >= 2 and axis == 1 and len(bias.const_value.numpy()) % 2 == 0
+
+
+def _outputs_of_gemm(node: ir.Node) -> int:
+    """Return the number of output channels, -1 where the weight's shape is not known."""
+    weight = node.inputs[1]
+    if weight is None or weight.shape is None:
+        return -1
+    size = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
+    return size if isinstance(size, int) else -1
 
 
 class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -139,34 +171,26 @@ class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc
         return op.Add(offset, op.MatMul(x, _scaled(op, weight, factor)))
 
 
-def fold_attention_scale(model: ir.Model) -> None:
+def fold_attention_scale(model: ir.Model) -> bool:
     """Numbers that multiply a product by weights go into the weights: attention's 1 / sqrt(width)."""
-    rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model))
 
 
-def fold_codebook_distance(model: ir.Model) -> None:
+def fold_codebook_distance(model: ir.Model) -> bool:
     """|c|^2 - 2 x c as one product with constants; powers of two, so bit for bit the same."""
-    rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model))
 
 
-def fold_film(model: ir.Model) -> None:
+def fold_film(model: ir.Model) -> bool:
     """FiLM's 1 + scale into the bias of what gives the scale."""
-    rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model))
 
 
 def _scaled(op, weight: ir.Value, factor: np.ndarray) -> ir.Value:  # type: ignore[no-untyped-def]
     """A constant times a number: made once for all the places that use it, a network's every step."""
-    made: dict[float, ir.Value] = weight.meta.setdefault("scaled", {})
-    if float(factor) not in made:
-        name = f"{weight.name}_scaled{len(made) or ''}"
-        assert weight.const_value is not None
-        made[float(factor)] = _initializer(op, weight.const_value.numpy() * factor, name)
-    return made[float(factor)]
-
-
-def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def]
-    fresh: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(value)), name=name)
-    return fresh
+    tensor = weight.const_value
+    assert tensor is not None
+    return derived_constant(op, weight, f"scaled by {float(factor)!r}", lambda: tensor.numpy() * factor)
 
 
 def _plain(node: ir.Node) -> dict[str, object]:

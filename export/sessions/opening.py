@@ -10,8 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
-from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 from textual_vision.runtime.manifest import StageSpec
+
+REPORT_HINT = "this is a bug in tv-export: report it with the output of `tv-export doctor --json`"
+
+
+class UnloadableGraphError(TextualVisionError):
+    """A backend does not load a graph that this build wrote."""
 
 
 def usable_backends() -> tuple[str, ...]:
@@ -31,23 +37,37 @@ def usable_backends() -> tuple[str, ...]:
 def open_stage_sessions(
     graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
 ) -> list[Session]:
-    """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return open_in_parallel([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
+    """Return a session of each of a stage's graphs, finished or not; `threads` as in `SessionOptions`.
+
+    Raises UnloadableGraphError when the backend rejects a graph.
+    """
+    named = [(graph, f"{stage.name}.onnx") for graph in graphs]
+    return open_in_parallel(named, backend, threads=threads, trusted=True)
 
 
 def open_in_parallel(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
+    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None, trusted: bool = False
 ) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
+    """Return a session of each (graph, file name), opened in parallel: a backend opens one on one core.
+
+    `threads` and `trusted` as in `SessionOptions`. Raises UnloadableGraphError when the backend rejects one.
+    """
     initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(
-            one[0], SessionOptions(backend=backend, name=one[1], threads=threads, trusted=True)
-        )
+        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=trusted)
+        return open_own_graph(one[0], options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))
+
+
+def open_own_graph(graph: bytes, options: SessionOptions) -> Session:
+    """Return a session of a graph that this build wrote; UnloadableGraphError when the backend rejects it."""
+    try:
+        return open_session(graph, options)
+    except IntegrityError as error:
+        raise UnloadableGraphError(error.message, REPORT_HINT) from None
 
 
 @functools.cache

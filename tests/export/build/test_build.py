@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from textual_vision.export.build import float_graphs as floats
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle import writer as bundle_module
 from textual_vision.export.model.stage import StagedModel
@@ -115,7 +115,7 @@ def test_a_second_build_with_one_option_changed_redoes_only_what_changed(
     small_build: BuildOptions, built: Built, checkpoint: Path, kept_steps: Path, tmp_path: Path
 ) -> None:
     options = dataclasses.replace(small_build, samples=6)
-    result = build(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
+    result = build_bundle(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
     kept = {step.name for step in result.steps if step.cached}
     redone = {step.name for step in result.steps if not step.cached}
     assert {f"export {stage}" for stage in STAGES} | {"make fp16"} <= kept
@@ -128,8 +128,12 @@ def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_f
     monkeypatch.setattr(floats, "needs_worker", lambda stage: stage.name == "latent")
     told: list[str] = []
     place = tmp_path / "beside.tv"
-    result = build(
-        str(checkpoint), place, small_build, cache=tmp_path / "kept", tell=lambda step: told.append(step.name)
+    result = build_bundle(
+        str(checkpoint),
+        place,
+        small_build,
+        cache=tmp_path / "kept",
+        on_progress=lambda step: told.append(step.name),
     )
     others = [f"{work} {name}" for name in ("text_encoder", "generator") for work in STEPS_OF_A_STAGE]
     assert [name for name in told if name in others] == others
@@ -138,7 +142,7 @@ def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_f
     assert result.verdict == PASS
     assert all(one.passed for one in compare(TextToImage.load(place, precision="fp16")))
     assert not list(tmp_path.glob(".*"))
-    again = build(str(checkpoint), tmp_path / "again.tv", small_build, cache=tmp_path / "kept")
+    again = build_bundle(str(checkpoint), tmp_path / "again.tv", small_build, cache=tmp_path / "kept")
     assert {step.name for step in again.steps if not step.cached} == {"draw the report", "write the bundle"}
 
 
@@ -152,7 +156,7 @@ def test_no_cached_step_of_a_stage_is_begun_beside(
 ) -> None:
     monkeypatch.setattr(floats, "needs_worker", lambda stage: True)
     monkeypatch.setattr(floats, "started", lambda *_: pytest.fail("a process was started"))
-    build(str(checkpoint), tmp_path / "again.tv", small_build, cache=kept_steps)
+    build_bundle(str(checkpoint), tmp_path / "again.tv", small_build, cache=kept_steps)
 
 
 @pytest.fixture
@@ -168,7 +172,9 @@ def build_in_vain(
     monkeypatch.setitem(parity.TOLERANCES, "fp16", budget)
 
     def attempt(place: Path, **changed: bool) -> BuildResult:
-        return build(str(checkpoint), place, dataclasses.replace(small_build, **changed), cache=kept_steps)
+        return build_bundle(
+            str(checkpoint), place, dataclasses.replace(small_build, **changed), cache=kept_steps
+        )
 
     return attempt
 
@@ -204,7 +210,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_bundle_in_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "kept.tv"
-    build(str(checkpoint), place, small_build, cache=kept_steps)
+    build_bundle(str(checkpoint), place, small_build, cache=kept_steps)
     before = (place / "manifest.json").read_bytes()
     written: list[Path] = []
 
@@ -216,7 +222,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_bundle_in_its_place(
 
     monkeypatch.setattr(bundle_module, "write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
-        build(str(checkpoint), place, dataclasses.replace(small_build, force=True), cache=kept_steps)
+        build_bundle(str(checkpoint), place, dataclasses.replace(small_build, force=True), cache=kept_steps)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.tv"]
     assert (place / "manifest.json").read_bytes() == before
 
@@ -225,11 +231,11 @@ def test_an_existing_bundle_is_replaced_only_when_told_to(
     small_build: BuildOptions, built: Built, checkpoint: Path, kept_steps: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="exists"):
-        build(str(checkpoint), built[0], small_build, cache=kept_steps)
+        build_bundle(str(checkpoint), built[0], small_build, cache=kept_steps)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="not a bundle"):
-        build(str(checkpoint), tmp_path / "mine", dataclasses.replace(small_build, force=True))
+        build_bundle(str(checkpoint), tmp_path / "mine", dataclasses.replace(small_build, force=True))
 
 
 @pytest.mark.parametrize(
@@ -239,12 +245,12 @@ def test_an_existing_bundle_is_replaced_only_when_told_to(
         ({"opset": 99}, "opset 99"),
         ({"precisions": ("int4",)}, "unknown precision 'int4'"),
         ({"precisions": ()}, "no precision"),
-        ({"batch": BatchProfile(min=4, opt=1, max=2)}, "out of order"),
+        ({"batch_profile": BatchProfile(min=4, opt=1, max=2)}, "out of order"),
         ({"no_rewrite": ("fold",)}, "unknown rewrite"),
         ({"target": "toaster"}, "unknown target"),
-        ({"tokens": 99}, "99 tokens"),
+        ({"prompt_length": 99}, "99 tokens"),
         ({"samples": 1}, "1 samples"),
-        ({"range_method": "kl"}, "unknown range method 'kl'"),
+        ({"calibration_method": "kl"}, "unknown range method 'kl'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_any_work(
@@ -252,5 +258,7 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
 ) -> None:
     options = dataclasses.replace(small_build, **changed)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message) as error:
-        build(str(checkpoint), tmp_path / "no.tv", options, tell=lambda step: pytest.fail(step.name))
+        build_bundle(
+            str(checkpoint), tmp_path / "no.tv", options, on_progress=lambda step: pytest.fail(step.name)
+        )
     assert error.value.hint

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle.verify import failures_in, verified
 from textual_vision.export.cli.main import command
@@ -29,8 +29,8 @@ def fixed(
     small_build: BuildOptions, checkpoint: Path, kept_steps: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Built:
     folder = tmp_path_factory.mktemp("fixed") / "fixed.tv"
-    options = dataclasses.replace(small_build, tokens=LENGTH, reference=True)
-    return folder, build(str(checkpoint), folder, options, cache=kept_steps)
+    options = dataclasses.replace(small_build, prompt_length=LENGTH, reference=True)
+    return folder, build_bundle(str(checkpoint), folder, options, cache=kept_steps)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
