@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +40,29 @@ def _write_and_rename(path: Path, parts: Sequence[bytes], *, fsync: bool) -> Non
     except BaseException:  # an interrupt leaves no half-written file either; it is raised again
         temporary.unlink(missing_ok=True)
         raise
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Rename the finished folder `fresh` to `folder`, and delete what was there only afterwards.
+
+    Both must have the same parent. On a failure or an interrupt the older folder is put back and the error is
+    raised again.
+    """
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".old", dir=folder.parent))
+    old = aside / "old"
+    try:
+        folder.rename(old)
+        fresh.rename(folder)
+    except BaseException:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        raise
+    finally:
+        if folder.exists():  # else the older folder could not be put back, and is the only copy
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_of_file(path: Path) -> str:

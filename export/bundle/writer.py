@@ -12,7 +12,7 @@ from pathlib import Path
 
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.files import replace_folder, write_atomic
 from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, write_manifest
 
 
@@ -50,7 +50,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         list(parallel_map(lambda name: write_atomic(fresh / name, files[name]), names))
         write_manifest(whole, fresh)
-        _put(fresh, folder)
+        replace_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return whole
@@ -58,20 +58,3 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
 
 def _spec(data: bytes) -> FileSpec:
     return FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-
-def _put(fresh: Path, folder: Path) -> None:
-    if not folder.exists():
-        fresh.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    try:
-        folder.rename(old / "bundle")
-        fresh.rename(folder)
-    except BaseException:  # an interrupt puts the old bundle back too; it is raised again
-        if not folder.exists() and (old / "bundle").exists():
-            (old / "bundle").rename(folder)
-        raise
-    finally:
-        if folder.exists():  # else the old bundle could not be put back, and is all that there is
-            shutil.rmtree(old, ignore_errors=True)

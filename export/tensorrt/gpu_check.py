@@ -1,7 +1,6 @@
-"""On a machine with an NVIDIA GPU: build engines, run them, compare them with ONNX Runtime, measure.
+"""Build engines on an NVIDIA GPU, compare them with ONNX Runtime on the CPU, and measure their latency.
 
-`make gpu-check` writes one JSON with everything that someone else needs to see how the GPU did; it can be
-attached to an issue as it is.
+`tv-export gpu-check` writes the report as one JSON file, which can be attached to an issue.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ Opened = Mapping[str, Session]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The GPU to check, and the libraries that are there for it, by kind."""
+    """The GPU to check, the installed libraries for it by kind, and the reasons why others are missing."""
 
     cuda: CudaRuntime
     device: Device
@@ -63,7 +62,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """What is here; BackendMissingError without a driver or GPU."""
+    """Return this machine's GPU and libraries; raises BackendMissingError without a driver or GPU."""
     cuda = load_cudart()
     device = probe(cuda)
     libraries: dict[str, Any] = {}
@@ -78,7 +77,7 @@ def find_gpu() -> Gpu:
 
 
 def _loaded(kind: str, device: Device) -> Any:
-    """The library, or why there is none for `device`: TensorRT-RTX knows some GPUs only, Hopper not."""
+    """Return the library of `kind`, or the error why none supports `device`; TensorRT-RTX has no Hopper."""
     try:
         library = load_library(kind)
         if kind == "tensorrt-rtx":
@@ -89,9 +88,9 @@ def _loaded(kind: str, device: Device) -> Any:
 
 
 def check_bundle(path: Path, gpu: Gpu, *, on_progress: ProgressCallback) -> dict[str, object]:
-    """Everything about the bundle's graphs on `gpu`, ready for JSON; the bundle itself is left as it is.
+    """Return the report on all graphs of a bundle on `gpu`, ready for JSON; the bundle stays unchanged.
 
-    What fails is in the report ("verdict", "error") and does not stop the rest.
+    A failure is recorded in the report ("verdict", "error"), and the other checks go on.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle.tv"
@@ -136,12 +135,12 @@ def _by_provider(
     batches: Sequence[ReferenceBatch],
     on_progress: ProgressCallback,
 ) -> dict[str, dict[str, object]]:
-    """ONNX Runtime on the GPU, where its package for that is installed."""
+    """Return the comparison of ONNX Runtime on the GPU; empty when its GPU package is not installed."""
     bundle = Bundle(path)
     try:
         sessions = open_stages(bundle, precision, provider, None)
     except BackendMissingError as error:
-        on_progress(f"left out: {error.message}")
+        on_progress(f"skipped: {error.message}")
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
@@ -198,8 +197,8 @@ def _verdict(found: object) -> object:
 def _compared(
     program: Program, sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
-    """Parity with ONNX Runtime's CPU on the same graphs, and the time of each stage for one picture."""
-    # The reference is the same graph, not PyTorch: float32 has no margins to excuse near ties by.
+    """Return the parity with ONNX Runtime on the CPU, and the latency of each stage at batch 1."""
+    # The reference is the same graph, not PyTorch: its codes have no margins that identify near ties.
     tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
     parity = parity_of(program, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
@@ -227,7 +226,7 @@ def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[st
 
 
 def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
-    """Prompts and seeds with every tensor of the way as the `reference` gives it."""
+    """Return prompts and seeds with every tensor of the pipeline as the `reference` computes it."""
     manifest = bundle.manifest
     size = min(BATCH, manifest.batch.max)
     batches = []

@@ -24,10 +24,12 @@ class Session(Protocol):
     """One stage, loaded and ready to run; `inputs` and `outputs` are the names in the graph."""
 
     @property
-    def inputs(self) -> frozenset[str]: ...
+    def inputs(self) -> frozenset[str]:
+        """The names of the graph's inputs."""
 
     @property
-    def outputs(self) -> frozenset[str]: ...
+    def outputs(self) -> frozenset[str]:
+        """The names of the graph's outputs."""
 
     @property
     def largest_batch(self) -> int | None:

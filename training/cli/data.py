@@ -171,6 +171,7 @@ class _Progress:
 
 def _packages_folder() -> Path:
     """Return the folder that downloaded packages are kept in."""
+    folder = cache_folder()
     if folder is None:
         raise UsageError("this user has no home folder to keep packages in", "name one: --packages FOLDER")
     return folder / "packages"
