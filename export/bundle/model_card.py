@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a bundle is, what it was made of and how good its precisions are."""
+"""Write MODEL_CARD.md: the model, its stages, the parity of its precisions, its limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], provenance: dict[str, str]) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     return "\n".join(
         [
             f"# {model.name}",
@@ -29,17 +29,17 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             "",
             "## Precisions",
             "",
-            "Compared with the trained model on real prompts; codes are the integers that the stages before "
-            "the picture hand over, each stage fed the trained model's own inputs.",
+            "Each stage is compared with the trained model on the trained model's own inputs. Codes are the "
+            "integers that one stage passes to the next.",
             "",
-            "| precision | MB to draw with | codes equal | picture | verdict |",
+            "| precision | MB of graphs | codes equal | picture | verdict |",
             "|---|---|---|---|---|",
             *[_row(precision) for precision in precisions],
             "",
             "## Limits",
             "",
-            "The model draws what its training pictures show and nothing else. Words that it never saw are "
-            "approximated by similar ones or ignored. It writes no legible text and knows no persons.",
+            "The model generates only what its training pictures show. It approximates unknown words by "
+            "similar ones or ignores them. It writes no legible text and knows no persons.",
             "",
             "## Made with",
             "",
@@ -50,7 +50,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
 
 
 def condition_in_words(model: StagedModel | Manifest) -> str:
-    """The condition that a model takes: a prompt of so many tokens, one of so many labels, or nothing."""
+    """Return the condition that a model takes as a phrase: a prompt, a label, or nothing."""
     if model.labels is not None:
         return f"one of {len(model.labels.names)} labels"
     if model.text is None:

@@ -69,12 +69,12 @@ def show_plan(
 
     Raises what the build would raise before its first step.
     """
-    from textual_vision.export.build.build import plan
     from textual_vision.export.build.options import check_options
-    from textual_vision.export.model.loading import model_of
+    from textual_vision.export.build.plan import plan
+    from textual_vision.export.model.loading import load_checked_model
 
     check_options(options)
-    model = model_of(checkpoint, options.prompt_length)
+    model = load_checked_model(checkpoint, options.prompt_length)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:

@@ -11,7 +11,7 @@ import numpy as np
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics
 from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.export.sessions.opening import open_own_graph, open_stage_sessions

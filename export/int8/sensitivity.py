@@ -128,8 +128,9 @@ def sensitivity_of_bundle(
 def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
 ) -> list[ReferenceBatch]:
-    """Pictures of the prompts by the float graphs: the reference here."""
-    from textual_vision.export.parity.verdict import batch_from_graphs, open_sessions
+    """Return pictures of the prompts by the float graphs, the reference here."""
+    from textual_vision.export.parity.verdict import batch_from_graphs
+    from textual_vision.export.sessions.opening import open_sessions
 
     sessions = open_sessions(graphs, backend)
     parts = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]

@@ -1,4 +1,4 @@
-"""Some samples as every step of the way sees them: nothing here needs torch."""
+"""The reference's tensors for a batch of samples; this module needs no torch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy.typing as npt
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 from textual_vision.runtime.manifest import StageSpec
 
-BATCH, TOKENS = "batch", "tokens"  # sizes that a graph leaves open
+BATCH, TOKENS = "batch", "tokens"  # names of dynamic dimensions
 MASKS = ("attention_mask",)  # says which tokens are padding, whichever stage is compared
-STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
+STEP = ".step"  # suffix of a tensor's name among the margins, see `model.stage.Stage`
 
 Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceBatch:
-    """Some samples: every tensor of the way by its name, as the reference gave it.
+    """Samples with every tensor that the reference computed for them, by name.
 
-    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed_length`
-    when the graphs take prompts of this length only, so that padding must stay. `steps` holds, for each stage
-    that runs in a loop, its inputs and outputs by name at every step.
+    `margins` holds the margins of code tensors (see `model.stage.Stage`). `fixed_length` says that the graphs
+    take prompts of this length only, so that padding must stay. `steps` holds, for each stage that runs in a
+    loop, its inputs and outputs by name at every step.
     """
 
     prompts: tuple[str, ...]
@@ -51,7 +51,7 @@ def batches_of_stage(batches: Sequence[ReferenceBatch], stage: StageSpec) -> lis
 
 
 def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
-    """The batches as one blob, for `batches_from_bytes`."""
+    """Return the batches as one zip file, for `batches_from_bytes`."""
     files = {}
     for index, batch in enumerate(batches):
         files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed_length]).encode()
@@ -69,7 +69,7 @@ def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
 
 
 def batches_from_bytes(data: bytes) -> tuple[ReferenceBatch, ...]:
-    """What `bytes_from_batches` was given."""
+    """Return the batches from the result of `bytes_from_batches`."""
     files = unzip_bytes(data)
     count = sum("/" not in name for name in files)
     return tuple(_batch_from_files(files, index) for index in range(count))

@@ -1,4 +1,4 @@
-"""Real prompts as the stages' inputs, and what PyTorch makes of them: the reference of every comparison."""
+"""Run prompts through the PyTorch stages: the reference of every comparison."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.running import StageRun, condition_of, run_model
 from textual_vision.export.model.stage import StagedModel
 
-BATCH_SIZE = 4  # of the comparison: several prompts of different length, so that padding is tested too
+BATCH_SIZE = 4  # several prompts of different lengths, so that padding is compared too
 
 
 def reference_batches(
     model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int, margins: bool = True
 ) -> tuple[ReferenceBatch, ...]:
-    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on.
+    """Return `samples` pictures by PyTorch in float32, with all tensors in between.
 
-    Without `margins`, which only a comparison asks for, it takes half the time.
+    The prompts repeat in order, with the seeds `seed`, `seed + 1`, … Without `margins`, which only
+    comparisons need, this takes half the time.
     """
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]

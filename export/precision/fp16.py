@@ -18,13 +18,14 @@ from textual_vision.export.graph.constants import consumers_of
 from textual_vision.export.graph.strip_weights import expose_tensors, strip_weights
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
-from textual_vision.export.parity.verdict import TOLERANCES, forced_parity, open_sessions
+from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.verdict import forced_parity
 from textual_vision.export.precision.fp16_cast import fp16_graph_from_float, infer_types, is_float32
 from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.cached import CachingSession
-from textual_vision.export.sessions.opening import open_own_graph
+from textual_vision.export.sessions.opening import open_own_graph, open_sessions
 from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.manifest import StageSpec
 

@@ -20,13 +20,8 @@ from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import (
-    MERGED_TOLERANCE,
-    TOLERANCES,
-    batch_from_graphs,
-    parity_of,
-    verdict_of,
-)
+from textual_vision.export.parity.tolerance import MERGED_TOLERANCE, TOLERANCES
+from textual_vision.export.parity.verdict import batch_from_graphs, parity_of, verdict_of
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines

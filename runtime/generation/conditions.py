@@ -42,7 +42,8 @@ def usual_texts(manifest: Manifest, prompts: Sequence[str], count: int, start: i
 class BatchTokenizer(Protocol):
     """Reads prompts into token ids, here or in another process."""
 
-    def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]: ...
+    def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]:
+        """Return the tokens of the prompts in batches of at most `size`."""
 
 
 class ConditionReader:

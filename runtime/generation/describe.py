@@ -19,7 +19,8 @@ class LoadedModel(Protocol):
     isolated: bool
 
     @property
-    def sessions(self) -> Mapping[str, Session]: ...
+    def sessions(self) -> Mapping[str, Session]:
+        """Return the sessions by stage."""
 
 
 def describe_model(bundle: Bundle, model: LoadedModel) -> Description:

@@ -12,7 +12,8 @@ import pytest
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.model.stage import tensor
 from textual_vision.export.parity.metrics import TensorPair, float_metrics, image_metrics, metrics_of, ssim
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN, TOLERANCES, free_parity, parity_of
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN, TOLERANCES
+from textual_vision.export.parity.verdict import free_parity, parity_of
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeMetrics, StageParity
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
