@@ -35,7 +35,7 @@ def calibrate(folder: Path, drawings: int) -> None:
         stages=manifest.stages,
         sessions=open_sessions(graphs, default_backend()),
         tokenizer=Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text),
-        noise_dim=manifest.noise.dim,
+        noise_dim=manifest.noise[0].shape[0],
         tables={},
     )
     prompts = CALIBRATED[: min(drawings, 10)]

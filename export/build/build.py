@@ -20,6 +20,7 @@ from textual_vision.export.host.versions import versions
 from textual_vision.export.parity.verdict import parity_error
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import FAIL, PASS, BuildResult, RewriteResult
+from textual_vision.runtime.isolation.trusted import trust_written
 from textual_vision.runtime.manifest import Manifest
 
 
@@ -49,7 +50,7 @@ def build_bundle(
         result = compare(context, folder, graphs.rewrites)
         require_pass(result, options)
         manifest, files = bundle_files(context, result, variants, build_command(source, folder, options))
-    context.steps.timed("write the bundle", partial(write_bundle, folder, manifest, files))
+    trust_written(context.steps.timed("write the bundle", partial(write_bundle, folder, manifest, files)))
     context.steps.prune()
     return dataclasses.replace(
         result, steps=tuple(context.steps.timings), seconds=context.steps.seconds

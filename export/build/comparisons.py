@@ -33,6 +33,7 @@ from textual_vision.export.results import (
 from textual_vision.export.sessions.cached import CachingSession, GraphDigests, SessionPool
 from textual_vision.export.sessions.opening import initialize_backend, usable_backends
 from textual_vision.export.sessions.timing import median_latency_ms, node_count
+from textual_vision.runtime.generation.program import Program
 
 Parity = Callable[[], bytes]
 
@@ -53,7 +54,7 @@ class Comparisons:
         pools: Mapping[str, ThreadPoolExecutor | None],
     ) -> None:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
-        self._specs = [stage.spec for stage in model.stages]
+        self._specs, self._program = [stage.spec for stage in model.stages], model.program
         digests = GraphDigests()
         self._opened = {
             backend: SessionPool(digests, threads=None if pool is None else 1)
@@ -115,16 +116,18 @@ class Comparisons:
         return self._deferred[-1]
 
     def _parity(self, name: str, graphs: Mapping[str, bytes], backend: str) -> bytes:
-        specs, batches = self._specs, self._batches
+        program, batches = self._program, self._batches
         sessions = self._opened[backend].of(graphs, backend)
-        found = parity_of(specs, sessions, batches, tolerance=TOLERANCES[name], backend=backend)
+        found = parity_of(program, sessions, batches, tolerance=TOLERANCES[name], backend=backend)
         if MERGED in graphs:
             # Compare with the chained stages: merging is judged here, not the precision.
             chained = [
-                dataclasses.replace(batch, tensors={**batch.tensors, **run_pipeline(specs, sessions, batch)})
+                dataclasses.replace(
+                    batch, tensors={**batch.tensors, **run_pipeline(program, sessions, batch)}
+                )
                 for batch in batches
             ]
-            merged = [merged_spec(specs)]
+            merged = Program(stages=(merged_spec(self._specs),))
             found += free_parity(merged, sessions, chained, tolerance=MERGED_TOLERANCE, backend=backend)
         return bytes_from_results(found)
 
@@ -136,7 +139,7 @@ class Comparisons:
         def work() -> bytes:
             sessions = reference_sessions(stages)
             return bytes_from_results(
-                parity_of(self._specs, sessions, few, tolerance=TOLERANCES[name], backend=REFERENCE_BACKEND)
+                parity_of(self._program, sessions, few, tolerance=TOLERANCES[name], backend=REFERENCE_BACKEND)
             )
 
         return self._steps.run(f"compare {name} on {REFERENCE_BACKEND}", depends, work)

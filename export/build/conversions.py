@@ -33,7 +33,6 @@ from textual_vision.export.precision.registry import (
     convert_stage,
 )
 from textual_vision.export.results import MERGED, RewriteResult
-from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.version import __version__
 
 NOTES_FILE = "notes.json"
@@ -110,7 +109,7 @@ def _float_graphs(context: BuildContext, precision: str, stages: Mapping[str, Ex
     options, order = context.options, [stage.name for stage in context.model.stages if stage.name in stages]
     is_int8 = precision == "int8"
     return FloatGraphs(
-        stages=tuple(stage.spec for stage in context.model.stages),
+        program=context.model.program,
         fp32={name: stages[name].int8_source if is_int8 else stages[name].graph for name in order},
         batches=context.calibration,
         target=options.target,
@@ -130,8 +129,12 @@ def _calibration_origin(
     return origin_of(
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
-        context.model.tokenizer,
-        {"noise": RECIPE, "tokens": context.options.prompt_length, "longest": context.model.text.max_tokens},
+        context.model.tokenizer or b"",
+        {
+            "noise": [dataclasses.asdict(one) for one in context.model.noise],
+            "tokens": context.options.prompt_length,
+            "longest": None if context.model.text is None else context.model.text.max_tokens,
+        },
         {**exported, "rewrites left out": json.dumps(sorted(context.options.no_rewrite)).encode()},
     )
 
@@ -150,7 +153,7 @@ def _calibration_notes(context: BuildContext) -> dict[str, object]:
 def _convert_and_merge(context: BuildContext, name: str, source: FloatGraphs, origin: Origin) -> bytes:
     made = convert(name, source)
     graphs = {stage: annotate(graph, context.model, stage, name) for stage, graph in made.graphs.items()}
-    if context.options.merged:
+    if context.options.merged and not context.model.loops:
         merged = merged_from_stages(source.stages, made.graphs)
         graphs[MERGED] = annotate(merged, context.model, MERGED, name)
     samples = sum(len(batch.prompts) for batch in source.batches)

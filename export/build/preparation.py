@@ -22,7 +22,9 @@ from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.loading import load_checked_model
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
+from textual_vision.export.model.running import texts_of
 from textual_vision.export.model.stage import StagedModel
+from textual_vision.runtime.errors import UsageError
 
 CALIBRATION_SEED = 1 << 32  # added to the seed, so that calibration noise differs from that of the comparison
 
@@ -74,7 +76,8 @@ def prepare(source: str, options: BuildOptions, steps: StepCache) -> Iterator[Bu
 def _example_batch(model: StagedModel, options: BuildOptions) -> ReferenceBatch:
     """Return inputs to trace the stages with and to time their graphs on."""
     count = min(BATCH_SIZE, options.samples)
-    return reference_batches(model, options.prompts, samples=count, seed=options.seed, margins=False)[0]
+    texts = texts_of(model, options.prompts, count)
+    return reference_batches(model, texts, samples=count, seed=options.seed, margins=False)[0]
 
 
 def _reference_batches(
@@ -101,7 +104,11 @@ def _calibration_prompts(
     """Return the prompts to calibrate on: of more than needed, those that visit the most codebook rows."""
     prompts, count = options.calibration_prompts, options.calibration_count
     if options.calibration_random:
+        if model.tokenizer is None:
+            problem = f"{model.name} takes no prompts to make of random words"
+            raise UsageError(problem, "leave out random: calibration uses the labels and seeds")
         prompts = random_prompts(model.tokenizer, count, options.seed)
+    prompts = texts_of(model, prompts, count)
     if len(prompts) <= count:
         return prompts
     work = partial(_chosen_indices, model, prompts, count, seed)
@@ -113,7 +120,8 @@ def _calibration_prompts(
 def _generate(
     model: StagedModel, prompts: tuple[str, ...], samples: int, seed: int, *, margins: bool
 ) -> bytes:
-    return bytes_from_batches(reference_batches(model, prompts, samples=samples, seed=seed, margins=margins))
+    texts = texts_of(model, prompts, samples)
+    return bytes_from_batches(reference_batches(model, texts, samples=samples, seed=seed, margins=margins))
 
 
 def _chosen_indices(model: StagedModel, prompts: tuple[str, ...], count: int, seed: int) -> bytes:

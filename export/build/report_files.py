@@ -12,7 +12,7 @@ from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.preparation import BuildContext
-from textual_vision.export.bundle.model_card import prompt_length
+from textual_vision.export.bundle.model_card import condition_in_words
 from textual_vision.export.report.page import ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
@@ -34,7 +34,7 @@ def build_report(
         batches=context.batches,
         about={
             "picture": f"{image.width} × {image.height} pixels",
-            "prompt": prompt_length(model.text),
+            "condition": condition_in_words(model),
             "license": model.license,
             "checkpoint": model.digest,
         },

@@ -55,7 +55,9 @@ def export_stage(model: StagedModel, spec: StageExportSpec, name: str, example: 
     # PyTorch's compiler takes 2 s to import: a worker that was started before has that much more time.
     from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 
-    options = ExportOptions(opset=spec.opset, tokens=spec.tokens, max_tokens=model.text.max_tokens)
+    options = ExportOptions(
+        opset=spec.opset, tokens=spec.tokens, max_tokens=1 if model.text is None else model.text.max_tokens
+    )
     stage = inference_stage(model.stage(name)) if spec.uses_inference_modules else model.stage(name)
     data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
     refreeze_gc()

@@ -14,6 +14,7 @@ from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,
     GOLDEN_SCHEMA_VERSION,
@@ -22,15 +23,14 @@ from textual_vision.runtime.golden import (
     bytes_from_golden,
     golden_files,
 )
+from textual_vision.runtime.graph.check import check_graph
 from textual_vision.runtime.manifest import (
     SCHEMA_VERSION,
     BatchProfile,
     Manifest,
-    NoiseSpec,
     PrecisionSpec,
     StageSpec,
 )
-from textual_vision.runtime.noise import RECIPE
 
 GOLDEN_PICTURES = 4
 # Other processors round differently, so golden pictures may be this much worse there.
@@ -52,11 +52,23 @@ def bundle_contents(
         for precision, stages in graphs.items()
         for stage, graph in stages.items()
     }
-    files[model.text.tokenizer] = model.tokenizer
+    for name, graph in files.items():
+        _check_readable(graph, name)
+    if model.text is not None and model.tokenizer is not None:
+        files[model.text.tokenizer] = model.tokenizer
     files["MODEL_CARD.md"] = model_card(model, result.precisions, provenance).encode()
     files["NOTICE"] = model.notice.encode()
     files.update(_golden(model, result, batches))
     return _manifest(model, result, graphs, batch, provenance), files
+
+
+def _check_readable(graph: bytes, name: str) -> None:
+    """Raise UsageError when the runtime would refuse the graph."""
+    try:
+        check_graph(graph, name)
+    except IntegrityError as error:
+        hint = "use other PyTorch operations there: a bundle's graphs have no control flow or sequences"
+        raise UsageError(error.message, hint) from None
 
 
 def provenance_from_result(model: StagedModel, result: BuildResult) -> dict[str, str]:
@@ -85,8 +97,11 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         image=model.image,
-        noise=NoiseSpec(dim=model.noise_dim, recipe=RECIPE),
+        noise=model.noise,
         text=model.text,
+        labels=model.labels,
+        parameters=model.parameters,
+        loops=model.loops,
         stages=tuple(specs),
         precisions={
             one.precision: PrecisionSpec(
@@ -134,9 +149,13 @@ def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Reference
     prompts = [prompt for batch in batches for prompt in batch.prompts][:GOLDEN_PICTURES]
     seeds = [seed for batch in batches for seed in batch.seeds][:GOLDEN_PICTURES]
     images = np.concatenate([batch.tensors["image"] for batch in batches])[:GOLDEN_PICTURES]
-    codes = np.concatenate([batch.tensors["codes"] for batch in batches])[:GOLDEN_PICTURES]
+    codes = [batch.tensors["codes"].astype(np.int64) for batch in batches if "codes" in batch.tensors]
     pictures, files = golden_files(
-        prompts, seeds, images.astype(np.uint8), codes.astype(np.int64), model.noise_dim
+        prompts,
+        seeds,
+        images.astype(np.uint8),
+        np.concatenate(codes)[:GOLDEN_PICTURES] if codes else None,
+        model.noise,
     )
     budgets = {one.precision: _golden_budget(one) for one in result.precisions}
     golden = Golden(schema_version=GOLDEN_SCHEMA_VERSION, pictures=pictures, budgets=budgets)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual_vision.export.results import PrecisionResult
-from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from textual_vision.export.model.stage import StagedModel
@@ -18,8 +18,8 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
         [
             f"# {model.name}",
             "",
-            f"Generates {model.image.width}×{model.image.height} pictures from English prompts of "
-            f"{prompt_length(model.text)} (word pieces).",
+            f"Generates pictures of {model.image.width}×{model.image.height} pixels from "
+            f"{condition_in_words(model)}.",
             "",
             f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
@@ -49,9 +49,14 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
     )
 
 
-def prompt_length(text: TextSpec) -> str:
-    """Return the length of prompts as a phrase."""
-    return f"up to {text.max_tokens} tokens" + (", padded to this length" if text.fixed_length else "")
+def condition_in_words(model: StagedModel | Manifest) -> str:
+    """Return the condition that a model takes as a phrase: a prompt, a label, or nothing."""
+    if model.labels is not None:
+        return f"one of {len(model.labels.names)} labels"
+    if model.text is None:
+        return "no condition"
+    padded = ", padded to as many" if model.text.fixed_length else ""
+    return f"prompts of up to {model.text.max_tokens} tokens{padded}"
 
 
 def _parts(model: StagedModel) -> list[str]:

@@ -14,6 +14,7 @@ from textual_vision.export.sessions.opening import open_sessions, usable_backend
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
+from textual_vision.runtime.generation.program import program_from_manifest
 from textual_vision.runtime.golden import GoldenResult, compare
 from textual_vision.runtime.pipeline import TextToImage
 
@@ -81,14 +82,16 @@ def _parity(
 ) -> dict[str, tuple[StageParity, ...]]:
     from textual_vision.export.model.loading import load_checked_model
     from textual_vision.export.model.reference_batches import reference_batches
+    from textual_vision.export.model.running import texts_of
 
     text = bundle.manifest.text
-    model = load_checked_model(checkpoint, text.max_tokens if text.fixed_length else None)
+    model = load_checked_model(checkpoint, None if text is None or not text.fixed_length else text.max_tokens)
     recorded = bundle.manifest.provenance.get("checkpoint")
     if recorded != model.digest:
         problem = f"the bundle was not made from the checkpoint {checkpoint}"
         raise UsageError(problem, f"the bundle's has the digest {recorded}, this one {model.digest}")
-    batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
+    batches = reference_batches(model, texts_of(model, COMPARED, samples), samples=samples, seed=seed)
+    program = program_from_manifest(bundle.manifest)
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
@@ -100,6 +103,6 @@ def _parity(
         for backend in backends:
             sessions = open_sessions(graphs, backend)
             tolerance = TOLERANCES[precision]
-            parity = parity_of(specs, sessions, batches, tolerance=tolerance, backend=backend)
+            parity = parity_of(program, sessions, batches, tolerance=tolerance, backend=backend)
             found[precision] = (*found.get(precision, ()), *parity)
     return found

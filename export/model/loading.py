@@ -20,6 +20,7 @@ from textual_vision.export.model.spec_checks import check_specs, normalized_mode
 from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor, with_fixed_text
 from textual_vision.export.model.trial import tried_model
 from textual_vision.runtime.files import sha256_of_file
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
 from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel, stages_from_model
@@ -98,7 +99,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
             for spec in specs
         ),
         image=ImageSpec(height=size, width=size),
-        noise_dim=config.noise,
+        noise=(NoiseSpec(shape=(config.noise,)),),
         text=_text_spec(checkpoint),
         tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
         license="Apache-2.0",
@@ -117,8 +118,6 @@ def _text_spec(checkpoint: Checkpoint) -> TextSpec:
         max_tokens=config.max_tokens,
         pad_id=tokenizer.token_to_id("[PAD]") or 0,
         unknown_id=tokenizer.token_to_id("[UNK]") or 0,
-        groups=config.groups,
-        width=config.embed_dim,
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.program import Program
+from textual_vision.runtime.generation.specs import LabelSpec, LoopSpec, NoiseSpec, ParameterSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
 
 MIN_TOKENS = 3  # one word between the two special tokens
@@ -49,7 +51,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class StagedModel:
-    """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
+    """A model ready to export. `card` goes into MODEL_CARD.md.
+
+    It is conditioned on a prompt (`text`, and `tokenizer`, the text of tokenizer.json), on a class
+    (`labels`), or on nothing. `noise`, `parameters` and `loops` as in the manifest.
 
     `digest` names the checkpoint in the bundle. `fingerprint` is the key of a build's cached steps. It covers
     the weights, the source files, the specs and the tokenizer, and is set where the model is loaded.
@@ -61,15 +66,24 @@ class StagedModel:
     name: str
     stages: tuple[Stage, ...]
     image: ImageSpec
-    noise_dim: int
-    text: TextSpec
-    tokenizer: bytes
+    noise: tuple[NoiseSpec, ...]
     license: str
     notice: str
     digest: str
+    text: TextSpec | None = None
+    tokenizer: bytes | None = None
+    labels: LabelSpec | None = None
+    parameters: tuple[ParameterSpec, ...] = ()
+    loops: tuple[LoopSpec, ...] = ()
     fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """How the stages run."""
+        specs = tuple(stage.spec for stage in self.stages)
+        return Program(stages=specs, noise=self.noise, parameters=self.parameters, loops=self.loops)
 
     def stage(self, name: str) -> Stage:
         """Return the stage called `name`."""
@@ -87,6 +101,8 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
 
     Raises UsageError when the model takes fewer tokens, or when `tokens` leaves no room for a word.
     """
+    if model.text is None:
+        raise UsageError(f"{model.name} takes no prompt, so it has no length", "leave out --tokens")
     longest = model.text.max_tokens
     if not MIN_TOKENS <= tokens <= longest:
         hint = f"{model.name} takes {MIN_TOKENS} to {longest}: --prompt-length {longest}"

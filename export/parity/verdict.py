@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.parity.metrics import metrics_of, tensor_pair
 from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN, Tolerance, allowed_count, shortfall
 from textual_vision.export.results import (
@@ -26,7 +26,10 @@ from textual_vision.export.results import (
     TensorMetrics,
 )
 from textual_vision.runtime.backends.session import Session
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import ParityError
+from textual_vision.runtime.generation.conditions import ConditionReader
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 Rows = list[npt.NDArray[np.bool_]]  # of each batch, which samples are judged
@@ -34,7 +37,7 @@ Outputs = Sequence[Mapping[str, Array]]  # of each batch, a stage's outputs by n
 
 
 def parity_of(
-    stages: Sequence[StageSpec],
+    program: Program,
     sessions: Mapping[str, Session],
     batches: Sequence[ReferenceBatch],
     *,
@@ -43,16 +46,16 @@ def parity_of(
 ) -> tuple[StageParity, ...]:
     """Return both comparisons of every stage; `sessions` by stage, of one precision on one backend."""
     # The free-running one first: it has a clear error where a stage's outputs do not fit the next stage.
-    free = free_parity(stages, sessions, batches, tolerance=tolerance, backend=backend)
+    free = free_parity(program, sessions, batches, tolerance=tolerance, backend=backend)
     forced = [
         forced_parity(stage, sessions[stage.name], batches, tolerance=tolerance, backend=backend)
-        for stage in stages
+        for stage in program.stages
     ]
     return (*forced, *free)
 
 
 def free_parity(
-    stages: Sequence[StageSpec],
+    program: Program,
     sessions: Mapping[str, Session],
     batches: Sequence[ReferenceBatch],
     *,
@@ -60,9 +63,9 @@ def free_parity(
     backend: str,
 ) -> tuple[StageParity, ...]:
     """Compare every stage on the outputs of the stages before it."""
-    outputs = list(parallel_map(lambda batch: run_pipeline(stages, sessions, batch), batches))
+    outputs = list(parallel_map(lambda batch: run_pipeline(program, sessions, batch), batches))
     rows, found = _all_rows(batches), []
-    for stage in stages:
+    for stage in program.stages:
         found.append(_stage_parity(stage, batches, outputs, rows, tolerance, FREE_RUNNING, backend))
         if tolerance.near_ties:  # later stages are judged on the pictures whose codes are still equal
             rows = _rows_with_equal_codes(stage, batches, outputs, rows)
@@ -77,21 +80,50 @@ def forced_parity(
     tolerance: Tolerance,
     backend: str,
 ) -> StageParity:
-    """Compare one stage on the reference's own inputs."""
+    """Compare one stage on the reference's own inputs, in a loop at every step."""
+    batches = batches_of_stage(batches, stage)
     inputs = [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in batches]
     outputs = list(parallel_map(session.run, inputs))
     return _stage_parity(stage, batches, outputs, _all_rows(batches), tolerance, TEACHER_FORCED, backend)
 
 
 def run_pipeline(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: ReferenceBatch
+    program: Program, sessions: Mapping[str, Session], batch: ReferenceBatch
 ) -> dict[str, Array]:
     """Return every tensor by name, each stage run on the outputs of those before it."""
-    computed = {spec.name for stage in stages for spec in stage.outputs}
-    tensors = {name: value for name, value in batch.tensors.items() if name not in computed}
-    for stage in stages:
-        tensors.update(sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs}))
-    return tensors
+    given = {t.name for stage in program.stages for t in stage.outputs}
+    tensors = {name: value for name, value in batch.tensors.items() if name not in given}
+
+    def run(stage: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        return sessions[stage.name].run({t.name: known[t.name] for t in stage.inputs})
+
+    return program.run(tensors, run, batch.seeds)
+
+
+def batch_from_graphs(
+    bundle: Bundle, sessions: Mapping[str, Session], texts: Sequence[str], seeds: Sequence[int]
+) -> ReferenceBatch:
+    """Return the batch that a bundle's own graphs give for conditions and seeds, a reference for others."""
+    program, condition = program_from_manifest(bundle.manifest), ConditionReader(bundle).read(texts)
+    looped: dict[str, list[Mapping[str, Array]]] = {name: [] for name in program.looped}
+
+    def run(stage: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        inputs = {t.name: known[t.name] for t in stage.inputs}
+        outputs = sessions[stage.name].run(inputs)
+        if stage.name in looped:
+            looped[stage.name].append({**inputs, **outputs})
+        return outputs
+
+    tensors = program.run({**condition.tensors, **program.start_tensors(seeds)}, run, seeds)
+    text = bundle.manifest.text
+    return ReferenceBatch(
+        prompts=condition.texts,
+        seeds=tuple(seeds),
+        tensors=tensors,
+        margins={},
+        fixed_length=text is not None and text.fixed_length,
+        steps={name: tuple(runs) for name, runs in looped.items()},
+    )
 
 
 def verdict_of(parity: Sequence[StageParity]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch
+from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch, batches_of_stage
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -76,8 +76,9 @@ def _interleaved_cpu_times(
 
 def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
     """Return the stage's inputs for the batch's first sample, without padding unless its length is fixed."""
-    mask = batch.tensors["attention_mask"]
-    words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())
+    batch = batches_of_stage([batch], stage)[0]
+    mask = batch.tensors.get("attention_mask")
+    words = None if mask is None or batch.fixed_length else int((mask[0] == 1).sum())
     return {
         tensor.name: batch.tensors[tensor.name][:1, :words]
         if TOKENS in tensor.shape

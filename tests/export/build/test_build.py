@@ -39,7 +39,7 @@ def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
     drawn = TextToImage.load(built[0], backend="onnxruntime").generate(["red apple"], [5])
     tokens = Tokenizer(tiny_model.tokenizer, tiny_model.text).encode(["red apple"])
     ids, mask = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)
-    noise = torch.from_numpy(noise_from_seed(5, 1, tiny_model.noise_dim))
+    noise = torch.from_numpy(noise_from_seed(5, 1, tiny_model.noise[0].shape[0]))
     with torch.no_grad():
         _, text, _ = tiny_model.stage("text_encoder").module(ids, mask)
         codes = tiny_model.stage("latent").module(text, mask, noise)

@@ -69,7 +69,7 @@ def source(
 
 @pytest.fixture(scope="module")
 def evaluator(source: FloatGraphs) -> Evaluator:
-    return Evaluator(source.stages, source.fp32, source.batches, "onnxruntime")
+    return Evaluator(source.program, source.fp32, source.batches, "onnxruntime")
 
 
 @pytest.fixture(scope="module")
