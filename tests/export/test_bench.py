@@ -168,7 +168,7 @@ def test_a_contestant_that_cannot_be_loaded_raises_the_same_here(tmp_path: Path)
 def test_a_contestant_whose_process_dies_is_named(bundle: Path) -> None:
     spec = ContestantSpec(name="x", kind=BUNDLE, bundle=str(bundle), precision="fp32", backend="onnxruntime")
     with Racer(spec) as racer, pytest.raises(TextualVisionError, match=r"the process with x ended: .*Error"):
-        racer.burst([3], [0], unmeasured=0, measured=1)  # type: ignore[list-item] - a crash
+        racer.burst(["dog"], [0], unmeasured=0, measured="x")  # type: ignore[arg-type] - a crash
 
 
 def test_the_shipped_checkpoint_is_found_whatever_the_model_calls_itself(
