@@ -24,9 +24,9 @@ from textual_vision.runtime.strict_json import (
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-MANIFEST_LIMIT_BYTES = 16 << 20
+MANIFEST_LIMIT_BYTES = 4 << 20
 # By the end of a file's name. protobuf reads no graph of 2 GiB; text and pictures are read whole.
-LIMITS_BYTES = {".json": 64 << 20, ".onnx": (1 << 31) - 1, ".plan": 8 << 30, ".png": 64 << 20}
+LIMITS_BYTES = {".json": 16 << 20, ".onnx": (1 << 31) - 1, ".plan": 8 << 30, ".png": 64 << 20}
 OTHER_LIMIT_BYTES = 256 << 20
 NAME_LIMIT = 100  # characters
 WARNINGS_LIMIT = 20
