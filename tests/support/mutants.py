@@ -251,13 +251,13 @@ def main() -> None:
         seed = int(line)
         name, changed = mutant(files, seed)
         write(changed, root)
-        start = time.monotonic()
+        start = time.process_time()  # what else the machine does is no fault of the mutant
         try:
             outcome = draw(root, "openvino" if seed % 8 == 0 else "onnxruntime")
         except BaseException as error:  # noqa: BLE001 - what must not happen is reported
             outcome = f"raised {error!r}"[:500]
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        found = {"seed": seed, "file": name, "outcome": outcome, "seconds": time.monotonic() - start}
+        found = {"seed": seed, "file": name, "outcome": outcome, "seconds": time.process_time() - start}
         print(json.dumps({**found, "megabytes": megabytes, "secret": watch.was_opened()}), flush=True)
 
 
