@@ -6,7 +6,7 @@ OUT := out
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test check format test-slow gpu-check train clean help
+.PHONY: demo test check format test-slow gpu-check reference train clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,8 +18,7 @@ demo: $(VENV)/.export  ## export the shipped model, verify it, draw both prompts
 	$(BIN)/tv-generate $(OUT)/emoji.tv "dog wearing sunglasses" "green forest with river" --count 4 --grid -o $(OUT)/demo.png
 	@echo "the pictures are in $(OUT)/demo.png, the report in $(OUT)/emoji.tv/report/index.html"
 
-# A process for each folder: torch's garbage collection was seen to crash one in which TensorRT-RTX, OpenVINO and
-# ONNX Runtime had all been at work before.
+# A process for each folder: one process for all crashed once, see docs/notes/2026-12-01-crash-in-one-process.md.
 test: $(VENV)/.dev check  ## format, lint, types, tests
 	$(PYTEST) tests/training
 	$(PYTEST) tests/export tests/gpu
@@ -38,11 +37,14 @@ test-slow: $(VENV)/.dev  ## tests that take minutes
 	$(PYTEST) -m "slow and not gpu"
 
 gpu-check: $(VENV)/.dev  ## on a machine with an NVIDIA GPU: build, run, compare, measure
-	$(BIN)/python -m textual_vision.export.tensorrt.gpu_check --output $(OUT)/gpu-check.json
+	$(BIN)/tv-export gpu-check --output $(OUT)/gpu-check.json
+
+reference: $(VENV)/.dev  ## write the reference pages of the commands and of the training config
+	$(BIN)/python docs/reference/generate.py
 
 train: $(VENV)/.dev  ## train the shipped model's recipe from an empty folder
-	$(BIN)/tv-train data --out $(OUT)/corpus
-	$(BIN)/tv-train run emoji-64 --corpus $(OUT)/corpus --out $(OUT)/run
+	$(BIN)/tv-train data --output $(OUT)/corpus
+	$(BIN)/tv-train run emoji-64 --corpus $(OUT)/corpus --output $(OUT)/run
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -11,22 +11,30 @@ from pathlib import Path
 
 from textual_vision.calibration.ranges import METHODS, scale_from_threshold
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
 SCHEMA_VERSION = 1
 CACHE_LIMIT_BYTES = 64 << 20
-AGAIN_HINT = "calibrate again: delete the file, or give another --calibration-cache"
+AGAIN_HINT = "calibrate again: delete the file, or give another --ranges"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRange:
-    """One activation: `threshold` becomes ±127; `method` chose it; `low` and `high` were seen."""
+    """One activation: `threshold` becomes ±127; `method` chose it; `low` and `high` were seen.
+
+    Where `low` equals `high`, the activation never varied in the calibration.
+    """
 
     threshold: float
     method: str
     low: float
     high: float
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the activation never varied, so that `threshold` says nothing about other inputs."""
+        return self.low == self.high
 
     @property
     def scale(self) -> float:
@@ -82,7 +90,7 @@ def origin_of(
 
 def write_cache(calibration: Calibration, path: Path) -> None:
     """Write the cache as JSON, whole or not at all."""
-    write_whole(path, bytes_from_calibration(calibration))
+    write_atomic(path, bytes_from_calibration(calibration))
 
 
 def bytes_from_calibration(calibration: Calibration) -> bytes:

@@ -78,7 +78,7 @@ def distinct_prompts(texts: Sequence[str], where: str) -> Prompts:
         warnings.warn(
             f"{where}: {repeated} of {len(texts)} prompts repeat another", CalibrationWarning, stacklevel=2
         )
-    if few := few_prompts(len(kept)):
+    if few := warning_about_few_prompts(len(kept)):
         warnings.warn(f"{where}: {few}", CalibrationWarning, stacklevel=2)
     return Prompts(texts=kept, repeated=repeated)
 
@@ -104,7 +104,7 @@ def random_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ..
     return tuple(" ".join(words[index] for index in row) for row in chosen)
 
 
-def few_prompts(count: int) -> str:
+def warning_about_few_prompts(count: int) -> str:
     """A warning when `count` different prompts are too few, else nothing."""
     if count >= FEW_PROMPTS:
         return ""

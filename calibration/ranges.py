@@ -24,7 +24,7 @@ AUTO = "auto"
 PERCENTILE = 99.99
 FIRST_CANDIDATE = 128  # bins: fewer could not fill the levels
 CANDIDATES = 160  # thresholds that are tried
-SMOOTHING = 1e-4  # of a count, in bins that are empty after quantisation but were not before
+SMOOTHING = 1e-4  # of a count, in bins that are empty after quantization but were not before
 
 Float64 = npt.NDArray[np.float64]
 
@@ -38,12 +38,15 @@ def check_method(method: str) -> None:
 def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> float:
     """The magnitude that becomes 127, by `method` (one of METHODS).
 
-    Raises UsageError when the method is unknown or the tensor never varied.
+    A tensor that never varied gets its one magnitude, or 1 where that is 0. Raises UsageError when the method
+    is unknown or nothing was counted.
     """
     if method == AUTO:
         raise UsageError("auto is no method for one tensor alone", f"there are: {', '.join(METHODS)}")
     check_method(method)
-    histogram.require_varying()
+    histogram.require_values()
+    if histogram.is_constant:
+        return histogram.largest or 1.0
     if method == "minmax":
         return histogram.largest
     if method == "percentile":
@@ -76,7 +79,7 @@ def _candidates(histogram: MagnitudeHistogram) -> npt.NDArray[np.int64]:
 
 
 def _squared_error(counts: Float64, edge: int) -> float:
-    """Σ count · (x − quantised x)², x at the middle of its bin, in bins squared."""
+    """Σ count · (x − quantized x)², x at the middle of its bin, in bins squared."""
     middle = np.arange(BINS) + 0.5
     step = edge / LEVELS
     rounded = np.minimum(np.rint(middle / step), LEVELS) * step

@@ -113,7 +113,7 @@ def _samples(
         for stage in pipeline.stages
     }
     coverage = coverage_of(pipeline.stages, pipeline.tables, drawn)
-    for text in map(few_rows, coverage):
+    for text in map(warning_about_few_rows, coverage):
         if text:
             warnings.warn(text, CalibrationWarning, stacklevel=3)
     return Samples(prompts=prompts, seeds=seeds, inputs=inputs, coverage=coverage)
@@ -147,7 +147,7 @@ def coverage_of(
     return tuple(_coverage(stages, name, rows, drawn) for name, rows in tables.items())
 
 
-def few_rows(table: TableCoverage) -> str:
+def warning_about_few_rows(table: TableCoverage) -> str:
     """A warning when little of the table was visited, else nothing."""
     if table.share >= FEW_ROWS:
         return ""

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from textual_vision.runtime.backends.tensorrt.api import offers
+from textual_vision.runtime.backends.tensorrt.api import has_api
 from textual_vision.runtime.errors import IntegrityError, UsageError
 
 CALIBRATOR = "EntropyCalibration2"
@@ -103,7 +103,7 @@ def calibrator_from_cache(trt: Any, cache: bytes) -> Any:
 
     Raises UsageError when this version has no calibrators, IntegrityError for a damaged cache.
     """
-    if not offers(trt, "IInt8EntropyCalibrator2"):
+    if not has_api(trt, "IInt8EntropyCalibrator2"):
         raise UsageError(
             f"TensorRT {trt.__version__} has no calibrators", "use the int8 graphs: their scales are inside"
         )

@@ -14,13 +14,13 @@ MERGED = "pipeline"  # the graph of all stages in one
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeFigures:
+class CodeMetrics:
     """How many codes are equal; `near_ties` of the others lost by less than the budget's margin."""
 
     compared: int
     equal: int
     near_ties: int
-    following: int = 0  # chosen after a near tie fell the other way, and told of it
+    propagated: int = 0  # chosen after a near tie fell the other way, and told of it
 
     @property
     def agreement(self) -> float:
@@ -29,7 +29,7 @@ class CodeFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatFigures:
+class FloatMetrics:
     """Difference of a float tensor from the reference; `cosine` is of the flattened tensors."""
 
     max_abs: float
@@ -38,7 +38,7 @@ class FloatFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFigures:
+class ImageMetrics:
     """Difference of uint8 pictures; decibels are None where pictures are identical.
 
     `psnr_db` is of the error pooled over all pictures, `worst_psnr_db` that of the worst picture, `ssim` the
@@ -52,33 +52,33 @@ class ImageFigures:
     max_abs: int
 
 
-Figures: TypeAlias = "CodeFigures | FloatFigures | ImageFigures"
+TensorMetrics: TypeAlias = "CodeMetrics | FloatMetrics | ImageMetrics"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageParity:
     """One stage against the reference: fed the reference's inputs (teacher-forced) or its own.
 
-    `set_aside` pictures did not count for the verdict, since they follow from near ties.
+    `excluded_pictures` pictures did not count for the verdict, since they follow from near ties.
     """
 
     stage: str
     mode: str
     backend: str
-    tensors: dict[str, Figures]
+    tensors: dict[str, TensorMetrics]
     verdict: str
     reason: str = ""  # why it failed
-    set_aside: int = 0
+    excluded_pictures: int = 0
 
     @property
-    def codes(self) -> CodeFigures | None:
+    def codes(self) -> CodeMetrics | None:
         """The figures of the stage's codes, if it gives any."""
-        return next((f for f in self.tensors.values() if isinstance(f, CodeFigures)), None)
+        return next((f for f in self.tensors.values() if isinstance(f, CodeMetrics)), None)
 
     @property
-    def image(self) -> ImageFigures | None:
+    def image(self) -> ImageMetrics | None:
         """The figures of the stage's pictures, if it gives any."""
-        return next((f for f in self.tensors.values() if isinstance(f, ImageFigures)), None)
+        return next((f for f in self.tensors.values() if isinstance(f, ImageMetrics)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class PrecisionResult:
     notes: dict[str, object] = field(default_factory=dict)
 
     @property
-    def drawing(self) -> tuple[StageGraph, ...]:
+    def stage_graphs(self) -> tuple[StageGraph, ...]:
         """The graphs that it takes to draw: the stages', not the one of all in one."""
         return tuple(graph for graph in self.graphs if graph.stage != MERGED)
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from textual_vision.export.results import (
-    CodeFigures,
-    Figures,
-    FloatFigures,
-    ImageFigures,
+    CodeMetrics,
+    FloatMetrics,
+    ImageMetrics,
     RewriteResult,
     StageParity,
+    TensorMetrics,
 )
 
-FIGURES = (CodeFigures, FloatFigures, ImageFigures)
+METRICS = (CodeMetrics, FloatMetrics, ImageMetrics)
 
 
 def bytes_from_results(results: Sequence[StageParity | RewriteResult]) -> bytes:
@@ -27,7 +27,9 @@ def bytes_from_results(results: Sequence[StageParity | RewriteResult]) -> bytes:
 def parity_from_bytes(data: bytes) -> tuple[StageParity, ...]:
     """What `bytes_from_results` was given."""
     return tuple(
-        StageParity(**{**one, "tensors": {name: _figures(value) for name, value in one["tensors"].items()}})
+        StageParity(
+            **{**one, "tensors": {name: _metrics_from_json(value) for name, value in one["tensors"].items()}}
+        )
         for one in json.loads(data)
     )
 
@@ -37,8 +39,8 @@ def rewrites_from_bytes(data: bytes) -> tuple[RewriteResult, ...]:
     return tuple(RewriteResult(**one) for one in json.loads(data))
 
 
-def _figures(value: dict[str, Any]) -> Figures:
-    for kind in FIGURES:
+def _metrics_from_json(value: dict[str, Any]) -> TensorMetrics:
+    for kind in METRICS:
         if set(value) == {field.name for field in dataclasses.fields(kind)}:
             return kind(**value)
     raise AssertionError(f"figures of no known kind: {sorted(value)}")

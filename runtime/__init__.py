@@ -18,24 +18,23 @@ from textual_vision.runtime.errors import (
     TextualVisionWarning,
     UsageError,
 )
+from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
-    from textual_vision.runtime.generation.results import Description, Picture, Pictures
+    from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
     from textual_vision.runtime.generation.text import EncodedText
     from textual_vision.runtime.isolation.limits import IsolationLimits
     from textual_vision.runtime.noise import noise_from_seed
     from textual_vision.runtime.pipeline import TextToImage
-
-    __version__: str
 
 _MODULES = {
     "Bundle": "bundle",
     "Description": "generation.results",
     "EncodedText": "generation.text",
     "IsolationLimits": "isolation.limits",
-    "Picture": "generation.results",
-    "Pictures": "generation.results",
+    "GeneratedImage": "generation.results",
+    "GeneratedImages": "generation.results",
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
 }
@@ -48,11 +47,11 @@ __all__ = [
     "Description",
     "DeviceMismatchError",
     "EncodedText",
+    "GeneratedImage",
+    "GeneratedImages",
     "IntegrityError",
     "IsolationLimits",
     "ParityError",
-    "Picture",
-    "Pictures",
     "PromptWarning",
     "TextToImage",
     "TextualVisionError",
@@ -65,10 +64,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `--help` does not wait for numpy."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("textual-vision")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -10,6 +10,7 @@ import click
 
 from textual_vision.runtime import console
 from textual_vision.runtime.errors import ParityError, UsageError
+from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,9 @@ COUNT_LIMIT = 10_000
 @click.command(name="tv-generate", no_args_is_help=True)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of each prompt's first picture.")
+@click.option(
+    "--seed", type=console.SEED, default=0, show_default=True, help="Seed of each prompt's first picture."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, COUNT_LIMIT),
@@ -53,7 +56,7 @@ COUNT_LIMIT = 10_000
 @click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
-@click.version_option(package_name="textual-vision")
+@click.version_option(__version__)
 def command(
     bundle: Path,
     prompts: tuple[str, ...],
@@ -124,23 +127,23 @@ def _images(model: TextToImage, prompts: tuple[str, ...], seeds: list[int]) -> n
     """All pictures, (prompts · seeds, height, width, 3), prompt by prompt."""
     import numpy as np
 
-    return np.concatenate([model.draw([prompt], seeds).images for prompt in prompts])
+    return np.concatenate([model.generate([prompt], seeds).images for prompt in prompts])
 
 
 def _write(images: npt.NDArray[np.uint8], output: Path, columns: int | None) -> list[Path]:
     """Write one sheet with `columns` pictures a row, or every picture by itself; returns the files."""
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
     from textual_vision.runtime.golden import png_from_image
 
     if columns is not None:
-        write_whole(output, png_from_image(_sheet(images, columns)))
+        write_atomic(output, png_from_image(_sheet(images, columns)))
         return [output]
     if len(images) == 1:
         files = [output]
     else:
         files = [output.with_stem(f"{output.stem}-{index + 1}") for index in range(len(images))]
     for file, image in zip(files, images, strict=True):
-        write_whole(file, png_from_image(image))
+        write_atomic(file, png_from_image(image))
     return files
 
 

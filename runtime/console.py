@@ -17,6 +17,7 @@ import click
 
 from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
 
+SEED = click.IntRange(0, 2**62)  # leaves room below 2**64 for the seeds of the pictures that follow
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -49,7 +50,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         sys.exit(code)
 
 
-def say(kind: str, text: str, style: str) -> None:
+def print_status(kind: str, text: str, style: str) -> None:
     """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal."""
     line = " ".join(text.split())
     if not sys.stderr.isatty():
@@ -61,11 +62,11 @@ def say(kind: str, text: str, style: str) -> None:
     Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
 
 
-def say_error(message: str, hint: str = "") -> None:
+def print_error(message: str, hint: str = "") -> None:
     """An error, and what to do about it."""
-    say("error", message, "bold red")
+    print_status("error", message, "bold red")
     if hint:
-        say("hint", hint, "red")
+        print_status("hint", hint, "red")
 
 
 class _Terminated(BaseException):
@@ -96,15 +97,15 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     try:
         result = command.main(args=arguments, standalone_mode=False)
     except TextualVisionError as error:
-        say_error(error.message, error.hint)
+        print_error(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
         return _click_error(error)
     except (click.Abort, KeyboardInterrupt):
-        say_error("interrupted")
+        print_error("interrupted")
         return EXIT_INTERRUPTED
     except _Terminated:
-        say_error("terminated")
+        print_error("terminated")
         return EXIT_TERMINATED
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter complains again while it shuts down
@@ -112,7 +113,7 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     except OSError as error:
         return _system_error(error)
     except MemoryError:
-        say_error("not enough memory", "draw fewer pictures at once or close other programs")
+        print_error("not enough memory", "draw fewer pictures at once or close other programs")
         return 1
     return result if isinstance(result, int) else 0
 
@@ -123,14 +124,14 @@ def _click_error(error: click.ClickException) -> int:
         return error.exit_code
     context = getattr(error, "ctx", None)
     hint = f"see {context.command_path} --help" if context is not None else ""
-    say_error(error.format_message(), hint)
+    print_error(error.format_message(), hint)
     return error.exit_code
 
 
 def _system_error(error: OSError) -> int:
     number = error.errno if error.errno is not None else 0
     place = f": {error.filename}" if error.filename else ""
-    say_error(f"{error.strerror or error}{place}", OS_HINTS.get(number, ""))
+    print_error(f"{error.strerror or error}{place}", OS_HINTS.get(number, ""))
     return EXIT_USAGE
 
 
@@ -144,7 +145,7 @@ def _warning_shower(show: Callable[..., None]) -> Callable[..., None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, TextualVisionWarning):
-            say("warning", str(message), "yellow")
+            print_status("warning", str(message), "yellow")
         else:
             show(message, category, filename, lineno, file, line)
 

@@ -87,14 +87,15 @@ class StageEngine:
     """One stage's plan: the graph it came from, its tensors' types, shapes and arithmetic.
 
     `layers` has the type in which each convolution and matrix product of the graph runs, by node name; it is
-    empty, and `count` None, when the library does not tell. `dla` is None for an engine on the GPU alone.
+    empty, and `dtype_counts` None, when the library does not tell. `dla` is None for an engine on the GPU
+    alone.
     """
 
     graph: str
     graph_sha256: str
     profile: dict[str, ShapeRange]
     dtypes: dict[str, str]
-    count: LayerCount | None
+    dtype_counts: LayerCount | None
     layers: dict[str, str]
     dla: DlaCount | None = None
 
@@ -242,7 +243,7 @@ def rebuild_command(bundle: Bundle, precision: str, wanted: Fingerprint, dla_cor
         named = wanted.compute if wanted.compatibility == "none" else ()
         command += "".join(f" --compute-capability {compute}" for compute in named)
     elif wanted.compatibility != "none":
-        command += f" --hardware {wanted.compatibility}"
+        command += f" --hardware-compatibility {wanted.compatibility}"
     if wanted.version_compatible:
         command += " --version-compatible"
     if dla_core is not None:

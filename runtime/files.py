@@ -8,23 +8,25 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from textual_vision.runtime.errors import UsageError
+
 DIGEST_CHUNK_BYTES = 1 << 20
 
 
-def write_whole(path: Path, *parts: bytes, lasting: bool = True) -> None:
+def write_atomic(path: Path, *parts: bytes, fsync: bool = True) -> None:
     """Write `parts` under a temporary name beside `path` and rename it; on a failure nothing is left behind.
 
-    Not `lasting` is quicker: should the machine stop soon, the file may be there with something else in it.
+    Not `fsync` is quicker: should the machine stop soon, the file may be there with something else in it.
     Raises OSError as the system gives it (a folder that is not writable, a full disk).
     """
     try:
-        _write_and_rename(path, parts, lasting=lasting)
+        _write_and_rename(path, parts, fsync=fsync)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary name
         raise
 
 
-def _write_and_rename(path: Path, parts: Sequence[bytes], *, lasting: bool) -> None:
+def _write_and_rename(path: Path, parts: Sequence[bytes], *, fsync: bool) -> None:
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     # Not by tempfile: only its owner could read it, and to ask for the umask others' files would get another.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -32,12 +34,23 @@ def _write_and_rename(path: Path, parts: Sequence[bytes], *, lasting: bool) -> N
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
             file.flush()
-            if lasting:
+            if fsync:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:  # an interrupt leaves no half-written file either; it is raised again
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for cached files called `name`; it may not exist yet.
+
+    It lies in XDG_CACHE_HOME, or in ~/.cache where that is not set. UsageError for a user without a home.
+    """
+    folder = _user_folder("XDG_CACHE_HOME", ".cache")
+    if folder is None:
+        raise UsageError("this user has no home folder for cached files", "name a folder by XDG_CACHE_HOME")
+    return folder / name
 
 
 def sha256_of_file(path: Path) -> str:
@@ -47,11 +60,6 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path | None:
-    """The user's folder for what can be made again; None for a user without a home."""
-    return _user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder() -> Path | None:

@@ -126,7 +126,7 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
-    drawn = model.draw([expected.prompt], [expected.seed])
+    drawn = model.generate([expected.prompt], [expected.seed])
     picture = _picture_of(model.bundle, expected.picture)
     codes = np.array(expected.codes)
     if codes.shape != drawn.codes.shape[1:]:
@@ -160,11 +160,13 @@ def noise_bits(seed: int, dim: int) -> tuple[str, ...]:
 
 
 def png_from_image(image: Image) -> bytes:
-    """A picture, uint8 (height, width, 3) in RGB, as a PNG file."""
+    """A picture, uint8 (height, width, 3) in RGB or (height, width, 1) in gray, as a PNG file."""
     from PIL import Image as Pillow
 
     buffer = io.BytesIO()
-    Pillow.fromarray(image).save(buffer, format="PNG", optimize=True)
+    Pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        buffer, format="PNG", optimize=True
+    )
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.strict_json import (
     DAMAGED_HINT,
     dataclass_from_json,
@@ -84,8 +84,8 @@ class NoiseSpec:
 class TextSpec:
     """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
 
-    `fixed` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a tensor's
-    shape is that number then.
+    `fixed_length` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a
+    tensor's shape is that number then.
     """
 
     tokenizer: str
@@ -94,7 +94,7 @@ class TextSpec:
     unknown_id: int
     groups: int
     width: int
-    fixed: bool = False
+    fixed_length: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Manifest:
     default_precision: str
     batch: BatchProfile
     files: dict[str, FileSpec]
-    licence: str
+    license: str
     provenance: dict[str, str]
     merged: StageSpec | None = None
     golden: str | None = None
@@ -166,7 +166,7 @@ def manifest_from_bytes(data: bytes) -> Manifest:
     value = json_from_bytes(data, MANIFEST_NAME)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        newer = "install a newer textual-vision" if version > SCHEMA_VERSION else "export the bundle again"
+        newer = "install a newer promptsprite" if version > SCHEMA_VERSION else "export the bundle again"
         shown = version if abs(version) < SIZE_LIMIT else "a huge number"
         message = f"manifest.schema_version: this runtime reads {SCHEMA_VERSION}, the bundle has {shown}"
         raise IntegrityError(message, newer)
@@ -184,7 +184,12 @@ def bytes_from_manifest(manifest: Manifest) -> bytes:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `folder`/manifest.json whole or not at all."""
-    write_whole(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
+    write_atomic(folder / MANIFEST_NAME, bytes_from_manifest(manifest))
+
+
+def is_plain_name(text: object) -> bool:
+    """Whether `text` may name a stage or a tensor."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def check(manifest: Manifest) -> None:
@@ -194,7 +199,7 @@ def check(manifest: Manifest) -> None:
     _check_stages(manifest)
     _check_precisions(manifest)
     made_with = [text for pair in manifest.provenance.items() for text in pair]
-    for text in (manifest.name, manifest.licence, manifest.noise.recipe, *manifest.warnings, *made_with):
+    for text in (manifest.name, manifest.license, manifest.noise.recipe, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
     for field_name, text in (("name", manifest.name), ("noise.recipe", manifest.noise.recipe)):
         where = f"manifest.{field_name}"

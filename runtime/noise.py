@@ -1,6 +1,6 @@
 """Noise from a seed: the same bits on every machine and in every language.
 
-The recipe, `philox4x32-10-as241` (written out in C in docs/noise.md):
+The recipe, `philox4x32-10-as241` (written out in C in docs/reference/noise.md):
 
 1. Random words. Block b of image i under the 64-bit seed s is Philox4x32 with 10 rounds [1] of the counter
    (b mod 2³², b div 2³², i, 0) and the key (s mod 2³², s div 2³²). It gives four 32-bit words x.
@@ -39,11 +39,11 @@ WORD_BITS = np.uint64(32)
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
-CENTRE_LIMIT = 0.425
-CENTRE_SQUARE = 0.180625
+CENTER_LIMIT = 0.425
+CENTER_SQUARE = 0.180625
 TAIL_SHIFT = 1.6
 # Highest power first.
-CENTRE_NUMERATOR = (
+CENTER_NUMERATOR = (
     2509.0809287301226727,
     33430.575583588128105,
     67265.770927008700853,
@@ -53,7 +53,7 @@ CENTRE_NUMERATOR = (
     133.14166789178437745,
     3.387132872796366608,
 )
-CENTRE_DENOMINATOR = (
+CENTER_DENOMINATOR = (
     5226.495278852854561,
     28729.085735721942674,
     39307.89580009271061,
@@ -129,10 +129,10 @@ def normals_from_words(words: Words) -> npt.NDArray[np.float32]:
     """Each 32-bit word (held in uint64, any shape) to its standard normal, float32 of the same shape."""
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
     from_half = uniform - 0.5
-    in_centre = np.abs(from_half) <= CENTRE_LIMIT
+    in_center = np.abs(from_half) <= CENTER_LIMIT
     normal = np.empty_like(uniform)
-    normal[in_centre] = _centre(from_half[in_centre])
-    in_tail = ~in_centre
+    normal[in_center] = _center(from_half[in_center])
+    in_tail = ~in_center
     below = from_half[in_tail] < 0.0
     probability = np.where(below, uniform[in_tail], 1.0 - uniform[in_tail])
     size = _tail(probability)
@@ -140,9 +140,9 @@ def normals_from_words(words: Words) -> npt.NDArray[np.float32]:
     return normal.astype(np.float32)
 
 
-def _centre(from_half: Float64) -> Float64:
-    r = CENTRE_SQUARE - from_half * from_half
-    return (_polynomial(CENTRE_NUMERATOR, r) * from_half) / _polynomial(CENTRE_DENOMINATOR, r)
+def _center(from_half: Float64) -> Float64:
+    r = CENTER_SQUARE - from_half * from_half
+    return (_polynomial(CENTER_NUMERATOR, r) * from_half) / _polynomial(CENTER_DENOMINATOR, r)
 
 
 def _tail(probability: Float64) -> Float64:

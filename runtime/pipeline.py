@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NoReturn, Protocol
@@ -51,7 +52,7 @@ from textual_vision.runtime.generation.consistency import (
 from textual_vision.runtime.generation.describe import describe_model
 from textual_vision.runtime.generation.memory import return_memory
 from textual_vision.runtime.generation.request import Request
-from textual_vision.runtime.generation.results import Description, Picture, Pictures
+from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
 from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
 from textual_vision.runtime.isolation.limits import IsolationLimits
@@ -94,6 +95,7 @@ class TextToImage:
         """Load every stage; `load` is the usual way here, with its defaults."""
         self.bundle, self.precision, self.backend, self.isolated = bundle, precision, backend, isolated
         self.backend_reason = "it was asked for"
+        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._closed = False
         manifest = bundle.manifest
         self._prompt_stages, self._picture_stages = split_stages(manifest)
@@ -158,11 +160,11 @@ class TextToImage:
 
     def __call__(self, prompt: str, seed: int = 0) -> npt.NDArray[np.uint8]:
         """One picture, uint8 (height, width, 3) in RGB; the same prompt and seed give the same picture."""
-        image: npt.NDArray[np.uint8] = self.draw([prompt_from(prompt)], [seed_from(seed)]).images[0]
+        image: npt.NDArray[np.uint8] = self.generate([prompt_from(prompt)], [seed_from(seed)]).images[0]
         return image
 
     def encode_text(self, prompts: Sequence[str]) -> EncodedText:
-        """Run the prompt's stages once for many `draw`s. Raises UsageError for an empty prompt."""
+        """Run the prompt's stages once for many `generate` calls. Raises UsageError for an empty prompt."""
         wanted = prompts_from(prompts)
         batches = self._tokens(wanted)
         notes = tuple(note for tokens in batches for note in tokens.notes)
@@ -173,15 +175,15 @@ class TextToImage:
             source=self._source(),
         )
 
-    def draw(
+    def generate(
         self,
         prompts: Sequence[str] | EncodedText,
         seeds: Sequence[int],
         *,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
-    ) -> Pictures:
-        """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
+    ) -> GeneratedImages:
+        """GeneratedImage k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
 
         `progress` is called with the numbers of finished and of all pictures after every batch. Setting
         `cancel`, in another thread, ends the work before the next stage with CancelledError.
@@ -190,7 +192,7 @@ class TextToImage:
         was encoded by another bundle or precision; IntegrityError when a stage gives what it must not.
         """
         pictures = list(self.stream(prompts, seeds, progress=progress, cancel=cancel))
-        return Pictures(
+        return GeneratedImages(
             images=np.stack([picture.image for picture in pictures]),
             codes=np.stack([picture.codes for picture in pictures]),
             notes=tuple(picture.note for picture in pictures),
@@ -203,8 +205,8 @@ class TextToImage:
         *,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
-    ) -> Iterator[Picture]:
-        """The pictures of `draw`, each as soon as its batch is finished; arguments are checked at once."""
+    ) -> Iterator[GeneratedImage]:
+        """The pictures of `generate`, each once its batch is finished; arguments are checked at once."""
         request = self._request(prompts, seeds, cancel)
         return self._pictures(request, progress, cancel)
 
@@ -232,19 +234,19 @@ class TextToImage:
 
     def _pictures(
         self, request: Request, progress: Progress | None, cancel: threading.Event | None
-    ) -> Iterator[Picture]:
+    ) -> Iterator[GeneratedImage]:
         size = self._batch_limit(self._picture_stages)
         done = 0
         for tensors, rows in request.rows_of_parts():
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 seeds = request.seeds[done : done + len(some)]
-                images, codes = self._draw_batch(tensors, some, seeds, cancel)
+                images, codes = self._generate_batch(tensors, some, seeds, cancel)
                 if progress is not None:
                     progress(done + len(some), len(request.seeds))
                 for place, seed in enumerate(seeds):
                     prompt, note = request.prompt_of(done + place)
-                    yield Picture(
+                    yield GeneratedImage(
                         prompt=prompt, seed=seed, image=images[place], codes=codes[place], note=note
                     )
                 done += len(some)
@@ -274,7 +276,7 @@ class TextToImage:
             tensors.update(self._run(stage, tensors))
         return tensors
 
-    def _draw_batch(
+    def _generate_batch(
         self, text: Tensors, rows: Sequence[int], seeds: Sequence[int], cancel: threading.Event | None
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         tensors: dict[str, Array] = {name: tensor[list(rows)] for name, tensor in text.items()}
@@ -290,7 +292,10 @@ class TextToImage:
         self._check_open()
         sizes = sizes_of(stage, tensors)
         inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
+        start = time.perf_counter()
         outputs = self.sessions[stage.name].run(inputs)
+        if self.on_stage is not None:
+            self.on_stage(stage.name, time.perf_counter() - start)
         check_outputs(stage, outputs, sizes)
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 
@@ -298,7 +303,7 @@ class TextToImage:
         """Draw one picture and drop it: the first use of a backend is slower than later ones."""
         self._check_open()
         (tokens,) = self._tokenizer.encode_batches([WARM_UP_PROMPT], 1)
-        self._draw_batch(self._encode_batch(tokens, None), [0], [0], None)
+        self._generate_batch(self._encode_batch(tokens, None), [0], [0], None)
 
     def describe(self) -> Description:
         """What is loaded, and what really computes it."""

@@ -70,6 +70,11 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a prompt can have."""
+        return max(*self._tokenizer.get_vocab(with_added_tokens=True).values(), self._spec.pad_id)
+
     def _check_length(self, spec: TextSpec) -> None:
         marks = self._tokenizer.num_special_tokens_to_add(False)
         if marks >= spec.max_tokens:  # the library panics
@@ -100,7 +105,7 @@ class Tokenizer:
 
     def _padded(self, read: Sequence[tuple[list[int], PromptNote]]) -> Tokens:
         longest = max(len(ids) for ids, _ in read)
-        length = self._spec.max_tokens if self._spec.fixed else longest
+        length = self._spec.max_tokens if self._spec.fixed_length else longest
         ids = np.full((len(read), length), self._spec.pad_id, np.int64)
         mask = np.zeros((len(read), length), np.int64)
         for row, (found, _) in enumerate(read):

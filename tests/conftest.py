@@ -82,7 +82,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     }
     manifest = _manifest(files)
     write_files(folder / "bare.tv", files, manifest)
-    drawn = TextToImage.load(folder / "bare.tv", backend="onnxruntime").draw(GOLDEN_PROMPTS, [0, 7])
+    drawn = TextToImage.load(folder / "bare.tv", backend="onnxruntime").generate(GOLDEN_PROMPTS, [0, 7])
     pictures, pngs = golden_files(GOLDEN_PROMPTS, [0, 7], drawn.images, drawn.codes, NOISE_DIM)
     budgets = {"fp32": GoldenBudget(code_agreement=1.0, psnr_db=50.0)}
     golden = Golden(schema_version=1, pictures=pictures, budgets=budgets)
@@ -165,7 +165,7 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
             name: FileSpec(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
             for name, data in files.items()
         },
-        licence="Apache-2.0",
+        license="Apache-2.0",
         provenance={"onnx": onnx.__version__},
     )
 

@@ -20,7 +20,21 @@ MAX_FILES = 14  # source files of a folder
 
 # Of each package, the layers from top to bottom: a folder (or a file, by its name) imports from itself and
 # from the lines below its own. Folders of one line do not import each other.
-LAYERS = {"export": [], "training": []}
+LAYERS = {
+    "export": [],
+    "training": [
+        ["cli"],
+        ["trainer"],
+        ["evaluation"],
+        ["sources", "checkpoint"],
+        ["emoji"],
+        ["data"],
+        ["models"],
+        ["config_file"],
+        ["config_rules"],
+        ["config", "int8_grid"],
+    ],
+}
 
 
 def id_of(path):

@@ -48,3 +48,24 @@ def test_every_console_script_is_installed(wheel):
     assert len(scripts) == 3
     for script, target in scripts:
         assert f"{script} = {target}" in wheel.read(name).decode()
+
+
+def test_the_wheel_has_the_name_to_install_and_the_version_that_the_runtime_states(wheel):
+    from textual_vision.runtime import __version__
+
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    assert wheel.read(name).decode().splitlines()[1:3] == ["Name: promptsprite", f"Version: {__version__}"]
+
+
+def test_every_hint_to_install_an_extra_names_this_distribution_and_one_of_its_extras():
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    (section,) = re.findall(r"\[project\.optional-dependencies\]\n(.*?)\n\[", project, re.DOTALL)
+    extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    hints = [
+        hint
+        for path in sources
+        for hint in re.findall(r"pip install '([\w-]+)\[([\w,]+)\]'", path.read_text("utf-8"))
+    ]
+    assert len(hints) >= 8
+    assert all(name == "promptsprite" and set(names.split(",")) <= extras for name, names in hints)

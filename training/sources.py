@@ -1,4 +1,4 @@
-"""From a config's `corpus` to captioned pictures and the licences that travel with them."""
+"""From a config's `corpus` to captioned pictures and the licenses that travel with them."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def notice_of(config: TrainConfig) -> str:
         return notice_text()
     weights = "\n".join(f"- {credit}" for credit in WEIGHT_CREDITS)
     return (
-        "Trained with Textual Vision (Apache License 2.0) on pictures whose licences are their owner's to "
+        "Trained with Textual Vision (Apache License 2.0) on pictures whose licenses are their owner's to "
         f"state.\n\nWeights of other projects:\n\n{weights}\n"
     )

@@ -1,6 +1,6 @@
 """A text-to-image model of your own, as `tv-export build custom_model.py:make` takes it.
 
-Three modules in the order in which they run. This one maps words to colours and draws them on a grid; a real
+Three modules in the order in which they run. This one maps words to colors and draws them on a grid; a real
 one loads its trained weights where this one seeds random ones.
 """
 
@@ -75,14 +75,14 @@ def make() -> StagedModel:
     """What `tv-export build` calls."""
     torch.manual_seed(0)
     words, plan, painter = Words().eval(), Plan().eval(), Painter().eval()
-    tokenizer = colour_tokenizer().to_str().encode()
+    tokenizer = color_tokenizer().to_str().encode()
     text = (
         tensor("text", "float32", "batch", "tokens", WIDTH),
         tensor("attention_mask", "int64", "batch", "tokens"),
     )
     codes = tensor("codes", "int64", "batch", GRID, GRID)
     return StagedModel(
-        name="colours",
+        name="colors",
         stages=(
             Stage(
                 module=words,
@@ -125,10 +125,10 @@ def make() -> StagedModel:
             width=WIDTH,
         ),
         tokenizer=tokenizer,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         notice="Random weights: nobody's work.\n",
         tables={"codes": CODES},  # int8 is calibrated on prompts that visit many of these rows
-        digest=hashlib.sha256(b"colours 1").hexdigest(),  # of your weights: kept steps depend on it
+        digest=hashlib.sha256(b"colors 1").hexdigest(),  # of your weights: kept steps depend on it
     )
 
 
@@ -139,7 +139,7 @@ def margin(plan: Plan, inputs: dict[str, Tensor]) -> Tensor:
     return best[..., 0] - best[..., 1]
 
 
-def colour_tokenizer() -> Tokenizer:
+def color_tokenizer() -> Tokenizer:
     """Any tokenizer of the tokenizers library will do."""
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from textual_vision.calibration.prompts import read_prompts
 from textual_vision.calibration.ranges import METHODS
-from textual_vision.export.int8.layers import HALF, INT8, WEIGHTS, default_modes
-from textual_vision.export.int8.score import Measure
-from textual_vision.export.int8.sensitivity import drawings_of_bundle
+from textual_vision.export.int8.layers import HALF, INT8, WEIGHT_ONLY, default_modes
+from textual_vision.export.int8.score import Evaluator
+from textual_vision.export.int8.sensitivity import reference_batches_of_bundle
 from textual_vision.export.int8.stage import (
     CORRECTIONS,
+    GPTQ,
     PLAIN,
-    ROUNDED,
     RangeOptions,
-    quantised_stage,
+    quantize_stage,
 )
 from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.runtime.backends.session import default_backend
@@ -33,22 +33,22 @@ from textual_vision.runtime.manifest import StageSpec
 Row = tuple[str, dict[str, bytes]]
 
 
-def rows(stage: StageSpec, graph: bytes, measure: Measure) -> Iterator[Row]:
+def rows(stage: StageSpec, graph: bytes, evaluator: Evaluator) -> Iterator[Row]:
     """How a stage is changed, and its graph then."""
-    plain = quantised_stage(stage, graph, measure, RangeOptions(corrections=(PLAIN,)))
-    for name, mode in (("half", HALF), ("int8 weights, nearest", WEIGHTS)):
+    plain = quantize_stage(stage, graph, evaluator, RangeOptions(corrections=(PLAIN,)))
+    for name, mode in (("half", HALF), ("int8 weights, nearest", WEIGHT_ONLY)):
         yield name, {stage.name: plain.graph(default_modes(plain.layers, mode))}
     for correction in CORRECTIONS:
-        wanted = (correction,) if correction != ROUNDED else (PLAIN, ROUNDED)
-        found = quantised_stage(stage, graph, measure, RangeOptions(corrections=wanted))
-        if correction == ROUNDED:
+        wanted = (correction,) if correction != GPTQ else (PLAIN, GPTQ)
+        found = quantize_stage(stage, graph, evaluator, RangeOptions(corrections=wanted))
+        if correction == GPTQ:
             yield (
                 f"int8 weights, {found.correction}",
-                {stage.name: found.graph(default_modes(found.layers, WEIGHTS))},
+                {stage.name: found.graph(default_modes(found.layers, WEIGHT_ONLY))},
             )
         yield f"int8, {found.correction}", {stage.name: found.graph(default_modes(found.layers, INT8))}
     for method in METHODS:
-        found = quantised_stage(stage, graph, measure, RangeOptions(method=method, corrections=(PLAIN,)))
+        found = quantize_stage(stage, graph, evaluator, RangeOptions(method=method, corrections=(PLAIN,)))
         yield f"int8, ranges by {method}", {stage.name: found.graph(default_modes(found.layers, INT8))}
 
 
@@ -59,7 +59,7 @@ def main(folder: Path, prompts: Path, wanted: list[str]) -> None:
     stages = bundle.manifest.stages
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in stages}
     calibration, judged = (
-        Measure(stages, graphs, drawings_of_bundle(bundle, graphs, texts, backend), backend)
+        Evaluator(stages, graphs, reference_batches_of_bundle(bundle, graphs, texts, backend), backend)
         for texts in (CALIBRATED, read_prompts(prompts).texts)
     )
     print(

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from textual_vision.export.graph.pipeline_graph import merged_spec
-from textual_vision.export.host.step_cache import Steps
-from textual_vision.export.model.batch import Batch, bytes_from_batches
+from textual_vision.export.host.step_cache import StepCache
+from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.onnx_reference import (
     REFERENCE_BACKEND,
@@ -21,18 +21,19 @@ from textual_vision.export.parity.onnx_reference import (
     reference_sessions,
 )
 from textual_vision.export.parity.verdict import (
-    BUDGETS,
-    MERGED_BUDGET,
+    MERGED_TOLERANCE,
+    TOLERANCES,
     free_parity,
-    free_running,
     parity_of,
+    run_pipeline,
     verdict_of,
 )
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
 from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
-from textual_vision.export.sessions.cached import Meanings, OpenedSessions, RememberingSession
-from textual_vision.export.sessions.timing import begin, median_milliseconds, node_count, usable_backends
+from textual_vision.export.sessions.cached import CachingSession, GraphDigests, SessionPool
+from textual_vision.export.sessions.opening import initialize_backend, usable_backends
+from textual_vision.export.sessions.timing import median_latency_ms, node_count
 
 Parity = Callable[[], bytes]
 
@@ -46,26 +47,26 @@ class Comparisons:
     def __init__(
         self,
         model: StagedModel,
-        batches: Sequence[Batch],
-        steps: Steps,
+        batches: Sequence[ReferenceBatch],
+        steps: StepCache,
         pools: Mapping[str, ThreadPoolExecutor | None],
     ) -> None:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
         self._specs = [stage.spec for stage in model.stages]
-        meanings = Meanings()
+        digests = GraphDigests()
         self._opened = {
-            backend: OpenedSessions(meanings, threads=None if pool is None else 1)
+            backend: SessionPool(digests, threads=None if pool is None else 1)
             for backend, pool in pools.items()
         }
         self._begun: dict[str, tuple[PrecisionGraphs, list[Parity]]] = {}
         self._here: list[Parity] = []
 
-    def begin(self, name: str, made: PrecisionGraphs, *, reference: bool = False) -> None:
+    def submit(self, name: str, made: PrecisionGraphs, *, reference: bool = False) -> None:
         """Begins to compare precision `name`, by the REFERENCE_BACKEND too if wanted."""
         expected = bytes_from_batches(self._batches)
         begun: list[Parity] = []
         for backend, pool in self._pools.items():
-            depends = [name, made.graphs, expected, backend, dataclasses.astuple(BUDGETS[name])]
+            depends = [name, made.graphs, expected, backend, dataclasses.astuple(TOLERANCES[name])]
             work = partial(self._parity, name, made.graphs, backend)
             run = partial(self._steps.run, f"compare {name} by {backend}", depends, work)
             begun.append(self._later(run) if pool is None else pool.submit(run).result)
@@ -97,7 +98,7 @@ class Comparisons:
             for name, (made, _) in self._begun.items()
         )
 
-    def sessions(self, graphs: Mapping[str, bytes]) -> dict[str, RememberingSession]:
+    def sessions(self, graphs: Mapping[str, bytes]) -> dict[str, CachingSession]:
         """A precision's, on the first backend, by stage; what they were compared on they give at once."""
         first = usable_backends()[0]
         return self._opened[first].of(graphs, first)
@@ -115,26 +116,26 @@ class Comparisons:
     def _parity(self, name: str, graphs: Mapping[str, bytes], backend: str) -> bytes:
         specs, batches = self._specs, self._batches
         sessions = self._opened[backend].of(graphs, backend)
-        found = parity_of(specs, sessions, batches, budget=BUDGETS[name], backend=backend)
+        found = parity_of(specs, sessions, batches, tolerance=TOLERANCES[name], backend=backend)
         if MERGED in graphs:
             # Against the same stages one by one: what merging changed, not what the precision did.
             chained = [
-                dataclasses.replace(batch, tensors={**batch.tensors, **free_running(specs, sessions, batch)})
+                dataclasses.replace(batch, tensors={**batch.tensors, **run_pipeline(specs, sessions, batch)})
                 for batch in batches
             ]
             merged = [merged_spec(specs)]
-            found += free_parity(merged, sessions, chained, budget=MERGED_BUDGET, backend=backend)
+            found += free_parity(merged, sessions, chained, tolerance=MERGED_TOLERANCE, backend=backend)
         return bytes_from_results(found)
 
     def _by_reference(self, name: str, graphs: Mapping[str, bytes]) -> bytes:
         few = first_samples(self._batches)
         stages = {spec.name: graphs[spec.name] for spec in self._specs}
-        depends = [name, stages, bytes_from_batches(few), dataclasses.astuple(BUDGETS[name])]
+        depends = [name, stages, bytes_from_batches(few), dataclasses.astuple(TOLERANCES[name])]
 
         def work() -> bytes:
             sessions = reference_sessions(stages)
             return bytes_from_results(
-                parity_of(self._specs, sessions, few, budget=BUDGETS[name], backend=REFERENCE_BACKEND)
+                parity_of(self._specs, sessions, few, tolerance=TOLERANCES[name], backend=REFERENCE_BACKEND)
             )
 
         return self._steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work)
@@ -144,8 +145,8 @@ class Comparisons:
         opened = {name: self.sessions(made.graphs) for name, (made, _) in self._begun.items()}
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
-            timed = {name: one[spec.name].forgetful() for name, one in opened.items() if spec.name in one}
-            found = median_milliseconds(list(timed.values()), spec, self._batches[0])
+            timed = {name: one[spec.name].uncached() for name, one in opened.items() if spec.name in one}
+            found = median_latency_ms(list(timed.values()), spec, self._batches[0])
             times[spec.name] = dict(zip(timed, found, strict=True))
         return times
 
@@ -167,14 +168,16 @@ class Comparisons:
 
 
 @contextlib.contextmanager
-def comparisons_begun(model: StagedModel, batches: Sequence[Batch], steps: Steps) -> Iterator[Comparisons]:
+def start_comparisons(
+    model: StagedModel, batches: Sequence[ReferenceBatch], steps: StepCache
+) -> Iterator[Comparisons]:
     """Comparisons with the reference's `batches`; what still goes on when the context is left is stopped."""
     backends = usable_backends()
     with contextlib.ExitStack() as stack:
         pools: dict[str, ThreadPoolExecutor | None] = dict.fromkeys(backends)
         if (os.cpu_count() or 1) > 1:
             for backend in backends[1:]:
-                begin(backend)
+                initialize_backend(backend)
                 pool = pools[backend] = ThreadPoolExecutor(1)
                 stack.callback(pool.shutdown, cancel_futures=True)
         comparisons = Comparisons(model, batches, steps, pools)

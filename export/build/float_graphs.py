@@ -12,24 +12,24 @@ from textual_vision.export.build.float_workers import (
     GRAPH_FILE,
     LOWERED_FILE,
     NOTES_FILE,
-    Begun,
-    FloatTask,
+    StageExportJob,
+    StageExportSpec,
     exported_stage,
-    is_worthwhile,
+    needs_worker,
     rewritten_stage,
     started,
 )
-from textual_vision.export.host.step_cache import Steps, unpacked
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.results_json import rewrites_from_bytes
-from textual_vision.export.sessions.timing import usable_backends
+from textual_vision.export.sessions.opening import usable_backends
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatStage:
-    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.Rewritten`."""
+class ExportedStage:
+    """A stage's serialised graphs: as `exported`, and rewritten; see `rewrites.RewrittenGraphs`."""
 
     exported: bytes
     graph: bytes
@@ -37,20 +37,20 @@ class FloatStage:
     rewrites: tuple[RewriteResult, ...]
 
 
-class Floats:
+class StageExportJobs:
     """The stages' graphs, those that are made beside last."""
 
     def __init__(
         self,
         model: StagedModel,
-        task: FloatTask,
-        steps: Steps,
-        example: Callable[[], Batch],
-        begun: dict[str, Begun],
+        spec: StageExportSpec,
+        steps: StepCache,
+        example: Callable[[], ReferenceBatch],
+        begun: dict[str, StageExportJob],
     ) -> None:
-        self._model, self._task, self._steps, self._example, self._begun = model, task, steps, example, begun
+        self._model, self._task, self._steps, self._example, self._begun = model, spec, steps, example, begun
 
-    def stages(self) -> Iterator[tuple[str, FloatStage, bool]]:
+    def stages(self) -> Iterator[tuple[str, ExportedStage, bool]]:
         """Each stage's name and graphs, and whether to make others goes on meanwhile.
 
         The time of what is made beside is what it was waited for.
@@ -59,22 +59,22 @@ class Floats:
         for name in sorted(names, key=self._begun.__contains__):
             yield name, self._stage(name), name not in self._begun and bool(self._begun)
 
-    def _stage(self, name: str) -> FloatStage:
-        beside, task = self._begun.get(name), self._task
+    def _stage(self, name: str) -> ExportedStage:
+        beside, spec = self._begun.get(name), self._task
         work = (
-            partial(exported_stage, self._model, task, name, self._example())
+            partial(exported_stage, self._model, spec, name, self._example())
             if beside is None
             else beside.exported
         )
-        exported = self._steps.run(*_export(self._model, task, name), work)
+        exported = self._steps.run(*_export(self._model, spec, name), work)
         work = (
-            partial(rewritten_stage, self._model, task, name, exported, self._example())
+            partial(rewritten_stage, self._model, spec, name, exported, self._example())
             if beside is None
             else beside.rewritten
         )
-        depends = [exported, task.without, task.target, usable_backends()]
-        files = unpacked(self._steps.run(f"rewrite {name}", depends, work))
-        return FloatStage(
+        depends = [exported, spec.without, spec.target, usable_backends()]
+        files = unzip_bytes(self._steps.run(f"rewrite {name}", depends, work))
+        return ExportedStage(
             exported=exported,
             graph=files[GRAPH_FILE],
             lowered=files[LOWERED_FILE],
@@ -83,19 +83,19 @@ class Floats:
 
 
 @contextlib.contextmanager
-def floats_begun(
-    model: StagedModel, task: FloatTask, steps: Steps, example: Callable[[], Batch]
-) -> Iterator[Floats]:
+def start_stage_exports(
+    model: StagedModel, spec: StageExportSpec, steps: StepCache, example: Callable[[], ReferenceBatch]
+) -> Iterator[StageExportJobs]:
     """Begins with the stages that take long, unless they are kept; `example` gives inputs to try them on."""
     example = functools.cache(example)
     with contextlib.ExitStack() as stack:
         begun = {}
         for stage in model.stages:
-            if is_worthwhile(stage) and not steps.has(*_export(model, task, stage.name)):
-                begun[stage.name] = stack.enter_context(started(task, stage.name, example()))
-        yield Floats(model, task, steps, example, begun)
+            if needs_worker(stage) and not steps.has(*_export(model, spec, stage.name)):
+                begun[stage.name] = stack.enter_context(started(spec, stage.name, example()))
+        yield StageExportJobs(model, spec, steps, example, begun)
 
 
-def _export(model: StagedModel, task: FloatTask, stage: str) -> tuple[str, object]:
+def _export(model: StagedModel, spec: StageExportSpec, stage: str) -> tuple[str, object]:
     """The step's name and what it depends on."""
-    return f"export {stage}", [model.digest, stage, task.opset, task.tokens, task.arranged]
+    return f"export {stage}", [model.fingerprint, stage, spec.opset, spec.tokens, spec.uses_inference_modules]

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.host.gc_tuning import set_aside
-from textual_vision.export.host.step_cache import packed
-from textual_vision.export.inference_network.network import ARRANGE
-from textual_vision.export.model.batch import Batch, bytes_from_batches
-from textual_vision.export.model.stage import Stage, StagedModel, arranged_stage
-from textual_vision.export.passes.manager import Ground, rewritten
+from textual_vision.export.host.gc_tuning import refreeze_gc
+from textual_vision.export.host.step_cache import zip_bytes
+from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
+from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
+from textual_vision.export.model.stage import Stage, StagedModel, inference_stage
+from textual_vision.export.passes.manager import RewriteContext, rewrite_graph
 from textual_vision.export.results_json import bytes_from_results
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
@@ -35,12 +35,12 @@ GRAPH_FILE, LOWERED_FILE, NOTES_FILE = "graph.onnx", "lowered.onnx", "notes.json
 EXAMPLE_FILE, EXPORTED_FILE, REWRITTEN_FILE = "example", "exported.onnx", "rewritten"
 ERROR_FILE, LOG_FILE = "error.json", "log"
 # A process takes 4 s to start and to import PyTorch, a block a third of a second to be traced.
-FEWEST_BLOCKS = 16
+MIN_BLOCKS_FOR_WORKER = 16
 LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatTask:
+class StageExportSpec:
     """A model's stages are to be exported and rewritten so: `source` and `tokens` as `model_of` has them,
     `without` the rewrites of these names, `target` what the graphs are for.
     """
@@ -52,39 +52,41 @@ class FloatTask:
     without: tuple[str, ...] = ()
 
     @property
-    def arranged(self) -> bool:
+    def uses_inference_modules(self) -> bool:
         """Whether stages are arranged for drawing before they are exported."""
-        return ARRANGE not in self.without
+        return SPECIALIZE_LATENT not in self.without
 
 
-def exported_stage(model: StagedModel, task: FloatTask, name: str, example: Batch) -> bytes:
-    """The serialised graph of the stage called `name`; raises what `onnx_from_stage` raises."""
+def exported_stage(model: StagedModel, spec: StageExportSpec, name: str, example: ReferenceBatch) -> bytes:
+    """The serialized graph of the stage called `name`; raises what `onnx_from_stage` raises."""
     # PyTorch's compiler takes 2 s to import: a process begun before has that much more time.
     from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 
-    options = ExportOptions(opset=task.opset, tokens=task.tokens, max_tokens=model.text.max_tokens)
-    stage = arranged_stage(model.stage(name)) if task.arranged else model.stage(name)
+    options = ExportOptions(opset=spec.opset, tokens=spec.tokens, max_tokens=model.text.max_tokens)
+    stage = inference_stage(model.stage(name)) if spec.uses_inference_modules else model.stage(name)
     data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
-    set_aside()
+    refreeze_gc()
     return data
 
 
-def rewritten_stage(model: StagedModel, task: FloatTask, name: str, graph: bytes, example: Batch) -> bytes:
-    """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, packed."""
-    ground = Ground(
-        stage=model.stage(name).spec, batch=example, backend=default_backend(), target=task.target
+def rewritten_stage(
+    model: StagedModel, spec: StageExportSpec, name: str, graph: bytes, example: ReferenceBatch
+) -> bytes:
+    """GRAPH_FILE, LOWERED_FILE and NOTES_FILE of the stage whose exported graph this is, in one zip file."""
+    context = RewriteContext(
+        stage=model.stage(name).spec, batch=example, backend=default_backend(), target=spec.target
     )
-    made = rewritten(graph, ground, without=task.without)
+    made = rewrite_graph(graph, context, without=spec.without)
     notes = bytes_from_results(made.results)
-    return packed({GRAPH_FILE: made.graph, LOWERED_FILE: made.lowered, NOTES_FILE: notes})
+    return zip_bytes({GRAPH_FILE: made.graph, LOWERED_FILE: made.without_conv_transpose, NOTES_FILE: notes})
 
 
-def is_worthwhile(stage: Stage) -> bool:
+def needs_worker(stage: Stage) -> bool:
     """Whether its program is long, and there is a core for it."""
-    return stage.blocks >= FEWEST_BLOCKS and (os.cpu_count() or 1) > 1
+    return stage.blocks >= MIN_BLOCKS_FOR_WORKER and (os.cpu_count() or 1) > 1
 
 
-class Begun:
+class StageExportJob:
     """What a process is making of a stage; to ask for it waits, and raises what went wrong."""
 
     def __init__(self, stage: str, process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -112,16 +114,16 @@ class Begun:
 
 
 @contextlib.contextmanager
-def started(task: FloatTask, stage: str, example: Batch) -> Iterator[Begun]:
+def started(spec: StageExportSpec, stage: str, example: ReferenceBatch) -> Iterator[StageExportJob]:
     """Begins with the stage. The process is gone when the context is left, however that comes about."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / EXAMPLE_FILE).write_bytes(bytes_from_batches([example]))
-        command = [sys.executable, "-m", CHILD, json.dumps(dataclasses.asdict(task)), stage, place]
+        command = [sys.executable, "-m", CHILD, json.dumps(dataclasses.asdict(spec)), stage, place]
         with (folder / LOG_FILE).open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            yield Begun(stage, process, folder)
+            yield StageExportJob(stage, process, folder)
         finally:
             process.kill()
             process.wait()

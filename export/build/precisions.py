@@ -7,140 +7,153 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
 
 from textual_vision.calibration.cache import Origin, origin_of
-from textual_vision.export.build.float_graphs import Floats, FloatStage
-from textual_vision.export.graph.opset import OPSET_LOWEST, check, opset_of, write_shapes_whole
-from textual_vision.export.graph.pipeline_graph import merged_from_stages
-from textual_vision.export.host.step_cache import Steps, packed, unpacked, versions
-from textual_vision.export.int8.calibration import (
+from textual_vision.export.build.calibration import (
     FOLDER,
     calibration_files,
     notes_of_calibration,
     ranges_from_cache,
 )
-from textual_vision.export.model.batch import Batch, bytes_from_batches
+from textual_vision.export.build.float_graphs import ExportedStage, StageExportJobs
+from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.graph.opset import MIN_OPSET, check, expand_partial_shapes, opset_of
+from textual_vision.export.graph.pipeline_graph import merged_from_stages
+from textual_vision.export.host.step_cache import StepCache, unzip_bytes, zip_bytes
+from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.precision.registry import PARTS, FloatGraphs, PrecisionGraphs, convert, part_of
+from textual_vision.export.precision.registry import (
+    STAGE_CONVERTERS,
+    FloatGraphs,
+    PrecisionGraphs,
+    convert,
+    convert_stage,
+)
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.noise import RECIPE
-
-if TYPE_CHECKING:
-    from textual_vision.export.build.build import BuildOptions
+from textual_vision.runtime.version import __version__
 
 NOTES_FILE = "notes.json"
-Parts = dict[str, dict[str, object]]  # by precision and stage, see `precision.part_of`
+StageResults = dict[str, dict[str, object]]  # by precision and stage, see `precision.convert_stage`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
+class BuildContext:
     """A build under way."""
 
     model: StagedModel
     options: BuildOptions
-    steps: Steps
+    steps: StepCache
 
 
 def floats_of(
-    at: Build, begun: Floats, calibration: tuple[Batch, ...]
-) -> tuple[dict[str, FloatStage], Parts]:
+    context: BuildContext, begun: StageExportJobs, calibration: tuple[ReferenceBatch, ...]
+) -> tuple[dict[str, ExportedStage], StageResults]:
     """The float graphs by stage, and by precision and stage what was made of them while others went on."""
-    found: dict[str, FloatStage] = {}
-    parts: Parts = {name: {} for name in at.options.precisions}
+    found: dict[str, ExportedStage] = {}
+    parts: StageResults = {name: {} for name in context.options.precisions}
     for stage, floats, is_early in begun.stages():
         found[stage] = floats
         for name in parts if is_early else ():
             # Whether a cache's ranges fit, all exported graphs tell.
-            if name in PARTS and not (name == "int8" and at.options.calibration_cache):
-                source = _source(at, name, {stage: floats}, calibration)
-                work = partial(part_of, name, source, at.model.stage(stage).spec)
-                parts[name][stage] = at.steps.timed(f"begin {name} of {stage}", work)
+            if name in STAGE_CONVERTERS and not (name == "int8" and context.options.ranges):
+                source = _source(context, name, {stage: floats}, calibration)
+                work = partial(convert_stage, name, source, context.model.stage(stage).spec)
+                parts[name][stage] = context.steps.timed(f"begin {name} of {stage}", work)
     return found, parts
 
 
 def precision_of(
-    at: Build,
+    context: BuildContext,
     name: str,
-    floats: Mapping[str, FloatStage],
-    calibration: tuple[Batch, ...],
+    floats: Mapping[str, ExportedStage],
+    calibration: tuple[ReferenceBatch, ...],
     parts: Mapping[str, object],
 ) -> PrecisionGraphs:
     """The precision's graphs, the merged one among them."""
-    options = at.options
+    options = context.options
     if name == "fp32":
         calibration = ()
-    origin = _origin(at, calibration, {stage.name: floats[stage.name].exported for stage in at.model.stages})
-    given = options.calibration_cache if name == "int8" else None
+    origin = _origin(
+        context, calibration, {stage.name: floats[stage.name].exported for stage in context.model.stages}
+    )
+    given = options.ranges if name == "int8" else None
     source = dataclasses.replace(
-        _source(at, name, floats, calibration),
-        ranges={} if given is None else ranges_from_cache(given, origin, options.range_method),
-        parts=parts,
+        _source(context, name, floats, calibration),
+        ranges={} if given is None else ranges_from_cache(given, origin, options.calibration_method),
+        stage_results=parts,
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
     if name == "int8":
         cached = None if given is None else given.read_bytes()
         depends += [source.budget, source.range_method, cached, origin.digest]
-    files = unpacked(at.steps.run(f"make {name}", depends, partial(_converted, at, name, source, origin)))
+    files = unzip_bytes(
+        context.steps.run(f"make {name}", depends, partial(_converted, context, name, source, origin))
+    )
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
-        ranges = options.range_method if given is None else f"the cache {given.name}"
+        ranges = options.calibration_method if given is None else f"the cache {given.name}"
         offered = (
             options.calibration_count if options.calibration_random else len(options.calibration_prompts)
         )
-        notes["calibration"] = notes_of_calibration(at.model, calibration, offered, ranges)
+        notes["calibration"] = notes_of_calibration(context.model, calibration, offered, ranges)
     return PrecisionGraphs(notes=notes, graphs=files, files=others)
 
 
 def _source(
-    at: Build, name: str, floats: Mapping[str, FloatStage], calibration: tuple[Batch, ...]
+    context: BuildContext,
+    name: str,
+    floats: Mapping[str, ExportedStage],
+    calibration: tuple[ReferenceBatch, ...],
 ) -> FloatGraphs:
     """What the precision starts from, of the stages that there are graphs of."""
-    options, order = at.options, [stage.name for stage in at.model.stages if stage.name in floats]
+    options, order = context.options, [stage.name for stage in context.model.stages if stage.name in floats]
     return FloatGraphs(
-        stages=tuple(stage.spec for stage in at.model.stages),
+        stages=tuple(stage.spec for stage in context.model.stages),
         fp32={stage: floats[stage].lowered if name == "int8" else floats[stage].graph for stage in order},
         batches=calibration,
         target=options.target,
-        budget=options.budget,
-        range_method=options.range_method,
+        budget=options.int8_tolerance,
+        range_method=options.calibration_method,
     )
 
 
-def _origin(at: Build, batches: Sequence[Batch], exported: Mapping[str, bytes]) -> Origin:
+def _origin(
+    context: BuildContext, batches: Sequence[ReferenceBatch], exported: Mapping[str, bytes]
+) -> Origin:
     """What ranges depend on. The exported graphs, not the rewritten: between those, time decides."""
     return origin_of(
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
-        at.model.tokenizer,
-        {"noise": RECIPE, "tokens": at.options.tokens, "longest": at.model.text.max_tokens},
-        {**exported, "rewrites left out": json.dumps(sorted(at.options.no_rewrite)).encode()},
+        context.model.tokenizer,
+        {"noise": RECIPE, "tokens": context.options.prompt_length, "longest": context.model.text.max_tokens},
+        {**exported, "rewrites left out": json.dumps(sorted(context.options.no_rewrite)).encode()},
     )
 
 
-def _converted(at: Build, name: str, source: FloatGraphs, origin: Origin) -> bytes:
+def _converted(context: BuildContext, name: str, source: FloatGraphs, origin: Origin) -> bytes:
     made = convert(name, source)
-    graphs = {stage: described(graph, at.model, stage, name) for stage, graph in made.graphs.items()}
-    if at.options.merged:
+    graphs = {stage: described(graph, context.model, stage, name) for stage, graph in made.graphs.items()}
+    if context.options.merged:
         merged = merged_from_stages(source.stages, made.graphs)
-        graphs[MERGED] = described(merged, at.model, MERGED, name)
+        graphs[MERGED] = described(merged, context.model, MERGED, name)
     drawings = sum(len(batch.prompts) for batch in source.batches)
     files = calibration_files(origin, made.ranges, drawings) if made.ranges else {}
-    return packed({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
+    return zip_bytes({**graphs, **files, NOTES_FILE: json.dumps(made.notes).encode()})
 
 
 def described(graph: bytes, model: StagedModel, stage: str, precision: str) -> bytes:
     """The graph with its producer and metadata: model, stage, precision, checkpoint."""
     proto = onnx.load_from_string(graph)
-    if opset_of(proto) == OPSET_LOWEST:
+    if opset_of(proto) == MIN_OPSET:
         found = ir.from_proto(proto)
-        write_shapes_whole(found)
+        expand_partial_shapes(found)
         proto = ir.to_proto(found)
-    proto.producer_name, proto.producer_version = "textual-vision", versions()["textual-vision"]
+    proto.producer_name, proto.producer_version = "textual-vision", __version__
     proto.graph.name = stage
     about = {"model": model.name, "stage": stage, "precision": precision, "checkpoint": model.digest}
     onnx.helper.set_model_props(proto, about)

@@ -1,6 +1,6 @@
 """The process that floats_beside starts: exports and rewrites one stage.
 
-Run as `python -m`; its arguments are a FloatTask as JSON, the stage and the folder of what it reads and
+Run as `python -m`; its arguments are a StageExportSpec as JSON, the stage and the folder of what it reads and
 writes.
 """
 
@@ -15,32 +15,32 @@ from textual_vision.export.build.float_workers import (
     EXAMPLE_FILE,
     EXPORTED_FILE,
     REWRITTEN_FILE,
-    FloatTask,
+    StageExportSpec,
     exported_stage,
     rewritten_stage,
 )
-from textual_vision.export.host.gc_tuning import collected_lately
+from textual_vision.export.host.gc_tuning import gc_frozen
 from textual_vision.export.model.batch import batches_from_bytes
-from textual_vision.export.model.stage import model_of
+from textual_vision.export.model.loading import model_of
 from textual_vision.runtime.errors import TextualVisionError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 
 
-@collected_lately()
+@gc_frozen()
 def main() -> None:
     """Leaves both graphs in the folder, whole, or the error that a user can do something about."""
     given = json.loads(sys.argv[1])
-    task = FloatTask(**{**given, "without": tuple(given["without"])})
+    spec = StageExportSpec(**{**given, "without": tuple(given["without"])})
     stage, folder = sys.argv[2], Path(sys.argv[3])
     (example,) = batches_from_bytes((folder / EXAMPLE_FILE).read_bytes())
     try:
-        model = model_of(task.source, task.tokens)
-        graph = exported_stage(model, task, stage, example)
-        write_whole(folder / EXPORTED_FILE, graph)
-        write_whole(folder / REWRITTEN_FILE, rewritten_stage(model, task, stage, graph, example))
+        model = model_of(spec.source, spec.tokens)
+        graph = exported_stage(model, spec, stage, example)
+        write_atomic(folder / EXPORTED_FILE, graph)
+        write_atomic(folder / REWRITTEN_FILE, rewritten_stage(model, spec, stage, graph, example))
     except TextualVisionError as error:
         told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-        write_whole(folder / ERROR_FILE, json.dumps(told).encode())
+        write_atomic(folder / ERROR_FILE, json.dumps(told).encode())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import numpy as np
 
 from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import BUDGETS
+from textual_vision.export.parity.verdict import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.golden import (
@@ -44,7 +44,7 @@ def bundle_contents(
     model: StagedModel,
     result: BuildResult,
     graphs: Mapping[str, Mapping[str, bytes]],
-    batches: Sequence[Batch],
+    batches: Sequence[ReferenceBatch],
     batch: BatchProfile,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest (without its list of files) and every other file; `graphs` by precision and stage."""
@@ -112,7 +112,7 @@ def _manifest(
         default_precision=_default_precision(result),
         batch=batch,
         files={},
-        licence=model.licence,
+        license=model.license,
         provenance=provenance,
         merged=merged_spec(specs) if merged else None,
         golden=GOLDEN_NAME,
@@ -131,7 +131,7 @@ def parity_json(result: PrecisionResult) -> dict[str, object]:
     found: dict[str, dict[str, dict[str, object]]] = {}
     for one in result.parity:
         plain = json.loads(json.dumps(dataclasses.asdict(one)))
-        kept = {key: plain[key] for key in ("verdict", "reason", "set_aside", "tensors")}
+        kept = {key: plain[key] for key in ("verdict", "reason", "excluded_pictures", "tensors")}
         found.setdefault(one.backend, {}).setdefault(one.mode, {})[one.stage] = kept
     return dict(found)
 
@@ -142,7 +142,7 @@ def _default_precision(result: BuildResult) -> str:
     return (passed or [one.precision for one in result.precisions])[0]
 
 
-def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Batch]) -> dict[str, bytes]:
+def _golden(model: StagedModel, result: BuildResult, batches: Sequence[ReferenceBatch]) -> dict[str, bytes]:
     """The first samples, as PyTorch drew them."""
     prompts = [prompt for batch in batches for prompt in batch.prompts][:GOLDEN_PICTURES]
     seeds = [seed for batch in batches for seed in batch.seeds][:GOLDEN_PICTURES]
@@ -159,11 +159,11 @@ def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Batch]) -
 def _golden_budget(result: PrecisionResult) -> GoldenBudget:
     """As good as drawn here by the worst backend, less some slack for other processors."""
     free = [one for one in result.parity if one.mode == FREE_RUNNING]
-    budget = BUDGETS[result.precision]
+    tolerance = TOLERANCES[result.precision]
     agreement = [one.codes.agreement for one in free if one.codes is not None]
     decibels = [one.image.worst_psnr_db for one in free if one.image and one.image.worst_psnr_db is not None]
-    worst = min([budget.picture_db, *decibels]) - GOLDEN_SLACK_DB
+    worst = min([tolerance.picture_db, *decibels]) - GOLDEN_SLACK_DB
     return GoldenBudget(
-        code_agreement=max(0.0, min([budget.codes, *agreement]) - GOLDEN_CODES_SLACK),
+        code_agreement=max(0.0, min([tolerance.codes, *agreement]) - GOLDEN_CODES_SLACK),
         psnr_db=max(GOLDEN_LEAST_DB, worst),
     )

@@ -21,7 +21,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
             f"{prompt_size(model.text)} (word pieces).",
             "",
-            f"Licence: {model.licence}; see NOTICE for the works that the model was trained on.",
+            f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
             "## Parts",
             "",
@@ -51,7 +51,7 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
 
 def prompt_size(text: TextSpec) -> str:
     """How long prompts may be, in words."""
-    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed else "")
+    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed_length else "")
 
 
 def _parts(model: StagedModel) -> list[str]:
@@ -72,7 +72,7 @@ def _row(result: PrecisionResult) -> str:
     pictures = [p.image for p in forced if p.image is not None]
     agreement = min((c.agreement for c in codes), default=None)
     decibels = [i.psnr_db for i in pictures if i.psnr_db is not None]
-    megabytes = sum(graph.bytes for graph in result.drawing) / 1e6
+    megabytes = sum(graph.bytes for graph in result.stage_graphs) / 1e6
     shown_codes = "" if agreement is None else f"{100 * agreement:.2f} %"
     shown_picture = f"{min(decibels):.1f} dB" if decibels else ("identical" if pictures else "")
     return f"| {result.precision} | {megabytes:.1f} | {shown_codes} | {shown_picture} | {result.verdict} |"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import BUDGETS, open_sessions, parity_of
+from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of
 from textual_vision.export.results import FAIL, StageParity
-from textual_vision.export.sessions.timing import usable_backends
+from textual_vision.export.sessions.opening import usable_backends
 from textual_vision.runtime.backends.session import backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, IntegrityError, ParityError, UsageError
@@ -77,29 +77,28 @@ def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, .
 def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
 ) -> dict[str, tuple[StageParity, ...]]:
+    from textual_vision.export.model.loading import model_of
     from textual_vision.export.model.reference_batches import reference_batches
-    from textual_vision.export.model.stage import load_model, with_fixed_text
 
-    model, text = load_model(checkpoint), bundle.manifest.text
+    text = bundle.manifest.text
+    model = model_of(checkpoint, text.max_tokens if text.fixed_length else None)
     recorded = bundle.manifest.provenance.get("checkpoint")
     if recorded != model.digest:
         problem = f"the bundle was made of another checkpoint than {checkpoint}"
         raise UsageError(problem, f"its digest is {recorded}, that of {checkpoint} is {model.digest}")
-    if text.fixed:
-        model = with_fixed_text(model, text.max_tokens)
     batches = reference_batches(model, COMPARED, samples=samples, seed=seed)
     specs = bundle.manifest.stages
     found: dict[str, tuple[StageParity, ...]] = {}
     for precision, spec in bundle.manifest.precisions.items():
-        if precision not in BUDGETS:
+        if precision not in TOLERANCES:
             problem = (
-                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(BUDGETS)}"
+                f"manifest.precisions: there is no budget for {precision!r}, only for {', '.join(TOLERANCES)}"
             )
             raise IntegrityError(problem, "leave out --checkpoint, or export the bundle again")
         graphs = {stage.name: bundle.read(spec.files[stage.name]) for stage in specs}
         for backend in backends:
             sessions = open_sessions(graphs, backend)
-            budget = BUDGETS[precision]
-            parity = parity_of(specs, sessions, batches, budget=budget, backend=backend)
+            tolerance = TOLERANCES[precision]
+            parity = parity_of(specs, sessions, batches, tolerance=tolerance, backend=backend)
             found[precision] = (*found.get(precision, ()), *parity)
     return found

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from textual_vision.export.host.parallel import on_all_cores
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, write_manifest
 
 
@@ -41,14 +41,14 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     """
     folder = folder.resolve()
     names = sorted(files)
-    declared = dict(zip(names, on_all_cores(lambda name: _spec(files[name]), names), strict=True))
+    declared = dict(zip(names, parallel_map(lambda name: _spec(files[name]), names), strict=True))
     whole = replace(manifest, files=declared)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         fresh.chmod(0o755)
         for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        list(on_all_cores(lambda name: write_whole(fresh / name, files[name]), names))
+        list(parallel_map(lambda name: write_atomic(fresh / name, files[name]), names))
         write_manifest(whole, fresh)
         _put(fresh, folder)
     finally:

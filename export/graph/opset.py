@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import initializer
+from textual_vision.export.graph.constants import fresh_name, initializer
 from textual_vision.runtime.errors import UsageError
 
-OPSET_LOWEST = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
+MIN_OPSET = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
 OPSET_OF_EXPORTER = 18  # what torch's exporter writes at first; it converts from there
 OPSET_NEWEST_OF_TENSORRT_10 = 20
 
-PLACES = {"start": 0, "end": np.iinfo(np.int64).max, "axes": 0}  # of a part of a shape: all of it
+SHAPE_BOUNDS = {"start": 0, "end": np.iinfo(np.int64).max, "axes": 0}  # of a part of a shape: all of it
 
 
 def opset_newest() -> int:
@@ -28,14 +28,14 @@ def opset_newest() -> int:
 def check_opset(opset: int) -> None:
     """UsageError unless this machine's tools can write `opset`."""
     newest = opset_newest()
-    if not OPSET_LOWEST <= opset <= newest:
+    if not MIN_OPSET <= opset <= newest:
         hint = (
             f"{OPSET_NEWEST_OF_TENSORRT_10} is the newest that TensorRT 10 reads, 17 that TensorRT 8.6 does"
         )
-        raise UsageError(f"opset {opset}: the installed tools write {OPSET_LOWEST} to {newest}", hint)
+        raise UsageError(f"opset {opset}: the installed tools write {MIN_OPSET} to {newest}", hint)
 
 
-def lower(model: ir.Model) -> None:
+def downgrade_to_17(model: ir.Model) -> None:
     """From opset 18 to 17, in place; the constants must be folded.
 
     Torch's exporter asks ONNX's converter for that, which gives up on several operators, and then leaves the
@@ -44,25 +44,70 @@ def lower(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if node.domain != "" or onnx.defs.get_schema(node.op_type, OPSET_OF_EXPORTER).since_version < 18:
             continue
-        if not _is_said_in_17(node):
+        if not _fits_17(node):
             where = f"{node.op_type} {node.name!r}"
             raise UsageError(f"opset 17 cannot say {where}", "export with --opset 18 or newer")
-    model.opset_imports[""] = OPSET_LOWEST
+    model.opset_imports[""] = MIN_OPSET
 
 
-def _is_said_in_17(node: ir.Node) -> bool:
+def _fits_17(node: ir.Node) -> bool:
     """Whether opset 17 knows this; said as it wants it, where it does."""
     if node.op_type == "Split":
         return node.attributes.pop("num_outputs", None) is None or _is_in_equal_parts(node)
     if node.op_type.startswith("Reduce"):
         return len(node.inputs) < 2 or _with_axes_as_attribute(node)
     if node.op_type == "Pad":
-        return len(node.inputs) < 4  # the axes that are padded
+        return len(node.inputs) < 4 or _with_all_axes_padded(node)
     if node.op_type.startswith("Scatter"):
         return node.attributes.get_string("reduction", "none") in ("none", "add", "mul")
     if node.op_type == "Resize":
-        return not {"antialias", "axes", "keep_aspect_ratio_policy"} & node.attributes.keys()
-    return node.op_type == "LpPool" and not {"ceil_mode", "dilations"} & node.attributes.keys()
+        every_axis = tuple(range(_rank(node.inputs[0])))
+        defaults = {"antialias": 0, "keep_aspect_ratio_policy": "stretch", "axes": every_axis}
+        return _without_defaults(node, defaults)
+    if node.op_type == "LpPool":
+        kernel = node.attributes.get_ints("kernel_shape", ())
+        return _without_defaults(node, {"ceil_mode": 0, "dilations": (1,) * len(kernel)})
+    return False
+
+
+def _without_defaults(node: ir.Node, defaults: Mapping[str, object]) -> bool:
+    """Drop the attributes that opset 17 lacks where they only repeat their defaults; whether that was all."""
+    for name, default in defaults.items():
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            continue
+        if attribute.value != default:
+            return False
+        del node.attributes[name]
+    return True
+
+
+def _rank(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _with_all_axes_padded(node: ir.Node) -> bool:
+    """Write the pads of some axes as pads of all, where the axes, the pads and the rank are known."""
+    source, pads, axes = node.inputs[0], node.inputs[1], node.inputs[3]
+    if axes is None:
+        node.resize_inputs(3)
+        return True
+    rank = _rank(source)
+    if rank == 0 or pads is None:
+        return False
+    given, wanted = (ir.convenience.get_const_tensor(value) for value in (pads, axes))
+    if given is None or wanted is None or node.graph is None or not isinstance(node.graph, ir.Graph):
+        return False
+    few = given.numpy().reshape(2, -1)
+    whole = np.zeros((2, rank), np.int64)
+    whole[:, [axis % rank for axis in wanted.numpy().tolist()]] = few
+    name = fresh_name(node.graph, f"{node.outputs[0].name}_pads")
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([2 * rank]))
+    value.const_value = ir.tensor(whole.ravel(), name=name)
+    node.graph.register_initializer(value)
+    node.replace_input_with(1, value)
+    node.resize_inputs(3)
+    return True
 
 
 def _is_in_equal_parts(node: ir.Node) -> bool:
@@ -92,13 +137,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return version
 
 
-def write_shapes_whole(model: ir.Model) -> None:
+def expand_partial_shapes(model: ir.Model) -> None:
     """Shape of some axes as a part of all, in place: TensorRT 8.6.0 passes over `start` and `end`."""
     for node in list(model.graph):
         if node.op_type != "Shape" or not node.attributes:
             continue
         part = node.outputs[0]
-        ends = {place: node.attributes.get_int(place, other) for place, other in PLACES.items()}
+        ends = {place: node.attributes.get_int(place, other) for place, other in SHAPE_BOUNDS.items()}
         bounds = [initializer(model, f"{part.name}_{place}", np.array([at])) for place, at in ends.items()]
         whole = ir.node("Shape", [node.inputs[0]], name=node.name)
         cut = ir.node("Slice", [whole.outputs[0], *bounds], name=f"{node.name}/Slice")

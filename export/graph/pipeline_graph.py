@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import tidy
+from textual_vision.export.graph.cleanup import tidy
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
@@ -26,7 +26,7 @@ def merged_spec(stages: Sequence[StageSpec]) -> StageSpec:
 
 
 def merged_from_stages(stages: Sequence[StageSpec], graphs: Mapping[str, bytes]) -> bytes:
-    """One serialised graph of the stages', each feeding the next; what two compute alike is kept once."""
+    """One serialized graph of the stages', each feeding the next; what two compute alike is kept once."""
     spec = merged_spec(stages)
     models = [ir.from_proto(onnx.load_from_string(graphs[stage.name])) for stage in stages]
     graph = ir.Graph([], [], nodes=[], name=MERGED, opset_imports=dict(models[0].graph.opset_imports))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def tiny_graph() -> bytes:
-    """x float32 (1, 4) → y float32 (1, 4), serialised, opset 17."""
+def smoke_graph() -> bytes:
+    """x float32 (1, 4) → y float32 (1, 4), serialized, opset 17."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

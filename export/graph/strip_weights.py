@@ -10,8 +10,8 @@ import onnx
 LARGEST_SHAPE = 1024  # values of a constant that may be a shape, or indices that shapes are made of
 
 
-def with_outputs(graph: bytes, names: Iterable[str]) -> bytes:
-    """The serialised graph with `names`, which it does not give already, as outputs of types to be inferred.
+def expose_tensors(graph: bytes, names: Iterable[str]) -> bytes:
+    """The serialized graph with `names`, which it does not give already, as outputs of types to be inferred.
 
     What lists of two messages hold that follow each other, protobuf reads as one list.
     """
@@ -21,7 +21,7 @@ def with_outputs(graph: bytes, names: Iterable[str]) -> bytes:
     return graph + added
 
 
-def without_values(model: onnx.ModelProto) -> onnx.ModelProto:
+def strip_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with sizes alone of its large constants, whose values tell nothing of shapes and types."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.node.extend(model.graph.node)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.models.latent.retrieval import COVERED, NEVER, Memory
+from textual_vision.training.models.latent.retrieval import COVERED, NEVER, RetrievalIndex
 from textual_vision.training.models.text_encoder import sentence_from_text
 
 SMALLEST_LENGTH = 1e-12  # as F.normalize has it
@@ -16,9 +16,9 @@ HALF_BITS = 12  # of whole numbers that float16 holds exactly, -2,048 to 2,047
 
 
 class Recall(nn.Module):
-    """`Memory.forward`: the second and the third look both depend on the first alone, so they are one."""
+    """`RetrievalIndex.forward`, its second and third look as one: both depend on the first alone."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: RetrievalIndex) -> None:
         super().__init__()
         half = memory.drafts // 2
         looks = [look for look in zip(COVERED, (memory.drafts - half - 1, half), strict=True) if look[1] > 0]
@@ -42,7 +42,7 @@ class Recall(nn.Module):
     wandering: Tensor
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Memory.forward` without a lesson."""
+        """As `RetrievalIndex.forward` without a lesson."""
         query = F.linear(sentence_from_text(text, attention_mask), self.directions, self.offset)
         query = _unit(_unit(query) + noise @ self.wandering)
         scores = self._scores(query)
@@ -74,7 +74,7 @@ class Recall(nn.Module):
 class PackedCodes(nn.Module):
     """Rows of whole numbers below 2,048 in float16, which holds whole numbers of twelve bits, a sign's too.
 
-    What bits a number leaves of them hold part of another, which so many neighbours share as it takes. Bytes
+    What bits a number leaves of them hold part of another, which so many neighbors share as it takes. Bytes
     would hold more, but TensorRT looks up no int8.
     """
 

@@ -1,6 +1,6 @@
 """Where each step of a drawing finds what it is told: places in the table of what is known so far.
 
-The table has a row of nothing, then what is known of each code that is chosen, in their order. Neighbours
+The table has a row of nothing, then what is known of each code that is chosen, in their order. Neighbors
 that no patch of a step can have are neither looked up nor multiplied by: coarse steps have four instead of
 eight, or none.
 """
@@ -97,7 +97,7 @@ class Step(nn.Module):
 
 
 def steps_of(network: LatentNetwork) -> list[Step]:
-    """All steps; those with the same neighbours share their weights."""
+    """All steps; those with the same neighbors share their weights."""
     arounds: dict[Slots, nn.Linear] = {}
     entries: dict[Slots, nn.Linear] = {}
     width = network.mixing.shape[1]

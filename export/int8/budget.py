@@ -22,7 +22,7 @@ METRICS = {
 }
 SHARES = ("code_agreement", "text_code_agreement")
 DEFAULT_BUDGET = "code_agreement>=0.995,psnr>=32,generator_psnr>=36"
-BUDGET_HINT = f"for example --budget code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
+BUDGET_HINT = f"for example --int8-tolerance code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
 TEXT_LIMIT = 1000
 _TERM = re.compile(r"\s*([a-z_]+)\s*(>=|<=)\s*([0-9]+(?:\.[0-9]+)?)\s*")
 
@@ -88,10 +88,10 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
 
 def lines_of_table(trials: Sequence[Trial]) -> list[str]:
     """The Pareto table as text, a line a choice."""
-    return lines_of_rows([{"label": trial.label, **json_of_score(trial.score)} for trial in pareto(trials)])
+    return table_lines([{"label": trial.label, **json_of_score(trial.score)} for trial in pareto(trials)])
 
 
-def lines_of_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table as text from its JSON (see `Search.table_json`); identical pictures have no decibels."""
     lines = [f"{'codes %':>8} {'text %':>7} {'psnr':>6} {'gen.':>6} {'MB':>7} {'ms':>7}  choice"]
     for row in rows:
@@ -115,7 +115,7 @@ def _merits(score: Score) -> tuple[float, ...]:
     return (*agreement, -score.psnr, -score.generator_psnr, score.megabytes, time)
 
 
-def cannot_meet(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
+def budget_error(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
     """The error that tells the best that was found."""
     best = min(trials, key=lambda trial: _merit(trial.score, budget))
     parts = [

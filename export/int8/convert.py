@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.int8.layers import FLOAT, QUANTISED
-from textual_vision.export.int8.score import Measure
+from textual_vision.export.int8.layers import FLOAT, QUANTIZED, uncalibrated
+from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import Search, search
-from textual_vision.export.int8.stage import QuantisedStage, RangeOptions, quantised_stage
-from textual_vision.export.precision.lossless_storage import stored_exactly
+from textual_vision.export.int8.stage import QuantizedStage, RangeOptions, quantize_stage
+from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
@@ -22,32 +22,30 @@ from textual_vision.runtime.manifest import StageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantiseOptions:
+class Int8Options:
     """How ranges are found, and the accuracy `budget` (see `budget.parse_budget`)."""
 
     ranges: RangeOptions = field(default_factory=RangeOptions)
     budget: str = DEFAULT_BUDGET
 
 
-def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None) -> PrecisionGraphs:
+def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> PrecisionGraphs:
     """int8 graphs within the budget, as small and fast as a search finds them; see `budget.search`.
 
     Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
     choice of layers meets the budget, or only one that leaves all in float.
     """
-    options = options or QuantiseOptions(
-        ranges=_range_options(source), budget=source.budget or DEFAULT_BUDGET
-    )
+    options = options or Int8Options(ranges=_range_options(source), budget=source.budget or DEFAULT_BUDGET)
     budget = parse_budget(options.budget)
-    stored = {name: stored_exactly(graph, notes=False) for name, graph in source.fp32.items()}
-    measure = Measure(source.stages, source.fp32, source.batches, default_backend(), stored)
+    stored = {name: compressed_graph(graph, notes=False) for name, graph in source.fp32.items()}
+    evaluator = Evaluator(source.stages, source.fp32, source.batches, default_backend(), stored)
     stages = [
-        source.parts.get(stage.name)
-        or quantised_stage(stage, source.fp32[stage.name], measure, options.ranges, target=source.target)
+        source.stage_results.get(stage.name)
+        or quantize_stage(stage, source.fp32[stage.name], evaluator, options.ranges, target=source.target)
         for stage in source.stages
     ]
-    found = search(stages, measure, budget, timed=source.target == "cpu")
-    check_quantised(stages, found.modes)
+    found = search(stages, evaluator, budget, timed=source.target == "cpu")
+    check_any_quantized(stages, found.modes)
     return PrecisionGraphs(
         graphs=dict(found.graphs),
         notes=_notes(stages, found, options),
@@ -55,32 +53,33 @@ def int8_from_float(source: FloatGraphs, options: QuantiseOptions | None = None)
     )
 
 
-def calibrated_stage(source: FloatGraphs, stage: StageSpec) -> QuantisedStage:
+def int8_stage_from_float(source: FloatGraphs, stage: StageSpec) -> QuantizedStage:
     """The stage made ready for int8; of the other stages no graph is needed for it."""
     graph = source.fp32[stage.name]
-    measure = Measure([stage], {stage.name: graph}, source.batches, default_backend())
-    return quantised_stage(stage, graph, measure, _range_options(source), target=source.target)
+    evaluator = Evaluator([stage], {stage.name: graph}, source.batches, default_backend())
+    return quantize_stage(stage, graph, evaluator, _range_options(source), target=source.target)
 
 
 def _range_options(source: FloatGraphs) -> RangeOptions:
     return RangeOptions(method=source.range_method, ranges=source.ranges)
 
 
-def check_quantised(stages: Sequence[QuantisedStage], modes: Mapping[str, Mapping[str, str]]) -> None:
+def check_any_quantized(stages: Sequence[QuantizedStage], modes: Mapping[str, Mapping[str, str]]) -> None:
     """BudgetError when every layer stayed in float: that is no int8, whatever its name."""
     kept = [modes.get(one.stage.name, {}).get(name, FLOAT) for one in stages for name in _names(one)]
-    if not set(kept) & set(QUANTISED):
+    if not set(kept) & set(QUANTIZED):
         raise BudgetError(
             f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
-            "ask for less with --budget, or build fp16: --precision fp16",
+            "ask for less with --int8-tolerance, or build fp16: --precision fp16",
         )
 
 
-def _notes(stages: Sequence[QuantisedStage], found: Search, options: QuantiseOptions) -> dict[str, object]:
+def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options) -> dict[str, object]:
     """What a manifest and a report tell of it."""
     return {
         "method": options.ranges.method,
         "budget": options.budget,
+        "warnings": [text for one in stages for text in _warnings(one)],
         "score": found.score_json(),
         "table": found.table_json(),
         "stages": {
@@ -97,5 +96,18 @@ def _notes(stages: Sequence[QuantisedStage], found: Search, options: QuantiseOpt
     }
 
 
-def _names(stage: QuantisedStage) -> list[str]:
+def _warnings(stage: QuantizedStage) -> list[str]:
+    """Return a warning for each activation without a range that keeps layers in float."""
+    constant = {name: found for name, found in stage.ranges.items() if found.is_constant}
+    found = []
+    for name, seen in constant.items():
+        layers = sorted(uncalibrated(stage.model, stage.layers, {name}))
+        if layers:
+            where = f"stage {stage.stage.name!r}: activation {name!r}"
+            problem = f"{where} is {seen.low:g} for every calibration prompt"
+            found.append(f"{problem}; products with it stay in float: {', '.join(layers)}")
+    return found
+
+
+def _names(stage: QuantizedStage) -> list[str]:
     return [layer.name for layer in stage.layers]

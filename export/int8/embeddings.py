@@ -8,15 +8,16 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from textual_vision.export.graph.strip_weights import without_values
-from textual_vision.export.int8.layers import TABLE, Layer, layers_of
+from textual_vision.export.graph.constants import constant_proto
+from textual_vision.export.graph.strip_weights import strip_weights
+from textual_vision.export.int8.layers import TABLE, QuantizableLayer, quantizable_layers
 
 LARGE_TABLE = 1 << 16  # values: smaller tables are exact enough with one scale, and spare the second lookup
 SMALLEST_ROW = 1e-12
 SCALED = ".scaled"  # after the name of what was looked up: with its magnitude again
 
 
-def row_scaled(model: onnx.ModelProto, names: Container[str] | None = None) -> onnx.ModelProto:
+def scale_rows(model: onnx.ModelProto, names: Container[str] | None = None) -> onnx.ModelProto:
     """A copy that looks up rows divided by their largest magnitude, and that magnitude beside them.
 
     `names` are the layers to do so for, None all that are large enough to be worth it.
@@ -26,7 +27,7 @@ def row_scaled(model: onnx.ModelProto, names: Container[str] | None = None) -> o
     """
     graph = onnx.ModelProto()
     graph.CopyFrom(model)
-    tables = {layer.output: layer for layer in layers_of(graph) if layer.kind == TABLE}
+    tables = {layer.output: layer for layer in quantizable_layers(graph) if layer.kind == TABLE}
     nodes: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     for node in graph.graph.node:
@@ -45,7 +46,7 @@ def row_scaled(model: onnx.ModelProto, names: Container[str] | None = None) -> o
     return graph
 
 
-def _is_large(graph: onnx.ModelProto, node: onnx.NodeProto, layer: Layer) -> bool:
+def _is_large(graph: onnx.ModelProto, node: onnx.NodeProto, layer: QuantizableLayer) -> bool:
     """Whether `node` looks up whole rows of a large matrix that it alone reads."""
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
     matrix = len(constant_proto(graph, layer.weight).dims) == 2
@@ -56,7 +57,7 @@ def _is_large(graph: onnx.ModelProto, node: onnx.NodeProto, layer: Layer) -> boo
 
 
 def _magnitudes(
-    graph: onnx.ModelProto, node: onnx.NodeProto, layer: Layer, scaled: str
+    graph: onnx.ModelProto, node: onnx.NodeProto, layer: QuantizableLayer, scaled: str
 ) -> list[onnx.NodeProto]:
     """Divides the table's rows in place; the nodes that multiply what was looked up."""
     tensor = constant_proto(graph, layer.weight)
@@ -72,13 +73,13 @@ def _magnitudes(
     ]
 
 
-def row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, list[int]]:
+def row_shapes(graph: onnx.ModelProto, layers: Sequence[QuantizableLayer]) -> dict[str, list[int]]:
     """Rows that are looked up in int8 tables, each with the Reshape that leaves it as it is."""
     tables = {layer.output: layer for layer in layers if layer.kind == TABLE}
     gathers = {node.output[0] for node in graph.graph.node if node.op_type == "Gather"} & set(tables)
     if not gathers:
         return {}
-    known = onnx.shape_inference.infer_shapes(without_values(graph)).graph
+    known = onnx.shape_inference.infer_shapes(strip_weights(graph)).graph
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)
         for value in (*known.value_info, *known.input, *known.output)
@@ -91,28 +92,23 @@ def row_shapes(graph: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, lis
     }
 
 
-def row_nodes(graph: onnx.ModelProto, table: Layer, shape: list[int]) -> list[onnx.NodeProto]:
+def row_nodes(graph: onnx.ModelProto, table: QuantizableLayer, shape: list[int]) -> list[onnx.NodeProto]:
     """Rows of an int8 table as int8 and back, with the table's own scale: nothing changes.
 
-    TensorRT wants int8 constants to be dequantised at once. ONNX Runtime would then dequantise the whole
-    table at every run, unless it finds the rows quantised again; and it must not find a plain Q and DQ
+    TensorRT wants int8 constants to be dequantized at once. ONNX Runtime would then dequantize the whole
+    table at every run, unless it finds the rows quantized again; and it must not find a plain Q and DQ
     there, which it turns to uint8 before it looks. Hence a Reshape between them that reshapes nothing.
     """
     constants = [f"{table.weight}.scale", f"{table.weight}.zero_point"]
     row, name = table.output, f"{table.output}.rows"
     graph.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), f"{name}.shape"))
     return [
-        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node("QuantizeLinear", [row, *constants], [f"{name}.int8"], name=f"{name}.quantize"),
         helper.make_node("Reshape", [f"{name}.int8", f"{name}.shape"], [f"{name}.same"], name=f"{name}.same"),
         helper.make_node(
             "DequantizeLinear",
             [f"{name}.same", *constants],
-            [f"{row}.dequantised"],
-            name=f"{name}.dequantise",
+            [f"{row}.dequantized"],
+            name=f"{name}.dequantize",
         ),
     ]
-
-
-def constant_proto(graph: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    """The graph's constant called `name`."""
-    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)

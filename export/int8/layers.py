@@ -3,40 +3,41 @@
 A *layer* is a node with constant weights: a convolution, a matrix product, or a table that rows are looked up
 in. Each can be in one of four modes:
 
-int8      weights and what the node reads are int8; the product is computed in integers
-weights   weights are stored in int8 and computed with in float: a quarter of the size, nothing else changes
-half      weights are stored in half and computed with in float: half the size
-float     as it was
+int8         weights and activations are int8; the product is computed in integers
+weight_only  weights are stored in int8, the product is computed in float: a quarter of the size
+half         weights are stored in float16, the product is computed in float: half the size
+float        unchanged
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-INT8, WEIGHTS, HALF, FLOAT = "int8", "weights", "half", "float"
-MODES = (INT8, WEIGHTS, HALF, FLOAT)
-QUANTISED = (INT8, WEIGHTS)
+from textual_vision.export.graph.constants import consumers_of
+
+INT8, WEIGHT_ONLY, HALF, FLOAT = "int8", "weight_only", "half", "float"
+MODES = (INT8, WEIGHT_ONLY, HALF, FLOAT)
+QUANTIZED = (INT8, WEIGHT_ONLY)
 CONV, LINEAR, TABLE = "conv", "linear", "table"
 KINDS = {"Conv": CONV, "MatMul": LINEAR, "Gemm": LINEAR, "Gather": TABLE, "GatherND": TABLE}
 # Ops that only move values: what is exact in int8 before them is exact after them, with the same scale.
-MOVING = frozenset(
+DATA_MOVEMENT_OPS = frozenset(
     {"DepthToSpace", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"}
 )
-SMALLEST_WEIGHT = 256  # values: below it a scale and a node cost more than they save
+MIN_WEIGHT_VALUES = 256  # values: below it a scale and a node cost more than they save
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class QuantizableLayer:
     """A node with constant weights. `axis` is that of the weights' output channels (None: one scale for all).
 
-    `activation` is the tensor that the node reads, None for tables; `output` is what it gives, and also
-    identifies the node. `decides`: what it gives is compared by an ArgMin or ArgMax, so that the smallest
-    error can choose another code.
+    `activation` is the tensor that the node reads, None for tables. `output` is the node's output and
+    identifies the node. `feeds_argmax`: an ArgMin or ArgMax compares the output, so the smallest error can
+    choose another code. `is_calibrated`: the activations that int8 needs have ranges (see `uncalibrated`).
     """
 
     name: str
@@ -46,23 +47,29 @@ class Layer:
     axis: int | None
     activation: str | None
     output: str
-    decides: bool = False
+    feeds_argmax: bool = False
+    is_calibrated: bool = True
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether the weights alone can be int8: the product stays in float."""
+        return self.kind == TABLE or not self.is_calibrated
 
 
-def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
+def quantizable_layers(model: onnx.ModelProto) -> tuple[QuantizableLayer, ...]:
     """Every node that could hold int8 weights, in the graph's order; names are unique.
 
     Lookups in a matrix that a product has a scale for every row or column of are none: a table has one.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers = readers_of(model)
+    readers = consumers_of(model)
     by_channel = {
         weight
         for node in model.graph.node
         if (weight := _weight_of(node, constants))
         and _channel_axis(node, len(constants[weight].dims)) is not None
     }
-    found: dict[str, Layer] = {}
+    found: dict[str, QuantizableLayer] = {}
     compared = _compared(model, constants)
     for node in model.graph.node:
         weight = _weight_of(node, constants)
@@ -71,7 +78,7 @@ def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
         name = _name_of(node, weight, readers, constants)
         if name in found:
             name = f"{name}@{node.output[0]}"
-        found[name] = Layer(
+        found[name] = QuantizableLayer(
             name=name,
             kind=KINDS[node.op_type],
             weight=weight,
@@ -79,18 +86,9 @@ def layers_of(model: onnx.ModelProto) -> tuple[Layer, ...]:
             axis=_channel_axis(node, len(constants[weight].dims)),
             activation=None if KINDS[node.op_type] == TABLE else node.input[0],
             output=node.output[0],
-            decides=node.output[0] in compared,
+            feeds_argmax=node.output[0] in compared,
         )
     return tuple(found.values())
-
-
-def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Tensor → the nodes that read it."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in dict.fromkeys(node.input):
-            readers.setdefault(name, []).append(node)
-    return readers
 
 
 def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, str]:
@@ -99,21 +97,21 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
     Those are: what an int8 layer reads; what an int8 convolution gives (else ONNX Runtime cannot run it in
     integers); and whatever moving ops make of that. Convolutions' outputs that are moved, and what is looked
     up in an int8 table and then only moved, share the scale of where they come from: no backend has to
-    requantise. Residual additions stay in float: sharing one scale among their operands cost ONNX Runtime
+    requantize. Residual additions stay in float: sharing one scale among their operands cost ONNX Runtime
     three of seven integer convolutions, and gained OpenVINO nothing.
     """
-    layers = {layer.output: layer for layer in layers_of(model)}
+    layers = {layer.output: layer for layer in quantizable_layers(model)}
     chosen = {layer.output: layer for layer in layers.values() if modes.get(layer.name) == INT8}
     groups = {layer.activation: layer.activation for layer in chosen.values() if layer.activation is not None}
     moved_from: dict[str, str] = {}
     for node in model.graph.node:
         source = node.input[0] if node.input else ""
         layer = layers.get(node.output[0])
-        if layer is not None and modes.get(layer.name) in QUANTISED and layer.kind == TABLE:
+        if layer is not None and modes.get(layer.name) in QUANTIZED and layer.kind == TABLE:
             moved_from[layer.output] = layer.weight
         elif layer is not None and layer.output in chosen and layer.kind == CONV:
             groups[layer.output] = moved_from[layer.output] = layer.output
-        elif node.op_type in MOVING and source in moved_from:
+        elif node.op_type in DATA_MOVEMENT_OPS and source in moved_from:
             for output in node.output:
                 moved_from[output] = moved_from[source]
                 if moved_from[source] in groups or output in groups:
@@ -121,27 +119,41 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
     return groups
 
 
-def activations_of(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Every activation whose range any choice of modes could need: own scales only.
+def activations_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Every activation whose range any choice of modes could need.
 
-    In the graph's order, so that the first to go wrong is the first to be looked at.
+    In the graph's order, so that the first to go wrong is the first to be looked at. A product that reads a
+    reshaped output of a convolution shares its scale, but only while the convolution is in int8.
     """
-    layers = layers_of(model)
-    groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
-    own = set(groups.values())
+    layers = [layer for layer in quantizable_layers(model) if layer.kind != TABLE]
+    own = set(scale_groups(model, {layer.name: INT8 for layer in layers}).values())
+    own |= {layer.activation for layer in layers if layer.activation is not None}
     order = [value.name for value in model.graph.input] + [
         o for node in model.graph.node for o in node.output
     ]
     return tuple(name for name in order if name in own)
 
 
-def default_modes(layers: tuple[Layer, ...], lowest: str) -> dict[str, str]:
-    """`lowest` mode for all layers that are worth it; tables are stored, never computed with.
+def default_modes(layers: tuple[QuantizableLayer, ...], lowest: str) -> dict[str, str]:
+    """Layer → `lowest` mode, or WEIGHT_ONLY where a layer cannot be INT8; small layers are left out.
 
     Distances to codes stay in float: an argmin turns the smallest error into another code.
     """
-    worth = [layer for layer in layers if layer.parameters >= SMALLEST_WEIGHT and not layer.decides]
-    return {layer.name: WEIGHTS if layer.kind == TABLE and lowest == INT8 else lowest for layer in worth}
+    worth = [layer for layer in layers if layer.parameters >= MIN_WEIGHT_VALUES and not layer.feeds_argmax]
+    return {layer.name: WEIGHT_ONLY if lowest == INT8 and layer.is_weight_only else lowest for layer in worth}
+
+
+def uncalibrated(
+    model: onnx.ModelProto, layers: Sequence[QuantizableLayer], constant: Collection[str]
+) -> set[str]:
+    """Return the names of the layers that read or give an activation of `constant`, in int8."""
+    groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
+    return {
+        layer.name
+        for layer in layers
+        for tensor in (layer.activation, layer.output)
+        if tensor in groups and groups[tensor] in constant
+    }
 
 
 def _compared(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> set[str]:
@@ -195,9 +207,3 @@ def _bias_names(
     for reader in readers.get(node.output[0], []):
         if reader.op_type == "Add":
             yield from (name for name in reader.input if name in constants)
-
-
-def array_of(model: onnx.ModelProto, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """A constant's values."""
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    return np.asarray(numpy_helper.to_array(tensor))

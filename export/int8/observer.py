@@ -13,9 +13,9 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.graph.strip_weights import with_outputs
-from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.int8.layers import Layer, activations_of, layers_of
+from textual_vision.export.graph.strip_weights import expose_tensors
+from textual_vision.export.host.parallel import parallel_map
+from textual_vision.export.int8.layers import QuantizableLayer, activations_to_calibrate, quantizable_layers
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
@@ -34,14 +34,15 @@ ALONE = ".alone"  # after the name of what a layer gives
 TRIED_BATCHES = 2  # on which `auto` compares the methods
 
 
-def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> dict[str, TensorRange]:
+def calibrate_ranges(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> dict[str, TensorRange]:
     """A range for every activation that int8 could need, by `method` (one of METHODS, or AUTO).
 
     `inputs` are the graph's, one mapping a batch. Memory does not grow with their number. Raises UsageError
-    when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
+    when there are none, or an activation is NaN or infinite (the message names the tensor). An activation
+    that never varies has a range of no width (see `TensorRange.is_constant`).
     """
-    tensors = activations_of(model)
-    observe = observing(model, tensors)
+    tensors = activations_to_calibrate(model)
+    observe = open_observer(model, tensors)
     histograms = _histograms(tensors, inputs, observe)
     methods = METHODS if method == AUTO else (method,)
     thresholds = {
@@ -63,9 +64,9 @@ def ranges_of(model: onnx.ModelProto, inputs: Sequence[Inputs], method: str) -> 
 
 
 def histograms_of(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> dict[str, MagnitudeHistogram]:
-    """The magnitudes of every activation that int8 could need; raises what `ranges_of` raises."""
-    tensors = activations_of(model)
-    return _histograms(tensors, inputs, observing(model, tensors))
+    """The magnitudes of every activation that int8 could need; raises what `calibrate_ranges` raises."""
+    tensors = activations_to_calibrate(model)
+    return _histograms(tensors, inputs, open_observer(model, tensors))
 
 
 def _histograms(
@@ -81,27 +82,27 @@ def _histograms(
 
 
 def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
-    """The graph with `tensors` as outputs as well, serialised."""
+    """The graph with `tensors` as outputs as well, serialized."""
     known = {value.name for value in (*model.graph.input, *model.graph.output)}
-    return with_outputs(model.SerializeToString(), [name for name in tensors if name not in known])
+    return expose_tensors(model.SerializeToString(), [name for name in tensors if name not in known])
 
 
-def session_of(graph: bytes, name: str) -> Session:
+def open_layer_session(graph: bytes, name: str) -> Session:
     """The graph on the first backend that is installed, on one core."""
     return open_session(graph, SessionOptions(backend=default_backend(), name=name, threads=1, trusted=True))
 
 
-def observing(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:
+def open_observer(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:
     """Opens the graph to observe the tensors, as often as wanted."""
-    session = session_of(exposed(model, tensors), model.graph.name)
-    return lambda inputs: on_all_cores(lambda batch: {**batch, **session.run(batch)}, inputs)
+    session = open_layer_session(exposed(model, tensors), model.graph.name)
+    return lambda inputs: parallel_map(lambda batch: {**batch, **session.run(batch)}, inputs)
 
 
-def observed(
+def observe(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Sequence[Inputs]
 ) -> Iterator[Mapping[str, Array]]:
     """See Observe."""
-    return observing(model, tensors)(inputs)
+    return open_observer(model, tensors)(inputs)
 
 
 def _best_methods(
@@ -124,10 +125,10 @@ def _best_methods(
             method: str, tensors: Mapping[str, Float32] = tensors
         ) -> tuple[str, dict[str, list[Array]]]:
             return method, readers.outputs(
-                {name: fake_quantised(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
+                {name: fake_quantize(tensor, thresholds[name][method]) for name, tensor in tensors.items()}
             )
 
-        for method, found in on_all_cores(rounded, METHODS):
+        for method, found in parallel_map(rounded, METHODS):
             for name, outputs in expected.items():
                 pairs = zip(outputs, found[name], strict=True)
                 errors[name][method] += sum(_relative(a, b) for a, b in pairs)
@@ -140,11 +141,11 @@ class _Readers:
     """
 
     def __init__(self, model: onnx.ModelProto, activations: Collection[str]) -> None:
-        layers = [one for one in layers_of(model) if one.activation in activations]
+        layers = [one for one in quantizable_layers(model) if one.activation in activations]
         self._outputs: dict[str, list[str]] = {name: [] for name in activations}
         for layer in layers:
             self._outputs[str(layer.activation)].append(f"{layer.output}{ALONE}")
-        self._session = session_of(side_by_side(model, layers), "layers") if layers else None
+        self._session = open_layer_session(extract_layers(model, layers), "layers") if layers else None
 
     def outputs(self, tensors: Mapping[str, Float32]) -> dict[str, list[Array]]:
         """By activation what the layers that read it give; the activation itself if none does."""
@@ -157,9 +158,9 @@ class _Readers:
         }
 
 
-def layer_alone(model: onnx.ModelProto, layer: Layer, weight: Float32 | None = None) -> bytes:
+def extract_layer(model: onnx.ModelProto, layer: QuantizableLayer, weight: Float32 | None = None) -> bytes:
     """The layer's node as a graph from its activation to its output, with `weight` in place of its own."""
-    graph = onnx.load_from_string(side_by_side(model, [layer]))
+    graph = onnx.load_from_string(extract_layers(model, [layer]))
     if weight is not None:
         constant = next(tensor for tensor in graph.graph.initializer if tensor.name == layer.weight)
         constant.CopyFrom(numpy_helper.from_array(weight, layer.weight))
@@ -167,7 +168,7 @@ def layer_alone(model: onnx.ModelProto, layer: Layer, weight: Float32 | None = N
     return data
 
 
-def side_by_side(model: onnx.ModelProto, layers: Sequence[Layer]) -> bytes:
+def extract_layers(model: onnx.ModelProto, layers: Sequence[QuantizableLayer]) -> bytes:
     """The layers' nodes as a graph from their activations to their outputs, whose names end in ALONE."""
     by_output = {node.output[0]: node for node in model.graph.node}
     nodes = [onnx.NodeProto() for _ in layers]
@@ -185,7 +186,7 @@ def side_by_side(model: onnx.ModelProto, layers: Sequence[Layer]) -> bytes:
     return data
 
 
-def fake_quantised(tensor: Float32, threshold: float) -> Float32:
+def fake_quantize(tensor: Float32, threshold: float) -> Float32:
     """What is left of `tensor` after int8 with `threshold` at ±127."""
     scale = np.float32(threshold / LEVELS)
     back: Float32 = np.clip(np.rint(tensor / scale), -LEVELS - 1, LEVELS) * scale

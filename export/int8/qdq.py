@@ -15,15 +15,23 @@ import onnx
 from onnx import helper, numpy_helper
 
 from textual_vision.calibration.ranges import LEVELS
+from textual_vision.export.graph.constants import constant_proto
 from textual_vision.export.graph.opset import opset_of
-from textual_vision.export.int8.embeddings import constant_proto, row_nodes, row_shapes
-from textual_vision.export.int8.layers import HALF, INT8, QUANTISED, Layer, layers_of, scale_groups
-from textual_vision.export.int8.weights import QuantisedWeight, quantised_weight
-from textual_vision.export.precision.lossless_storage import store_exactly
+from textual_vision.export.int8.embeddings import row_nodes, row_shapes
+from textual_vision.export.int8.layers import (
+    HALF,
+    INT8,
+    QUANTIZED,
+    QuantizableLayer,
+    quantizable_layers,
+    scale_groups,
+)
+from textual_vision.export.int8.weights import QuantizedWeight, quantize_weight
+from textual_vision.export.precision.lossless_storage import compress_lossless
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
-MOVEMENTS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+INT8_MOVEMENT_OPS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 OPSET_OF_TYPED_Q = 21  # from which QuantizeLinear can be told its type by an attribute
 
 
@@ -35,25 +43,24 @@ class Bias:
     values: Float32
 
 
-def quantised_graph(
+def quantize_graph(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
     biases: Mapping[str, Bias] | None = None,
-    rounded: Mapping[str, QuantisedWeight] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
     *,
     compact: bool = True,
 ) -> onnx.ModelProto:
     """A copy of the float `model` with each layer in its mode; layers that `modes` leaves out stay float.
 
-    `thresholds` gives, for every activation that `activations_of` names and the modes need, the magnitude
-    that becomes 127; `biases`, layer → its bias corrected for int8, is used for layers in that mode (see
-    `quantise_correct`); `rounded`, by their names, are int8 weights to use instead of the nearest (see
-    `quantise_round`). With `compact`
-    other constants are stored in half where that loses nothing. Raises UsageError for a
-    layer that the graph does not have, or an activation without a range.
+    `thresholds`: activation → the magnitude that becomes 127, for those of `activations_to_calibrate` that
+    the modes need. `biases`: layer → its bias corrected for int8, used for layers in that mode (see
+    `bias_correction`). `rounded`: weight → int8 values used instead of the nearest (see `gptq`). With
+    `compact`, other constants are stored in half where that loses nothing. Raises UsageError for a layer
+    that the graph does not have, or an activation without a range.
     """
-    layers = {layer.name: layer for layer in layers_of(model)}
+    layers = {layer.name: layer for layer in quantizable_layers(model)}
     if unknown := sorted(set(modes) - set(layers)):
         raise UsageError(
             f"no layer {unknown[0]!r} in graph {model.graph.name!r}", "see `tv-export sensitivity`"
@@ -64,15 +71,15 @@ def quantised_graph(
         if modes.get(name) == INT8:
             tensor = constant_proto(graph, bias.constant)
             tensor.CopyFrom(numpy_helper.from_array(bias.values, bias.constant))
-    quantised = [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED]
+    quantized = [layer for layer in layers.values() if modes.get(layer.name) in QUANTIZED]
     weights = dict(rounded or {})
-    for layer in quantised:
+    for layer in quantized:
         if layer.weight not in weights:
-            weights[layer.weight] = quantised_weight(_constant(graph, layer.weight), layer.axis)
+            weights[layer.weight] = quantize_weight(_constant(graph, layer.weight), layer.axis)
     scales = _activation_scales(model, modes, thresholds, weights)
-    _write(graph, layers, modes, weights, scales)
+    _write_nodes(graph, layers, modes, weights, scales)
     if compact:
-        store_exactly(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
+        compress_lossless(graph, {layer.weight for layer in layers.values() if modes.get(layer.name) == HALF})
     return graph
 
 
@@ -80,7 +87,7 @@ def _activation_scales(
     model: onnx.ModelProto,
     modes: Mapping[str, str],
     thresholds: Mapping[str, float],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
 ) -> dict[str, float]:
     """Every tensor that gets Q/DQ with its scale; rows of an int8 table keep the table's."""
     scales = {}
@@ -96,11 +103,11 @@ def _activation_scales(
     return scales
 
 
-def _write(
+def _write_nodes(
     graph: onnx.ModelProto,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, QuantizableLayer],
     modes: Mapping[str, str],
-    weights: Mapping[str, QuantisedWeight],
+    weights: Mapping[str, QuantizedWeight],
     scales: Mapping[str, float],
 ) -> None:
     by_output = {layer.output: layer for layer in layers.values()}
@@ -108,63 +115,63 @@ def _write(
     from_conv = {
         tensor for tensor, root in scale_groups(graph, modes).items() if root != tensor or root in int8_layers
     }
-    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name) in QUANTISED])
+    rows = row_shapes(graph, [layer for layer in layers.values() if modes.get(layer.name) in QUANTIZED])
     nodes: list[onnx.NodeProto] = []
     written: set[str] = set()
     for node in graph.graph.node:
         layer = by_output.get(node.output[0])
-        if layer is not None and modes.get(layer.name) in QUANTISED:
+        if layer is not None and modes.get(layer.name) in QUANTIZED:
             if layer.weight not in written:
                 nodes.append(_weight_node(graph, layer.weight, weights[layer.weight]))
                 written.add(layer.weight)
-            _replace(node, layer.weight, f"{layer.weight}.dequantised")
+            _replace(node, layer.weight, f"{layer.weight}.dequantized")
         for tensor in set(node.input) & set(scales):
             # Only int8 layers read what others also read in float: the residual additions beside them.
             if node.output[0] in int8_layers or tensor in from_conv:
                 nodes += _reading_nodes(graph, tensor, node, scales[tensor])
         for tensor in set(node.input) & set(rows):
-            _replace(node, tensor, f"{tensor}.dequantised")
+            _replace(node, tensor, f"{tensor}.dequantized")
         nodes.append(node)
         if node.output[0] in rows:
             nodes += row_nodes(graph, by_output[node.output[0]], rows[node.output[0]])
     if opset_of(graph) >= OPSET_OF_TYPED_Q:
-        nodes = _moved_in_int8(graph, nodes)
+        nodes = _move_in_int8(graph, nodes)
     _put_nodes(graph, nodes)
 
 
-def _moved_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes with activations dequantised after they were moved, not before: the same values.
+def _move_in_int8(graph: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes with activations dequantized after they were moved, not before: the same values.
 
     ONNX Runtime does so itself, by more Q/DQ. On x86 it then turns those to uint8 and, where an attribute
     tells a Q its type, forgets to change that: it would refuse the graph.
     """
     constants = {tensor.name for tensor in graph.graph.initializer}
-    dequantised: dict[str, onnx.NodeProto] = {}
+    dequantized: dict[str, onnx.NodeProto] = {}
     found: list[onnx.NodeProto] = []
     for node in nodes:
         found.append(node)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
-            dequantised[node.output[0]] = node
-        if node.op_type not in MOVEMENTS or node.input[0] not in dequantised:
+            dequantized[node.output[0]] = node
+        if node.op_type not in INT8_MOVEMENT_OPS or node.input[0] not in dequantized:
             continue
-        before, moved = dequantised[node.input[0]], node.output[0]
+        before, moved = dequantized[node.input[0]], node.output[0]
         node.input[0], node.output[0] = before.input[0], f"{moved}.int8"
         inputs = [node.output[0], *before.input[1:]]
-        after = helper.make_node("DequantizeLinear", inputs, [moved], name=f"{moved}.dequantise")
+        after = helper.make_node("DequantizeLinear", inputs, [moved], name=f"{moved}.dequantize")
         found.append(after)
-        dequantised[moved] = after
+        dequantized[moved] = after
     read = {name for node in found for name in node.input} | {out.name for out in graph.graph.output}
     return [node for node in found if node.op_type != "DequantizeLinear" or node.output[0] in read]
 
 
-def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantisedWeight) -> onnx.NodeProto:
+def _weight_node(graph: onnx.ModelProto, name: str, weight: QuantizedWeight) -> onnx.NodeProto:
     zeros = np.zeros(weight.scales.shape, np.int8)
     names = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
     for constant, value in zip(names, (weight.values, weight.scales, zeros), strict=True):
         graph.graph.initializer.append(numpy_helper.from_array(value, constant))
     axis = {} if weight.axis is None else {"axis": weight.axis}
     return helper.make_node(
-        "DequantizeLinear", names, [f"{name}.dequantised"], name=f"{name}.dequantise", **axis
+        "DequantizeLinear", names, [f"{name}.dequantized"], name=f"{name}.dequantize", **axis
     )
 
 
@@ -177,14 +184,14 @@ def _reading_nodes(
         graph.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), constants[0]))
         graph.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), constants[1]))
     name = f"{tensor}.for.{reader.output[0]}"
-    _replace(reader, tensor, f"{name}.dequantised")
+    _replace(reader, tensor, f"{name}.dequantized")
     return [
-        helper.make_node("QuantizeLinear", [tensor, *constants], [f"{name}.int8"], name=f"{name}.quantise"),
+        helper.make_node("QuantizeLinear", [tensor, *constants], [f"{name}.int8"], name=f"{name}.quantize"),
         helper.make_node(
             "DequantizeLinear",
             [f"{name}.int8", *constants],
-            [f"{name}.dequantised"],
-            name=f"{name}.dequantise",
+            [f"{name}.dequantized"],
+            name=f"{name}.dequantize",
         ),
     ]
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.model.batch import Array, Batch
-from textual_vision.export.parity.metrics import figures_of, joined, psnr
+from textual_vision.export.host.parallel import parallel_map
+from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
-from textual_vision.export.results import CodeFigures
-from textual_vision.export.sessions.cached import RememberingSession
-from textual_vision.export.sessions.timing import core_milliseconds, sessions_of
+from textual_vision.export.results import CodeMetrics
+from textual_vision.export.sessions.cached import CachingSession
+from textual_vision.export.sessions.opening import open_stage_sessions
+from textual_vision.export.sessions.timing import mean_cpu_ms
 from textual_vision.runtime.backends.session import Session, SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -40,7 +41,7 @@ class Score:
     milliseconds: float | None = None
 
 
-class Measure:
+class Evaluator:
     """Scores graphs on `batches`, drawings whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
@@ -51,7 +52,7 @@ class Measure:
         self,
         stages: Sequence[StageSpec],
         floats: Mapping[str, bytes],
-        batches: Sequence[Batch],
+        batches: Sequence[ReferenceBatch],
         backend: str,
         stored: Mapping[str, bytes] | None = None,
     ) -> None:
@@ -63,11 +64,11 @@ class Measure:
         """The score, without time, with the `changed` stages' graphs in place of the float ones."""
         picture = self._picture_stage()
         sessions = self._sessions_for(changed)
-        free = list(on_all_cores(lambda batch: self._free(batch, sessions), self.batches))
+        free = list(parallel_map(lambda batch: self._free(batch, sessions), self.batches))
         forced: Sequence[Tensors] = [batch.tensors for batch in self.batches]
         if picture.name in changed:
             inputs = [_inputs(picture, batch.tensors) for batch in self.batches]
-            forced = list(on_all_cores(sessions[picture.name].run, inputs))
+            forced = list(parallel_map(sessions[picture.name].run, inputs))
         graphs = {**self.stored, **changed}
         return Score(
             text_code_agreement=self._agreement(TEXT_CODES, free),
@@ -84,11 +85,11 @@ class Measure:
         """
         session = self._session(graph, stage.name)
         given = self.batches[:batches]
-        outputs = list(on_all_cores(session.run, [_inputs(stage, batch.tensors) for batch in given]))
+        outputs = list(parallel_map(session.run, [_inputs(stage, batch.tensors) for batch in given]))
         everything = [np.ones(len(batch.prompts), bool) for batch in given]
         total = 0.0
         for tensor in stage.outputs:
-            pair = joined(tensor, given, outputs, everything)
+            pair = tensor_pair(tensor, given, outputs, everything)
             if tensor.dtype == "int64" and len(tensor.shape) > 2:
                 total += float(np.mean(pair.expected != pair.found))
                 continue
@@ -98,8 +99,8 @@ class Measure:
 
     def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
         """Milliseconds of one core that one drawing by each graph of the stage takes, measured in turns."""
-        sessions = sessions_of(graphs, stage, self.backend, threads=1)
-        return core_milliseconds(sessions, stage, self.batches[0])
+        sessions = open_stage_sessions(graphs, stage, self.backend, threads=1)
+        return mean_cpu_ms(sessions, stage, self.batches[0])
 
     def _picture_stage(self) -> StageSpec:
         return self.stages[-1]
@@ -113,7 +114,7 @@ class Measure:
                 sessions[stage.name] = self._session(graph, stage.name)
         return sessions
 
-    def _free(self, batch: Batch, sessions: Mapping[str, Session]) -> Tensors:
+    def _free(self, batch: ReferenceBatch, sessions: Mapping[str, Session]) -> Tensors:
         tensors = dict(batch.tensors)
         for stage in self.stages:
             if stage.name in sessions:
@@ -125,14 +126,14 @@ class Measure:
         if tensor is None:
             return 1.0
         everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
-        figures = figures_of(joined(tensor, self.batches, outputs, everything), NEAR_TIE_MARGIN)
-        assert isinstance(figures, CodeFigures)
+        figures = metrics_of(tensor_pair(tensor, self.batches, outputs, everything), NEAR_TIE_MARGIN)
+        assert isinstance(figures, CodeMetrics)
         return figures.agreement
 
     def _psnr(self, stage: StageSpec, outputs: Sequence[Tensors]) -> float:
         everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
         image = next(tensor for tensor in stage.outputs if tensor.name == "image")
-        pair = joined(image, self.batches, outputs, everything)
+        pair = tensor_pair(image, self.batches, outputs, everything)
         decibels = psnr(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
         return math.inf if decibels is None else decibels
 
@@ -141,7 +142,7 @@ class Measure:
         place = f"{stage}.onnx" if graph is self.floats[stage] else f"{stage}.int8.onnx"
         if place not in self._sessions or self._sessions[place][0] != graph:
             options = SessionOptions(backend=self.backend, name=place, threads=1, trusted=True)
-            self._sessions[place] = (graph, RememberingSession(open_session(graph, options)))
+            self._sessions[place] = (graph, CachingSession(open_session(graph, options)))
         return self._sessions[place][1]
 
 

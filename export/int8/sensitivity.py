@@ -1,24 +1,20 @@
-"""tv-export sensitivity: what int8 in each layer alone costs, and what it buys."""
+"""Measure how much accuracy, time and size change when one layer alone is in int8."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from textual_vision.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.int8.score import Measure
-    from textual_vision.export.int8.stage import QuantisedStage
-    from textual_vision.export.model.batch import Batch
+    from textual_vision.export.int8.score import Evaluator
+    from textual_vision.export.int8.stage import QuantizedStage
+    from textual_vision.export.model.batch import ReferenceBatch
     from textual_vision.runtime.bundle import Bundle
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 SHOWN_DECIBELS = 60.0  # the plot's end: more is not seen
 BATCH_SIZE = 4
 
@@ -43,21 +39,21 @@ class LayerSensitivity:
     bytes_saved: int
 
 
-def sensitivity(stages: Sequence[QuantisedStage], measure: Measure) -> Iterator[LayerSensitivity]:
+def sensitivity(stages: Sequence[QuantizedStage], evaluator: Evaluator) -> Iterator[LayerSensitivity]:
     """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
     import math
 
-    from textual_vision.export.int8.layers import INT8, SMALLEST_WEIGHT, TABLE, WEIGHTS
+    from textual_vision.export.int8.layers import INT8, MIN_WEIGHT_VALUES, WEIGHT_ONLY
 
     for one in stages:
         plain = one.graph({})
         for layer in one.layers:
-            if layer.parameters < SMALLEST_WEIGHT:
+            if layer.parameters < MIN_WEIGHT_VALUES:
                 continue
-            mode = WEIGHTS if layer.kind == TABLE else INT8
+            mode = WEIGHT_ONLY if layer.is_weight_only else INT8
             graph = one.graph({layer.name: mode})
-            score = measure.score({one.stage.name: graph})
-            before, after = measure.time(one.stage, [plain, graph])
+            score = evaluator.score({one.stage.name: graph})
+            before, after = evaluator.time(one.stage, [plain, graph])
             yield LayerSensitivity(
                 stage=one.stage.name,
                 layer=layer.name,
@@ -78,7 +74,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
 
     import matplotlib
 
-    from textual_vision.runtime.files import write_whole
+    from textual_vision.runtime.files import write_atomic
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -101,7 +97,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:])
     plt.close(figure)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def sensitivity_of_bundle(
@@ -111,8 +107,8 @@ def sensitivity_of_bundle(
 
     Raises UsageError when the bundle has no float32 graphs.
     """
-    from textual_vision.export.int8.score import Measure
-    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantised_stage
+    from textual_vision.export.int8.score import Evaluator
+    from textual_vision.export.int8.stage import PLAIN, RangeOptions, quantize_stage
 
     manifest = bundle.manifest
     if "fp32" not in manifest.precisions:
@@ -120,19 +116,19 @@ def sensitivity_of_bundle(
         raise UsageError("the bundle has no float32 graphs to start from", hint)
     files = manifest.precisions["fp32"].files
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
-    batches = drawings_of_bundle(bundle, graphs, prompts, backend)
-    measure = Measure(manifest.stages, graphs, batches, backend)
+    batches = reference_batches_of_bundle(bundle, graphs, prompts, backend)
+    evaluator = Evaluator(manifest.stages, graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
-    stages = [quantised_stage(stage, graphs[stage.name], measure, options) for stage in manifest.stages]
-    yield from sensitivity(stages, measure)
+    stages = [quantize_stage(stage, graphs[stage.name], evaluator, options) for stage in manifest.stages]
+    yield from sensitivity(stages, evaluator)
 
 
-def drawings_of_bundle(
+def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
-) -> list[Batch]:
+) -> list[ReferenceBatch]:
     """Drawings of the prompts by the float graphs: the reference here."""
     from textual_vision.calibration.samples import FloatPipeline, drawing
-    from textual_vision.export.model.batch import Batch
+    from textual_vision.export.model.batch import ReferenceBatch
     from textual_vision.export.parity.verdict import open_sessions
     from textual_vision.runtime.tokenizer import Tokenizer
 
@@ -150,76 +146,12 @@ def drawings_of_bundle(
         tokens = pipeline.tokenizer.encode(part)
         tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
         found.append(
-            Batch(
+            ReferenceBatch(
                 prompts=part,
                 seeds=(start,) * len(part),
                 tensors=tensors,
                 margins={},
-                fixed=manifest.text.fixed,
+                fixed_length=manifest.text.fixed_length,
             )
         )
     return found
-
-
-@click.command("sensitivity")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Prompts to draw, one a line; `random`: random words. [default: a few of ours]",
-)
-@click.option("--samples", type=click.IntRange(1), default=16, show_default=True, help="Prompts to draw.")
-@click.option(
-    "--method",
-    type=click.Choice(["auto", "minmax", "entropy", "percentile", "mse"]),
-    default="mse",
-    show_default=True,
-    help="How ranges are found.",
-)
-@click.option("--backend", help="onnxruntime or openvino. [default: the first that is installed]")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def sensitivity_command(
-    bundle: Path,
-    calibration: Path | None,
-    samples: int,
-    method: str,
-    backend: str | None,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """Quantise each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
-    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
-        raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
-    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
-    from textual_vision.export.model.prompts import CALIBRATED
-    from textual_vision.runtime.backends.session import default_backend
-    from textual_vision.runtime.bundle import Bundle
-
-    opened = Bundle(bundle)
-    if calibration == Path(RANDOM):
-        prompts = random_prompts(opened.read(opened.manifest.text.tokenizer), samples)
-    else:
-        prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
-    found = []
-    layers = sensitivity_of_bundle(
-        opened, prompts[:samples], backend=backend or default_backend(), method=method
-    )
-    for one in layers:
-        found.append(one)
-        if not as_json:
-            click.echo(_line(one))
-    if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=1))
-    if plot is not None:
-        plot_sensitivity(found, plot)
-
-
-def _line(one: LayerSensitivity) -> str:
-    psnr = "identical" if one.psnr_db is None else f"{one.psnr_db:6.1f} dB"
-    return (
-        f"{one.stage:12} {one.layer:45} text {100 * one.text_code_agreement:6.2f} %  "
-        f"codes {100 * one.code_agreement:6.2f} %  {psnr:>9}  "
-        f"{one.milliseconds_saved:+6.2f} ms  {one.bytes_saved / 1000:8.1f} kB"
-    )

@@ -11,39 +11,48 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.samples import Inputs
-from textual_vision.export.int8.bias_correction import can_be_equalised, corrected_biases, equalised
-from textual_vision.export.int8.embeddings import SCALED, row_scaled
+from textual_vision.export.int8.bias_correction import corrected_biases
+from textual_vision.export.int8.embeddings import SCALED, scale_rows
+from textual_vision.export.int8.equalization import can_be_equalized, equalize
+from textual_vision.export.int8.gptq import gptq_weights
 from textual_vision.export.int8.layers import (
     INT8,
-    QUANTISED,
-    SMALLEST_WEIGHT,
-    Layer,
-    activations_of,
+    MIN_WEIGHT_VALUES,
+    QUANTIZED,
+    QuantizableLayer,
+    activations_to_calibrate,
     default_modes,
-    layers_of,
+    quantizable_layers,
+    uncalibrated,
 )
-from textual_vision.export.int8.observer import ranges_of
-from textual_vision.export.int8.qdq import Bias, quantised_graph
-from textual_vision.export.int8.score import Measure
-from textual_vision.export.int8.weights import QuantisedWeight, nearest_weights, weights_for_inputs
-from textual_vision.export.model.batch import Batch
-from textual_vision.export.passes import conv_transpose as rewrites_upsample
-from textual_vision.export.passes import fuse_linears as rewrites_merge
+from textual_vision.export.int8.observer import calibrate_ranges
+from textual_vision.export.int8.qdq import Bias, quantize_graph
+from textual_vision.export.int8.score import Evaluator
+from textual_vision.export.int8.weights import QuantizedWeight, round_to_nearest_weights
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.passes import conv_transpose as conv_transpose
+from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import StageSpec
 
-PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED = "plain", "corrected", "equalised", "both", "rounded"
+PLAIN, BIAS_CORRECTED, EQUALIZED, BIAS_AND_EQUALIZED, GPTQ = (
+    "none",
+    "bias_corrected",
+    "equalized",
+    "bias_and_equalized",
+    "gptq",
+)
 # Of the codes wrong when every layer is int8: no correction makes up for it. Of .24 the best left .20.
 HOPELESS = 0.2
-CORRECTIONS = (PLAIN, CORRECTED, EQUALISED, BOTH, ROUNDED)
-TWINS = {EQUALISED: PLAIN, BOTH: CORRECTED}  # what they come to where there is nothing to equalise
+CORRECTIONS = (PLAIN, BIAS_CORRECTED, EQUALIZED, BIAS_AND_EQUALIZED, GPTQ)
+EQUIVALENT = {EQUALIZED: PLAIN, BIAS_AND_EQUALIZED: BIAS_CORRECTED}  # without layer norms
 
 
 @dataclass(frozen=True, kw_only=True)
 class RangeOptions:
     """`method` of ranges (see `calibration.ranges`) and the `corrections` that are tried.
 
-    ROUNDED, weights rounded for their real inputs, is tried on top of the best of the others.
+    GPTQ, weights rounded for their real inputs, is tried on top of the best of the others.
 
     `ranges`, stage → tensor → range, spares reading them off the drawings; corrections that move ranges are
     then not tried.
@@ -55,87 +64,92 @@ class RangeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisedStage:
-    """A stage ready to be written with any modes: `model` in float (maybe equalised), and what int8 needs.
+class QuantizedStage:
+    """A stage ready to be written with any modes: `model` in float (maybe equalized), and what int8 needs.
 
     `weights` are the layers' in int8 by their names; of large tables those whose rows are divided by their
-    magnitudes (see `row_scaled`).
+    magnitudes (see `scale_rows`).
     """
 
     stage: StageSpec
     model: onnx.ModelProto
-    layers: tuple[Layer, ...]
+    layers: tuple[QuantizableLayer, ...]
     ranges: Mapping[str, TensorRange]
-    weights: Mapping[str, QuantisedWeight]
+    weights: Mapping[str, QuantizedWeight]
     biases: Mapping[str, Bias]
     correction: str
-    calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalisation
+    calibrated: Mapping[str, TensorRange]  # as read off the float graph, before any equalization
     errors: Mapping[str, float]  # by correction: what was compared
     target: str  # what the graph is for, "cpu" or "tensorrt"
 
     def graph(self, modes: Mapping[str, str], *, compact: bool = True) -> bytes:
-        """The stage's graph with each layer in its mode, serialised; not `compact` is quicker, and larger."""
+        """The stage's graph with each layer in its mode, serialized; not `compact` is quicker, and larger."""
         chosen = {layer.name: modes[layer.name] for layer in self.layers if layer.name in modes}
-        tables = {name for name, mode in chosen.items() if mode in QUANTISED}
+        tables = {name for name, mode in chosen.items() if mode in QUANTIZED}
         thresholds = {name: found.threshold for name, found in self.ranges.items()}
         thresholds |= {f"{name}{SCALED}": value for name, value in thresholds.items()}
-        model = row_scaled(self.model, tables)
-        graph = quantised_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
+        model = scale_rows(self.model, tables)
+        graph = quantize_graph(model, chosen, thresholds, self.biases, self.weights, compact=compact)
         if self.target == "cpu":
-            graph = rewrites_upsample.woven_channels_last(graph)
+            graph = conv_transpose.interleave_channels_last(graph)
         data: bytes = graph.SerializeToString()
         return data
 
 
-def quantised_stage(
-    stage: StageSpec, graph: bytes, measure: Measure, options: RangeOptions, *, target: str = "cpu"
-) -> QuantisedStage:
+def quantize_stage(
+    stage: StageSpec, graph: bytes, evaluator: Evaluator, options: RangeOptions, *, target: str = "cpu"
+) -> QuantizedStage:
     """Ranges and the best of the corrections: the one with the least error when every layer is int8.
 
     `target` is what the graph is for, "cpu" or "tensorrt".
     """
-    inputs = inputs_of(stage, measure.batches)
-    model = prepared(graph, target)
+    inputs = inputs_of(stage, evaluator.batches)
+    model = prepare_graph(graph, target)
     given = _given(stage, model, options)
-    moving = (EQUALISED, BOTH) if given is not None else ()
-    wanted = [name for name in options.corrections if name not in (*moving, ROUNDED)]
-    equal_already = not can_be_equalised(model)
-    plain = ranges_of(model, inputs, options.method) if given is None else given
-    bases: dict[bool, QuantisedStage] = {False: _base(stage, model, plain, target)}
-    tried: dict[str, QuantisedStage] = {}
+    moving = (EQUALIZED, BIAS_AND_EQUALIZED) if given is not None else ()
+    wanted = [name for name in options.corrections if name not in (*moving, GPTQ)]
+    equal_already = not can_be_equalized(model)
+    plain = calibrate_ranges(model, inputs, options.method) if given is None else given
+    bases: dict[bool, QuantizedStage] = {False: _base(stage, model, plain, target)}
+    tried: dict[str, QuantizedStage] = {}
     errors: dict[str, float] = {}
 
-    def attempt(name: str, one: QuantisedStage) -> None:
+    def attempt(name: str, one: QuantizedStage) -> None:
         tried[name] = one
-        errors[name] = measure.stage_error(stage, one.graph(default_modes(one.layers, INT8), compact=False))
+        errors[name] = evaluator.stage_error(stage, one.graph(default_modes(one.layers, INT8), compact=False))
 
     for correction in wanted or [PLAIN]:
-        equal = correction in (EQUALISED, BOTH)
-        if equal_already and (twin := TWINS.get(correction)) in tried:
+        equal = correction in (EQUALIZED, BIAS_AND_EQUALIZED)
+        if equal_already and (twin := EQUIVALENT.get(correction)) in tried:
             tried[correction], errors[correction] = tried[twin], errors[twin]
             continue
         if equal not in bases:
-            base = equalised(model, inputs)
-            bases[equal] = _base(stage, base, ranges_of(base, inputs, options.method), target)
+            base = equalize(model, inputs)
+            bases[equal] = _base(stage, base, calibrate_ranges(base, inputs, options.method), target)
         attempt(correction, _corrected(bases[equal], correction, inputs))
         if errors[correction] > HOPELESS:
             return replace(tried[correction], correction=correction, calibrated=plain, errors=errors)
     best = min(errors, key=lambda name: errors[name])
-    if ROUNDED in options.corrections:
-        rounded = _for_inputs(bases[best in (EQUALISED, BOTH)], inputs)
+    if GPTQ in options.corrections:
+        rounded = _for_inputs(bases[best in (EQUALIZED, BIAS_AND_EQUALIZED)], inputs)
         if rounded is not None:
-            attempt(f"{best}, {ROUNDED}", _corrected(rounded, best, inputs))
+            attempt(f"{best}, {GPTQ}", _corrected(rounded, best, inputs))
             best = min(errors, key=lambda name: errors[name])
     return replace(tried[best], correction=best, calibrated=plain, errors=errors)
 
 
 def _base(
     stage: StageSpec, model: onnx.ModelProto, ranges: Mapping[str, TensorRange], target: str
-) -> QuantisedStage:
+) -> QuantizedStage:
     """The stage with its weights rounded to the nearest and its own biases."""
-    layers = layers_of(model)
-    weights = nearest_weights(row_scaled(model), [one for one in layers if one.parameters >= SMALLEST_WEIGHT])
-    return QuantisedStage(
+    layers = quantizable_layers(model)
+    constant = {name for name, found in ranges.items() if found.is_constant}
+    in_float = uncalibrated(model, layers, constant)
+    layers = tuple(replace(layer, is_calibrated=layer.name not in in_float) for layer in layers)
+    weights = round_to_nearest_weights(
+        scale_rows(model), [one for one in layers if one.parameters >= MIN_WEIGHT_VALUES]
+    )
+    return QuantizedStage(
         stage=stage,
         model=model,
         layers=layers,
@@ -149,16 +163,16 @@ def _base(
     )
 
 
-def _for_inputs(base: QuantisedStage, inputs: Sequence[Inputs]) -> QuantisedStage | None:
+def _for_inputs(base: QuantizedStage, inputs: Sequence[Inputs]) -> QuantizedStage | None:
     """The stage with its weights rounded for their inputs; None where that changes none."""
     modes = default_modes(base.layers, INT8)
     layers = [layer for layer in base.layers if layer.name in modes]
-    weights = weights_for_inputs(base.model, layers, base.weights, inputs)
+    weights = gptq_weights(base.model, layers, base.weights, inputs)
     return replace(base, weights={**base.weights, **weights}) if weights else None
 
 
-def _corrected(base: QuantisedStage, correction: str, inputs: Sequence[Inputs]) -> QuantisedStage:
-    if correction not in (CORRECTED, BOTH):
+def _corrected(base: QuantizedStage, correction: str, inputs: Sequence[Inputs]) -> QuantizedStage:
+    if correction not in (BIAS_CORRECTED, BIAS_AND_EQUALIZED):
         return base
     thresholds = {name: found.threshold for name, found in base.ranges.items()}
     modes = default_modes(base.layers, INT8)
@@ -172,28 +186,28 @@ def _given(
     if not options.ranges:
         return None
     found = options.ranges.get(stage.name, {})
-    missing = [name for name in activations_of(model) if name not in found]
+    missing = [name for name in activations_to_calibrate(model) if name not in found]
     if missing:
         problem = f"the calibration cache has no range for {len(missing)} tensors of {stage.name}"
         raise IntegrityError(f"{problem}, such as {missing[0]!r}", AGAIN_HINT)
     return found
 
 
-def prepared(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
+def prepare_graph(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
     """The float graph in the form that int8 needs, whether or not that is the fastest in float.
 
     Products that read one tensor become one product on the CPU (ONNX Runtime leaves products in float that
-    share one quantised tensor; TensorRT does so with products that are sliced apart), and transposed
+    share one quantized tensor; TensorRT does so with products that are sliced apart), and transposed
     convolutions become convolutions (no backend runs the former in int8).
     """
     model = ir.from_proto(onnx.load_from_string(graph))
-    rewrites_upsample.upsample_by_crop(model)
-    rewrites_merge.merge_conditions(model)
+    conv_transpose.replace_conv_transpose_by_crop(model)
+    fuse_linears.fuse_film_linears(model)
     if target == "cpu":
-        rewrites_merge.merge_linears(model)
+        fuse_linears.fuse_parallel_linears(model)
     return ir.to_proto(model)
 
 
-def inputs_of(stage: StageSpec, batches: Sequence[Batch]) -> list[Inputs]:
+def inputs_of(stage: StageSpec, batches: Sequence[ReferenceBatch]) -> list[Inputs]:
     """The stage's inputs in every drawing."""
     return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in batches]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.host.step_cache import packed, unpacked
+from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 
 BATCH, TOKENS = "batch", "tokens"  # sizes that a graph leaves open
 STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
@@ -19,51 +19,51 @@ Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class ReferenceBatch:
     """Some samples: every tensor of the way by its name, as the reference gave it.
 
-    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed` when the
-    graphs take prompts of this length only, so that padding must stay.
+    `margins` holds, for tensors of codes, how clearly each was chosen (see `Stage.margins`). `fixed_length`
+    when the graphs take prompts of this length only, so that padding must stay.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     tensors: Mapping[str, Array]
     margins: Mapping[str, npt.NDArray[np.float32]]
-    fixed: bool = False
+    fixed_length: bool = False
 
 
-def bytes_from_batches(batches: Sequence[Batch]) -> bytes:
+def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:
     """The batches as one blob, for `batches_from_bytes`."""
     files = {}
     for index, batch in enumerate(batches):
-        files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed]).encode()
+        files[f"{index}.json"] = json.dumps([batch.prompts, batch.seeds, batch.fixed_length]).encode()
         for kind, arrays in (("tensors", batch.tensors), ("margins", batch.margins)):
             for name, array in arrays.items():
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 files[f"{index}/{kind}/{name}"] = buffer.getvalue()
-    return packed(files)
+    return zip_bytes(files)
 
 
-def batches_from_bytes(data: bytes) -> tuple[Batch, ...]:
+def batches_from_bytes(data: bytes) -> tuple[ReferenceBatch, ...]:
     """What `bytes_from_batches` was given."""
-    files = unpacked(data)
+    files = unzip_bytes(data)
     count = sum("/" not in name for name in files)
     return tuple(_batch_from_files(files, index) for index in range(count))
 
 
-def _batch_from_files(files: Mapping[str, bytes], index: int) -> Batch:
-    prompts, seeds, fixed = json.loads(files[f"{index}.json"])
+def _batch_from_files(files: Mapping[str, bytes], index: int) -> ReferenceBatch:
+    prompts, seeds, fixed_length = json.loads(files[f"{index}.json"])
     arrays: dict[str, dict[str, Array]] = {"tensors": {}, "margins": {}}
     for path, data in files.items():
         if path.startswith(f"{index}/"):
             _, kind, name = path.split("/")
             arrays[kind][name] = np.load(io.BytesIO(data), allow_pickle=False)
-    return Batch(
+    return ReferenceBatch(
         prompts=tuple(prompts),
         seeds=tuple(seeds),
         tensors=arrays["tensors"],
         margins={name: value.astype(np.float32) for name, value in arrays["margins"].items()},
-        fixed=fixed,
+        fixed_length=fixed_length,
     )

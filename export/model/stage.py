@@ -2,31 +2,19 @@
 
 A model is any number of PyTorch modules in running order; a stage takes its inputs by name from the prompt's
 tokens (`input_ids`, `attention_mask`), the noise and the outputs of the stages before it. See
-docs/custom-models.md for a model of your own.
+docs/how-to/custom-model.md for a model of your own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from textual_vision.export.host.parallel import torch_on_one_core
-from textual_vision.export.inference_network.network import arranged
-from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TensorSpec, TextSpec
-from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
-from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel, stages_from_model
 
-PROMPT_INPUTS = ("input_ids", "attention_mask")
 TOKENS_LOWEST = 3  # a word between the two special tokens
 
 Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -38,12 +26,12 @@ class Stage:
 
     `margins` tells how clearly codes were chosen: from the stage's inputs by name to, for each output of
     codes, the gap between the best two candidates (float, the codes' shape; relative to the length of what
-    was quantised). Without it every different code counts as a difference. Codes that were chosen in steps,
+    was quantized). Without it every different code counts as a difference. Codes that were chosen in steps,
     each told of those before it, have their step's number under the output's name and ".step" (float, the
     codes' shape).
 
-    `arranged` makes a module that does the same in a way better suited to drawing: it is exported in place of
-    `module`, which its results are compared with.
+    `inference_module` makes a module that computes the same faster, or None where it cannot. It is exported
+    in place of `module`, and its results are compared with those of `module`.
 
     `blocks` is how many its graph holds where a program is traced that runs some again and again.
     """
@@ -51,7 +39,7 @@ class Stage:
     spec: StageSpec
     module: nn.Module
     margins: Margins | None = None
-    arranged: Callable[[], nn.Module | None] | None = None
+    inference_module: Callable[[], nn.Module | None] | None = None
     blocks: int = 1
 
     @property
@@ -64,6 +52,9 @@ class Stage:
 class StagedModel:
     """A model ready to export. `tokenizer` is the text of tokenizer.json; `card` goes into MODEL_CARD.md.
 
+    `digest` names the checkpoint in the bundle. `fingerprint` is set by `load_model`: steps of a build are
+    kept under it. It covers the weights, the source files, the specs and the tokenizer.
+
     `tables` tells, for tensors of codes, how many rows their codebook has (for each group of the words').
     """
 
@@ -73,9 +64,10 @@ class StagedModel:
     noise_dim: int
     text: TextSpec
     tokenizer: bytes
-    licence: str
+    license: str
     notice: str
     digest: str
+    fingerprint: str = ""
     card: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 
@@ -84,9 +76,9 @@ class StagedModel:
         return next(stage for stage in self.stages if stage.name == name)
 
 
-def arranged_stage(stage: Stage) -> Stage:
+def inference_stage(stage: Stage) -> Stage:
     """The stage as it is exported."""
-    module = None if stage.arranged is None else stage.arranged()
+    module = None if stage.inference_module is None else stage.inference_module()
     return stage if module is None else replace(stage, module=module)
 
 
@@ -97,156 +89,11 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     """
     longest = model.text.max_tokens
     if not TOKENS_LOWEST <= tokens <= longest:
-        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
+        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --prompt-length {longest}"
         raise UsageError(f"{tokens} tokens", hint)
-    return replace(model, text=replace(model.text, max_tokens=tokens, fixed=True))
-
-
-def model_of(source: str, tokens: int | None) -> StagedModel:
-    """The model at `source`, for prompts of `tokens` if given; see `load_model`, `with_fixed_text`."""
-    with torch_on_one_core():
-        model = load_model(source)
-    return model if tokens is None else with_fixed_text(model, tokens)
-
-
-def load_model(source: str) -> StagedModel:
-    """A shipped checkpoint by name, a checkpoint's folder, or `FILE.py:FUNCTION` that gives a StagedModel.
-
-    Raises UsageError when there is none, IntegrityError when the checkpoint is damaged.
-    """
-    path, colon, function = source.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _model_from_file(Path(path), function)
-    return model_from_checkpoint(load_checkpoint(source))
-
-
-def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
-    """The three stages of a trained checkpoint."""
-    config, model = checkpoint.config.model, checkpoint.model
-    modules = stages_from_model(model)
-    grid, size = config.latent.grid, config.image_size
-    groups, width = config.text.groups, config.text.width
-    words = (
-        tensor("text", "float32", BATCH, TOKENS, width),
-        tensor("attention_mask", "int64", BATCH, TOKENS),
-    )
-    noise, codes = (
-        tensor("noise", "float32", BATCH, config.noise),
-        tensor("codes", "int64", BATCH, grid, grid),
-    )
-    specs = (
-        StageSpec(
-            name="text_encoder",
-            inputs=(tensor("input_ids", "int64", BATCH, TOKENS), words[1]),
-            outputs=(
-                tensor("text_codes", "int64", BATCH, TOKENS, groups),
-                words[0],
-                tensor("attention", "float32", BATCH, TOKENS),
-            ),
-        ),
-        StageSpec(name="latent", inputs=(*words, noise), outputs=(codes,)),
-        StageSpec(
-            name="generator",
-            inputs=(codes, *words, noise),
-            outputs=(tensor("image", "uint8", BATCH, size, size, 3),),
-        ),
-    )
-    margins = {"text_encoder": _text_margins(model), "latent": _latent_margins(model)}
-    arrangements = {"latent": lambda: arranged(LatentStage(model.latent, model.codebook))}
-    return StagedModel(
-        name=checkpoint.config.name,
-        stages=tuple(
-            Stage(
-                spec=spec,
-                module=getattr(modules, spec.name).eval(),
-                margins=margins.get(spec.name),
-                arranged=arrangements.get(spec.name),
-                blocks=config.latent.steps * config.latent.blocks if spec.name == "latent" else 1,
-            )
-            for spec in specs
-        ),
-        image=ImageSpec(height=size, width=size),
-        noise_dim=config.noise,
-        text=_text_spec(checkpoint),
-        tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
-        licence="Apache-2.0",
-        notice=checkpoint.notice,
-        digest=_digest(checkpoint.folder),
-        card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
-        tables={"text_codes": config.text.codes, "codes": config.codebook.codes},
-    )
+    return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> TensorSpec:
     """A tensor's name, dtype and shape; a string names a size that varies: "batch" or "tokens"."""
     return TensorSpec(name=name, dtype=dtype, shape=shape)
-
-
-def _text_spec(checkpoint: Checkpoint) -> TextSpec:
-    config, tokenizer = checkpoint.config.model.text, checkpoint.tokenizer
-    return TextSpec(
-        tokenizer="tokenizer.json",
-        max_tokens=config.max_tokens,
-        pad_id=tokenizer.token_to_id("[PAD]") or 0,
-        unknown_id=tokenizer.token_to_id("[UNK]") or 0,
-        groups=config.groups,
-        width=config.width,
-    )
-
-
-def _text_margins(model: TextToImageModel) -> Margins:
-    encoder = model.text_encoder
-
-    @torch.no_grad()
-    def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        states = encoder.encoder(inputs["input_ids"], inputs["attention_mask"])
-        nearest = encoder.quantiser.distances(states).topk(2, dim=3, largest=False).values
-        squares = states.unflatten(2, (encoder.quantiser.groups, -1)).square().sum(3)
-        return {"text_codes": (nearest[..., 1] - nearest[..., 0]) / squares.clamp_min(1e-12)}
-
-    return margins
-
-
-def _latent_margins(model: TextToImageModel) -> Margins:
-    network = model.latent
-    counts = torch.tensor([b - a for a, b in map(network.positions, range(network.config.steps))])
-    in_order = torch.repeat_interleave(torch.arange(network.config.steps), counts)
-    steps = in_order[network.place].unflatten(0, (network.config.grid, network.config.grid))
-
-    @torch.no_grad()
-    def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        words, noise = (inputs["text"], inputs["attention_mask"]), inputs["noise"]
-        latents = F.normalize(model.latent.plan(*words, noise, model.codebook).latents, dim=-1)
-        best = model.codebook.similarity(latents).topk(2, dim=-1).values
-        return {"codes": best[..., 0] - best[..., 1], f"codes{STEP}": steps.expand(best.shape[:-1])}
-
-    return margins
-
-
-def _parameters(model: TextToImageModel) -> dict[str, int]:
-    """Parameters of what is drawn with; the rest of a checkpoint only trains."""
-    parts = {"text_encoder": model.text_encoder, "latent": model.latent, "generator": model.generator}
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 over the files that decide what is drawn."""
-    files = ("config.json", "model.safetensors", "tokenizer.json")
-    return hashlib.sha256("".join(sha256_of_file(folder / name) for name in files).encode()).hexdigest()
-
-
-def _model_from_file(path: Path, function: str) -> StagedModel:
-    if not path.is_file():
-        raise UsageError(f"no file {path}", "give FILE.py:FUNCTION; see docs/custom-models.md")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise UsageError(f"{path} has no function {function!r}", "see docs/custom-models.md")
-    model = make()
-    if not isinstance(model, StagedModel):
-        problem = f"{path}: {function}() gives {type(model).__name__}, not a StagedModel"
-        raise UsageError(problem, "see docs/custom-models.md")
-    return model

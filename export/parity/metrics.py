@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.model.batch import STEP, Array, Batch
-from textual_vision.export.results import CodeFigures, Figures, FloatFigures, ImageFigures
+from textual_vision.export.model.batch import STEP, Array, ReferenceBatch
+from textual_vision.export.results import CodeMetrics, FloatMetrics, ImageMetrics, TensorMetrics
 from textual_vision.runtime.manifest import TensorSpec
 
 Float64 = npt.NDArray[np.float64]
@@ -21,7 +21,7 @@ SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class TensorPair:
     """One tensor of many samples: as the reference gave it, as it was found, and the codes' margins."""
 
     dtype: str
@@ -31,12 +31,12 @@ class Joined:
     steps: npt.NDArray[np.float32] | None = None  # in which each code was chosen, told of all before it
 
 
-def joined(
+def tensor_pair(
     tensor: TensorSpec,
-    batches: Sequence[Batch],
+    batches: Sequence[ReferenceBatch],
     outputs: Sequence[Mapping[str, Array]],
     chosen: Sequence[npt.NDArray[np.bool_]],
-) -> Joined:
+) -> TensorPair:
     """The `chosen` samples of all batches; of tensors with a tokens axis only the words, not the padding."""
     expected, found, margins, steps = [], [], [], []
     for batch, output, rows in zip(batches, outputs, chosen, strict=True):
@@ -49,7 +49,7 @@ def joined(
             margins.append(batch.margins[tensor.name][keep])
         if tensor.name + STEP in batch.margins:
             steps.append(batch.margins[tensor.name + STEP][keep])
-    return Joined(
+    return TensorPair(
         dtype=tensor.dtype,
         expected=np.concatenate(expected),
         found=np.concatenate(found),
@@ -58,46 +58,46 @@ def joined(
     )
 
 
-def figures_of(pair: Joined, near_tie_margin: float) -> Figures:
+def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
     """Pictures for uint8, floats for float32, codes for anything else."""
     if pair.dtype == "uint8":
-        return image_figures(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
+        return image_metrics(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
     if pair.dtype.startswith("float"):
-        return float_figures(pair.expected, pair.found)
+        return float_metrics(pair.expected, pair.found)
     differs = pair.expected != pair.found
     ties = np.zeros_like(differs) if pair.margins is None else differs & (pair.margins < near_tie_margin)
-    following = 0
+    propagated = 0
     if pair.steps is not None:
         # What differs after a sample's first difference, if that was a near tie, follows from it.
         apart = tuple(range(1, differs.ndim))
         first = np.where(ties, pair.steps, np.inf).min(axis=apart, keepdims=True)
         earliest = np.where(differs, pair.steps, np.inf).min(axis=apart, keepdims=True)
-        following = int((differs & ~ties & (pair.steps > first) & (first == earliest)).sum())
-    return CodeFigures(
+        propagated = int((differs & ~ties & (pair.steps > first) & (first == earliest)).sum())
+    return CodeMetrics(
         compared=differs.size,
         equal=int((~differs).sum()),
         near_ties=int(ties.sum()),
-        following=following,
+        propagated=propagated,
     )
 
 
-def float_figures(expected: Array, found: Array) -> FloatFigures:
-    """Both of one shape, any float dtype; a NaN makes every figure NaN and so fails any budget."""
+def float_metrics(expected: Array, found: Array) -> FloatMetrics:
+    """Both of one shape, any float dtype; a NaN makes every figure NaN and so fails any tolerance."""
     a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
     error = np.abs(a - b)
     norm = math.sqrt(float(a @ a) * float(b @ b))
-    return FloatFigures(
+    return FloatMetrics(
         max_abs=float(error.max(initial=0.0)),
         mean_abs=float(error.mean()) if error.size else 0.0,
         cosine=float(a @ b) / norm if norm != 0.0 else float(np.array_equal(a, b)),
     )
 
 
-def image_figures(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> ImageFigures:
+def image_metrics(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> ImageMetrics:
     """Pictures uint8 (N, H, W, 3)."""
     error = expected.astype(np.float64) - found.astype(np.float64)
     squares = (error**2).mean(axis=(1, 2, 3))
-    return ImageFigures(
+    return ImageMetrics(
         compared=len(expected),
         psnr_db=psnr(expected, found),
         worst_psnr_db=_decibels(float(squares.max(initial=0.0))),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.runtime.errors import TextualVisionError
 
 REFERENCE_BACKEND = "onnx.reference"
@@ -50,7 +50,9 @@ def reference_sessions(graphs: Mapping[str, bytes]) -> dict[str, ReferenceSessio
     return {stage: ReferenceSession(graph, f"{stage}.onnx") for stage, graph in graphs.items()}
 
 
-def first_samples(batches: Sequence[Batch], count: int = REFERENCE_SAMPLES) -> tuple[Batch, ...]:
+def first_samples(
+    batches: Sequence[ReferenceBatch], count: int = REFERENCE_SAMPLES
+) -> tuple[ReferenceBatch, ...]:
     """The first `count` samples of the first batch."""
     first = batches[0]
     return (

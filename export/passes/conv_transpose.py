@@ -1,4 +1,4 @@
-"""Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is woven together.
+"""Transposed convolution (kernel 4, stride 2, padding 1) as a convolution whose output is interleaved.
 
 Row 2i + r of the result takes part of the kernel's rows from input rows i - 1 + r and i + r alone. So each
 of the four (r, s) interleaved pictures is a 2x2 convolution of the input: four times the channels, then
@@ -10,12 +10,16 @@ work, no crop). Exact but for rounding: the same products, summed in another ord
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnxscript import rewriter
 from onnxscript.rewriter import pattern
+
+from textual_vision.export.graph.constants import derived_constant
 
 Float32 = npt.NDArray[np.float32]
 KERNEL, STRIDE, PADDING = 4, 2, 1
@@ -51,6 +55,11 @@ def _phase(weight: Float32, row: int, column: int) -> Float32:
     return weight[:, :, 1 - row :: 2, 1 - column :: 2][:, :, ::-1, ::-1]
 
 
+def _phase_weights(weight: Float32, row: int, column: int) -> Float32:
+    turned: Float32 = _phase(weight, row, column).swapaxes(0, 1)
+    return turned
+
+
 def _joined(phases: list[Float32]) -> Float32:
     """Four kernels (C_in, C_out, k, k) as one (4·C_out, C_in, k, k), the phase varying slowest."""
     stacked = np.stack(phases)  # (4, C_in, C_out, k, k)
@@ -58,7 +67,7 @@ def _joined(phases: list[Float32]) -> Float32:
     return np.ascontiguousarray(turned.reshape(-1, *turned.shape[2:]))
 
 
-class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _ConvTransposeRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def pattern(self, op, x, weight):  # type: ignore[no-untyped-def]
         return op.ConvTranspose(x, weight, _allow_other_inputs=True, _outputs=["result"])
 
@@ -87,65 +96,68 @@ class _Lowered(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def _convolved(self, op, x, weight, result, kernel):  # type: ignore[no-untyped-def]
         """Conv and DepthToSpace with `kernel`, and the bias four times."""
         node = result.producer()
-        name = weight.name
-        inputs = [x, op.initializer(ir.tensor(kernel), name=f"{name}_lowered")]
+        inputs = [x, kernel]
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            bias = np.tile(node.inputs[2].const_value.numpy(), 4)
-            inputs.append(op.initializer(ir.tensor(bias), name=f"{node.inputs[2].name}_lowered"))
-        size = kernel.shape[2]
+            bias = node.inputs[2]
+            repeated = derived_constant(op, bias, "four times", lambda: np.tile(bias.const_value.numpy(), 4))
+            inputs.append(repeated)
+        size = kernel.const_value.shape[2]
         convolved = op.Conv(*inputs, kernel_shape=[size, size], pads=[1, 1, 1, 1], strides=[1, 1])
         return op.DepthToSpace(convolved, blocksize=2, mode="DCR")
 
 
-class _Cropped(_Lowered):
+class _CropRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        kernel = crop_weights(weight.const_value.numpy())
-        woven = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
+        values = weight.const_value.numpy()
+        kernel = derived_constant(op, weight, "2x2 kernels", lambda: crop_weights(values))
+        interleaved = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
         bounds = [
             op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{result.name}_{name}")
             for name, value in (("starts", [1, 1]), ("ends", [-1, -1]), ("axes", [2, 3]))
         ]
-        return op.Slice(woven, *bounds)
+        return op.Slice(interleaved, *bounds)
 
 
-class _Wide(_Lowered):
+class _Conv3x3Rule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        kernel = wide_weights(weight.const_value.numpy())
+        values = weight.const_value.numpy()
+        kernel = derived_constant(op, weight, "3x3 kernels", lambda: wide_weights(values))
         return self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
 
 
-class _Apart(_Lowered):
+class _PhasesRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
         bias = result.producer().inputs[2:]
         pictures = []
+        values = weight.const_value.numpy()
         for row, column in PHASES:
-            kernel = np.ascontiguousarray(_phase(weight.const_value.numpy(), row, column).swapaxes(0, 1))
-            part = op.initializer(ir.tensor(kernel), name=f"{weight.name}_{row}{column}")
+            make = partial(_phase_weights, values, row, column)
+            part = derived_constant(op, weight, f"phase {row} {column}", make)
             pads = [1 - row, 1 - column, row, column]
             pictures.append(op.Conv(x, part, *bias, kernel_shape=[2, 2], pads=pads, strides=[1, 1]))
         joined = op.Concat(*pictures, axis=1)
         sizes = [weight.const_value.shape[1], *list(x.shape or [])[2:]]
         if len(sizes) == 3 and all(isinstance(size, int) for size in sizes):
-            return _woven(op, joined, sizes, result.name)  # type: ignore[no-untyped-call]
+            return _interleaved(op, joined, sizes, result.name)  # type: ignore[no-untyped-call]
         return op.DepthToSpace(joined, blocksize=STRIDE, mode="DCR")
 
 
-def upsample_by_crop(model: ir.Model) -> None:
+def replace_conv_transpose_by_crop(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
-    rewriter.RewriteRuleSet([_Cropped.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_CropRule.rule()]).apply_to_model(model)
 
 
-def upsample_apart(model: ir.Model) -> None:
-    """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, woven together."""
-    rewriter.RewriteRuleSet([_Apart.rule()]).apply_to_model(model)
+def replace_conv_transpose_by_phases(model: ir.Model) -> None:
+    """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, interleaved together."""
+    rewriter.RewriteRuleSet([_PhasesRule.rule()]).apply_to_model(model)
 
 
-class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+class _InterleaveRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def pattern(self, op, x):  # type: ignore[no-untyped-def]
-        return op.DepthToSpace(x, _outputs=["woven"])
+        return op.DepthToSpace(x, _outputs=["interleaved"])
 
-    def check(self, context, x, woven, **_):  # type: ignore[no-untyped-def]
-        how = woven.producer().attributes
+    def check(self, context, x, interleaved, **_):  # type: ignore[no-untyped-def]
+        how = interleaved.producer().attributes
         sizes = list(x.shape or [])
         return (
             len(sizes) == 4
@@ -154,12 +166,12 @@ class _WovenLast(pattern.RewriteRuleClassBase):  # type: ignore[misc]
             and how.get_int("blocksize") == STRIDE
         )
 
-    def rewrite(self, op, x, woven, **_):  # type: ignore[no-untyped-def]
+    def rewrite(self, op, x, interleaved, **_):  # type: ignore[no-untyped-def]
         _, channels, *sides = x.shape
-        return _woven(op, x, [channels // STRIDE**2, *sides], woven.name)  # type: ignore[no-untyped-call]
+        return _interleaved(op, x, [channels // STRIDE**2, *sides], interleaved.name)  # type: ignore[no-untyped-call]
 
 
-def _woven(op, x, sizes, name):  # type: ignore[no-untyped-def]
+def _interleaved(op, x, sizes, name):  # type: ignore[no-untyped-def]
     """DepthToSpace of `x` to pictures of `sizes` (channels, and their height and width before) as turns."""
     narrow, height, width = sizes
     apart, joined = (
@@ -174,7 +186,7 @@ def _woven(op, x, sizes, name):  # type: ignore[no-untyped-def]
     return op.Transpose(last, perm=[0, 3, 1, 2])
 
 
-def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
+def interleave_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
     """DepthToSpace as turns and reshapes that leave each position's channels together; exact.
 
     ONNX Runtime's integer convolutions have their channels last, so the outer turns cancel theirs, and what
@@ -183,10 +195,10 @@ def woven_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "DepthToSpace" for node in graph.graph.node):
         return graph
     model = ir.from_proto(onnx.shape_inference.infer_shapes(graph))
-    rewriter.RewriteRuleSet([_WovenLast.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_InterleaveRule.rule()]).apply_to_model(model)
     return ir.to_proto(model)
 
 
-def upsample_wide(model: ir.Model) -> None:
+def replace_conv_transpose_by_3x3(model: ir.Model) -> None:
     """ConvTranspose(4, 2, 1) → Conv 3x3 to four times the channels, DepthToSpace."""
-    rewriter.RewriteRuleSet([_Wide.rule()]).apply_to_model(model)
+    rewriter.RewriteRuleSet([_Conv3x3Rule.rule()]).apply_to_model(model)

@@ -14,72 +14,77 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.graph import naming
-from textual_vision.export.inference_network.network import ARRANGE
-from textual_vision.export.model.batch import Array, Batch
-from textual_vision.export.passes import conv_transpose as rewrites_upsample
-from textual_vision.export.passes import folding as rewrites_fold
-from textual_vision.export.passes import fuse_linears as rewrites_merge
-from textual_vision.export.passes import shapes as rewrites_shape
+from textual_vision.export.graph import cleanup, naming
+from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
+from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.passes import conv_transpose as conv_transpose
+from textual_vision.export.passes import folding as folding
+from textual_vision.export.passes import fuse_linears as fuse_linears
+from textual_vision.export.passes import shapes as shapes
 from textual_vision.export.results import RewriteResult
-from textual_vision.export.sessions.timing import best_milliseconds, node_count, sessions_of
+from textual_vision.export.sessions.opening import open_stage_sessions
+from textual_vision.export.sessions.timing import min_cpu_ms, node_count
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
-Change = Callable[[ir.Model], None]
+GraphPass = Callable[[ir.Model], None]
 
-WORTHWHILE = 0.98  # of the time without it: less is within the noise of measuring
+MAX_TIME_RATIO = 0.98  # of the time without it: less is within the noise of measuring
 # Of each variant: a graph of 1 ms in a few turns may never be undisturbed.
 CHOOSING_SECONDS = 0.1
-UPSAMPLE = "upsample"
-KEEP, CROP, WIDE, APART = "keep", "crop", "wide", "apart"
+CONV_TRANSPOSE = "conv-transpose"
+UNCHANGED, CROP, CONV3X3, PHASES = "unchanged", "crop", "3x3", "phases"
 TARGETS = ("cpu", "tensorrt")
 
 # Exact and less work everywhere, in this order.
-REWRITES: Mapping[str, Change] = {
-    "fold-constants": rewrites_fold.fold_constants,
-    "fold-batch-norm": rewrites_fold.fold_batch_norm,
-    "simplify": rewrites_fold.simplify,
-    "turn-keys": rewrites_shape.turn_keys,
-    "fix-shapes": rewrites_shape.fix_shapes,
-    "look-up-groups": rewrites_shape.look_up_groups,
-    "fold-scales": rewrites_fold.fold_scales,
-    "fold-distance": rewrites_fold.fold_distance,
-    "fold-film": rewrites_fold.fold_film,
+REWRITES: Mapping[str, GraphPass] = {
+    "fold-constants": folding.fold_constants,
+    "fold-batch-norm": folding.fold_batch_norm,
+    "simplify": folding.simplify,
+    "fuse-key-transposes": shapes.fuse_key_transposes,
+    "static-reshapes": shapes.make_reshapes_static,
+    "fuse-group-gathers": shapes.fuse_group_gathers,
+    "fold-attention-scale": folding.fold_attention_scale,
+    "fold-codebook-distance": folding.fold_codebook_distance,
+    "fold-film": folding.fold_film,
 }
 # Exact; whether they pay depends on the machine: alternatives under the name that switches them off.
-CHOICES: Mapping[str, Mapping[str, Change]] = {
-    "merge-conditions": {"merge-conditions": rewrites_merge.merge_conditions},
-    "merge-linears": {"merge-linears": rewrites_merge.merge_linears},
-    UPSAMPLE: {
-        f"{UPSAMPLE}-{CROP}": rewrites_upsample.upsample_by_crop,
-        f"{UPSAMPLE}-{WIDE}": rewrites_upsample.upsample_wide,
-        f"{UPSAMPLE}-{APART}": rewrites_upsample.upsample_apart,
+TIMED_REWRITES: Mapping[str, Mapping[str, GraphPass]] = {
+    "fuse-film-linears": {"fuse-film-linears": fuse_linears.fuse_film_linears},
+    "fuse-parallel-linears": {"fuse-parallel-linears": fuse_linears.fuse_parallel_linears},
+    CONV_TRANSPOSE: {
+        f"{CONV_TRANSPOSE}-{CROP}": conv_transpose.replace_conv_transpose_by_crop,
+        f"{CONV_TRANSPOSE}-{CONV3X3}": conv_transpose.replace_conv_transpose_by_3x3,
+        f"{CONV_TRANSPOSE}-{PHASES}": conv_transpose.replace_conv_transpose_by_phases,
     },
 }
 # TensorRT has fast transposed convolutions in float; INT8 graphs get `crop` whatever is chosen here.
-KNOWN: Mapping[str, Mapping[str, str]] = {
-    "tensorrt": {"merge-conditions": "merge-conditions", "merge-linears": KEEP, UPSAMPLE: KEEP}
+PRESET_CHOICES: Mapping[str, Mapping[str, str]] = {
+    "tensorrt": {
+        "fuse-film-linears": "fuse-film-linears",
+        "fuse-parallel-linears": UNCHANGED,
+        CONV_TRANSPOSE: UNCHANGED,
+    }
 }
-REWRITE_NAMES = (ARRANGE, *REWRITES, *CHOICES)
+REWRITE_NAMES = (SPECIALIZE_LATENT, *REWRITES, *TIMED_REWRITES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewritten:
-    """`graph` for float precisions; `lowered` has no transposed convolution, for int8."""
+class RewrittenGraphs:
+    """`graph` for float precisions; `without_conv_transpose` has no transposed convolution, for int8."""
 
     graph: bytes
-    lowered: bytes
+    without_conv_transpose: bytes
     results: tuple[RewriteResult, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class RewriteContext:
     """What rewrites are compared on: a stage with real inputs, the backend to time, what it is for."""
 
     stage: StageSpec
-    batch: Batch
+    batch: ReferenceBatch
     backend: str
     target: str
 
@@ -100,42 +105,44 @@ def check_rewrites(names: Sequence[str], target: str) -> None:
             raise UsageError(f"unknown rewrite {name!r}", f"there are: {', '.join(REWRITE_NAMES)}")
 
 
-def rewritten(graph: bytes, ground: Ground, *, without: Sequence[str] = ()) -> Rewritten:
-    """The stage's serialised graph after every rewrite that pays, but for those named in `without`."""
-    changes, reader = [], _Reader()
+def rewrite_graph(graph: bytes, context: RewriteContext, *, without: Sequence[str] = ()) -> RewrittenGraphs:
+    """The stage's serialized graph after every rewrite that pays, but for those named in `without`."""
+    changes, reader = [], _ParsedGraph()
     for name, change in REWRITES.items():
-        after = graph if name in without else reader.changed(graph, change)
+        after = graph if name in without else reader.apply_pass(graph, change)
         if after is not graph:
             changes.append(_Change(rewrite=name, before=graph, after=after))
             graph = after
-    sessions = _Sessions(ground)
-    results = _measured(changes, ground, sessions)
-    lowered = graph
-    for name, variants in CHOICES.items():
-        if name == UPSAMPLE:  # the last of them
-            lowered = reader.changed(graph, rewrites_upsample.upsample_by_crop)
+    sessions = _Sessions(context)
+    results = _measured(changes, context, sessions)
+    without_conv_transpose = graph
+    for name, variants in TIMED_REWRITES.items():
+        if name == CONV_TRANSPOSE:  # the last of them
+            without_conv_transpose = reader.apply_pass(graph, conv_transpose.replace_conv_transpose_by_crop)
         if name not in without:
             sessions.forget_all_but(graph)
-            made = {variant: reader.changed(graph, change) for variant, change in variants.items()}
-            graph, found = _chosen(graph, name, made, ground, sessions)
+            made = {variant: reader.apply_pass(graph, change) for variant, change in variants.items()}
+            graph, found = _chosen(graph, name, made, context, sessions)
             results += found
     named = _named(graph)
-    return Rewritten(
-        graph=named, lowered=named if lowered is graph else _named(lowered), results=tuple(results)
+    return RewrittenGraphs(
+        graph=named,
+        without_conv_transpose=named if without_conv_transpose is graph else _named(without_conv_transpose),
+        results=tuple(results),
     )
 
 
 class _Sessions:
     """Those of a stage's graphs, opened when first asked for: a large one takes OpenVINO seconds."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, context: RewriteContext) -> None:
+        self._context = context
         self._opened: dict[int, tuple[bytes, Session]] = {}
 
     def of(self, graphs: Sequence[bytes]) -> list[Session]:
         """The sessions of these very objects; they are kept, so no others can get their identities."""
         missing = [graph for graph in graphs if id(graph) not in self._opened]
-        opened = sessions_of(missing, self._ground.stage, self._ground.backend, threads=1)
+        opened = open_stage_sessions(missing, self._context.stage, self._context.backend, threads=1)
         for graph, session in zip(missing, opened, strict=True):
             self._opened[id(graph)] = graph, session
         return [self._opened[id(graph)][1] for graph in graphs]
@@ -145,25 +152,25 @@ class _Sessions:
         self._opened = {key: one for key, one in self._opened.items() if one[0] is graph}
 
 
-def changed(graph: bytes, change: Change) -> bytes:
-    """The serialised graph after `change`, tidied; the very same object when nothing matched."""
-    return _Reader().changed(graph, change)
+def apply_pass(graph: bytes, change: GraphPass) -> bytes:
+    """The serialized graph after `change`, tidied; the very same object when nothing matched."""
+    return _ParsedGraph().apply_pass(graph, change)
 
 
-class _Reader:
+class _ParsedGraph:
     """Reads a graph once for all changes that find nothing in it, or that come one after the other."""
 
     def __init__(self) -> None:
         self._graph: bytes | None = None  # what the model says
         self._model: ir.Model | None = None
 
-    def changed(self, graph: bytes, change: Change) -> bytes:
+    def apply_pass(self, graph: bytes, change: GraphPass) -> bytes:
         """See `changed`."""
         if self._model is None or self._graph is not graph:
             self._model, self._graph = _read(graph), graph
         before = _summary(self._model)
         change(self._model)
-        rewrites_fold.tidy(self._model)
+        cleanup.tidy(self._model)
         if _summary(self._model) != before:
             self._graph = ir.to_proto(self._model).SerializeToString()
         return self._graph
@@ -178,17 +185,17 @@ def _summary(model: ir.Model) -> list[tuple[str, int]]:
 
 
 def _chosen(
-    graph: bytes, name: str, made: Mapping[str, bytes], ground: Ground, sessions: _Sessions
+    graph: bytes, name: str, made: Mapping[str, bytes], context: RewriteContext, sessions: _Sessions
 ) -> tuple[bytes, list[RewriteResult]]:
     """`graph` or the best of its variants, `made`, on the target, and what each would have bought."""
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [_Change(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = _measured(changes, ground, sessions, seconds=CHOOSING_SECONDS)
-    if ground.target == "cpu":
-        best, reason = _fastest(results), f"not the fastest by {1 - WORTHWHILE:.0%}"
+    results = _measured(changes, context, sessions, seconds=CHOOSING_SECONDS)
+    if context.target == "cpu":
+        best, reason = _fastest(results), f"not the fastest by {1 - MAX_TIME_RATIO:.0%}"
     else:
-        best, reason = KNOWN[ground.target][name], f"known not to pay on {ground.target}"
+        best, reason = PRESET_CHOICES[context.target][name], f"known not to pay on {context.target}"
     decided = [
         replace(one, applied=one.rewrite == best, reason="" if one.rewrite == best else reason)
         for one in results
@@ -197,33 +204,33 @@ def _chosen(
 
 
 def _fastest(results: Sequence[RewriteResult]) -> str:
-    """The variant that takes the least time, or KEEP when none is worthwhile."""
+    """The variant that takes the least time, or UNCHANGED when none is worthwhile."""
     share = {
         one.rewrite: one.milliseconds_after / one.milliseconds_before
         for one in results
         if one.milliseconds_before and one.milliseconds_after
     }
-    best = min(share, key=lambda name: share[name], default=KEEP)
-    return best if share.get(best, 1.0) < WORTHWHILE else KEEP
+    best = min(share, key=lambda name: share[name], default=UNCHANGED)
+    return best if share.get(best, 1.0) < MAX_TIME_RATIO else UNCHANGED
 
 
 def _measured(
-    changes: Sequence[_Change], ground: Ground, opened: _Sessions, *, seconds: float = 0.0
+    changes: Sequence[_Change], context: RewriteContext, opened: _Sessions, *, seconds: float = 0.0
 ) -> list[RewriteResult]:
     """What each change does to outputs, nodes and time."""
     graphs = list({id(g): g for change in changes for g in (change.before, change.after)}.values())
     if not graphs:
         return []
-    stage, batch = ground.stage, ground.batch
+    stage, batch = context.stage, context.batch
     sessions = opened.of(graphs)
-    times = best_milliseconds(sessions, stage, batch, seconds=seconds)
+    times = min_cpu_ms(sessions, stage, batch, seconds=seconds)
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
     outputs = [session.run(inputs) for session in sessions]
     place = {id(graph): index for index, graph in enumerate(graphs)}
     return [
         _result(
             change,
-            ground,
+            context,
             [(times[i], outputs[i]) for i in (place[id(change.before)], place[id(change.after)])],
         )
         for change in changes
@@ -231,13 +238,13 @@ def _measured(
 
 
 def _result(
-    change: _Change, ground: Ground, found: Sequence[tuple[float, Mapping[str, Array]]]
+    change: _Change, context: RewriteContext, found: Sequence[tuple[float, Mapping[str, Array]]]
 ) -> RewriteResult:
     (before, old), (after, new) = found
-    codes = [spec.name for spec in ground.stage.outputs if spec.dtype == "int64"]
+    codes = [spec.name for spec in context.stage.outputs if spec.dtype == "int64"]
     return RewriteResult(
         rewrite=change.rewrite,
-        stage=ground.stage.name,
+        stage=context.stage.name,
         applied=True,
         reason="",
         nodes_before=node_count(change.before),
@@ -255,7 +262,7 @@ def _distance(a: Array, b: Array) -> float:
 
 def _named(graph: bytes) -> bytes:
     model = _read(graph)
-    naming.name_all(model)
+    naming.assign_names(model)
     named = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True)
     data: bytes = named.SerializeToString()
     return data

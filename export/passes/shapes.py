@@ -9,10 +9,10 @@ from onnxscript import rewriter
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
-from textual_vision.export.passes.folding import initializer
+from textual_vision.export.graph.constants import derived_constant, initializer
 
 
-def fix_shapes(model: ir.Model) -> None:
+def make_reshapes_static(model: ir.Model) -> None:
     """Shapes that are computed at run time become constants: 0 keeps a size, -1 is the rest."""
     for node in list(model.graph):
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
@@ -99,7 +99,7 @@ def _axes_of(value: ir.Value, keys: ir.Value) -> tuple[int, ...] | None:
     return tuple(range(4)[bounds])
 
 
-def turn_keys(model: ir.Model) -> None:
+def fuse_key_transposes(model: ir.Model) -> None:
     """Attention's keys are turned once, not by two reshapes and a turn; the turn joins the one before it."""
     rewriter.RewriteRuleSet([_KeyTranspose.rule()]).apply_to_model(model)
     passes.RemoveUnusedNodesPass()(model)  # what computed the shapes also read the keys
@@ -124,13 +124,12 @@ class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
     def rewrite(self, op, table, groups, codes, **_):  # type: ignore[no-untyped-def]
         values = table.const_value.numpy()
-        flat = op.initializer(ir.tensor(values.reshape(-1, values.shape[2])), name=f"{table.name}_flat")
-        first = op.initializer(
-            ir.tensor(groups.const_value.numpy().ravel() * values.shape[1]), name=f"{table.name}_first"
-        )
+        flat = derived_constant(op, table, "flat", lambda: values.reshape(-1, values.shape[2]))
+        starts = groups.const_value.numpy().ravel() * values.shape[1]
+        first = derived_constant(op, table, "first rows", lambda: starts)
         return op.Gather(flat, op.Add(codes, first), axis=0)
 
 
-def look_up_groups(model: ir.Model) -> None:
-    """The product quantiser's rows by one Gather, which every backend has and runs well."""
+def fuse_group_gathers(model: ir.Model) -> None:
+    """The product quantizer's rows by one Gather, which every backend has and runs well."""
     rewriter.RewriteRuleSet([_GroupLookup.rule()]).apply_to_model(model)

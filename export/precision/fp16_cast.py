@@ -8,22 +8,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.passes.folding import tidy
+from textual_vision.export.graph.cleanup import tidy
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # What these read decides shapes or is computed with in float32 by definition.
 NEVER_HALF = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "Resize"})
 
 
-def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
-    """The serialised float32 `graph` in float16.
+def fp16_graph_from_float(graph: bytes, fp32_nodes: Collection[str]) -> bytes:
+    """The serialized float32 `graph` in float16.
 
-    Nodes named in `islands` keep float32, as do the graph's inputs and outputs.
+    Nodes named in `fp32_nodes` keep float32, as do the graph's inputs and outputs.
     """
-    model = typed(onnx.load_from_string(graph))
+    model = infer_types(onnx.load_from_string(graph))
     halves = _Halves(model)
     for node in list(model.graph):
-        if node.name not in islands and node.op_type not in NEVER_HALF and _follows_inputs(node):
+        if node.name not in fp32_nodes and node.op_type not in NEVER_HALF and _follows_inputs(node):
             halves.convert(node)
     halves.connect()
     tidy(model)
@@ -31,19 +31,19 @@ def half_from_float(graph: bytes, islands: Collection[str]) -> bytes:
     return data
 
 
-def typed(model: onnx.ModelProto) -> ir.Model:
+def infer_types(model: onnx.ModelProto) -> ir.Model:
     """The graph with the type of every value: what a rewrite made may come without."""
     return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
-def is_float(value: ir.Value) -> bool:
+def is_float32(value: ir.Value) -> bool:
     """Whether the value is a float32 tensor."""
     return bool(value.dtype == FLOAT)
 
 
 def _follows_inputs(node: ir.Node) -> bool:
     """Whether half inputs make its outputs half; a constant, or what fills a shape, says its own type."""
-    return node.op_type == "Cast" or any(value is not None and is_float(value) for value in node.inputs)
+    return node.op_type == "Cast" or any(value is not None and is_float32(value) for value in node.inputs)
 
 
 class _Halves:
@@ -58,7 +58,7 @@ class _Halves:
         """Mark `node` as computed in half."""
         self._converted.add(node)
         for output in node.outputs:
-            if is_float(output):
+            if is_float32(output):
                 self._outputs.add(output)
 
     def connect(self) -> None:
@@ -68,7 +68,7 @@ class _Halves:
         for node in nodes:
             wanted = HALF if node in self._converted else FLOAT
             for index, value in enumerate(node.inputs):
-                if value is not None and is_float(value) and self._dtype(value) != wanted:
+                if value is not None and is_float32(value) and self._dtype(value) != wanted:
                     key = (value, wanted)
                     if key not in fresh:
                         fresh[key] = self._as(value, wanted)
@@ -88,7 +88,7 @@ class _Halves:
         """The value in `dtype`: a constant of its own, or a Cast."""
         name = f"{value.name}:{dtype.name.lower()}"
         if value.const_value is not None and value.is_initializer():
-            with np.errstate(over="ignore"):  # infinite then: nodes with such constants belong to the islands
+            with np.errstate(over="ignore"):  # nodes with infinite constants are among the fp32 nodes
                 array = value.const_value.numpy().astype(np.float16)
             made = ir.Value(name=f"{value.name}:half", type=ir.TensorType(HALF), shape=value.shape)
             made.const_value = ir.tensor(array, name=made.name)

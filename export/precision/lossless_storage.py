@@ -12,9 +12,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-SMALLEST_CONSTANT = 4096  # values: below it the node costs more than it saves
+MIN_CONSTANT_VALUES = 4096  # values: below it the node costs more than it saves
 SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
 PROBE_ROWS = 8
+LARGEST_SCALED = 1e30  # beyond it a value divided by a factor may overflow
 STEP_BITS = 16  # training.grid's
 # Attention's 1/√width is folded into the matrix of queries, or its root into those of queries and of keys;
 # widths are mostly powers of two, up to 256.
@@ -26,14 +27,14 @@ Half = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
-def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
-    """The serialised graph with what `store_exactly` can store without a loss.
+def compressed_graph(graph: bytes, *, notes: bool = True) -> bytes:
+    """The serialized graph with what `compress_lossless` can store without a loss.
 
     Without `notes`, shapes of values between nodes and where nodes come from are left out: people read them,
     backends do not.
     """
     model = onnx.load_from_string(graph)
-    store_exactly(model)
+    compress_lossless(model)
     if not notes:
         del model.graph.value_info[:]
         for node in model.graph.node:
@@ -42,8 +43,8 @@ def stored_exactly(graph: bytes, *, notes: bool = True) -> bytes:
     return stored
 
 
-def unpacked(graph: bytes) -> bytes:
-    """The serialised graph with stored constants as the float32 that they mean, but for factors of int8.
+def expand_constants(graph: bytes) -> bytes:
+    """The serialized graph with stored constants as the float32 that they mean, but for factors of int8.
 
     TensorRT takes int8 constants before a DequantizeLinear only, and 8.6 none that are looked up: it stops in
     `convertMyelinWeightsToFp32`.
@@ -92,7 +93,7 @@ def computes_in_half(graph: bytes) -> bool:
 
 
 def _is_unpacking(node: onnx.NodeProto, stored: Sequence[TensorProto]) -> bool:
-    """Whether a Cast or Mul is one that `store_exactly` put behind an int8 constant."""
+    """Whether a Cast or Mul is one that `compress_lossless` put behind an int8 constant."""
     kinds = {tensor.data_type for tensor in stored}
     return kinds == {{"Cast": TensorProto.INT8, "Mul": TensorProto.FLOAT}.get(node.op_type)}
 
@@ -113,7 +114,7 @@ class _Stored:
     suffix: str
 
 
-def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None:
+def compress_lossless(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None:
     """Stores large float32 constants as int8 or float16 with a Cast, in place, where that loses nothing.
 
     int8 are matrices and tables whose rows or columns are whole multiples of one number: training leaves them
@@ -125,7 +126,7 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
     taken = {tensor.name for tensor in graph.graph.initializer}
     known: dict[tuple[tuple[int, ...], bytes], str] = {}  # factors by what they are: none is stored twice
     for tensor in list(graph.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_CONSTANT:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < MIN_CONSTANT_VALUES:
             continue
         name = tensor.name
         found = _stored(np.asarray(numpy_helper.to_array(tensor)), inexact=name in names)
@@ -151,6 +152,10 @@ def store_exactly(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> None
 
 def _stored(values: Float32, *, inexact: bool) -> _Stored | None:
     """The smallest way to store a constant without a loss, or as float16 if `inexact` will do."""
+    if not (np.abs(values) < LARGEST_SCALED).all():  # masks of attention: infinities are exact in half
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = values.astype(np.float16)
+        return _Stored(values=half, factors=[], suffix="half") if np.array_equal(half, values) else None
     if (whole := _integers(values)) is not None:
         return whole
     half, factors = _halves(values)

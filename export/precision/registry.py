@@ -11,7 +11,7 @@ from typing import Any
 
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 
@@ -20,22 +20,22 @@ from textual_vision.runtime.manifest import StageSpec
 class FloatGraphs:
     """What a precision starts from.
 
-    `stages` in running order; `fp32` holds a serialised graph per stage name (for int8 without transposed
+    `stages` in running order; `fp32` holds a serialized graph per stage name (for int8 without transposed
     convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
     overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
     "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is
     how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor → range, are those of a
-    cache, if there is one; `parts`, by stage, are what `part_of` made before there were all graphs.
+    cache, if there is one; `stage_results`, by stage, are results of `convert_stage` so far.
     """
 
     stages: tuple[StageSpec, ...]
     fp32: Mapping[str, bytes]
-    batches: Sequence[Batch]
+    batches: Sequence[ReferenceBatch]
     target: str
     budget: str | None = None
     range_method: str = AUTO
     ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
-    parts: Mapping[str, Any] = field(default_factory=dict)
+    stage_results: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ PRECISIONS = {
     "int8": "textual_vision.export.int8.convert:int8_from_float",
 }
 # name → "module:function" of a `Part`: of the work, what one stage's graph is enough for
-PARTS = {
-    "fp16": "textual_vision.export.precision.fp16:half_stage",
-    "int8": "textual_vision.export.int8.convert:calibrated_stage",
+STAGE_CONVERTERS = {
+    "fp16": "textual_vision.export.precision.fp16:fp16_stage_from_float",
+    "int8": "textual_vision.export.int8.convert:int8_stage_from_float",
 }
 
 
@@ -91,9 +91,9 @@ def convert(name: str, source: FloatGraphs) -> PrecisionGraphs:
     return make(source)
 
 
-def part_of(name: str, source: FloatGraphs, stage: StageSpec) -> object:
+def convert_stage(name: str, source: FloatGraphs, stage: StageSpec) -> object:
     """What of precision `name` can be made of the stage's graph alone, for `FloatGraphs.parts`."""
-    make: Part = _function(PARTS[name])
+    make: Part = _function(STAGE_CONVERTERS[name])
     return make(source, stage)
 
 

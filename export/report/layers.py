@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from textual_vision.export.graph.strip_weights import with_outputs
-from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.model.batch import Array, Batch
+from textual_vision.export.graph.strip_weights import expose_tensors
+from textual_vision.export.host.parallel import parallel_map
+from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -49,13 +49,13 @@ class LayerRatio:
 
 
 def layer_ratios(
-    stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: Batch, backend: str
+    stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: ReferenceBatch, backend: str
 ) -> dict[str, tuple[LayerRatio, ...]]:
     """For each of the `others` every layer that it and `reference` have, in the order of the reference's."""
     nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
     layers = [name for name, node in nodes.items() if node.op_type in LAYER_OPS]
     inputs = {spec.name: batch.tensors[spec.name] for spec in stage.inputs}
-    expected, *outputs = on_all_cores(
+    expected, *outputs = parallel_map(
         lambda graph: _outputs(graph, layers, inputs, backend), [reference, *others.values()]
     )
     return {
@@ -75,7 +75,7 @@ def _outputs(
     options = SessionOptions(backend=backend, name="graph with its layers exposed", threads=1, trusted=True)
     read = onnx.load_from_string(graph).graph
     made = {name for node in read.node for name in node.output} - {output.name for output in read.output}
-    exposed = with_outputs(graph, [name for name in names if name in made])
+    exposed = expose_tensors(graph, [name for name in names if name in made])
     return open_session(exposed, options).run(inputs)
 
 

@@ -14,24 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from textual_vision.export.model.batch import Batch
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.report.layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
     AMPLIFICATION,
-    Sample,
+    ReportSample,
     agreement_grid,
     data_uri,
     error_map,
     reference_grid,
     samples_from_batches,
-    shown_samples,
+    select_samples,
 )
 from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.runtime.backends.session import Session
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec
 
 REPORT_FOLDER = "report"
@@ -40,7 +40,7 @@ SCHEMA_VERSION = 1
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE = "report.html.jinja"
 WEAKEST_LAYERS = 8
-DRAWN = 16
+MAX_SAMPLES = 16
 KINDS_SHOWN = 5
 
 Opener = Callable[[Mapping[str, bytes]], Mapping[str, Session]]
@@ -52,14 +52,14 @@ class ReportSource:
     """All that a report is made of.
 
     `graphs` by precision and stage, the same precisions as `result.precisions`. `batches` are the reference.
-    `about` is shown as it is (licence, picture size, checkpoint); `command` is the command line that made the
+    `about` is shown as it is (license, picture size, checkpoint); `command` is the command line that made the
     bundle. `sessions` gives a precision's from its graphs where they are open already.
     """
 
     result: BuildResult
     stages: tuple[StageSpec, ...]
     graphs: Mapping[str, Mapping[str, bytes]]
-    batches: Sequence[Batch]
+    batches: Sequence[ReferenceBatch]
     about: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class ReportSource:
 @dataclass(frozen=True, kw_only=True)
 class _Findings:
     rows: tuple[PrecisionRows, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[ReportSample, ...]
     layers: Layers  # precision → stage → ratios
 
 
@@ -77,7 +77,7 @@ def write_report(folder: Path, source: ReportSource) -> None:
     """Write index.html and report.json into `folder`, which is made when it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in report_files(source).items():
-        write_whole(folder / Path(name).name, data)
+        write_atomic(folder / Path(name).name, data)
 
 
 def report_files(source: ReportSource) -> dict[str, bytes]:
@@ -104,10 +104,10 @@ def _findings(source: ReportSource) -> _Findings:
     )
 
 
-def _first(batches: Sequence[Batch]) -> Sequence[Batch]:
-    """As many batches as hold DRAWN samples: more would only take time."""
+def _first(batches: Sequence[ReferenceBatch]) -> Sequence[ReferenceBatch]:
+    """As many batches as hold MAX_SAMPLES samples: more would only take time."""
     counts = np.cumsum([len(batch.prompts) for batch in batches])
-    return batches[: int(np.searchsorted(counts, DRAWN)) + 1]
+    return batches[: int(np.searchsorted(counts, MAX_SAMPLES)) + 1]
 
 
 def _layers(source: ReportSource, backend: str) -> Layers:
@@ -161,7 +161,7 @@ def _bars(rows: Sequence[PrecisionRows], value: str) -> dict[str, dict[str, floa
     }
 
 
-def _cards(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _cards(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
     """For each shown sample its columns: PyTorch, then the precisions, each with pictures as data."""
     return [
         {
@@ -176,13 +176,13 @@ def _cards(samples: Sequence[Sample]) -> list[dict[str, Any]]:
                     "image": data_uri(drawn.image),
                     "error": data_uri(error_map(sample.image, drawn.image)),
                     "codes": None if sample.codes is None else data_uri(agreement_grid(sample, drawn.codes)),
-                    "picture": drawn.image_figures,
-                    "code": drawn.code_figures,
+                    "picture": drawn.image_metrics,
+                    "code": drawn.code_metrics,
                 }
                 for precision, drawn in sample.drawn.items()
             ],
         }
-        for sample, worst in shown_samples(samples)
+        for sample, worst in select_samples(samples)
     ]
 
 
@@ -242,10 +242,10 @@ def _json(source: ReportSource, found: _Findings) -> bytes:
                 "seed": sample.seed,
                 "precisions": {
                     name: {
-                        "picture": dataclasses.asdict(drawn.image_figures),
+                        "picture": dataclasses.asdict(drawn.image_metrics),
                         "codes": None
-                        if drawn.code_figures is None
-                        else dataclasses.asdict(drawn.code_figures),
+                        if drawn.code_metrics is None
+                        else dataclasses.asdict(drawn.code_metrics),
                     }
                     for name, drawn in sample.drawn.items()
                 },

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.host.parallel import on_all_cores
-from textual_vision.export.model.batch import Array, Batch
-from textual_vision.export.parity.metrics import image_figures
+from textual_vision.export.host.parallel import parallel_map
+from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
-from textual_vision.export.results import CodeFigures, ImageFigures
+from textual_vision.export.results import CodeMetrics, ImageMetrics
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.golden import png_from_image
 from textual_vision.runtime.manifest import StageSpec
@@ -21,7 +21,7 @@ from textual_vision.runtime.manifest import StageSpec
 Image = npt.NDArray[np.uint8]
 
 AMPLIFICATION = 8
-FIRST, WORST = 4, 2
+FIRST_SAMPLES, WORST_SAMPLES = 4, 2
 # Black, violet, red, yellow, white: an error of 0, 1/4, 1/2, 3/4 and all of 255 after amplification.
 HEAT = np.array([(0, 0, 0), (75, 12, 107), (203, 52, 70), (249, 178, 49), (255, 255, 255)], np.float64)
 EQUAL_DARK, EQUAL_LIGHT = (44, 62, 92), (132, 160, 204)
@@ -29,17 +29,17 @@ NEAR_TIE, DIFFERENT = (240, 173, 40), (214, 40, 70)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class ReportImage:
     """One sample by one precision, each stage fed what the stage before it gave; `image` (H, W, 3) uint8."""
 
     image: Image
     codes: Array
-    image_figures: ImageFigures
-    code_figures: CodeFigures | None
+    image_metrics: ImageMetrics
+    code_metrics: CodeMetrics | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class ReportSample:
     """One prompt and seed: what PyTorch drew, and `drawn` by precision; `margins` are of the codes."""
 
     prompt: str
@@ -47,47 +47,51 @@ class Sample:
     image: Image
     codes: Array | None
     margins: npt.NDArray[np.float32] | None
-    drawn: dict[str, Drawn]
+    drawn: dict[str, ReportImage]
 
 
 def samples_from_batches(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batches: Sequence[Batch]
-) -> tuple[Sample, ...]:
+    stages: Sequence[StageSpec],
+    sessions: Mapping[str, Mapping[str, Session]],
+    batches: Sequence[ReferenceBatch],
+) -> tuple[ReportSample, ...]:
     """Every sample of `batches` drawn by the `sessions` (precision → stage → session)."""
-    found: list[Sample] = []
-    drawn = on_all_cores(lambda batch: _drawn(stages, sessions, batch), batches)
+    found: list[ReportSample] = []
+    drawn = parallel_map(lambda batch: _drawn(stages, sessions, batch), batches)
     for batch, outputs in zip(batches, drawn, strict=True):
         found += [_sample(batch, index, outputs) for index in range(len(batch.prompts))]
     return tuple(found)
 
 
 def _drawn(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batch: Batch
+    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batch: ReferenceBatch
 ) -> dict[str, dict[str, Array]]:
     return {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
 
 
-def _run(stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: Batch) -> dict[str, Array]:
+def _run(
+    stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: ReferenceBatch
+) -> dict[str, Array]:
     tensors = dict(batch.tensors)
     for stage in stages:
         tensors.update(sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs}))
     return tensors
 
 
-def _sample(batch: Batch, index: int, outputs: Mapping[str, Mapping[str, Array]]) -> Sample:
+def _sample(batch: ReferenceBatch, index: int, outputs: Mapping[str, Mapping[str, Array]]) -> ReportSample:
     image = batch.tensors["image"][index].astype(np.uint8)
     codes = batch.tensors["codes"][index] if "codes" in batch.tensors else None
     margins = batch.margins["codes"][index] if "codes" in batch.margins else None
     drawn = {}
     for name, tensors in outputs.items():
         found = tensors["image"][index].astype(np.uint8)
-        drawn[name] = Drawn(
+        drawn[name] = ReportImage(
             image=found,
             codes=tensors["codes"][index] if codes is not None else np.zeros(0, np.int64),
-            image_figures=image_figures(image[None], found[None]),
-            code_figures=None if codes is None else _code_figures(codes, tensors["codes"][index], margins),
+            image_metrics=image_metrics(image[None], found[None]),
+            code_metrics=None if codes is None else _code_metrics(codes, tensors["codes"][index], margins),
         )
-    return Sample(
+    return ReportSample(
         prompt=batch.prompts[index],
         seed=batch.seeds[index],
         image=image,
@@ -97,21 +101,24 @@ def _sample(batch: Batch, index: int, outputs: Mapping[str, Mapping[str, Array]]
     )
 
 
-def _code_figures(expected: Array, found: Array, margins: npt.NDArray[np.float32] | None) -> CodeFigures:
+def _code_metrics(expected: Array, found: Array, margins: npt.NDArray[np.float32] | None) -> CodeMetrics:
     differs = expected != found
     ties = 0 if margins is None else int((differs & (margins < NEAR_TIE_MARGIN)).sum())
-    return CodeFigures(compared=differs.size, equal=int((~differs).sum()), near_ties=ties)
+    return CodeMetrics(compared=differs.size, equal=int((~differs).sum()), near_ties=ties)
 
 
-def shown_samples(samples: Sequence[Sample]) -> tuple[tuple[Sample, bool], ...]:
+def select_samples(samples: Sequence[ReportSample]) -> tuple[tuple[ReportSample, bool], ...]:
     """The first few, then those of the rest that any precision draws worst; True marks the latter."""
 
-    def badness(sample: Sample) -> float:
-        decibels = [drawn.image_figures.psnr_db for drawn in sample.drawn.values()]
+    def badness(sample: ReportSample) -> float:
+        decibels = [drawn.image_metrics.psnr_db for drawn in sample.drawn.values()]
         return min((db for db in decibels if db is not None), default=np.inf)
 
-    worst = sorted(samples[FIRST:], key=badness)[:WORST]
-    return (*((s, False) for s in samples[:FIRST]), *((s, True) for s in worst if badness(s) < np.inf))
+    worst = sorted(samples[FIRST_SAMPLES:], key=badness)[:WORST_SAMPLES]
+    return (
+        *((s, False) for s in samples[:FIRST_SAMPLES]),
+        *((s, True) for s in worst if badness(s) < np.inf),
+    )
 
 
 def error_map(expected: Image, found: Image) -> Image:
@@ -124,14 +131,14 @@ def error_map(expected: Image, found: Image) -> Image:
 
 
 def reference_grid(codes: Array) -> Image:
-    """A grid of codes (rows, columns), a colour per code: one pixel each."""
-    hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighbouring codes apart
+    """A grid of codes (rows, columns), a color per code: one pixel each."""
+    hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighboring codes apart
     phases = np.stack([hue, hue + 1 / 3, hue + 2 / 3], -1)
-    colours: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
-    return colours
+    colors: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
+    return colors
 
 
-def agreement_grid(sample: Sample, found: Array) -> Image:
+def agreement_grid(sample: ReportSample, found: Array) -> Image:
     """Equal codes in blue, near ties in amber, all other differences in red: one pixel per code."""
     assert sample.codes is not None
     share = (sample.codes.astype(np.float64) * 0.61803398875) % 1.0
@@ -140,8 +147,8 @@ def agreement_grid(sample: Sample, found: Array) -> Image:
     grid[differs] = DIFFERENT
     if sample.margins is not None:
         grid[differs & (sample.margins < NEAR_TIE_MARGIN)] = NEAR_TIE
-    colours: Image = grid.astype(np.uint8)
-    return colours
+    colors: Image = grid.astype(np.uint8)
+    return colors
 
 
 def data_uri(image: Image) -> str:

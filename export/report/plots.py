@@ -10,7 +10,7 @@ from textual_vision.export.report.layers import LayerRatio
 
 ROW, BAR, BASELINE = 52, 20, 14
 LEFT, RIGHT, TOP, HEIGHT, BOTTOM = 8.0, 99.0, 8, 180, 22
-COLOURS = 6
+COLORS = 6
 
 
 def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str, title: str) -> str:
@@ -25,9 +25,9 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str, title: str)
         for part, value in parts.items():
             width = 100.0 * value / widest
             tip = f"{row}, {part}: {_short(value)} {unit}"
-            colour = f"c{names.index(part) % COLOURS}"
+            color = f"c{names.index(part) % COLORS}"
             pieces.append(
-                f'<rect class="{colour}" x="{x:.2f}%" y="{y + 22}" width="{width:.2f}%" height="{BAR}">'
+                f'<rect class="{color}" x="{x:.2f}%" y="{y + 22}" width="{width:.2f}%" height="{BAR}">'
                 f"<title>{escape(tip)}</title></rect>"
             )
             x += width
@@ -42,7 +42,7 @@ def layer_plot(series: Mapping[str, Sequence[LayerRatio]], title: str) -> str:
     low, high = _range(measured)
     pieces = _grid(low, high)
     for index, (name, ratios) in enumerate(series.items()):
-        pieces += _line(name, ratios, (low, high), f"c{index % COLOURS}")
+        pieces += _line(name, ratios, (low, high), f"c{index % COLORS}")
     pieces.append(_text(LEFT, TOP + HEIGHT + 16, "first layer", "tick"))
     pieces.append(_text(RIGHT, TOP + HEIGHT + 16, "last layer", "tick", "end"))
     return _svg(pieces, TOP + HEIGHT + BOTTOM, title)
@@ -63,7 +63,7 @@ def _grid(low: int, high: int) -> list[str]:
     return pieces
 
 
-def _line(name: str, ratios: Sequence[LayerRatio], span: tuple[int, int], colour: str) -> list[str]:
+def _line(name: str, ratios: Sequence[LayerRatio], span: tuple[int, int], color: str) -> list[str]:
     pieces, before = [], None
     for index, ratio in enumerate(ratios):
         if ratio.db is None:
@@ -73,10 +73,10 @@ def _line(name: str, ratios: Sequence[LayerRatio], span: tuple[int, int], colour
         y = _y(ratio.db, span)
         if before is not None:
             start, end = f'x1="{before[0]:.2f}%" y1="{before[1]:.1f}"', f'x2="{x:.2f}%" y2="{y:.1f}"'
-            pieces.append(f'<line class="{colour}" {start} {end}></line>')
+            pieces.append(f'<line class="{color}" {start} {end}></line>')
         tip = escape(f"{name}: {ratio.name} ({ratio.op}) {ratio.db:.1f} dB")
         pieces.append(
-            f'<circle class="{colour}" cx="{x:.2f}%" cy="{y:.1f}" r="3"><title>{tip}</title></circle>'
+            f'<circle class="{color}" cx="{x:.2f}%" cy="{y:.1f}" r="3"><title>{tip}</title></circle>'
         )
         before = (x, y)
     return pieces

@@ -12,8 +12,8 @@ from textual_vision.export.results import (
     MERGED,
     PASS,
     TEACHER_FORCED,
-    CodeFigures,
-    FloatFigures,
+    CodeMetrics,
+    FloatMetrics,
     PrecisionResult,
     StageParity,
 )
@@ -22,17 +22,17 @@ REFERENCE = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worst:
+class WorstMetrics:
     """The worst of several comparisons; None where there is nothing of the kind.
 
-    `set_aside` pictures were not judged, since they follow from near ties. `identical` pictures have no
-    decibels. `cosine` and `max_abs` are of the float tensors.
+    `excluded_pictures` pictures were not judged, since they follow from near ties. `identical` pictures have
+    no decibels. `cosine` and `max_abs` are of the float tensors.
     """
 
     agreement: float | None
     different: int
     near_ties: int
-    set_aside: int
+    excluded_pictures: int
     pictures: bool
     psnr_db: float | None
     ssim: float | None
@@ -51,24 +51,25 @@ class StageRow:
     nodes: int
     milliseconds: float
     backend: str
-    worst: Worst
+    worst: WorstMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRows:
-    """One precision: its graphs, and `whole`: from prompt to pixels, each stage fed what was before it.
+    """One precision: its graphs, and `end_to_end`: from prompt to pixels, each stage fed what was before it.
 
-    Sizes and times are sums over the stages; `smaller` and `faster` are ratios to the reference precision's.
+    Sizes and times are sums over the stages; `size_ratio` and `speedup` are ratios to the reference
+    precision's.
     """
 
     precision: str
     verdict: str
     stages: tuple[StageRow, ...]
-    whole: Worst
+    end_to_end: WorstMetrics
     megabytes: float
     milliseconds: float
-    smaller: float
-    faster: float
+    size_ratio: float
+    speedup: float
 
 
 def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[PrecisionRows, ...]:
@@ -87,15 +88,15 @@ def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[Precisi
                     nodes=graph.nodes,
                     milliseconds=graph.milliseconds,
                     backend=graph.backend,
-                    worst=worst_of(_of_stage(one, graph.stage)),
+                    worst=worst_metrics(_of_stage(one, graph.stage)),
                 )
                 for graph in one.graphs
             ),
-            whole=worst_of(_last_free(one)),
+            end_to_end=worst_metrics(_last_free(one)),
             megabytes=megabytes,
             milliseconds=milliseconds,
-            smaller=_ratio(first[0], megabytes),
-            faster=_ratio(first[1], milliseconds),
+            size_ratio=_ratio(first[0], megabytes),
+            speedup=_ratio(first[1], milliseconds),
         )
         for one, (megabytes, milliseconds) in zip(precisions, sums, strict=True)
     )
@@ -107,7 +108,7 @@ def reference_of(precisions: Sequence[str]) -> str:
 
 
 def _sums(result: PrecisionResult) -> tuple[float, float]:
-    return sum(g.bytes for g in result.drawing) / 1e6, sum(g.milliseconds for g in result.drawing)
+    return sum(g.bytes for g in result.stage_graphs) / 1e6, sum(g.milliseconds for g in result.stage_graphs)
 
 
 def _ratio(first: float, other: float) -> float:
@@ -127,18 +128,18 @@ def _last_free(result: PrecisionResult) -> list[StageParity]:
     return [p for p in free if p.image is not None or p.stage in with_codes[-1:]]
 
 
-def worst_of(parity: Sequence[StageParity]) -> Worst:
+def worst_metrics(parity: Sequence[StageParity]) -> WorstMetrics:
     """The worst figures of comparisons of the same stage, or of the same way, by several backends."""
     codes = [p.codes for p in parity if p.codes is not None]
     images = [p.image for p in parity if p.image is not None]
-    floats = [f for p in parity for f in p.tensors.values() if isinstance(f, FloatFigures)]
-    worst_codes = min(codes, key=lambda c: c.agreement, default=CodeFigures(compared=0, equal=0, near_ties=0))
+    floats = [f for p in parity for f in p.tensors.values() if isinstance(f, FloatMetrics)]
+    worst_codes = min(codes, key=lambda c: c.agreement, default=CodeMetrics(compared=0, equal=0, near_ties=0))
     decibels = [i.psnr_db for i in images if i.psnr_db is not None]
-    return Worst(
+    return WorstMetrics(
         agreement=worst_codes.agreement if codes else None,
         different=worst_codes.compared - worst_codes.equal,
         near_ties=worst_codes.near_ties,
-        set_aside=max((p.set_aside for p in parity), default=0),
+        excluded_pictures=max((p.excluded_pictures for p in parity), default=0),
         pictures=bool(images),
         psnr_db=min(decibels, default=None),
         ssim=min((i.ssim for i in images), default=None),

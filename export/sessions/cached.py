@@ -15,14 +15,14 @@ from concurrent.futures import CancelledError
 
 import onnx
 
-from textual_vision.export.sessions.timing import opened_at_once
+from textual_vision.export.sessions.opening import open_in_parallel
 from textual_vision.runtime.backends.session import Array, Session
 
 SESSIONS_KEPT = 12  # of three precisions' stages and merged graphs
 RUNS_KEPT = 32  # of each
 
 
-class RememberingSession:
+class CachingSession:
     """A `Session` that keeps what its last runs gave; its outputs are not to be written to.
 
     Several threads may run it at a time; in turns if it has `several_threads` of its own: those of two runs
@@ -56,12 +56,12 @@ class RememberingSession:
                 self._known.popitem(last=False)
         return dict(found)
 
-    def forgetful(self) -> Session:
+    def uncached(self) -> Session:
         """The session itself, to be timed."""
         return self._session
 
 
-class Meanings:
+class GraphDigests:
     """Of graphs, found out once: every backend's thread asks for the same ones."""
 
     def __init__(self) -> None:
@@ -75,29 +75,29 @@ class Meanings:
         """What the graph computes."""
         with self._lock:
             if id(graph) not in self._known:
-                self._known[id(graph)] = graph, _meaning(graph)
+                self._known[id(graph)] = graph, _graph_digest(graph)
             return self._known[id(graph)][1]
 
 
-class OpenedSessions:
+class SessionPool:
     """The last SESSIONS_KEPT sessions, by what their graph computes: some precisions share a stage.
 
     `threads` of each as in `SessionOptions`.
     """
 
-    def __init__(self, meanings: Meanings | None = None, *, threads: int | None = None) -> None:
-        self._threads, self._stopped, self._meanings = threads, threading.Event(), meanings or Meanings()
-        self._opened: OrderedDict[tuple[str, str], RememberingSession] = OrderedDict()
+    def __init__(self, digests: GraphDigests | None = None, *, threads: int | None = None) -> None:
+        self._threads, self._stopped, self._digests = threads, threading.Event(), digests or GraphDigests()
+        self._opened: OrderedDict[tuple[str, str], CachingSession] = OrderedDict()
 
-    def of(self, graphs: Mapping[str, bytes], backend: str) -> dict[str, RememberingSession]:
+    def of(self, graphs: Mapping[str, bytes], backend: str) -> dict[str, CachingSession]:
         """A session of each graph, by its stage's name."""
-        keys = {stage: (self._meanings.of(graph), backend) for stage, graph in graphs.items()}
+        keys = {stage: (self._digests.of(graph), backend) for stage, graph in graphs.items()}
         missing = {key: stage for stage, key in keys.items() if key not in self._opened}
         wanted = [(graphs[stage], f"{stage}.onnx") for stage in missing.values()]
-        opened = opened_at_once(wanted, backend, threads=self._threads)
+        opened = open_in_parallel(wanted, backend, threads=self._threads)
         for key, session in zip(missing, opened, strict=True):
             several = self._threads != 1
-            self._opened[key] = RememberingSession(session, self._stopped, several_threads=several)
+            self._opened[key] = CachingSession(session, self._stopped, several_threads=several)
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._forget(list(keys.values()))
         return sessions
@@ -114,7 +114,7 @@ class OpenedSessions:
             self._opened.popitem(last=False)
 
 
-def _meaning(graph: bytes) -> str:
+def _graph_digest(graph: bytes) -> str:
     """A digest of the graph without what is only told to people: where it comes from, shapes in between."""
     model = onnx.load_from_string(graph)
     model.graph.ClearField("name")

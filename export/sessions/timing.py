@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 
-from textual_vision.export.graph.smoke_graph import tiny_graph
-from textual_vision.export.model.batch import TOKENS, Array, Batch
-from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
-from textual_vision.runtime.errors import BackendMissingError
+from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
 
 WARM_UP, ITERATIONS = 2, 7
@@ -25,21 +19,7 @@ LASTING_SECONDS = 0.1  # of each graph, where what it takes of a core decides
 Timing = tuple[float, ...]  # milliseconds of each session
 
 
-def usable_backends() -> tuple[str, ...]:
-    """The backends that work without a GPU and are installed; BackendMissingError when there is none."""
-    found = tuple(
-        name
-        for name, (backend, by_default) in BACKENDS.items()
-        if by_default and importlib.util.find_spec(backend.library) is not None
-    )
-    if not found:
-        raise BackendMissingError(
-            "no backend is installed to compare with", BACKENDS["onnxruntime"][0].install
-        )
-    return found
-
-
-def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+def median_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
     """The median time of one drawing by each, on the first sample of `batch`.
 
     In rounds, since a machine is now faster and now slower; in each some drawings one after another, since
@@ -57,51 +37,26 @@ def median_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Ba
     return tuple(1e3 * statistics.median(found) for found in times)
 
 
-def sessions_of(
-    graphs: Sequence[bytes], stage: StageSpec, backend: str, *, threads: int | None = None
-) -> list[Session]:
-    """A session of each of a stage's graphs; `threads` as in `SessionOptions`."""
-    return opened_at_once([(graph, f"{stage.name}.onnx") for graph in graphs], backend, threads=threads)
-
-
-def opened_at_once(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
-) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
-    begin(backend)
-
-    def opened(one: tuple[bytes, str]) -> Session:
-        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=True)
-        return open_session(one[0], options)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(opened, graphs))
-
-
-@functools.cache
-def begin(backend: str) -> None:
-    """Once, alone and in this thread: a backend may do something for good when it begins."""
-    open_session(tiny_graph(), SessionOptions(backend=backend, name="tiny.onnx"))
-
-
-def best_milliseconds(
-    sessions: Sequence[Session], stage: StageSpec, batch: Batch, *, seconds: float = 0.0
+def min_cpu_ms(
+    sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch, *, seconds: float = 0.0
 ) -> Timing:
     """The least that one drawing by each, a session of one thread, takes of a core, in turns.
 
     After ITERATIONS turns more are taken until they last `seconds` for each session, on average.
     """
-    times = _turns(sessions, first_sample(stage, batch), seconds)
+    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), seconds)
     return tuple(1e3 * min(found) for found in times)
 
 
-def core_milliseconds(sessions: Sequence[Session], stage: StageSpec, batch: Batch) -> Timing:
+def mean_cpu_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
     """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS."""
-    times = _turns(sessions, first_sample(stage, batch), LASTING_SECONDS)
+    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), LASTING_SECONDS)
     return tuple(1e3 * statistics.mean(found) for found in times)
 
 
-def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float) -> list[list[float]]:
+def _interleaved_cpu_times(
+    sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
+) -> list[list[float]]:
     """By session the seconds of every turn but the first WARM_UP.
 
     CPU time of this thread, in which a session of one thread computes: other programs hardly change it, nor
@@ -119,10 +74,10 @@ def _turns(sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
     return [found[WARM_UP:] for found in times]
 
 
-def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
+def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
     """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
     mask = batch.tensors["attention_mask"]
-    words = mask.shape[1] if batch.fixed else int((mask[0] == 1).sum())
+    words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())
     return {
         tensor.name: batch.tensors[tensor.name][:1, :words]
         if TOKENS in tensor.shape
@@ -132,5 +87,5 @@ def first_sample(stage: StageSpec, batch: Batch) -> dict[str, Array]:
 
 
 def node_count(graph: bytes) -> int:
-    """Nodes of a serialised graph."""
+    """Nodes of a serialized graph."""
     return len(onnx.load_from_string(graph).graph.node)

@@ -11,14 +11,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.export.precision.lossless_storage import computes_in_half, unpacked
+from textual_vision.export.host.progress import ProgressCallback
+from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
-from textual_vision.export.tensorrt.progress import Report, watched
+from textual_vision.export.tensorrt.progress import build_with_progress
 from textual_vision.runtime.backends.tensorrt.api import (
     errors_in,
+    has_api,
     last_error,
     new_logger,
-    offers,
     released_on_error,
 )
 from textual_vision.runtime.backends.tensorrt.engine_session import new_context
@@ -36,12 +37,12 @@ PRECISIONS_OF_GRAPH = ("fp32", "fp16", "int8")
 
 # What the parser says → what to do about it
 REFUSALS = (
-    (r"DQ_bias|has type Int32 but must have type", "quantise without biases (they stay float32)"),
-    (r"zero.?point", "quantise symmetrically: every zero point 0"),
+    (r"DQ_bias|has type Int32 but must have type", "quantize without biases (they stay float32)"),
+    (r"zero.?point", "quantize symmetrically: every zero point 0"),
     (r"UINT8", "the Cast to uint8 must be the graph's very last node"),
     (
         r"QLinear|DynamicQuantizeLinear|ConvInteger|MatMulInteger",
-        "quantise with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
+        "quantize with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
     ),
     (r"unsupported|No importer|not found|support", "this operator is not in TensorRT: export without it"),
 )
@@ -53,18 +54,19 @@ class EngineSettings:
     """How to build; `precision` is the graphs'.
 
     `workspace_bytes` None leaves all free memory to the library. `compute` names the GPUs of TensorRT-RTX
-    ("8.6"); () is the one that is here. `hardware` is one of engines.COMPATIBILITIES. `dla_core` puts what it
-    can on a Jetson's DLA, the rest on the GPU. `weak` lets the library choose types (≤ 10).
+    ("8.6"); () means the local one. `hardware_compatibility` is one of engines.COMPATIBILITIES. `dla_core`
+    runs what it can on a Jetson's DLA and the rest on the GPU. `weakly_typed` lets TensorRT choose types (≤
+    10).
     """
 
     precision: str
     workspace_bytes: int | None = None
     compute: tuple[str, ...] = ()
-    hardware: str = "none"
+    hardware_compatibility: str = "none"
     version_compatible: bool = False
     dla_core: int | None = None
     optimization_level: int | None = None
-    weak: bool = False
+    weakly_typed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def build_plan(
     profile: dict[str, ShapeRange],
     settings: EngineSettings,
     *,
-    report: Report,
+    on_progress: ProgressCallback,
     timing_cache: bytes = b"",
     calibrator: Any = None,
 ) -> Plan:
@@ -103,15 +105,17 @@ def build_plan(
     builder = _new_builder(trt, logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, network, unpacked(graph), name)
+    _parse(trt, parser, network, expand_constants(graph), name)
     config = builder.create_builder_config()
-    quantised, half = _is_quantised(trt, network), computes_in_half(graph)
-    configure(trt, builder, config, settings, calibrator, quantised=quantised, half=half)
+    quantized, half = _is_quantized(trt, network), computes_in_half(graph)
+    configure(trt, builder, config, settings, calibrator, quantized=quantized, half=half)
     _add_profile(builder, config, network, profile, name)
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
     cache = _use_timing_cache(trt, config, timing_cache, settings)
-    plan = watched(trt, config, lambda: builder.build_serialized_network(network, config), report)
+    plan = build_with_progress(
+        trt, config, lambda: builder.build_serialized_network(network, config), on_progress
+    )
     if plan is None:
         raise _build_error(name, logger, settings)
     return Plan(
@@ -150,15 +154,15 @@ def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: di
 
 def network_flags(trt: Any, settings: EngineSettings) -> int:
     """The bits for `create_network`: strongly typed where possible, explicit batch where that is a choice."""
-    if settings.weak and not offers(trt, "BuilderFlag.INT8"):
+    if settings.weakly_typed and not has_api(trt, "BuilderFlag.INT8"):
         version = trt.__version__
         raise UsageError(
             f"TensorRT {version} knows strongly typed networks only",
-            "leave out --weak: the precision is in the bundle's graphs",
+            "leave out --weakly-typed: the precision is in the bundle's graphs",
         )
-    if offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weak:
+    if has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weakly_typed:
         return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    if offers(trt, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
+    if has_api(trt, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
         return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
     return 0
 
@@ -170,12 +174,12 @@ def configure(
     settings: EngineSettings,
     calibrator: Any = None,
     *,
-    quantised: bool = True,
+    quantized: bool = True,
     half: bool = True,
 ) -> None:
     """Everything in the configuration but the profile; UsageError for what this version cannot do.
 
-    `quantised`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
+    `quantized`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
     """
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
@@ -183,7 +187,7 @@ def configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    _allow_types(trt, config, settings, calibrator, quantised=quantised, half=half)
+    _allow_types(trt, config, settings, calibrator, quantized=quantized, half=half)
     _choose_gpus(trt, config, settings)
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -202,37 +206,39 @@ def _new_builder(trt: Any, logger: Any) -> Any:
         ) from None
 
 
-def _is_quantised(trt: Any, network: Any) -> bool:
+def _is_quantized(trt: Any, network: Any) -> bool:
     layers = (network.get_layer(index) for index in range(network.num_layers))
     return any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
 
 
 def _allow_types(
-    trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantised: bool, half: bool
+    trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantized: bool, half: bool
 ) -> None:
     """Flags of a weakly typed network: always so in 8.6, later only when asked for.
 
     Told of INT8 with neither Q/DQ nor a calibrator, 8.6 asks for one and builds nothing: seen with stages
-    whose int8 graph holds nothing quantised. Told of FP16 it computes in it whatever the graph says: seen
+    whose int8 graph holds nothing quantized. Told of FP16 it computes in it whatever the graph says: seen
     with a text encoder that is stored in half and computed in float. A DLA computes in nothing wider.
     """
-    weak = settings.weak or not offers(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
-    if not weak or not offers(trt, "BuilderFlag.INT8"):
+    weakly_typed = settings.weakly_typed or not has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+    if not weakly_typed or not has_api(trt, "BuilderFlag.INT8"):
         return
-    if settings.precision in ("fp16", "int8") and (half or settings.weak or settings.dla_core is not None):
+    if settings.precision in ("fp16", "int8") and (
+        half or settings.weakly_typed or settings.dla_core is not None
+    ):
         config.set_flag(trt.BuilderFlag.FP16)
-    if settings.precision == "int8" and (quantised or calibrator is not None):
+    if settings.precision == "int8" and (quantized or calibrator is not None):
         config.set_flag(trt.BuilderFlag.INT8)
         if calibrator is not None:
             config.int8_calibrator = calibrator
 
 
 def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
-    if settings.hardware == "ampere+":
+    if settings.hardware_compatibility == "ampere+":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    elif settings.hardware == "same-compute-capability":
-        if not offers(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
-            hint = "use a newer TensorRT, or --hardware ampere+"
+    elif settings.hardware_compatibility == "same-compute-capability":
+        if not has_api(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
+            hint = "use a newer TensorRT, or --hardware-compatibility ampere+"
             raise UsageError(f"TensorRT {trt.__version__} has no same-compute-capability mode", hint)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     if settings.compute:
@@ -241,7 +247,7 @@ def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
 
 def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> None:
     """Build for GPUs such as "8.6"; UsageError where the library cannot. `config` None only checks that."""
-    if not offers(trt, "ComputeCapability.SM86"):
+    if not has_api(trt, "ComputeCapability.SM86"):
         raise UsageError(
             "only TensorRT-RTX builds for other GPUs than the one that is here",
             "leave out --compute-capability and build on the device, or use --target tensorrt-rtx",
@@ -289,7 +295,7 @@ def _reason(trt: Any, error: Any) -> str:
     words = " ".join(error.desc().split())[:200]
     if words == "false":  # all that is said of an operator without an importer
         words = "unsupported operator"
-    if offers(trt, "ParserError.node_operator"):
+    if has_api(trt, "ParserError.node_operator"):
         return f"{error.node_operator()} {error.node_name()!r}: {words}"
     return f"node {error.node()}: {words}"
 
@@ -306,7 +312,9 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, Sha
         _check_shapes(tuple(tensor.shape), given, f"{name}: {tensor.name}")
         shapes.set_shape(tensor.name, given.min, given.opt, given.max)
     if config.add_optimization_profile(shapes) < 0:
-        raise UsageError(f"{name}: TensorRT refuses the profile", "give --batch as MIN,OPT,MAX, rising")
+        raise UsageError(
+            f"{name}: TensorRT refuses the profile", "give --batch-profile as MIN,OPT,MAX, rising"
+        )
 
 
 def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> None:
@@ -318,13 +326,14 @@ def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> N
             raise UsageError(f"{where}: the graph has shape {declared}, the profile {shape}")
     if not all(a <= b <= c for a, b, c in zip(given.min, given.opt, given.max, strict=True)):
         raise UsageError(
-            f"{where}: {given.min} to {given.opt} to {given.max} does not rise", "give --batch as MIN,OPT,MAX"
+            f"{where}: {given.min} to {given.opt} to {given.max} does not rise",
+            "give --batch-profile as MIN,OPT,MAX",
         )
 
 
 def _use_timing_cache(trt: Any, config: Any, data: bytes, settings: EngineSettings) -> Any:
     """Measurements of earlier builds on this device; TensorRT-RTX measures nothing and has none."""
-    if offers(trt, "ComputeCapability"):
+    if has_api(trt, "ComputeCapability"):
         return None
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
@@ -344,9 +353,11 @@ def _build_error(name: str, logger: Any, settings: EngineSettings) -> TextualVis
     problem = f"{name}: TensorRT cannot build it: {last_error(logger)}"
     text = " ".join(errors_in(logger)).lower()
     if ("memory" in text or "workspace" in text) and settings.workspace_bytes is not None:
-        return UsageError(problem, "give --workspace more, or leave it out; or close other programs")
+        return UsageError(problem, "give --workspace-mib more, or leave it out; or close other programs")
     if "memory" in text:
-        return DeviceMismatchError(problem, "close other programs, add swap, or give a smaller --batch")
+        return DeviceMismatchError(
+            problem, "close other programs, add swap, or give a smaller --batch-profile"
+        )
     if "cuda" in text and "35" in text:
         hint = "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
         return BackendMissingError(problem, hint)

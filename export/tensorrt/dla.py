@@ -27,8 +27,8 @@ def check_dla_shapes(profile: Mapping[str, ShapeRange], name: str) -> None:
         if not shapes.min == shapes.opt == shapes.max:
             raise UsageError(
                 f"{name}: a DLA runs one shape only, {tensor!r} goes from {shapes.min} to {shapes.max}",
-                "give one batch size, --batch 1,1,1, and export with prompts of one length, "
-                "tv-export build --tokens N",
+                "give one batch size, --batch-profile 1,1,1, and export with prompts of one length, "
+                "tv-export build --prompt-length N",
             )
 
 
@@ -40,7 +40,7 @@ def dla_count(log: Iterable[str]) -> DlaCount:
     )
 
 
-def check_handed_over(counts: Mapping[str, DlaCount]) -> None:
+def check_dla_used(counts: Mapping[str, DlaCount]) -> None:
     """DeviceMismatchError when the DLA takes no layer of any stage; `counts` by the stages' names."""
     if any(count.dla for count in counts.values()):
         return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle.writer import check_place, write_bundle
+from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.tensorrt.builder import Plan, build_plan, choose_compute, table_from_plan
-from textual_vision.export.tensorrt.dla import check_handed_over
+from textual_vision.export.tensorrt.dla import check_dla_used
 from textual_vision.export.tensorrt.layer_table import (
     check_int8,
     count_types,
@@ -20,7 +20,12 @@ from textual_vision.export.tensorrt.layer_table import (
     product_nodes,
 )
 from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
-from textual_vision.export.tensorrt.options import EngineOptions, check_kept, check_options, settings_as_text
+from textual_vision.export.tensorrt.options import (
+    EngineBuildOptions,
+    check_kept,
+    check_options,
+    settings_as_text,
+)
 from textual_vision.export.tensorrt.targets import fingerprint_to_build, profile_of
 from textual_vision.runtime.backends.session import choice_hint
 from textual_vision.runtime.backends.tensorrt.api import load_library
@@ -42,12 +47,11 @@ from textual_vision.runtime.engines import (
     read_record,
 )
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.isolation.trusted import is_trusted, trust_written
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
 
 ON_DLA = "dla"  # in place of a type
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,34 +62,39 @@ class StageResult:
     file: str
     bytes: int
     seconds: float
-    count: LayerCount | None
-    int8_meant: int
+    dtype_counts: LayerCount | None
+    expected_int8: int
     dla: DlaCount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
-    """What was added; `kept` when fitting engines were there already and nothing was built."""
+    """What was added; `reused` when fitting engines were there already and nothing was built."""
 
     fingerprint: str
     precision: str
-    kept: bool
+    reused: bool
     stages: tuple[StageResult, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class EngineBuild:
     """A build under way."""
 
     trt: Any
     bundle: Bundle
-    options: EngineOptions
+    options: EngineBuildOptions
     fingerprint: Fingerprint
-    tell: Tell
+    on_progress: ProgressCallback
 
 
 def add_engines(
-    path: Path, options: EngineOptions, *, tell: Tell, trt: Any = None, device: Device | None = None
+    path: Path,
+    options: EngineBuildOptions,
+    *,
+    on_progress: ProgressCallback,
+    trt: Any = None,
+    device: Device | None = None,
 ) -> EngineResult:
     """Build the engines of every stage into the bundle at `path`; the bundle is replaced when all are done.
 
@@ -105,7 +114,9 @@ def add_engines(
         device = probe(load_cudart())  # before the library is loaded: it crashes without a driver
     trt = load_library(options.kind) if trt is None else trt
     fingerprint = fingerprint_to_build(trt, options.kind, options.settings, device)
-    job = _Job(trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, tell=tell)
+    job = EngineBuild(
+        trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, on_progress=on_progress
+    )
     if (kept := _kept(job)) is not None:
         return kept
     return _write(job, *_build_stages(job))
@@ -121,7 +132,7 @@ def check_machine(kind: str, compute: tuple[str, ...] = ()) -> None:
         choose_compute(trt, compute)
 
 
-def _kept(job: _Job) -> EngineResult | None:
+def _kept(job: EngineBuild) -> EngineResult | None:
     """The engines that are there already, unless they shall be built again."""
     name, precision = job.fingerprint.name, job.options.settings.precision
     for spec in job.bundle.manifest.engines:
@@ -129,11 +140,13 @@ def _kept(job: _Job) -> EngineResult | None:
             record = read_record(job.bundle, spec)
             check_graphs(job.bundle, spec, record)
             check_kept(record, job.options, job.bundle.manifest)
-            return EngineResult(fingerprint=name, precision=precision, kept=True, stages=())
+            return EngineResult(fingerprint=name, precision=precision, reused=True, stages=())
     return None
 
 
-def _build_stages(job: _Job) -> tuple[dict[str, bytes], dict[str, StageEngine], tuple[StageResult, ...]]:
+def _build_stages(
+    job: EngineBuild,
+) -> tuple[dict[str, bytes], dict[str, StageEngine], tuple[StageResult, ...]]:
     folder = engine_folder(job.fingerprint, job.options.settings.precision)
     plans: dict[str, bytes] = {}
     engines: dict[str, StageEngine] = {}
@@ -148,34 +161,36 @@ def _build_stages(job: _Job) -> tuple[dict[str, bytes], dict[str, StageEngine], 
             file=file,
             bytes=len(plan.plan),
             seconds=round(time.monotonic() - started, 2),
-            count=engines[stage.name].count,
-            int8_meant=meant,
+            dtype_counts=engines[stage.name].dtype_counts,
+            expected_int8=meant,
             dla=plan.dla,
         )
         results.append(result)
-        job.tell(f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}")
+        job.on_progress(
+            f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}"
+        )
     if counts := {result.stage: result.dla for result in results if result.dla is not None}:
-        check_handed_over(counts)
+        check_dla_used(counts)
     return plans, engines, tuple(results)
 
 
-def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
+def _build_stage(job: EngineBuild, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
     manifest, options = job.bundle.manifest, job.options
-    weak_int8 = options.settings.weak and options.settings.precision == "int8"
+    weak_int8 = options.settings.weakly_typed and options.settings.precision == "int8"
     file = manifest.precisions[_float_precision(manifest) if weak_int8 else options.settings.precision].files
     graph_file = file[stage.name]
     graph = job.bundle.read(graph_file)
     if not options.ignore_memory:
         needed = build_bytes(options.kind, len(graph), options.settings.workspace_bytes)
         check_memory(needed, available_bytes(), graph_file)
-    profile = profile_of(stage, options.batch or manifest.batch, manifest.text)
+    profile = profile_of(stage, options.batch_profile or manifest.batch, manifest.text)
     plan = build_plan(
         job.trt,
         graph,
         graph_file,
         profile,
         options.settings,
-        report=lambda text: job.tell(f"{stage.name}: {text}"),
+        on_progress=lambda text: job.on_progress(f"{stage.name}: {text}"),
         timing_cache=_timings(job),
         calibrator=_calibrator(job) if weak_int8 else None,
     )
@@ -186,7 +201,7 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
         graph_sha256=manifest.files[graph_file].sha256,
         profile=profile,
         dtypes=plan.dtypes,
-        count=count_types(types) if types else None,
+        dtype_counts=count_types(types) if types else None,
         layers=types,
         dla=plan.dla,
     )
@@ -194,7 +209,7 @@ def _build_stage(job: _Job, stage: StageSpec) -> tuple[Plan, StageEngine, int]:
 
 
 def _verified(
-    job: _Job, graph: bytes, name: str, plan: Plan, profile: dict[str, ShapeRange]
+    job: EngineBuild, graph: bytes, name: str, plan: Plan, profile: dict[str, ShapeRange]
 ) -> tuple[dict[str, str], int]:
     """Each product's type by the engine's own account; BudgetError when INT8 was asked for and not done."""
     table = (
@@ -218,39 +233,45 @@ def _verified(
 
 def _float_precision(manifest: Manifest) -> str:
     if "fp32" not in manifest.precisions:
-        raise UsageError("--weak int8 starts from the fp32 graphs, which the bundle lacks", "export them too")
+        raise UsageError(
+            "--weakly-typed int8 starts from the fp32 graphs, which the bundle lacks", "export them too"
+        )
     return "fp32"
 
 
-def _calibrator(job: _Job) -> Any:
+def _calibrator(job: EngineBuild) -> Any:
     from textual_vision.calibration.tensorrt_cache import calibrator_from_cache
 
     if job.options.calibration_cache is None:
         raise UsageError(
-            "--weak with int8 needs scales", "give --calibration-cache FILE, or leave out --weak"
+            "--weakly-typed with int8 needs scales",
+            "give --calibration-cache FILE, or leave out --weakly-typed",
         )
     return calibrator_from_cache(job.trt, job.options.calibration_cache)
 
 
-def _timing_file(job: _Job) -> Path | None:
+def _timing_file(job: EngineBuild) -> Path | None:
     folder = job.options.timing_folder
     return None if folder is None else folder / f"{job.fingerprint.name}.timing"
 
 
-def _timings(job: _Job) -> bytes:
+def _timings(job: EngineBuild) -> bytes:
     file = _timing_file(job)
     return file.read_bytes() if file is not None and file.is_file() else b""
 
 
-def _keep_timings(job: _Job, data: bytes | None) -> None:
+def _keep_timings(job: EngineBuild, data: bytes | None) -> None:
     file = _timing_file(job)
     if file is not None and data:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, data)
+        write_atomic(file, data)
 
 
 def _write(
-    job: _Job, plans: dict[str, bytes], engines: dict[str, StageEngine], results: tuple[StageResult, ...]
+    job: EngineBuild,
+    plans: dict[str, bytes],
+    engines: dict[str, StageEngine],
+    results: tuple[StageResult, ...],
 ) -> EngineResult:
     manifest, settings = job.bundle.manifest, job.options.settings
     record = EngineRecord(
@@ -276,7 +297,7 @@ def _write(
     written = write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
     if is_trusted(job.bundle.digest):  # engines of a stranger's graphs are a stranger's still
         trust_written(written)
-    return EngineResult(fingerprint=spec.fingerprint, precision=spec.precision, kept=False, stages=results)
+    return EngineResult(fingerprint=spec.fingerprint, precision=spec.precision, reused=False, stages=results)
 
 
 def engine_folder_of(spec: EngineSpec) -> str:
@@ -284,7 +305,7 @@ def engine_folder_of(spec: EngineSpec) -> str:
     return next(iter(spec.files.values())).rpartition("/")[0]
 
 
-def _is_replaced(job: _Job, old: EngineSpec) -> bool:
+def _is_replaced(job: EngineBuild, old: EngineSpec) -> bool:
     """The same precision for the same GPUs: an engine of another version of the library is of no more use."""
     if old.precision != job.options.settings.precision:
         return False
@@ -300,7 +321,7 @@ def _is_replaced(job: _Job, old: EngineSpec) -> bool:
 
 
 def _shown(result: StageResult) -> str:
-    count = result.count
+    count = result.dtype_counts
     where = f", {result.dla.dla} layers on the DLA, {result.dla.gpu} on the GPU" if result.dla else ""
     if count is None:
         return f"its layer table names no product{where}"

@@ -18,7 +18,7 @@ from textual_vision.runtime.errors import BudgetError, IntegrityError
 
 TABLE_START = "Layers:"
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-PASSED_THROUGH = ("Transpose", "Reshape")  # between a weight's dequantisation and its use
+PASSED_THROUGH = ("Transpose", "Reshape")  # between a weight's dequantization and its use
 INT8, FP16, FLOAT32 = "int8", "fp16", "float32"
 
 # Names of types in the table, both libraries' spellings; wider ones later
@@ -185,11 +185,11 @@ def product_nodes(graph: bytes) -> tuple[dict[str, str], frozenset[str]]:
     if not all(names) or len(set(names)) != len(names):
         wrong = next((name for name in names if not name or names.count(name) > 1), "")
         raise IntegrityError(f"two nodes or none are called {wrong!r}", "give every node its own name")
-    meant = (node.name for node in products if all(_dequantised(maker, name) for name in node.input[:2]))
+    meant = (node.name for node in products if all(_dequantized(maker, name) for name in node.input[:2]))
     return {node.name: node.op_type for node in products}, frozenset(meant)
 
 
-def _dequantised(maker: dict[str, object], name: str) -> bool:
+def _dequantized(maker: dict[str, object], name: str) -> bool:
     node = maker.get(name)
     while node is not None and node.op_type in PASSED_THROUGH:  # type: ignore[attr-defined]
         node = maker.get(node.input[0])  # type: ignore[attr-defined]
@@ -206,7 +206,7 @@ def check_int8(types: dict[str, str], operators: dict[str, str], meant: frozense
     hint = "export for it (tv-export build --target tensorrt), or leave these layers in float"
     if any(operators[node] == "ConvTranspose" for node in failed):
         hint = (
-            "TensorRT keeps ConvTranspose in float: rewrite it as Conv + DepthToSpace, or do not quantise it"
+            "TensorRT keeps ConvTranspose in float: rewrite it as Conv + DepthToSpace, or do not quantize it"
         )
     raise BudgetError(
         f"{name}: {len(failed)} of {len(meant)} INT8 layers do not run in INT8: {shown}{more}", hint

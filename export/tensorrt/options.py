@@ -13,38 +13,41 @@ from textual_vision.runtime.engines import EngineRecord, check_kind
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile, Manifest
 
-IN_FINGERPRINT = ("precision", "compute", "hardware", "version_compatible", "dla_core")
+IN_FINGERPRINT = ("precision", "compute", "hardware_compatibility", "version_compatible", "dla_core")
 RTX = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What `tv-export engine` can be told; `batch` None is the manifest's, `settings` go to the builder.
+class EngineBuildOptions:
+    """What `tv-export engine` can be told; `batch_profile` None is the manifest's, `settings` go to the
+    builder.
 
     `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
     """
 
     kind: str
     settings: EngineSettings
-    batch: BatchProfile | None = None
+    batch_profile: BatchProfile | None = None
     rebuild: bool = False
     ignore_memory: bool = False
     calibration_cache: bytes | None = None
     timing_folder: Path | None = None
 
 
-def check_options(options: EngineOptions) -> None:
+def check_options(options: EngineBuildOptions) -> None:
     """UsageError for what contradicts itself, or would be of no effect without a word."""
     check_kind(options.kind)
     settings = options.settings
-    if options.calibration_cache is not None and not (settings.weak and settings.precision == "int8"):
-        raise UsageError("--calibration-cache is for --weak with int8 alone", "leave it out, or add --weak")
+    if options.calibration_cache is not None and not (settings.weakly_typed and settings.precision == "int8"):
+        raise UsageError(
+            "--calibration-cache is for --weakly-typed with int8 alone", "leave it out, or add --weakly-typed"
+        )
     if options.kind != RTX:
         return
     # TensorRT-RTX takes a level and builds the same bytes; it knows nothing of the others.
     for name, given in (
         ("--optimization-level", settings.optimization_level is not None),
-        ("--hardware", settings.hardware != "none"),
+        ("--hardware-compatibility", settings.hardware_compatibility != "none"),
         ("--version-compatible", settings.version_compatible),
         ("--dla", settings.dla_core is not None),
     ):
@@ -52,14 +55,14 @@ def check_options(options: EngineOptions) -> None:
             raise UsageError(f"{name} is for TensorRT, TensorRT-RTX has no such thing", "leave it out")
 
 
-def check_kept(record: EngineRecord, options: EngineOptions, manifest: Manifest) -> None:
+def check_kept(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> None:
     """UsageError when the engines of `record` are for the same GPU but otherwise not what was asked for."""
     if wrong := list(_other_than_asked(record, options, manifest)):
         problem = f"the bundle's {record.fingerprint.name} {record.precision} engines are others"
         raise UsageError(f"{problem}: {'; '.join(wrong)}", "add --rebuild: it puts new ones in their place")
 
 
-def _other_than_asked(record: EngineRecord, options: EngineOptions, manifest: Manifest) -> Iterator[str]:
+def _other_than_asked(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> Iterator[str]:
     asked = settings_as_text(options.settings)
     for name, value in asked.items():
         if (was := record.settings.get(name, "none")) != value:
@@ -67,12 +70,13 @@ def _other_than_asked(record: EngineRecord, options: EngineOptions, manifest: Ma
     core = options.settings.dla_core
     if record.dla_core != core:
         yield f"DLA {_or_none(record.dla_core)}, asked for {_or_none(core)}"
-    if options.batch is not None:
+    if options.batch_profile is not None:
         for stage in manifest.stages:
-            profile = profile_of(stage, options.batch, manifest.text)
+            profile = profile_of(stage, options.batch_profile, manifest.text)
             built = record.stages[stage.name].profile if stage.name in record.stages else {}
             if built != profile:
-                yield f"{stage.name} is not for batches of {options.batch.min} to {options.batch.max}"
+                wanted = options.batch_profile
+                yield f"{stage.name} is not for batches of {wanted.min} to {wanted.max}"
 
 
 def _or_none(core: int | None) -> str:

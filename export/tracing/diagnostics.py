@@ -11,7 +11,7 @@ from torch.export._draft_export import DraftExportReport, FailureReport
 
 from textual_vision.runtime.errors import UsageError
 
-HINT = "replace it by operators that ONNX has; see docs/custom-models.md"
+HINT = "replace it by operators that ONNX has; see docs/how-to/custom-model.md"
 _NODE = re.compile(r"translating node %(\w+)")
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
@@ -56,7 +56,7 @@ def constant_size_error(stage: str, size: str, value: int, report: DraftExportRe
         f"stage {stage!r} cannot be exported for more than one size of {size}: "
         f"its code makes it {value}{where}",
         f"write it so that any {size} goes: no if, // or list over a size taken from a shape; "
-        "see docs/custom-models.md",
+        "see docs/how-to/custom-model.md",
     )
 
 

@@ -24,18 +24,22 @@ from textual_vision.export.graph.opset import (
     OPSET_OF_EXPORTER,
     check,
     check_opset,
-    lower,
+    downgrade_to_17,
     opset_of,
 )
-from textual_vision.export.host.gc_tuning import uncollected
+from textual_vision.export.host.gc_tuning import gc_disabled
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
+from textual_vision.export.model.calling import arguments_from_inputs, open_sizes
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
 from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
 from textual_vision.export.tracing.fast_translation import traced_once, translations
+from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
+from textual_vision.export.tracing.tensor_names import name_tensors
 from textual_vision.runtime.errors import UsageError
 
 BATCH_LIMIT = 1 << 15
+Shapes = tuple[Any, ...]  # of each argument of forward: open axes with their sizes, or a tuple of such
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,12 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
     """
     check_opset(options.opset)
     program = _program_from_stage(stage, example, options)
+    name_tensors(program.model, stage.spec)
     model: onnx.ModelProto = program.model_proto
     if options.opset < OPSET_OF_EXPORTER:
         found = ir.from_proto(model)
         fold_constants(found)
-        lower(found)
+        downgrade_to_17(found)
         model = ir.to_proto(found)
     written = opset_of(model)
     if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
@@ -79,7 +84,7 @@ def _program_from_stage(
     once = traced_once() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # What operations give is remembered for sizes that come again, which takes longer than to find it out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), uncollected(), once, uncached:
+    with _quiet(), gc_disabled(), once, uncached, exportable_recurrence():
         try:
             traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
             program = torch.onnx.export(
@@ -89,10 +94,7 @@ def _program_from_stage(
                 external_data=False,
                 optimize=False,
                 verbose=False,
-                input_names=[spec.name for spec in stage.spec.inputs],
-                output_names=[spec.name for spec in stage.spec.outputs],
-                dynamic_shapes=shapes,
-                custom_translation_table=translations(options.opset),
+                custom_translation_table={**translations(options.opset), **recurrent_translations()},
             )
         # Whatever a user's module raises while it is traced comes through here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
@@ -104,9 +106,7 @@ def _program_from_stage(
     return program
 
 
-def _draft_report(
-    stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: tuple[dict[int, torch.export.Dim], ...]
-) -> DraftExportReport:
+def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes) -> DraftExportReport:
     """What torch's draft export, which goes on after an error, says of the lines that make a size constant.
 
     It writes a log, by default to stay in the system's folder for temporary files, and leaves it open.
@@ -118,14 +118,15 @@ def _draft_report(
     return report
 
 
-def _dynamic_shapes(stage: Stage, options: ExportOptions) -> tuple[dict[int, torch.export.Dim], ...]:
+def _dynamic_shapes(stage: Stage, options: ExportOptions) -> Shapes:
     sizes = {BATCH: torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)}
     if options.tokens is None:
         sizes[TOKENS] = torch.export.Dim(TOKENS, min=1, max=options.max_tokens)
-    return tuple(
-        {axis: sizes[size] for axis, size in enumerate(spec.shape) if isinstance(size, str) and size in sizes}
-        for spec in stage.spec.inputs
-    )
+    shapes = [
+        {axis: sizes[size] for axis, size in open_axes.items() if size in sizes}
+        for open_axes in open_sizes(stage.spec)
+    ]
+    return arguments_from_inputs(stage.spec, stage.module, shapes)
 
 
 @contextlib.contextmanager

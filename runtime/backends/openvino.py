@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import openvino
 from openvino import frontend
 
-from textual_vision.runtime.backends.openvino_rewrites import join_weaving, turn_choices
+from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -61,7 +61,7 @@ class OpenVinoSession:
         self.outputs = frozenset(self._names[count:])
         self._fixed: OrderedDict[int, _FixedSizes] = OrderedDict()
         self._request: openvino.InferRequest | None = None
-        if only_batch_is_open(model):
+        if only_batch_is_dynamic(model):
             self._fixed_for(1)
         else:
             compiled = core.compile_model(model, DEVICE, self._settings)
@@ -83,7 +83,7 @@ class OpenVinoSession:
     def _fixed_for(self, batch: int) -> _FixedSizes:
         """What is compiled for `batch`, which is done here when it comes first."""
         if batch not in self._fixed:
-            model = sized(self._model, batch)
+            model = with_batch_size(self._model, batch)
             compiled = self._core.compile_model(model, DEVICE, self._settings)
             self._fixed[batch] = _FixedSizes(compiled, self._names)
             if len(self._fixed) > FIXED_LIMIT:
@@ -92,7 +92,7 @@ class OpenVinoSession:
         return self._fixed[batch]
 
 
-def only_batch_is_open(model: openvino.Model) -> bool:
+def only_batch_is_dynamic(model: openvino.Model) -> bool:
     """Whether all sizes are known once the first dimension of every input is."""
     shapes = [port.partial_shape for port in model.inputs]
     if any(shape.rank.is_dynamic or len(shape) == 0 for shape in shapes):
@@ -100,10 +100,10 @@ def only_batch_is_open(model: openvino.Model) -> bool:
     if any(shape[0].is_static or any(n.is_dynamic for n in list(shape)[1:]) for shape in shapes):
         return False
     # Not so where an output's size depends on values.
-    return not any(output.partial_shape.is_dynamic for output in sized(model, 1).outputs)
+    return not any(output.partial_shape.is_dynamic for output in with_batch_size(model, 1).outputs)
 
 
-def sized(model: openvino.Model, batch: int) -> openvino.Model:
+def with_batch_size(model: openvino.Model, batch: int) -> openvino.Model:
     """A copy for one batch size."""
     copy = model.clone()
     copy.reshape({port.get_any_name(): [batch, *list(port.partial_shape)[1:]] for port in model.inputs})
@@ -184,8 +184,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
         )
     try:
         model = _read(graph)
-        turn_choices(model)
-        join_weaving(model)
+        move_topk_axis(model)
+        fuse_depth_to_space(model)
         return OpenVinoSession(core, model, settings, options.name)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"

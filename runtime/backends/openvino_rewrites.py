@@ -17,7 +17,7 @@ WEAVING = (
 )
 
 
-def turn_choices(model: openvino.Model) -> int:
+def move_topk_axis(model: openvino.Model) -> int:
     """Choosing the best along the last axis takes OpenVINO thrice as long as along another one, so it is
     done along the second. Exact: the same values are compared in the same order. Returns how many changed.
     """
@@ -58,7 +58,7 @@ def _turn(node: openvino.Node) -> None:
             target.replace_source_output(back.output(0))
 
 
-def join_weaving(model: openvino.Model) -> int:
+def fuse_depth_to_space(model: openvino.Model) -> int:
     """Turns and reshapes that come to DepthToSpace become it, which takes OpenVINO half as long.
 
     The graph has them because ONNX Runtime takes longer for DepthToSpace. Returns how many.

@@ -66,19 +66,19 @@ class Backend:
 FAILED_HINT = "tv-generate BUNDLE --verify tells whether the bundle or this machine is to blame"
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
 _TENSORRT = "textual_vision.runtime.backends.tensorrt.session"
-_GPU = "pip uninstall onnxruntime && pip install 'textual-vision[gpu]'"
+_GPU = "pip uninstall onnxruntime && pip install 'promptsprite[gpu]'"
 
 # In the order of preference when none is asked for; those with False are used only when asked for by name.
 BACKENDS: dict[str, tuple[Backend, bool]] = {
     "onnxruntime": (
-        Backend(module=_ONNXRUNTIME, library="onnxruntime", install="pip install 'textual-vision[cpu]'"),
+        Backend(module=_ONNXRUNTIME, library="onnxruntime", install="pip install 'promptsprite[cpu]'"),
         True,
     ),
     "openvino": (
         Backend(
             module="textual_vision.runtime.backends.openvino",
             library="openvino",
-            install="pip install 'textual-vision[openvino]'",
+            install="pip install 'promptsprite[openvino]'",
         ),
         True,
     ),
@@ -86,7 +86,7 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         Backend(
             module="textual_vision.runtime.backends.openvino",
             library="openvino",
-            install="pip install 'textual-vision[openvino]'; bfloat16 needs a CPU with AMX or AVX-512 BF16",
+            install="pip install 'promptsprite[openvino]'; bfloat16 needs a CPU with AMX or AVX-512 BF16",
         ),
         False,
     ),
@@ -96,7 +96,7 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         Backend(
             module=_TENSORRT,
             library="tensorrt",
-            install="pip install 'textual-vision[tensorrt]'; a Jetson has it with JetPack",
+            install="pip install 'promptsprite[tensorrt]'; a Jetson has it with JetPack",
             engines=True,
         ),
         False,
@@ -105,7 +105,7 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         Backend(
             module=_TENSORRT,
             library="tensorrt_rtx",
-            install="pip install 'textual-vision[rtx]'",
+            install="pip install 'promptsprite[rtx]'",
             engines=True,
         ),
         False,

@@ -69,5 +69,5 @@ def _prompt_hint(value: object) -> str:
     if isinstance(value, bytes):
         return 'decode it first: prompt.decode("utf-8")'
     if isinstance(value, list | tuple):
-        return "several prompts are for draw(prompts, seeds)"
+        return "several prompts are for generate(prompts, seeds)"
     return 'say what to draw, for example "dog wearing sunglasses"'

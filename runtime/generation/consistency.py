@@ -42,7 +42,7 @@ def split_stages(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
 def _check_text(manifest: Manifest, stage: StageSpec) -> None:
     """A number of tokens in a shape must be the one that every prompt is padded to."""
     text = manifest.text
-    fixed = text.max_tokens if text.fixed else None
+    fixed = text.max_tokens if text.fixed_length else None
     for spec in stage.inputs:
         size = spec.shape[1] if spec.name in PROMPT_TENSORS and len(spec.shape) == 2 else fixed
         if isinstance(size, int) and size != fixed:

@@ -28,7 +28,7 @@ def describe_model(bundle: Bundle, model: LoadedModel) -> Description:
     return Description(
         name=manifest.name,
         digest=bundle.digest,
-        licence=manifest.licence,
+        license=manifest.license,
         precision=model.precision,
         backend=model.backend,
         backend_reason=model.backend_reason,

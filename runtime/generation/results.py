@@ -11,7 +11,7 @@ from textual_vision.runtime.tokenizer import PromptNote
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class GeneratedImages:
     """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns).
 
     `notes` say of each picture's prompt which words are unknown, and how many were cut.
@@ -23,7 +23,7 @@ class Pictures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class GeneratedImage:
     """One picture: `image` uint8 (height, width, 3) in RGB, `codes` int64 (rows, columns)."""
 
     prompt: str
@@ -43,7 +43,7 @@ class Description:
 
     name: str
     digest: str
-    licence: str
+    license: str
     precision: str
     backend: str
     backend_reason: str

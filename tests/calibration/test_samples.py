@@ -40,7 +40,7 @@ def test_every_stage_gets_the_inputs_that_a_real_drawing_gives_it(
     pipeline: FloatPipeline, tiny_bundle: Path
 ) -> None:
     samples = samples_from_prompts(pipeline, PROMPTS[:1], count=1, seeds=(7,))
-    drawn = TextToImage.load(tiny_bundle, backend="onnxruntime").draw(PROMPTS[:1], [7])
+    drawn = TextToImage.load(tiny_bundle, backend="onnxruntime").generate(PROMPTS[:1], [7])
     (inputs,) = samples.inputs["generator"]
     np.testing.assert_array_equal(inputs["codes"], drawn.codes)
     assert set(samples.inputs) == {"text_encoder", "latent", "generator"}

@@ -61,7 +61,7 @@ def engines_in(tiny_bundle):
                 graph_sha256=digest or manifest.files[graph].sha256,
                 profile={"x": ShapeRange(min=(1,), opt=(1,), max=(4,))},
                 dtypes={},
-                count=None,
+                dtype_counts=None,
                 layers={},
             )
         spec = EngineSpec(

@@ -6,19 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from textual_vision.runtime.files import sha256_of_file, write_whole
+from textual_vision.runtime.files import sha256_of_file, write_atomic
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
-    write_whole(tmp_path / "a.bin", b"old")
-    write_whole(tmp_path / "a.bin", b"new")
+    write_atomic(tmp_path / "a.bin", b"old")
+    write_atomic(tmp_path / "a.bin", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     assert (tmp_path / "a.bin").read_bytes() == b"new"
 
 
 def test_it_has_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "usual").write_bytes(b"")
-    write_whole(tmp_path / "ours", b"")
+    write_atomic(tmp_path / "ours", b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
@@ -27,7 +27,7 @@ def test_many_threads_change_nobodys_permissions(tmp_path):
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda name: write_whole(tmp_path / str(name), b""), range(2000)))
+            list(pool.map(lambda name: write_atomic(tmp_path / str(name), b""), range(2000)))
         assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
     finally:
         sys.setswitchinterval(interval)
@@ -35,7 +35,7 @@ def test_many_threads_change_nobodys_permissions(tmp_path):
 
 
 def test_parts_follow_each_other(tmp_path):
-    write_whole(tmp_path / "a", b"one", b"", b" two", lasting=False)
+    write_atomic(tmp_path / "a", b"one", b"", b" two", fsync=False)
     assert (tmp_path / "a").read_bytes() == b"one two"
 
 
@@ -43,7 +43,7 @@ def test_a_failure_leaves_nothing_and_names_the_file_that_was_asked_for(tmp_path
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "inside").write_bytes(b"")
     with pytest.raises(OSError, match="directory") as caught:
-        write_whole(tmp_path / "a", b"data")
+        write_atomic(tmp_path / "a", b"data")
     assert caught.value.filename == str(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

@@ -23,7 +23,7 @@ def model(tiny_bundle):
 
 
 def test_pictures_stream_as_those_of_draw(model):
-    drawn = model.draw(PROMPTS, [1, 2, 3])
+    drawn = model.generate(PROMPTS, [1, 2, 3])
     for place, picture in enumerate(model.stream(PROMPTS, [1, 2, 3])):
         assert (picture.prompt, picture.seed) == (PROMPTS[place], place + 1)
         assert np.array_equal(picture.image, drawn.images[place])
@@ -39,7 +39,7 @@ def test_wrong_arguments_are_refused_before_the_first_picture_is_taken(model):
 
 def test_progress_is_told_after_every_batch(model):
     told = []
-    model.draw(["dog"], range(10), progress=lambda done, total: told.append((done, total)))
+    model.generate(["dog"], range(10), progress=lambda done, total: told.append((done, total)))
     assert told == [(4, 10), (8, 10), (10, 10)]
 
 
@@ -63,7 +63,7 @@ def test_a_cancelled_drawing_ends_before_the_next_stage(model, monkeypatch):
 
     monkeypatch.setattr(model, "_run", noted)
     with pytest.raises(CancelledError):
-        model.draw(["dog"], [1], cancel=cancel)
+        model.generate(["dog"], [1], cancel=cancel)
     assert ran == ["text_encoder"]
 
 
@@ -72,7 +72,7 @@ def test_a_task_of_asyncio_can_be_cancelled(model):
         cancel, begun, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
         work = asyncio.create_task(
             asyncio.to_thread(
-                model.draw,
+                model.generate,
                 ["dog"],
                 range(1_000_000),
                 progress=lambda done, total: loop.call_soon_threadsafe(begun.set),
@@ -115,7 +115,7 @@ def test_a_closed_model_says_so_and_keeps_no_session(tiny_bundle):
     assert session() is None
     for use in (
         lambda: model("dog"),
-        lambda: model.draw(text, [1]),
+        lambda: model.generate(text, [1]),
         model.warm_up,
         model.describe,
         lambda: model.encode_text(["dog"]),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.noise import noise_from_seed, normals_from_words, philox
 
-PAGE = Path(__file__).parents[2] / "docs" / "noise.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "noise.md"
 COMPILER = shutil.which("cc")
 KNOWN_WORDS = [  # counter, key, result: the known answers published with Random123
     ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -67,7 +67,7 @@ def test_a_value_depends_on_its_seed_and_place_alone(seed, count, dim, more_imag
     assert np.array_equal(small, large[:count, :dim])
 
 
-def test_neighbouring_seeds_and_images_are_unrelated():
+def test_neighboring_seeds_and_images_are_unrelated():
     noise = np.concatenate([noise_from_seed(7, 2, 1 << 16), noise_from_seed(8, 1, 1 << 16)]).astype(
         np.float64
     )

@@ -40,7 +40,7 @@ def test_another_prompt_gives_another_picture(model):
 def test_every_backend_gives_the_same_codes_and_pictures(model, tiny_bundle, backend):
     other = TextToImage.load(tiny_bundle, backend=backend)
     prompts = ["dog", "green forest with river", "a cat wearing sunglasses"]
-    expected, found = model.draw(prompts, [1, 2, 3]), other.draw(prompts, [1, 2, 3])
+    expected, found = model.generate(prompts, [1, 2, 3]), other.generate(prompts, [1, 2, 3])
     assert np.array_equal(expected.codes, found.codes)
     assert np.abs(expected.images.astype(int) - found.images).max() <= 1
 
@@ -48,7 +48,7 @@ def test_every_backend_gives_the_same_codes_and_pictures(model, tiny_bundle, bac
 def test_text_is_encoded_once_and_drawn_with_many_seeds(model):
     text = model.encode_text(["green forest"])
     seeds = [3, 2**64 - 1, 0, 5, 6]  # more than the batch profile's largest batch
-    drawn = model.draw(text, seeds)
+    drawn = model.generate(text, seeds)
     assert drawn.images.shape == (5, 8, 8, 3)
     assert drawn.codes.shape == (5, 4, 4)
     assert drawn.codes.dtype == np.int64
@@ -57,7 +57,7 @@ def test_text_is_encoded_once_and_drawn_with_many_seeds(model):
 
 
 def test_many_prompts_can_share_one_seed(model):
-    drawn = model.draw(["dog", "green forest with river"], [4])
+    drawn = model.generate(["dog", "green forest with river"], [4])
     assert np.array_equal(drawn.images[1], model("green forest with river", seed=4))
     assert np.array_equal(drawn.images[0], model("dog", seed=4))  # padding changes nothing
 
@@ -65,12 +65,12 @@ def test_many_prompts_can_share_one_seed(model):
 @pytest.mark.parametrize(("prompts", "seeds"), [(["dog", "cat"], [1, 2, 3]), (["dog"], []), ([], [1])])
 def test_numbers_of_prompts_and_seeds_that_do_not_fit_are_refused(model, prompts, seeds):
     with pytest.raises(UsageError):
-        model.draw(prompts, seeds)
+        model.generate(prompts, seeds)
 
 
 def test_a_bare_string_is_not_taken_for_a_list_of_letters(model):
     with pytest.raises(UsageError, match="one string"):
-        model.draw("dog", [1])
+        model.generate("dog", [1])
 
 
 def test_an_unknown_precision_is_refused_with_the_list(tiny_bundle):
@@ -93,7 +93,7 @@ def test_a_gpu_provider_that_does_not_work_is_an_error_and_never_the_cpu(tiny_bu
         pytest.skip("this ONNX Runtime has GPU providers")
     with pytest.raises(BackendMissingError) as caught:
         TextToImage.load(tiny_bundle, backend=backend)
-    assert "textual-vision[gpu]" in caught.value.hint
+    assert "promptsprite[gpu]" in caught.value.hint
 
 
 def test_an_unknown_noise_recipe_is_refused(edit_manifest):
@@ -169,7 +169,7 @@ def test_a_graph_with_other_names_than_the_manifest_says_is_refused(edit_manifes
 
 def fix_the_text_length(length, shape="tokens"):
     def change(manifest):
-        manifest["text"].update(max_tokens=length, fixed=True)
+        manifest["text"].update(max_tokens=length, fixed_length=True)
         for stage in manifest["stages"]:
             for tensor in stage["inputs"]:
                 tensor["shape"] = [shape if size == "tokens" else size for size in tensor["shape"]]
@@ -182,7 +182,7 @@ def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifes
     fixed = TextToImage.load(edit_manifest(fix_the_text_length(8, shape)), backend="onnxruntime")
     text = fixed.encode_text(["a dog"])
     assert text.batches[0]["input_ids"].shape == (1, 8)
-    assert np.array_equal(fixed.draw(text, [7]).images[0], model("a dog", seed=7))
+    assert np.array_equal(fixed.generate(text, [7]).images[0], model("a dog", seed=7))
 
 
 def test_a_prompt_longer_than_the_fixed_text_length_is_cut_with_a_warning(edit_manifest):

@@ -1,6 +1,6 @@
 """TensorRT without a GPU: a module that has what one real version has, and not a name more.
 
-`surfaces()` are the names that each real binding offers. `fake_library(version)` makes a module from one of
+`surfaces()` are the names that each real binding has_api. `fake_library(version)` makes a module from one of
 them: enumerations are complete; the classes below do a little, but only through names that the version has;
 reading or setting any other name is an AttributeError, as it would be with the real thing.
 
@@ -143,8 +143,8 @@ class OnnxParser:
         return True
 
     def _layer(self, operator):
-        quantises = operator == "QuantizeLinear"
-        kind = self._trt.LayerType.QUANTIZE if quantises else self._trt.LayerType.SHUFFLE
+        quantizes = operator == "QuantizeLinear"
+        kind = self._trt.LayerType.QUANTIZE if quantizes else self._trt.LayerType.SHUFFLE
         return types.SimpleNamespace(type=kind)
 
     def _tensor(self, value):

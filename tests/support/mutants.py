@@ -228,7 +228,7 @@ def draw(root: Path, backend: str) -> str:
     try:
         with TextToImage.load(root, backend=backend) as model:
             size = model.bundle.manifest.image
-            drawn = model.draw(["a dog", "green forest with river"], [1, 2])
+            drawn = model.generate(["a dog", "green forest with river"], [1, 2])
     except TextualVisionError as error:
         assert len(error.message) < 1000, error.message[:2000]
         assert error.message.isprintable(), ascii(error.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from textual_vision.export.tensorrt.builder import EngineSettings
-from textual_vision.export.tensorrt.options import EngineOptions
+from textual_vision.export.tensorrt.options import EngineBuildOptions
 from textual_vision.runtime.backends.tensorrt.cudart import Device
 
 ORIN = Device(compute="8.7", driver="12.6", integrated=True, free_bytes=1 << 32, total_bytes=1 << 33)
@@ -20,7 +20,7 @@ def options(kind="tensorrt", precision="fp32", *, compute=(), **changed):
     """Options and, by their names, the settings in them."""
     settings = {name: changed.pop(name) for name in list(changed) if name in SETTINGS}
     given = {"timing_folder": None, **changed}
-    return EngineOptions(
+    return EngineBuildOptions(
         kind=kind, settings=EngineSettings(precision=precision, compute=compute, **settings), **given
     )
 

@@ -47,7 +47,7 @@ def conv(kind=FLOAT, operator="Conv", **attributes) -> bytes:
     return graph(nodes, {"x": (kind, IMAGE)}, {"y": (kind, IMAGE)}, constants)
 
 
-def quantised(operator="Conv", *, per_channel_activation=False, zero_point=0, int32_bias=False) -> bytes:
+def quantized(operator="Conv", *, per_channel_activation=False, zero_point=0, int32_bias=False) -> bytes:
     """x → Q/DQ → operator with int8 weights, a scale for each channel → y."""
     is_conv = operator != "MatMul"
     shape = (CHANNELS, CHANNELS, 3, 3) if is_conv else (CHANNELS, CHANNELS)

@@ -1,6 +1,6 @@
 """Things so small that tests of them take seconds.
 
-Two icon sets and their words, packed as npm packs them; coloured shapes, a model and a schedule.
+Two icon sets and their words, packed as npm packs them; colored shapes, a model and a schedule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from textual_vision.training.config import TrainConfig, config_from_dict
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import config_from_json
 from textual_vision.training.emoji.npm_packages import ArtPackage, Package
 
 FACE = '<circle cx="8" cy="8" r="7" fill="{fill}"/>'
@@ -94,7 +95,7 @@ def tiny_packages(tmp_path: Path) -> TinyPackages:
 
 def tiny_art(folder: Path, style: str, chars: dict[str, str]) -> ArtPackage:
     package = ArtPackage(
-        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, licence="MIT"
+        name=f"@iconify-json/{style}", version="1.0.0", sha256="", style=style, license="MIT"
     )
     members = {"package/icons.json": icon_set(16), "package/chars.json": chars}
     return replace(package, sha256=pack(folder / package.file_name, members))
@@ -118,22 +119,22 @@ def tiny_text(folder: Path) -> Package:
     return replace(package, sha256=pack(folder / package.file_name, members))
 
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
 SHAPES = ("disc", "square", "bar", "cross", "ring", "corner")
 SIZE = 16
 
 
 class Shapes:
-    """Twenty-four coloured shapes, a `PictureSource`; half of them are seen twice in an epoch."""
+    """Twenty-four colored shapes, a `PictureSource`; half of them are seen twice in an epoch."""
 
     def __init__(self) -> None:
-        self.pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+        self.pairs = [(color, shape) for color in COLORS for shape in SHAPES]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        colour, shape = self.pairs[index]
+        color, shape = self.pairs[index]
         y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
         radius = np.hypot(x, y)
         inside = {
@@ -144,20 +145,20 @@ class Shapes:
             "ring": (radius < 7) & (radius > 4),
             "corner": (x < 0) & (y < 0),
         }[shape]
-        return np.where(inside[:, :, None], COLOURS[colour], 255).astype(np.uint8)
+        return np.where(inside[:, :, None], COLORS[color], 255).astype(np.uint8)
 
     def captions(self, index: int) -> Sequence[str]:
-        colour, shape = self.pairs[index]
-        return (f"{colour} {shape}", f"a {shape} that is {colour}")
+        color, shape = self.pairs[index]
+        return (f"{color} {shape}", f"a {shape} that is {color}")
 
     def style(self, index: int) -> str:
         return "flat" if index % 3 else "bold"
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         return index % 4 == 0
 
-    def kin(self, index: int) -> Sequence[int]:
-        return range(index % 8, len(self), 8) if self.composed(index) else ()
+    def same_concept(self, index: int) -> Sequence[int]:
+        return range(index % 8, len(self), 8) if self.is_composition(index) else ()
 
     def weight(self, index: int) -> int:
         return 1 + index % 2
@@ -171,22 +172,27 @@ TINY = {
         "image_size": SIZE,
         "noise": 4,
         "text": {
-            "vocabulary": 600, "layers": 1, "groups": 8, "codes": 12, "width": 16, "max_tokens": 12,
+            "vocabulary": 600, "layers": 1, "groups": 8, "codebook_size": 12, "embed_dim": 16,
+            "max_tokens": 12,
         },
-        "codebook": {"codes": 16, "width": 8, "channels": [8]},
+        "codebook": {"codebook_size": 16, "codebook_dim": 8, "channels": [8]},
         "latent": {
-            "grid": 8, "steps": 6, "halved": 2, "open_steps": 4, "width": 16, "blocks": 1, "heads": 2,
-            "memory": 30, "memory_key": 6, "drafts": 3,
+            "grid": 8, "steps": 6, "split_doublings": 2, "embed_dim": 16, "blocks": 1, "heads": 2,
         },
+        "retrieval": {"entries": 30, "dim": 6, "count": 3},
         "generator": {"channels": [16, 8], "condition": 16},
-        "discriminator": {"channels": [8, 8]},
+        "discriminator": {"input": "pixels", "channels": [8, 8]},
     },
-    "text_phase": {"steps": 3, "batch": 1000, "learning_rate": 0.0},
-    "codebook_phase": {"steps": 4, "batch": 8, "learning_rate": 0.002, "warmup": 2},
-    "latent_phase": {"steps": 4, "batch": 8, "learning_rate": 0.001, "warmup": 2},
-    "joint_phase": {"steps": 4, "batch": 8, "learning_rate": 0.0003, "warmup": 2},
-    "losses": {"perceptual": 0.0, "gradient_penalty_every": 2},
-    "refresh_every": 2,
+    "sampling": {
+        "guidance_scale": 2.5, "temperature": 0.2, "stochastic_steps": 4, "query_noise": 0.3,
+        "copy_strength": 1.0, "copy_strength_composition": 1.0, "nearest_bonus": 0.0,
+    },
+    "text_phase": {"kmeans_iterations": 3, "token_states": 1000},
+    "codebook_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.002, "warmup_steps": 2},
+    "latent_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.001, "warmup_steps": 2},
+    "joint_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.0003, "warmup_steps": 2},
+    "losses": {"perceptual": 0.0},
+    "encoder_update_interval": 2,
 }  # fmt: skip
 
 
@@ -198,7 +204,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny_config() -> TrainConfig:
-    return config_from_dict(TrainConfig, TINY)
+    return config_from_json(TINY)
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from textual_vision.runtime import console
+from textual_vision.runtime.version import __version__
 from textual_vision.training.cli.data import data_command
 from textual_vision.training.cli.evaluate import COMMANDS as EVALUATION_COMMANDS
 from textual_vision.training.cli.run import COMMANDS as RUN_COMMANDS
 
 
 @click.group(name="tv-train", no_args_is_help=True)
-@click.version_option(package_name="textual-vision")
+@click.version_option(__version__)
 def command() -> None:
     """Train a text-to-image model: make a corpus, train on it, evaluate."""
 

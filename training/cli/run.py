@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from textual_vision.runtime.errors import UsageError
+
 if TYPE_CHECKING:
     from textual_vision.training.evaluation.model_size import StageSize
 
@@ -16,19 +18,21 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("config")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the run; the result is OUT/checkpoint.")
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Folder of the run; the result is OUTPUT/checkpoint."
+)
 @click.option("--corpus", type=FOLDER, default=Path("out/corpus"), show_default=True, help="The pictures.")
-@click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUTPUT.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
-def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None) -> None:
+def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | None) -> None:
     """Train CONFIG (a shipped name such as emoji-64, or a .json file) through every phase.
 
     \b
-    tv-train data --out out/corpus
-    tv-train run emoji-64 --corpus out/corpus --out out/run
-    tv-train run emoji-64 --corpus out/corpus --out out/run --resume
+    tv-train data --output out/corpus
+    tv-train run emoji-64 --corpus out/corpus --output out/run
+    tv-train run emoji-64 --corpus out/corpus --output out/run --resume
     """
-    from textual_vision.training.config import load_config
+    from textual_vision.training.config_file import load_config
 
     parsed = load_config(config)
     import torch
@@ -46,10 +50,10 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
         parsed,
         opened.source,
         opened.notice,
-        out,
+        output,
         resume=resume,
         say=click.echo,
-        choose_by=validation_source(parsed, corpus),
+        validation=validation_source(parsed, corpus),
     )
 
 
@@ -66,16 +70,29 @@ def snapshot(run: Path, output: Path | None) -> None:
 
 @click.command()
 @click.argument("config")
+@click.option(
+    "--entries",
+    type=click.IntRange(1),
+    help="Pictures in the retrieval index, where CONFIG leaves their number to the corpus.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def describe(config: str, as_json: bool) -> None:
+def describe(config: str, entries: int | None, as_json: bool) -> None:
     """Count the weights and multiply-accumulates of CONFIG, stage by stage."""
     from dataclasses import asdict
 
-    from textual_vision.training.config import load_config
+    from textual_vision.training.config import with_retrieval_entries
+    from textual_vision.training.config_file import load_config
 
     parsed = load_config(config)
     from textual_vision.training.evaluation.model_size import describe as measure
 
+    if entries is not None:
+        parsed = with_retrieval_entries(parsed, entries)
+    elif parsed.model.retrieval.entries is None:
+        raise UsageError(
+            f"config {parsed.name!r} has a retrieval entry for each picture of its corpus",
+            "give their number, as in --entries 10000",
+        )
     sizes = measure(parsed)
     if as_json:
         click.echo(json.dumps({"config": parsed.name, "stages": [asdict(size) for size in sizes]}))

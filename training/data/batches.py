@@ -7,20 +7,17 @@ and several see the same pictures, captions and noise, and no sample twice in an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from textual_vision.training.models.text_encoder import TextEncoder
-
-ENCODED_AT_ONCE = 8  # captions of one length
-CAPTIONS_KEPT = 500_000  # codes of; memory stays flat in the size of a corpus
+# Captions -> text_codes int64 (B, T, G), attention_mask int64 (B, T), padded to the longest.
+EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 class PictureSource(Protocol):
@@ -39,24 +36,24 @@ class PictureSource(Protocol):
 
     def weight(self, index: int) -> int: ...
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         """Whether it shows several things that the caption names, and not one."""
 
-    def kin(self, index: int) -> Sequence[int]:
+    def same_concept(self, index: int) -> Sequence[int]:
         """Pictures that put the same things together, itself among them; none where it shows one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class TrainingBatch:
     """One process's share of a step."""
 
     pictures: Tensor  # float32 (B, 3, S, S) in [-1, 1]
     text_codes: Tensor  # int64 (B, T, G)
     attention_mask: Tensor  # int64 (B, T)
-    style_told: Tensor  # bool (B,): the caption names the art style
+    style_named: Tensor  # bool (B,): the caption names the art style
     captions: list[str]
     indices: list[int]  # of the pictures, among all that the source has
-    kin: list[Sequence[int]]  # of each; see `PictureSource.kin`
+    same_concept: list[Sequence[int]]  # of each; see `PictureSource.same_concept`
     corpus: int  # how many pictures there are
 
 
@@ -86,38 +83,35 @@ class StepRandom:
 
 
 class Batches:
-    """Batches of a source; text codes are computed once per caption and kept."""
+    """Batches of a source, a function of the seed, the phase and the step."""
 
     def __init__(
         self,
         source: PictureSource,
-        tokenizer: Tokenizer,
-        text_encoder: TextEncoder,
+        encode: EncodeCaptions,
         *,
         seed: int,
         style_in_caption: float,
     ) -> None:
         self.source = source
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
+        self.encode = encode
         self.seed = seed
         self.style_in_caption = style_in_caption
         counts = [source.weight(index) for index in range(len(source))]
         self.pool = np.repeat(np.arange(len(source)), counts)
-        self.codes_from_caption: dict[str, Tensor] = {}
         self._orders: dict[int, NDArray[np.int64]] = {}
 
-    def batch(self, phase: str, step: int, size: int, rank: int = 0, world: int = 1) -> Batch:
+    def batch(self, phase: str, step: int, size: int, rank: int = 0, world: int = 1) -> TrainingBatch:
         """The share of `rank` in step `step` of `phase`: `size` samples of the `size * world`."""
         whole = self._indices(phase, step * size * world, size * world)
         chance = StepRandom(self.seed, phase + "/captions", step, rank, world).uniform(size, 2)
         return self._batch_of(whole[rank * size : (rank + 1) * size], chance.tolist())
 
-    def plainest(self, indices: list[int], *, style: bool) -> Batch:
+    def plainest(self, indices: list[int], *, style: bool) -> TrainingBatch:
         """These pictures, each with its first caption, with its style or without."""
         return self._batch_of(indices, [[0.0, -1.0 if style else 1.0]] * len(indices))
 
-    def _batch_of(self, indices: list[int], chance: list[list[float]]) -> Batch:
+    def _batch_of(self, indices: list[int], chance: list[list[float]]) -> TrainingBatch:
         # First: a source may find a picture damaged, and give another with its captions.
         pictures = np.stack([self.source.picture(i) for i in indices])
         captions, told = [], []
@@ -127,45 +121,16 @@ class Batches:
             captions.append(caption_with_style(choices[int(pick * len(choices))], style))
             told.append(bool(style))
         codes, mask = self.encode(captions)
-        return Batch(
+        return TrainingBatch(
             pictures=signed_from_pixels(pictures),
             text_codes=codes,
             attention_mask=mask,
-            style_told=torch.tensor(told),
+            style_named=torch.tensor(told),
             captions=captions,
             indices=indices,
-            kin=[self.source.kin(index) for index in indices],
+            same_concept=[self.source.same_concept(index) for index in indices],
             corpus=len(self.source),
         )
-
-    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Captions -> text_codes int64 (B, T, G), attention_mask int64 (B, T), padded to the longest."""
-        if len(self.codes_from_caption) > CAPTIONS_KEPT:
-            self.codes_from_caption.clear()
-        fresh = sorted({c for c in captions if c not in self.codes_from_caption})
-        if fresh:
-            self._remember(fresh)
-        found = [self.codes_from_caption[c].long() for c in captions]
-        codes = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
-        lengths = torch.tensor([len(c) for c in found])
-        return codes, (torch.arange(codes.shape[1]) < lengths[:, None]).long()
-
-    @torch.no_grad()
-    def _remember(self, captions: list[str]) -> None:
-        """In calls of one shape per length, so that a caption's codes don't depend on its company.
-
-        Products of other shapes round otherwise, and of the codes of 1,500 captions 68 fell otherwise.
-        """
-        ids, mask = ids_from_captions(self.tokenizer, captions)
-        lengths = mask.sum(1)
-        device = self.text_encoder.quantiser.centroids.device
-        for length in lengths.unique().tolist():
-            for rows in torch.nonzero(lengths == length).squeeze(1).split(ENCODED_AT_ONCE):
-                filled = rows[torch.arange(ENCODED_AT_ONCE) % len(rows)]
-                part = ids[filled, :length].to(device)
-                codes = self.text_encoder.codes(part, torch.ones_like(part)).to("cpu", torch.int16)
-                for row, found in zip(rows.tolist(), codes, strict=False):
-                    self.codes_from_caption[captions[row]] = found.clone()
 
     def _indices(self, phase: str, start: int, count: int) -> list[int]:
         """Positions start … start + count of the endless sequence of shuffled epochs."""
@@ -187,14 +152,6 @@ class Batches:
 def caption_with_style(caption: str, style: str) -> str:
     """'dog face', 'noto' -> 'dog face, noto style'."""
     return f"{caption}, {style} style" if style else caption
-
-
-def ids_from_captions(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Captions -> input_ids, attention_mask int64 (B, T), padded to the longest with 0."""
-    rows = [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch(list(captions))]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
 def signed_from_pixels(pictures: NDArray[np.uint8]) -> Tensor:

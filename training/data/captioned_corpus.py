@@ -20,7 +20,7 @@ from textual_vision.training.data.corpus import (
     json_from_record,
     npy_header,
 )
-from textual_vision.training.data.picture_files import Damage, Entry, samples
+from textual_vision.training.data.picture_files import DamageLog, Entry, samples
 from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import TRAIN
 
@@ -34,7 +34,7 @@ def build_captioned_corpus(
     size: int,
     source: str,
     threads: int = 1,
-    damage: Damage | None = None,
+    damage: DamageLog | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Decodes every entry and writes the corpus to `folder`, whole or not at all; returns its summary.
@@ -42,7 +42,7 @@ def build_captioned_corpus(
     Pictures go to disk as they come: memory is flat in their number. IntegrityError when too many are
     damaged, or none is left; UsageError when `folder` holds something else.
     """
-    damage = damage or Damage()
+    damage = damage or DamageLog()
     with fresh_corpus(folder) as scratch:
         splits = _write_pictures(scratch, entries, size, threads, damage, progress)
         damage.check()
@@ -67,7 +67,7 @@ def _write_pictures(
     entries: Iterable[Entry],
     size: int,
     threads: int,
-    damage: Damage,
+    damage: DamageLog,
     progress: Callable[[int], None],
 ) -> Counter[str]:
     splits: Counter[str] = Counter()
@@ -98,6 +98,6 @@ def _record(entry: Entry) -> Record:
         style="",
         group="",
         subgroup="",
-        licence=entry.licence,
+        license=entry.license,
         split=entry.split or TRAIN,
     )

@@ -16,7 +16,7 @@ from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.picture_files import Entry, caption_from_text, require_folder
 from textual_vision.training.data.splits import TEST, TRAIN, VALIDATION, hashed_share
 
-SHARE_TO_CHOOSE_BY = 0.1  # of COCO's validation pictures
+VALIDATION_SHARE = 0.1  # of COCO's validation pictures
 _LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"
 
 
@@ -42,12 +42,12 @@ def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
     try:
         table = json.loads(file.read_text("utf-8"))
         captions = _captions_by_image(table["annotations"])
-        licences = {row["id"]: row["name"] for row in table.get("licenses", ())}
+        licenses = {row["id"]: row["name"] for row in table.get("licenses", ())}
         images = list(table["images"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{file} is damaged: {error!r}", "fetch COCO's annotations again") from error
     for image in images:
-        entry = _entry(image, pictures, captions, licences)
+        entry = _entry(image, pictures, captions, licenses)
         yield replace(entry, split=_split(name, entry.key))
 
 
@@ -55,7 +55,7 @@ def _split(name: str, key: str) -> str:
     """COCO's own validation pictures are for judging, but for those that a run chooses by."""
     if not name.startswith("val"):
         return TRAIN
-    return VALIDATION if hashed_share(key) < SHARE_TO_CHOOSE_BY else TEST
+    return VALIDATION if hashed_share(key) < VALIDATION_SHARE else TEST
 
 
 def _captions_by_image(annotations: list[dict[str, Any]]) -> dict[object, tuple[str, ...]]:
@@ -72,7 +72,7 @@ def _entry(
     image: Any,
     pictures: Path,
     captions: dict[object, tuple[str, ...]],
-    licences: dict[object, str],
+    licenses: dict[object, str],
 ) -> Entry:
     file_name = image.get("file_name") if isinstance(image, dict) else None
     # A bare name only: an annotation file must not be able to point out of its own folder.
@@ -82,5 +82,5 @@ def _entry(
         key=f"{pictures.name}/{file_name}",
         captions=captions.get(image.get("id"), ()),
         path=pictures / file_name,
-        licence=str(licences.get(image.get("license"), "")),
+        license=str(licenses.get(image.get("license"), "")),
     )

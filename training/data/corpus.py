@@ -2,7 +2,7 @@
 
 FOLDER/pictures.npy     uint8 (N, S, S, 3)
 FOLDER/records.jsonl    one record a line, in the order of the pictures
-FOLDER/corpus.json      schema, size, counts, packages with their digests, licences
+FOLDER/corpus.json      schema, size, counts, packages with their digests, licenses
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.data.records import Record
-from textual_vision.training.emoji.svg import Pixels
+from textual_vision.training.data.records import Pixels, Record
 
-SCHEMA = 1
+SCHEMA = 2
 PICTURES, RECORDS, SUMMARY = "pictures.npy", "records.jsonl", "corpus.json"
 _AGAIN = "make the corpus again with `tv-train data`"
 
@@ -53,19 +52,16 @@ def load_corpus(folder: Path | str) -> Corpus:
     folder = Path(folder)
     if not (folder / SUMMARY).is_file():
         raise UsageError(
-            f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --out {folder}`"
+            f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --output {folder}`"
         )
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+        _check_schema(folder, summary)
         lines = (folder / RECORDS).read_text("utf-8").splitlines()
         records = [_record_from_json(line) for line in lines]
         pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"the corpus at {folder} is damaged: {error}", _AGAIN) from error
-    if summary.get("schema") != SCHEMA:
-        raise IntegrityError(
-            f"the corpus at {folder} has schema {summary.get('schema')}, expected {SCHEMA}", _AGAIN
-        )
     size = summary.get("size")
     if pictures.dtype != np.uint8 or pictures.shape != (len(records), size, size, 3):
         raise IntegrityError(
@@ -74,6 +70,12 @@ def load_corpus(folder: Path | str) -> Corpus:
             _AGAIN,
         )
     return Corpus(pictures=pictures, records=records, summary=summary)
+
+
+def _check_schema(folder: Path, summary: Any) -> None:
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != SCHEMA:
+        raise IntegrityError(f"the corpus at {folder} has schema {found}, expected {SCHEMA}", _AGAIN)
 
 
 def _record_from_json(line: str) -> Record:

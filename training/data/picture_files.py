@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.training.emoji.svg import Pixels
+from textual_vision.training.data.records import Pixels
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 PICTURE_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs, made an error here
@@ -38,7 +38,7 @@ class Entry:
     path: Path | None = None
     data: bytes = b""
     split: str = ""
-    licence: str = ""
+    license: str = ""
     damage: str = ""
 
     def read(self) -> bytes:
@@ -61,7 +61,7 @@ def _silent(name: str, reason: str) -> None:
 
 
 @dataclass(kw_only=True)
-class Damage:
+class DamageLog:
     """Counts damaged pictures and captions, reports each by name, and stops when there are too many."""
 
     max_share: float = MAX_DAMAGED
@@ -97,7 +97,7 @@ class Damage:
 
 def picture_from_bytes(data: bytes, size: int) -> Pixels:
     """Any picture file to (size, size, 3) uint8: turned as its EXIF says, transparent parts on white,
-    greyscale and palettes to RGB, the middle square, area-averaged. ValueError says what is wrong."""
+    grayscale and palettes to RGB, the middle square, area-averaged. ValueError says what is wrong."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -122,14 +122,14 @@ def _rgb_on_white(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow would clip, not scale
+    if image.mode.startswith("I"):  # 16-bit grayscale: Pillow would clip, not scale
         wide = np.asarray(image, np.float32) / 256
         return Image.fromarray(np.clip(wide, 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
 def samples(
-    entries: Iterable[Entry], size: int, damage: Damage, *, threads: int = 1
+    entries: Iterable[Entry], size: int, damage: DamageLog, *, threads: int = 1
 ) -> Iterator[tuple[Entry, Pixels]]:
     """Every undamaged entry with its picture, in order; memory does not grow with their number.
 

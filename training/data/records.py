@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from textual_vision.training.data import splits
 
+Pixels = NDArray[np.uint8]
 KINDS = ("emoji", "wearing", "scene")
 
 
@@ -22,17 +26,9 @@ class Record:
     style: str
     group: str
     subgroup: str
-    licence: str
+    license: str
     tone: str = ""
     split: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A record and the SVG that shows it."""
-
-    record: Record
-    svg: str
 
 
 def with_splits(records: Iterable[Record]) -> list[Record]:

@@ -17,7 +17,7 @@ from textual_vision.runtime.errors import IntegrityError
 from textual_vision.training.data.picture_files import (
     DAMAGE_GRACE,
     PICTURE_SUFFIXES,
-    Damage,
+    DamageLog,
     picture_from_bytes,
 )
 from textual_vision.training.data.shards import captions_from_files
@@ -35,7 +35,7 @@ class ShardPictures:
         self, shards: Sequence[Path], splits: Sequence[str], size: int, say: Callable[[str], None]
     ) -> None:
         self.shards, self.size = list(shards), size
-        self.damage = Damage(report=lambda name, reason: say(f"skipped {name}: {reason}"))
+        self.damage = DamageLog(report=lambda name, reason: say(f"skipped {name}: {reason}"))
         parts = [_places(number, shard, splits) for number, shard in enumerate(self.shards)]
         self.places = np.concatenate([np.zeros((0, COLUMNS), np.int64), *parts])
         self.replaced: dict[int, int] = {}  # damaged sample -> the one after it
@@ -77,11 +77,11 @@ class ShardPictures:
         """None is told."""
         return ""
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         """Nothing is known: a sentence mostly names several things."""
         return True
 
-    def kin(self, index: int) -> Sequence[int]:
+    def same_concept(self, index: int) -> Sequence[int]:
         """Nothing is known."""
         return ()
 

@@ -3,7 +3,7 @@
     shard-000000.tar    000123.jpg, 000123.txt (captions a line) or 000123.json ({"caption": …}), …
 
 Files of one sample share a name and lie next to each other. Every process and worker reads shards of
-its own; a shuffle buffer of undecoded bytes mixes neighbours; the order is a function of (seed, epoch)
+its own; a shuffle buffer of undecoded bytes mixes neighbors; the order is a function of (seed, epoch)
 alone, so a position is two numbers.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.picture_files import (
     PICTURE_SUFFIXES,
-    Damage,
+    DamageLog,
     Entry,
     Sample,
     caption_from_text,
@@ -126,7 +126,7 @@ class ShardStream:
         buffer: int = SHUFFLE_BUFFER,
         split: str = "",
         position: Position | None = None,
-        damage: Damage | None = None,
+        damage: DamageLog | None = None,
     ) -> None:
         """`split`: only entries of it, "" for all. UsageError when there are fewer shards than readers."""
         if len(shards) < readers:
@@ -138,7 +138,7 @@ class ShardStream:
         self._size, self._reader, self._readers = size, reader, readers
         self._seed, self._buffer, self._split = seed, max(1, buffer), split
         self.position = position or Position()
-        self.damage = damage or Damage()
+        self.damage = damage or DamageLog()
 
     def __iter__(self) -> Iterator[Sample]:
         while True:

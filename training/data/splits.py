@@ -16,13 +16,13 @@ from collections.abc import Iterable
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 HELDOUT_PAIR, HELDOUT_COMPOSITION = "heldout_pair", "heldout_composition"
-JUDGED = (TEST, HELDOUT_PAIR, HELDOUT_COMPOSITION)
+EVALUATION_SPLITS = (TEST, HELDOUT_PAIR, HELDOUT_COMPOSITION)
 SPLITS = (TRAIN, VALIDATION, TEST, HELDOUT_PAIR, HELDOUT_COMPOSITION)
 
 TEST_SHARE = 0.03
 VALIDATION_SHARE = 0.03
 PAIR_SHARE = 0.04
-PAIRS_TO_CHOOSE_BY = 0.5  # of the pairs
+VALIDATION_PAIR_SHARE = 0.5  # of the pairs
 
 
 # Always trained on: the parts that compositions are made of, and what the first prompts ask for.
@@ -84,5 +84,5 @@ def is_heldout_pair(concept: str, style: str) -> bool:
 
 def pair_split(concept: str, style: str) -> str:
     """Where a held-out pair belongs."""
-    chosen = hashed_share(f"{concept}|{style}|choose") < PAIRS_TO_CHOOSE_BY
+    chosen = hashed_share(f"{concept}|{style}|choose") < VALIDATION_PAIR_SHARE
     return VALIDATION if chosen else HELDOUT_PAIR

@@ -23,7 +23,7 @@ from textual_vision.training.data.corpus import (
     npy_header,
     refuse_foreign_folder,
 )
-from textual_vision.training.data.records import Drawing, Record, with_splits
+from textual_vision.training.data.records import Pixels, Record, with_splits
 from textual_vision.training.emoji.concepts import IconNames, emoji_from_text
 from textual_vision.training.emoji.notice import CORPUS_CREDITS
 from textual_vision.training.emoji.npm_packages import (
@@ -36,7 +36,7 @@ from textual_vision.training.emoji.npm_packages import (
     read_icon_set,
 )
 from textual_vision.training.emoji.scenes import scene_drawings
-from textual_vision.training.emoji.svg import Art, Pixels, picture_from_svg, svg_from_art
+from textual_vision.training.emoji.svg import Art, SvgRecord, picture_from_svg, svg_from_art
 from textual_vision.training.emoji.wearing import wearing_drawings
 
 RENDER_CHUNK = 32
@@ -77,18 +77,18 @@ def collect_drawings(
     *,
     tones: bool = False,
     scenes: int = SCENE_LAYOUTS,
-) -> list[Drawing]:
+) -> list[SvgRecord]:
     """Every drawing of the corpus with its record and split, in a fixed order."""
     emoji_text = read_emoji_text(packages, text)
     icon_sets = [_completed(icon_set) for icon_set in _read_all(packages, art)]
     names = IconNames(emoji_text, emoji_from_text(emoji_text, tones=tones), icon_sets)
     shown: Shown = {}
-    drawings: list[Drawing] = []
+    drawings: list[SvgRecord] = []
     for icon_set in icon_sets:
         drawings += _icon_drawings(icon_set, names, shown.setdefault(icon_set.style, {}))
-    licence_from_style = {package.style: package.licence for package in art}
-    drawings += wearing_drawings(shown, licence_from_style)
-    drawings += scene_drawings(shown, licence_from_style, per_combination=scenes)
+    license_from_style = {package.style: package.license for package in art}
+    drawings += wearing_drawings(shown, license_from_style)
+    drawings += scene_drawings(shown, license_from_style, per_combination=scenes)
     records = with_splits(drawing.record for drawing in drawings)
     return [replace(drawing, record=record) for drawing, record in zip(drawings, records, strict=True)]
 
@@ -109,7 +109,7 @@ def _completed(icon_set: IconSet) -> IconSet:
     return replace(icon_set, name_from_hexcode=present)
 
 
-def _icon_drawings(icon_set: IconSet, names: IconNames, shown: dict[str, list[Art]]) -> list[Drawing]:
+def _icon_drawings(icon_set: IconSet, names: IconNames, shown: dict[str, list[Art]]) -> list[SvgRecord]:
     drawings = []
     for name, emoji in names.emoji_from_icon(icon_set).items():
         art = icon_set.icons[name]
@@ -126,16 +126,16 @@ def _icon_drawings(icon_set: IconSet, names: IconNames, shown: dict[str, list[Ar
             style=icon_set.style,
             group=emoji.group,
             subgroup=emoji.subgroup,
-            licence=icon_set.licence,
+            license=icon_set.license,
             tone=emoji.tone,
         )
-        drawings.append(Drawing(record=record, svg=svg_from_art(art)))
+        drawings.append(SvgRecord(record=record, svg=svg_from_art(art)))
     return drawings
 
 
 def _write(
     folder: Path,
-    drawings: Sequence[Drawing],
+    drawings: Sequence[SvgRecord],
     size: int,
     workers: int,
     packages: Iterable[Package],
@@ -162,7 +162,7 @@ def _write(
 
 
 def _render_into(
-    pictures: BinaryIO, drawings: Sequence[Drawing], size: int, workers: int, progress: Progress
+    pictures: BinaryIO, drawings: Sequence[SvgRecord], size: int, workers: int, progress: Progress
 ) -> None:
     """Writes, never maps: a full disk is an error when written to, and a dead process when mapped."""
     svgs = [drawing.svg for drawing in drawings]

@@ -64,7 +64,7 @@ def plain_hexcode(hexcode: str) -> str:
 
 
 def emoji_from_text(text: EmojiText, *, tones: bool = False) -> dict[str, Emoji]:
-    """Every picture-like, labelled emoji by its plain hexcode; skin-tone variants only with `tones`."""
+    """Every picture-like, labeled emoji by its plain hexcode; skin-tone variants only with `tones`."""
     listed = [entry for entry in text.emoji if _pictured(entry, text)]
     rarity = Counter(tag for entry in listed for tag in set(entry.get("tags", ())))
     taken = {entry["label"].lower() for entry in listed}

@@ -27,9 +27,9 @@ def notice_text() -> str:
     return (
         "Textual Vision\nLicensed under the Apache License 2.0.\n\n"
         "Models named `emoji` were trained on pictures rendered, resized and combined from the works below,\n"
-        "and hold codes of them to draw by.\n\n"
+        "and contain image codes of them.\n\n"
         f"{art}\n\nWeights of other projects:\n\n{weights}\n\n"
-        "Licence texts: https://www.apache.org/licenses/LICENSE-2.0, "
+        "License texts: https://www.apache.org/licenses/LICENSE-2.0, "
         "https://creativecommons.org/licenses/by/4.0/, https://opensource.org/license/mit, "
         "https://www.unicode.org/license.txt\n"
     )

@@ -43,7 +43,7 @@ class ArtPackage(Package):
     """An icon set; `style` is the word a prompt may name it by."""
 
     style: str
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class IconSet:
     """`icons` by the set's own names; `name_from_hexcode` as the set declares it, often empty."""
 
     style: str
-    licence: str
+    license: str
     icons: Mapping[str, Art]
     name_from_hexcode: Mapping[str, str]
 
@@ -73,9 +73,9 @@ TEXT_PACKAGE = Package(
 )
 
 
-def _iconify(name: str, version: str, sha256: str, style: str, licence: str) -> ArtPackage:
+def _iconify(name: str, version: str, sha256: str, style: str, license: str) -> ArtPackage:
     return ArtPackage(
-        name=f"@iconify-json/{name}", version=version, sha256=sha256, style=style, licence=licence
+        name=f"@iconify-json/{name}", version=version, sha256=sha256, style=style, license=license
     )
 
 
@@ -213,7 +213,7 @@ def read_icon_set(package: ArtPackage, folder: Path) -> IconSet:
                 icons[name] = _art(icon, sides)
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{tarball} holds no icon set: {error!r}", _AGAIN) from error
-    return IconSet(style=package.style, licence=package.licence, icons=icons, name_from_hexcode=chars)
+    return IconSet(style=package.style, license=package.license, icons=icons, name_from_hexcode=chars)
 
 
 def _art(icon: Mapping[str, Any], sides: tuple[float, float]) -> Art:

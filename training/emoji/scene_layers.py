@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from textual_vision.training.emoji.svg import CANVAS, Art, Layer
+from textual_vision.training.emoji.svg import CANVAS, Art, SvgLayer
 
 PLANTS = {
     "forest": ("1F332", "1F333"),
@@ -16,7 +16,7 @@ PLANTS = {
     "meadow": ("1F33B", "1F337", "1F33C", "1F33A"),
 }
 SUN, MOON, CLOUD = "2600", "1F319", "2601"
-# What dusk and night do to everything on the ground: a colour and how much of it.
+# What dusk and night do to everything on the ground: a color and how much of it.
 _DUSK: dict[str, tuple[tuple[float, float, float], float]] = {
     "blue": ((1.0, 1.0, 1.0), 0.0),
     "sunset": ((0.55, 0.2, 0.35), 0.16),
@@ -24,23 +24,23 @@ _DUSK: dict[str, tuple[tuple[float, float, float], float]] = {
 }
 _SNOW = ((0.93, 0.97, 1.0), 0.55)
 
-_SKY_COLOURS = {
+_SKY_COLORS = {
     "blue": ("#4aa8f0", "#8fd0ff", "#d8f1ff"),
     "sunset": ("#5b3a86", "#e8648a", "#ffc36b"),
     "night": ("#0b1238", "#1b2a63", "#3a4f8f"),
 }
-_GROUND_COLOURS = {
+_GROUND_COLORS = {
     "forest": ("#6fbf4b", "#3f8f33", "#57a83f"),
     "snow": ("#ffffff", "#d5e4f2", "#e9f2fa"),
     "desert": ("#f3d489", "#dba653", "#e8bd6b"),
     "meadow": ("#a5dc5d", "#6cb73c", "#8acb4b"),
 }
-_WATER_COLOURS = {
+_WATER_COLORS = {
     "blue": ("#7fd0f7", "#2f8fe0"),
     "sunset": ("#f7a98c", "#5a6fc0"),
     "night": ("#4a6bc0", "#1c3583"),
 }
-_MOUNTAIN_COLOURS = {
+_MOUNTAIN_COLORS = {
     "blue": ("#7f95ad", "#677d96"),
     "sunset": ("#7a5a8c", "#654a78"),
     "night": ("#3b4672", "#2e385f"),
@@ -61,7 +61,9 @@ class Scene:
         return f"scene:{self.ground}|{self.water}|{self.backdrop}|{self.sky}"
 
 
-def layers_from_scene(scene: Scene, art: Mapping[str, list[Art]], chance: random.Random) -> list[Layer | str]:
+def layers_from_scene(
+    scene: Scene, art: Mapping[str, list[Art]], chance: random.Random
+) -> list[SvgLayer | str]:
     """Back to front: sky, sun or moon or mountains, land, water, plants; laid out anew by `chance`."""
     horizon = chance.uniform(42, 52)
     water = _water(scene.water, horizon, chance)
@@ -81,26 +83,26 @@ def plants_for(ground: str, art_from_hexcode: Mapping[str, list[Art]]) -> list[A
 
 
 def _gradients(scene: Scene) -> str:
-    def gradient(name: str, colours: tuple[str, ...]) -> str:
-        last = len(colours) - 1
+    def gradient(name: str, colors: tuple[str, ...]) -> str:
+        last = len(colors) - 1
         stops = "".join(
-            f'<stop offset="{index / last:g}" stop-color="{colour}"/>' for index, colour in enumerate(colours)
+            f'<stop offset="{index / last:g}" stop-color="{color}"/>' for index, color in enumerate(colors)
         )
         return f'<linearGradient id="{name}" x1="0" y1="0" x2="0" y2="1">{stops}</linearGradient>'
 
-    far, near, hill = (_dusky(colour, scene.sky) for colour in _GROUND_COLOURS[scene.ground])
+    far, near, hill = (_dusky(color, scene.sky) for color in _GROUND_COLORS[scene.ground])
     ranges = (
-        gradient("sky", _SKY_COLOURS[scene.sky])
+        gradient("sky", _SKY_COLORS[scene.sky])
         + gradient("ground", (far, near))
         + gradient("hill", (hill, far))
-        + gradient("water", _WATER_COLOURS[scene.sky])
+        + gradient("water", _WATER_COLORS[scene.sky])
     )
     return f"<defs>{ranges}</defs>"
 
 
-def _dusky(colour: str, sky: str) -> str:
+def _dusky(color: str, sky: str) -> str:
     tint, share = _DUSK[sky]
-    channels = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
     mixed = (
         round(channel * (1 - share) + 255 * part * share)
         for channel, part in zip(channels, tint, strict=True)
@@ -110,8 +112,8 @@ def _dusky(colour: str, sky: str) -> str:
 
 def _heavens(
     scene: Scene, art: Mapping[str, list[Art]], horizon: float, chance: random.Random
-) -> list[Layer | str]:
-    layers: list[Layer | str] = []
+) -> list[SvgLayer | str]:
+    layers: list[SvgLayer | str] = []
     if scene.sky == "night":
         layers += [_star(chance, horizon) for _ in range(26)]
     side = chance.choice((-1, 1))
@@ -136,15 +138,15 @@ def _star(chance: random.Random, horizon: float) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}" fill="#fff" opacity="0.9"/>'
 
 
-def _placed(art: Mapping[str, list[Art]], hexcode: str, x: float, y: float, size: float) -> Layer | str:
+def _placed(art: Mapping[str, list[Art]], hexcode: str, x: float, y: float, size: float) -> SvgLayer | str:
     if hexcode not in art:  # a style without this icon: a plain disc of the same place
         return f'<circle cx="{x + size / 2:g}" cy="{y + size / 2:g}" r="{size * 0.38:g}" fill="#ffe9a8"/>'
-    return Layer(art=art[hexcode][0], x=x, y=y, width=size, height=size)
+    return SvgLayer(art=art[hexcode][0], x=x, y=y, width=size, height=size)
 
 
 def _sun(
     sky: str, art: Mapping[str, list[Art]], middle: float, horizon: float, chance: random.Random
-) -> Layer | str:
+) -> SvgLayer | str:
     """High and with rays by day; a disc that touches the land at sunset."""
     if sky == "sunset":
         radius = chance.uniform(10, 14)
@@ -157,8 +159,8 @@ def _sun(
     return _placed(art, SUN, middle - size / 2, chance.uniform(3, 9), size)
 
 
-def _mountains(sky: str, horizon: float, chance: random.Random) -> list[Layer | str]:
-    light, dark = _MOUNTAIN_COLOURS[sky]
+def _mountains(sky: str, horizon: float, chance: random.Random) -> list[SvgLayer | str]:
+    light, dark = _MOUNTAIN_COLORS[sky]
     middles = [chance.uniform(8, 28), chance.uniform(66, 92), chance.uniform(40, 58)]
     return [_mountain(middle, horizon, light, dark, chance) for middle in middles]
 
@@ -182,7 +184,7 @@ def _mountain(middle: float, horizon: float, light: str, dark: str, chance: rand
     )
 
 
-def _land(scene: Scene, horizon: float, chance: random.Random) -> list[Layer | str]:
+def _land(scene: Scene, horizon: float, chance: random.Random) -> list[SvgLayer | str]:
     rise, phase = chance.uniform(2, 5), chance.uniform(0, math.tau)
     hill = [(x, horizon - 1 - rise * (1 + math.sin(phase + x / 14)) / 2) for x in range(0, 101, 4)]
     return [
@@ -232,11 +234,11 @@ def _river_rows(horizon: float, chance: random.Random) -> list[tuple[float, floa
 
 def _lake_rows(horizon: float, chance: random.Random) -> list[tuple[float, float, float]]:
     middle, half = chance.uniform(36, 64), chance.uniform(27, 36)
-    deep, centre = chance.uniform(10, 14), horizon + chance.uniform(17, 22)
+    deep, center = chance.uniform(10, 14), horizon + chance.uniform(17, 22)
     rows = []
     for step in range(33):
         angle = math.pi * step / 32
-        y, reach = centre - deep * math.cos(angle), half * math.sin(angle) ** 0.8
+        y, reach = center - deep * math.cos(angle), half * math.sin(angle) ** 0.8
         sway = 2.0 * math.sin(3 * angle)
         rows.append((y, middle - reach + sway, middle + reach + sway))
     return rows
@@ -260,12 +262,12 @@ def _planted(
     horizon: float,
     water: _Water | None,
     chance: random.Random,
-) -> list[Layer | str]:
+) -> list[SvgLayer | str]:
     """Rows from the horizon to the front; nothing grows in the water or hides all of it."""
     plants = plants_for(scene.ground, art)
     rows, count, smallest, largest = _DENSITY[scene.ground]
     tint, share = _SNOW if scene.ground == "snow" else _DUSK[scene.sky]
-    layers: list[Layer | str] = []
+    layers: list[SvgLayer | str] = []
     for row in range(rows):
         near = row / (rows - 1)
         foot = horizon + 3 + (93 - horizon) * near**1.3
@@ -276,7 +278,7 @@ def _planted(
                 continue
             side = size * chance.uniform(0.85, 1.15)
             layers.append(
-                Layer(
+                SvgLayer(
                     art=chance.choice(plants),
                     x=middle - side / 2,
                     y=foot + chance.uniform(-1, 1) - side,

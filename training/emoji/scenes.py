@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from textual_vision.training.data.records import Drawing, Record
+from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import is_trained
 from textual_vision.training.emoji.concepts import concept_from_hexcode, with_article
 from textual_vision.training.emoji.scene_layers import Scene, layers_from_scene, plants_for
-from textual_vision.training.emoji.svg import Art, svg_from_layers
+from textual_vision.training.emoji.svg import Art, SvgRecord, svg_from_layers
 
 # Part -> the words for it; the first is the plainest.
 GROUNDS = {
@@ -62,10 +62,10 @@ def _articled(part: str) -> str:
 
 def scene_drawings(
     shown: Mapping[str, Mapping[str, list[Art]]],
-    licence_from_style: Mapping[str, str],
+    license_from_style: Mapping[str, str],
     *,
     per_combination: int,
-) -> Iterator[Drawing]:
+) -> Iterator[SvgRecord]:
     """`per_combination` layouts of every scene, the styles in turn; the same on every machine."""
     # What is held out may not come back as a flower or a cloud of a scene.
     trained = {
@@ -76,12 +76,12 @@ def scene_drawings(
         styles = [style for style in trained if plants_for(scene.ground, trained[style])]
         for layout in range(per_combination if styles else 0):
             style = styles[(layout + number) % len(styles)]
-            record = _record(scene, style, layout, licence_from_style[style])
+            record = _record(scene, style, layout, license_from_style[style])
             layers = layers_from_scene(scene, trained[style], random.Random(record.key))
-            yield Drawing(record=record, svg=svg_from_layers(layers))
+            yield SvgRecord(record=record, svg=svg_from_layers(layers))
 
 
-def _record(scene: Scene, style: str, layout: int, licence: str) -> Record:
+def _record(scene: Scene, style: str, layout: int, license: str) -> Record:
     captions = scene_captions(scene)
     return Record(
         key=f"{scene.concept}/{style}/{layout}",
@@ -92,5 +92,5 @@ def _record(scene: Scene, style: str, layout: int, licence: str) -> Record:
         style=style,
         group="travel-places",
         subgroup="scene",
-        licence=licence,
+        license=license,
     )

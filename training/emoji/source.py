@@ -28,10 +28,10 @@ class EmojiSource:
         self.records = [
             (index, record) for index, record in enumerate(corpus.records) if record.split in splits
         ]
-        self._kin: dict[str, list[int]] = {}
+        self._same_concept: dict[str, list[int]] = {}
         for number, (_, record) in enumerate(self.records):
             if record.kind != SINGLE:
-                self._kin.setdefault(record.concept, []).append(number)
+                self._same_concept.setdefault(record.concept, []).append(number)
         self.pictures = corpus.pictures
         self.factor = corpus.size // size
 
@@ -56,13 +56,13 @@ class EmojiSource:
         """The art style's words."""
         return self.records[index][1].style
 
-    def composed(self, index: int) -> bool:
+    def is_composition(self, index: int) -> bool:
         """All but single emoji."""
         return self.records[index][1].kind != SINGLE
 
-    def kin(self, index: int) -> Sequence[int]:
+    def same_concept(self, index: int) -> Sequence[int]:
         """Other styles and layouts of a composition."""
-        return self._kin.get(self.records[index][1].concept, ())
+        return self._same_concept.get(self.records[index][1].concept, ())
 
     def weight(self, index: int) -> int:
         """By the kind of picture."""

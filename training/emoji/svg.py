@@ -1,4 +1,4 @@
-"""Icon art to pixels: icons nested in one SVG, rasterised on white."""
+"""Icon art to pixels: icons nested in one SVG, rasterized on white."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import IntegrityError
+from textual_vision.training.data.records import Pixels, Record
 
-Pixels = NDArray[np.uint8]
-CANVAS = 100.0  # every composed drawing is CANVAS x CANVAS units, whatever its size in pixels
+CANVAS = 100.0  # every is_composition drawing is CANVAS x CANVAS units, whatever its size in pixels
 OVERSAMPLING = 2
 
 _ID = re.compile(r'\bid="([^"]+)"')
@@ -35,7 +34,7 @@ class Art:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class SvgLayer:
     """Where one icon lies on the canvas, in canvas units; its box keeps the icon's proportions."""
 
     art: Art
@@ -48,12 +47,20 @@ class Layer:
     tint_share: float = 0.0  # 0 as drawn, 1 all tint: snow on a tree, dusk
 
 
+@dataclass(frozen=True, kw_only=True)
+class SvgRecord:
+    """A record and the SVG that shows it."""
+
+    record: Record
+    svg: str
+
+
 def svg_from_art(art: Art) -> str:
     """The icon alone, as large as the canvas allows, in the middle."""
-    return svg_from_layers([Layer(art=art, x=0, y=0, width=CANVAS, height=CANVAS)])
+    return svg_from_layers([SvgLayer(art=art, x=0, y=0, width=CANVAS, height=CANVAS)])
 
 
-def svg_from_layers(layers: list[Layer | str]) -> str:
+def svg_from_layers(layers: list[SvgLayer | str]) -> str:
     """One SVG of layers back to front; a plain string is markup in canvas units.
 
     Ids are made unique per layer: two icons may both call a gradient `a`.
@@ -68,7 +75,7 @@ def svg_from_layers(layers: list[Layer | str]) -> str:
     )
 
 
-def _nested(layer: Layer, prefix: str) -> str:
+def _nested(layer: SvgLayer, prefix: str) -> str:
     art = layer.art
     inner = (
         f'<svg x="{layer.x:g}" y="{layer.y:g}" width="{layer.width:g}" height="{layer.height:g}" '
@@ -82,7 +89,7 @@ def _nested(layer: Layer, prefix: str) -> str:
     return f'<g transform="{turn} {flip}">{inner}</g>' if turn or flip else inner
 
 
-def _tinting(layer: Layer, prefix: str) -> str:
+def _tinting(layer: SvgLayer, prefix: str) -> str:
     kept = 1 - layer.tint_share
     red, green, blue = (channel * layer.tint_share for channel in layer.tint)
     rows = f"{kept:g} 0 0 0 {red:g} 0 {kept:g} 0 0 {green:g} 0 0 {kept:g} 0 {blue:g} 0 0 0 1 0"

@@ -9,10 +9,18 @@ from functools import cache
 
 import numpy as np
 
-from textual_vision.training.data.records import Drawing, Record
+from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import hashed_share
 from textual_vision.training.emoji.concepts import with_article
-from textual_vision.training.emoji.svg import CANVAS, Art, Layer, rgba_from_svg, svg_from_art, svg_from_layers
+from textual_vision.training.emoji.svg import (
+    CANVAS,
+    Art,
+    SvgLayer,
+    SvgRecord,
+    rgba_from_svg,
+    svg_from_art,
+    svg_from_layers,
+)
 
 MEASURED_PIXELS = 100  # art is measured on a raster of this side: one pixel is one canvas unit
 SVG = "http://www.w3.org/2000/svg"
@@ -149,8 +157,8 @@ ACCESSORIES = (
 
 
 def wearing_drawings(
-    shown: Mapping[str, Mapping[str, list[Art]]], licence_from_style: Mapping[str, str]
-) -> Iterator[Drawing]:
+    shown: Mapping[str, Mapping[str, list[Art]]], license_from_style: Mapping[str, str]
+) -> Iterator[SvgRecord]:
     """Every animal with every accessory in every style that draws both.
 
     `shown` maps a style to a hexcode to its drawings.
@@ -164,9 +172,9 @@ def wearing_drawings(
                 eyes = eye_height(hexcode, style)
                 if eyes is None or hexcode not in art_from_hexcode:
                     continue
-                record = _record(hexcode, accessory, style, licence_from_style[style])
+                record = _record(hexcode, accessory, style, license_from_style[style])
                 layers = _dressed(hexcode, art_from_hexcode[hexcode][0], worn, accessory, eyes, style)
-                yield Drawing(record=record, svg=svg_from_layers(layers))
+                yield SvgRecord(record=record, svg=svg_from_layers(layers))
 
 
 def eye_height(hexcode: str, style: str) -> int | None:
@@ -175,7 +183,7 @@ def eye_height(hexcode: str, style: str) -> int | None:
     return heights[STYLES.index(style)] if style in STYLES else None
 
 
-def _record(hexcode: str, accessory: Accessory, style: str, licence: str) -> Record:
+def _record(hexcode: str, accessory: Accessory, style: str, license: str) -> Record:
     animal = ANIMALS[hexcode]
     captions = tuple(
         caption.format(animal=animal, an_animal=with_article(animal)) for caption in accessory.captions
@@ -190,7 +198,7 @@ def _record(hexcode: str, accessory: Accessory, style: str, licence: str) -> Rec
         style=style,
         group="animals-nature",
         subgroup="wearing",
-        licence=licence,
+        license=license,
     )
 
 
@@ -206,21 +214,21 @@ def _worn_art(style: str, accessory: Accessory, art_from_hexcode: Mapping[str, l
 
 def _dressed(
     hexcode: str, animal: Art, worn: Art, accessory: Accessory, eyes: float, style: str
-) -> list[Layer | str]:
+) -> list[SvgLayer | str]:
     tilt = (hashed_share(f"tilt|{hexcode}|{accessory.name}") - 0.5) * 6
     if not accessory.width:
         width = _NARROW.get(hexcode, _GLASSES_WIDTH) * _LARGER.get(style, 1.0)
         height = width * worn.height / worn.width
         middle = _middle_of(animal, eyes)
         # The bridge sits at the eyes, so most of the lens hangs below them.
-        glasses = Layer(
+        glasses = SvgLayer(
             art=worn, x=middle - width / 2, y=eyes - height * 0.45, width=width, height=height, degrees=tilt
         )
-        return [Layer(art=animal, x=0, y=0, width=CANVAS, height=CANVAS), glasses]
+        return [SvgLayer(art=animal, x=0, y=0, width=CANVAS, height=CANVAS), glasses]
     return _with_hat(animal, worn, accessory, tilt)
 
 
-def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list[Layer | str]:
+def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list[SvgLayer | str]:
     """The animal shrinks just as far as its hat needs to fit above it."""
     top = _top_of_head(animal)
     height = accessory.width * worn.height / worn.width
@@ -230,8 +238,8 @@ def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list
     left, upper = (CANVAS - side) / 2, CANVAS - side
     brim = upper + top * scale + accessory.sink * height
     middle = left + _middle_of(animal, top + 8) * scale
-    hat = Layer(art=worn, x=middle - width / 2, y=brim - height, width=width, height=height, degrees=tilt)
-    return [Layer(art=animal, x=left, y=upper, width=side, height=side), hat]
+    hat = SvgLayer(art=worn, x=middle - width / 2, y=brim - height, width=width, height=height, degrees=tilt)
+    return [SvgLayer(art=animal, x=left, y=upper, width=side, height=side), hat]
 
 
 @cache
@@ -257,7 +265,7 @@ def _tight(art: Art) -> Art:
     """The same drawing with its box shrunk to what is opaque."""
     opaque = _opacity(art) > 24
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
-    # svg_from_art() centres the box on a square canvas: undo that.
+    # svg_from_art() centers the box on a square canvas: undo that.
     unit = max(art.width, art.height) / MEASURED_PIXELS
     left = art.left + art.width / 2 + (columns[0] - MEASURED_PIXELS / 2) * unit
     top = art.top + art.height / 2 + (rows[0] - MEASURED_PIXELS / 2) * unit

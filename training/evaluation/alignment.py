@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.config import TextConfig
-from textual_vision.training.data.batches import ids_from_captions
 from textual_vision.training.evaluation.features import FEATURES
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import WordEncoder
 from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 
@@ -39,14 +39,14 @@ LAYERS, MAX_TOKENS = 6, 64  # all of MiniLM's
 WIDTH = 256
 HIDDEN = 384
 DROPOUT = 0.3
-NOISE = 0.1  # added to standardised features while training: the sets are small
+NOISE = 0.1  # added to standardized features while training: the sets are small
 STEPS, BATCH, RATE = 1500, 512, 1e-3
 TEMPERATURE = 0.07
 CHUNK = 64  # captions encoded at once
 
 
 class Towers(nn.Module):
-    """Lite2 features and MiniLM sentences to unit vectors of one space."""
+    """EfficientNet-Lite2 features and MiniLM sentences to unit vectors of one space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Towers(nn.Module):
         self.text_mean, self.text_std = _buffers(self, "text", SENTENCE)
 
     def embed_pictures(self, features: Tensor) -> Tensor:
-        """Lite2 features (N, 1280) -> unit vectors (N, 256)."""
+        """EfficientNet-Lite2 features (N, 1280) -> unit vectors (N, 256)."""
         x = self._noisy((features - self.image_mean) / self.image_std)
         return F.normalize(self.image(x), dim=1)
 
@@ -131,8 +131,8 @@ def train_towers(pairs: Pairs, *, seed: int = 0, steps: int = STEPS) -> Towers:
     towers.text_std.copy_(sentences.std(0) + 1e-3)
     _, concept = np.unique(pairs.concepts, return_inverse=True)
     concepts = torch.from_numpy(concept)
-    optimiser = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     random = np.random.default_rng(seed)
     for _ in range(steps):
         chosen = random.choice(len(features), min(BATCH, len(features)), replace=False)
@@ -140,9 +140,9 @@ def train_towers(pairs: Pairs, *, seed: int = 0, steps: int = STEPS) -> Towers:
         loss = contrast(
             towers.embed_pictures(features[chosen]), towers.embed_sentences(sentences[said]), concepts[chosen]
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return towers.eval()
 
@@ -172,8 +172,8 @@ def save_towers(towers: Towers, about: dict[str, Any], folder: Path) -> None:
     """Weights in float16, and what is known about them."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: w.half().contiguous() for name, w in towers.state_dict().items()}
-    write_whole(folder / WEIGHTS, save(weights))
-    write_whole(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+    write_atomic(folder / WEIGHTS, save(weights))
+    write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 
 def load_towers(folder: Path = SHIPPED_FOLDER) -> tuple[Towers, dict[str, Any]]:

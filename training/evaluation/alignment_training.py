@@ -19,7 +19,7 @@ from textual_vision.training.evaluation.alignment import (
     save_towers,
     train_towers,
 )
-from textual_vision.training.evaluation.features import DETAIL, Lite2
+from textual_vision.training.evaluation.features import DETAIL, EfficientNetFeatures
 
 PHRASINGS = 4  # of each picture; more of the same hardly help
 CHUNK = 256  # pictures at once
@@ -66,10 +66,10 @@ def build_alignment(corpus: Corpus, out: Path, *, say: Callable[[str], None]) ->
 
 
 def _features(source: EmojiSource) -> NDArray[np.float32]:
-    lite2, found = Lite2(), []
+    extractor, found = EfficientNetFeatures(), []
     for start in range(0, len(source), CHUNK):
         part = range(start, min(start + CHUNK, len(source)))
-        found.append(lite2.look(np.stack([source.picture(index) for index in part])).pooled)
+        found.append(extractor.extract(np.stack([source.picture(index) for index in part])).pooled)
     return np.concatenate(found)
 
 

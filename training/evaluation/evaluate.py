@@ -1,7 +1,7 @@
 """What a checkpoint is worth, measured on pictures and captions that it was not trained on.
 
 Every score stands beside what real pictures reach under the same judge. `evaluate` returns plain JSON
-values and a contact sheet; docs/training.md defines each number.
+values and a contact sheet; docs/reference/metrics.md defines each number.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
-from textual_vision.training.data.splits import JUDGED, TRAIN
+from textual_vision.training.data.splits import EVALUATION_SPLITS, TRAIN
 from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.evaluation import measures
 from textual_vision.training.evaluation.alignment import Sentences, Towers, load_towers, recall_at_1
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
-from textual_vision.training.evaluation.features import DETAIL, Lite2, Looks, kid
+from textual_vision.training.evaluation.features import DETAIL, EfficientNetFeatures, ImageFeatures, kid
 from textual_vision.training.evaluation.recognition import Judge, answers_of, judge_from_corpus
-from textual_vision.training.evaluation.sampling import Pictures, draw, psnr_of_pictures, reconstruct
+from textual_vision.training.evaluation.sampling import (
+    Pictures,
+    generate_images,
+    psnr_of_pictures,
+    reconstruct,
+)
 
 SEEDS = 32  # of each named prompt
 DIVERSE_PROMPTS, DIVERSE_SEEDS = 24, 8
@@ -59,8 +64,8 @@ class HeldOut:
     splits: list[str]
     real: Pictures
     drawn: Pictures
-    real_looks: Looks
-    drawn_looks: Looks
+    real_features: ImageFeatures
+    generated_features: ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +77,15 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """evaluation.json and contact_sheet.png in `folder`."""
-        write_whole(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
-        write_whole(folder / "contact_sheet.png", self.sheet)
+        write_atomic(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
+        write_atomic(folder / "contact_sheet.png", self.sheet)
 
 
 def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: Say) -> Evaluation:
     """Measures everything; `limit` takes that many held-out pictures, spread evenly, instead of all."""
-    lite2 = Lite2()
+    extractor = EfficientNetFeatures()
     say("drawing the held-out captions")
-    held = _held_out(checkpoint, corpus, lite2, limit)
+    held = _held_out(checkpoint, corpus, extractor, limit)
     say(f"{len(held.labels)} held-out pictures; reconstructing them")
     again = reconstruct(checkpoint.model, checkpoint.tokenizer, held.real, held.prompts)
     psnr = psnr_of_pictures(held.real, again.pictures)
@@ -95,10 +100,10 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
         },
         "kid_x1000": _kid(held),
         "alignment": _alignment(held, *load_towers()),
-        "recognition": _recognition(checkpoint, corpus, held, lite2),
+        "recognition": _recognition(checkpoint, corpus, held, extractor),
         "image_codes": measures.image_codes(checkpoint, again.codes),
-        "text_codes": _text_codes(checkpoint, held.source, corpus),
-        "diversity": _diversity(checkpoint, held, lite2),
+        "text_codes": _text_codes(checkpoint, corpus),
+        "diversity": _diversity(checkpoint, held, extractor),
     }
     say("nearest training pictures")
     train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
@@ -106,11 +111,13 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
     return Evaluation(scores=scores, sheet=_sheet(held))
 
 
-def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int | None) -> HeldOut:
-    source = EmojiSource(corpus, JUDGED, checkpoint.config.model.image_size)
+def _held_out(
+    checkpoint: Checkpoint, corpus: Corpus, extractor: EfficientNetFeatures, limit: int | None
+) -> HeldOut:
+    source = EmojiSource(corpus, EVALUATION_SPLITS, checkpoint.config.model.image_size)
     if len(source) == 0:
         raise UsageError(
-            f"the corpus has no picture of the splits {', '.join(JUDGED)} to judge by",
+            f"the corpus has no picture of the splits {', '.join(EVALUATION_SPLITS)} to judge by",
             "make it of more pictures: about 3 in 100 are kept for judging",
         )
     chosen = list(range(len(source)))
@@ -119,7 +126,7 @@ def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int |
     labels = [source.captions(index)[0] for index in chosen]
     prompts = [caption_with_style(label, source.style(i)) for label, i in zip(labels, chosen, strict=True)]
     real = np.stack([source.picture(index) for index in chosen])
-    drawn = draw(checkpoint.model, checkpoint.tokenizer, prompts, chosen).pictures
+    drawn = generate_images(checkpoint.model, checkpoint.tokenizer, prompts, chosen).pictures
     return HeldOut(
         source=source,
         labels=labels,
@@ -127,17 +134,17 @@ def _held_out(checkpoint: Checkpoint, corpus: Corpus, lite2: Lite2, limit: int |
         splits=[source.records[index][1].split for index in chosen],
         real=real,
         drawn=drawn,
-        real_looks=lite2.look(real),
-        drawn_looks=lite2.look(drawn),
+        real_features=extractor.extract(real),
+        generated_features=extractor.extract(drawn),
     )
 
 
 def _kid(held: HeldOut) -> dict[str, float]:
-    """Drawn against real, and as a floor one half of the real ones against the other."""
+    """EvaluationImages against real, and as a floor one half of the real ones against the other."""
     half = np.arange(len(held.labels)) % 2 == 0
-    floor = kid(held.real_looks.pooled[half], held.real_looks.pooled[~half])
+    floor = kid(held.real_features.pooled[half], held.real_features.pooled[~half])
     return {
-        "drawn": _round(1e3 * kid(held.drawn_looks.pooled, held.real_looks.pooled)),
+        "drawn": _round(1e3 * kid(held.generated_features.pooled, held.real_features.pooled)),
         "two_halves_of_real": _round(1e3 * floor),
     }
 
@@ -151,8 +158,8 @@ def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[
     found: dict[str, Any] = {"labels": len(distinct), "model": about}
     for name in ("all", *sorted(set(held.splits))):
         chosen = np.ones(len(own), bool) if name == "all" else splits == name
-        real = recall_at_1(towers, held.real_looks.pooled[chosen], sentences, own[chosen].tolist())
-        drawn = recall_at_1(towers, held.drawn_looks.pooled[chosen], sentences, own[chosen].tolist())
+        real = recall_at_1(towers, held.real_features.pooled[chosen], sentences, own[chosen].tolist())
+        drawn = recall_at_1(towers, held.generated_features.pooled[chosen], sentences, own[chosen].tolist())
         share = _round(drawn / real, 3) if real else None
         found[name] = {
             "pictures": int(chosen.sum()), "real": _round(real, 3), "drawn": _round(drawn, 3), "share": share
@@ -161,10 +168,10 @@ def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[
 
 
 def _recognition(
-    checkpoint: Checkpoint, corpus: Corpus, held: HeldOut, lite2: Lite2
+    checkpoint: Checkpoint, corpus: Corpus, held: HeldOut, extractor: EfficientNetFeatures
 ) -> dict[str, Any] | None:
     """Named prompts over many seeds and every held-out composition; None when the corpus has none."""
-    judge = judge_from_corpus(corpus, checkpoint.config.model.image_size, lite2)
+    judge = judge_from_corpus(corpus, checkpoint.config.model.image_size, extractor)
     if judge is None:
         return None
     found: dict[str, Any] = {
@@ -174,8 +181,10 @@ def _recognition(
     for prompt, wanted in ASKED.items():
         if not wanted.keys() <= judge.probes.keys():
             continue
-        drawn = draw(checkpoint.model, checkpoint.tokenizer, [prompt] * SEEDS, range(SEEDS)).pictures
-        prompts[prompt] = _asked(judge, lite2.look(drawn).whole, wanted)
+        drawn = generate_images(
+            checkpoint.model, checkpoint.tokenizer, [prompt] * SEEDS, range(SEEDS)
+        ).pictures
+        prompts[prompt] = _asked(judge, extractor.extract(drawn).whole, wanted)
     return {**found, "seeds": SEEDS, "prompts": prompts, "held_out": _held_compositions(judge, held)}
 
 
@@ -184,7 +193,7 @@ def _asked(judge: Judge, features: Features, wanted: Mapping[str, str]) -> dict[
     ceiling = judge.ceiling(wanted)
     return {
         "wanted": dict(wanted),
-        "recognised": _round(judge.shows(features, wanted).mean(), 3),
+        "recognized": _round(judge.shows(features, wanted).mean(), 3),
         **parts,
         "real": None if ceiling is None else _round(ceiling, 3),
     }
@@ -201,30 +210,35 @@ def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
         told = np.array([by_label[held.labels[i]][name] for i in rows])
         right = {
             kind: float((np.array(judge.probes[name].answer(features[rows])) == told).mean())
-            for kind, features in (("real", held.real_looks.whole), ("drawn", held.drawn_looks.whole))
+            for kind, features in (
+                ("real", held.real_features.whole),
+                ("drawn", held.generated_features.whole),
+            )
         }
         found[name] = {"pictures": len(rows), **{kind: _round(share, 3) for kind, share in right.items()}}
     return found
 
 
-def _text_codes(checkpoint: Checkpoint, source: EmojiSource, corpus: Corpus) -> dict[str, Any]:
+def _text_codes(checkpoint: Checkpoint, corpus: Corpus) -> dict[str, Any]:
     captions = sorted({caption for record in corpus.records for caption in record.captions})
     random = np.random.default_rng(0)
     chosen = random.choice(len(captions), min(USAGE_CAPTIONS, len(captions)), replace=False)
-    return measures.text_codes(checkpoint, source, [captions[int(index)] for index in chosen])
+    return measures.text_codes(checkpoint, [captions[int(index)] for index in chosen])
 
 
-def _diversity(checkpoint: Checkpoint, held: HeldOut, lite2: Lite2) -> dict[str, float]:
-    """Mean cosine distance of Lite2 features between seeds of a prompt without style, and between prompts."""
+def _diversity(checkpoint: Checkpoint, held: HeldOut, extractor: EfficientNetFeatures) -> dict[str, float]:
+    """Mean cosine distance of features between seeds of a prompt without style, and between prompts."""
     labels = _spread(sorted(set(held.labels)), DIVERSE_PROMPTS)
     prompts = [label for label in labels for _ in range(DIVERSE_SEEDS)]
     seeds = list(range(DIVERSE_SEEDS)) * len(labels)
-    features = lite2.look(draw(checkpoint.model, checkpoint.tokenizer, prompts, seeds).pictures).pooled
+    features = extractor.extract(
+        generate_images(checkpoint.model, checkpoint.tokenizer, prompts, seeds).pictures
+    ).pooled
     each = features.reshape(len(labels), DIVERSE_SEEDS, -1)
     return {
         "between_seeds": _round(float(np.mean([measures.spread(one) for one in each])), 4),
         "between_prompts": _round(measures.spread(each[:, 0]), 4),
-        "between_real_pictures": _round(measures.spread(held.real_looks.pooled), 4),
+        "between_real_pictures": _round(measures.spread(held.real_features.pooled), 4),
     }
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite2 features of pictures: what scores are measured on (losses use Lite0).
+"""EfficientNet-EfficientNet-Lite2 features of pictures: what scores are measured on (losses use Lite0).
 
 A score on these features can only be compared with a score on these features: never with a published
 FID, KID or CLIP score.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from textual_vision.training.trainer.losses import pretrained_efficientnet
+from textual_vision.training.models.efficientnet import pretrained_efficientnet
 
 DETAIL = 64  # pixels a side that larger pictures are shrunk to: scores of all models can be compared
 VIEW = 128  # pixels a side that the network sees
@@ -25,7 +25,7 @@ CHUNK = 32  # pictures at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class ImageFeatures:
     """What the network sees in N pictures: `pooled` float32 (N, 1280), `layout` float32 (N, 16 * 208)."""
 
     pooled: NDArray[np.float32]
@@ -37,14 +37,14 @@ class Looks:
         return np.hstack([self.pooled, self.layout])
 
 
-class Lite2:
+class EfficientNetFeatures:
     """ImageNet's EfficientNet-Lite2; BackendMissingError when it isn't installed."""
 
     def __init__(self) -> None:
         self.net = pretrained_efficientnet("lite2").eval().requires_grad_(False)
 
     @torch.no_grad()
-    def look(self, pictures: NDArray[np.uint8]) -> Looks:
+    def extract(self, pictures: NDArray[np.uint8]) -> ImageFeatures:
         """At least one picture, uint8 (N, S, S, 3)."""
         pooled, layout = [], []
         for start in range(0, len(pictures), CHUNK):
@@ -57,7 +57,7 @@ class Lite2:
                 if number == LAYOUT_BLOCK:
                     layout.append(F.adaptive_avg_pool2d(x, LAYOUT_CELLS).flatten(1).numpy())
             pooled.append(F.relu6(self.net._bn1(self.net._conv_head(x))).mean((2, 3)).numpy())
-        return Looks(pooled=np.concatenate(pooled), layout=np.concatenate(layout))
+        return ImageFeatures(pooled=np.concatenate(pooled), layout=np.concatenate(layout))
 
 
 def _resized(x: Tensor) -> Tensor:

@@ -11,22 +11,21 @@ import torch
 from numpy.typing import NDArray
 
 from textual_vision.training.checkpoint import Checkpoint
-from textual_vision.training.data.batches import Batches, PictureSource, signed_from_pixels
+from textual_vision.training.data.batches import PictureSource, signed_from_pixels
 from textual_vision.training.evaluation.sampling import Pictures
+from textual_vision.training.evaluation.text_code_usage import text_code_usage
+from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.codebook import codebook_usage
-from textual_vision.training.trainer.text_codes import text_code_usage
 
 THUMB = 16  # pixels a side at which pictures are compared with the training set
 COPY_DB = 30.0  # two thumbnails that agree better than this show the same drawing
 CHUNK = 512
 
 
-def text_codes(checkpoint: Checkpoint, source: PictureSource, captions: Sequence[str]) -> dict[str, Any]:
+def text_codes(checkpoint: Checkpoint, captions: Sequence[str]) -> dict[str, Any]:
     """Distinct sequences, codes used and captions found again; UsageError when the codes collapsed."""
-    batches = Batches(
-        source, checkpoint.tokenizer, checkpoint.model.text_encoder, seed=0, style_in_caption=0.0
-    )
-    return asdict(text_code_usage(batches, captions))
+    encode = CaptionEncoder(checkpoint.tokenizer, checkpoint.model.text_encoder)
+    return asdict(text_code_usage(encode, captions))
 
 
 @torch.no_grad()
@@ -36,7 +35,7 @@ def image_codes(checkpoint: Checkpoint, codes: torch.Tensor) -> dict[str, Any]:
     white = signed_from_pixels(np.full((1, size, size, 3), 255, np.uint8))
     book = checkpoint.model.codebook
     usage = asdict(codebook_usage(book, codes, book.nearest(checkpoint.model.image_encoder(white))[0]))
-    return {**usage, "codes": book.config.codes, "pictures": len(codes)}
+    return {**usage, "codes": book.config.codebook_size, "pictures": len(codes)}
 
 
 def spread(features: NDArray[np.float32]) -> float:

@@ -13,7 +13,7 @@ from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import SPLITS, hashed_share
 from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.emoji.wearing import ANIMALS
-from textual_vision.training.evaluation.features import Lite2
+from textual_vision.training.evaluation.features import EfficientNetFeatures
 from textual_vision.training.evaluation.probes import Probe, answers_unseen, probe_from_pictures
 
 BARE = "nothing"  # what an animal wears that wears nothing
@@ -67,7 +67,7 @@ class Judge:
         return right
 
 
-def judge_from_corpus(corpus: Corpus, size: int, lite2: Lite2) -> Judge | None:
+def judge_from_corpus(corpus: Corpus, size: int, extractor: EfficientNetFeatures) -> Judge | None:
     """Probes learned from all real compositions and scenes at `size` pixels; None when there are none.
 
     All splits: the judge must know dogs with sunglasses that the generator has never seen. Its ceiling
@@ -78,7 +78,7 @@ def judge_from_corpus(corpus: Corpus, size: int, lite2: Lite2) -> Judge | None:
     shown = {index: answers for index, answers in shown.items() if answers}
     if not shown:
         return None
-    features = lite2.look(np.stack([source.picture(index) for index in shown])).whole
+    features = extractor.extract(np.stack([source.picture(index) for index in shown])).whole
     row = {index: number for number, index in enumerate(shown)}
     said: dict[int, dict[str, str]] = {index: {} for index in shown}
     probes = {}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.training.data.batches import ids_from_captions, signed_from_pixels
+from textual_vision.training.data.batches import signed_from_pixels
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
 
 CHUNK = 32  # pictures at once
@@ -20,7 +21,7 @@ Pictures = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class EvaluationImages:
     """`pictures` uint8 (N, S, S, 3), `codes` int64 (N, h, w)."""
 
     pictures: Pictures
@@ -28,24 +29,26 @@ class Drawn:
 
 
 @torch.no_grad()
-def draw(
+def generate_images(
     model: TextToImageModel, tokenizer: Tokenizer, prompts: Sequence[str], seeds: Sequence[int]
-) -> Drawn:
+) -> EvaluationImages:
     """Prompt i with the first noise of seed i, as the runtime draws it."""
     device = next(model.parameters()).device
     pictures, codes = [], []
     for start in range(0, len(prompts), CHUNK):
         ids, mask = ids_from_captions(tokenizer, prompts[start : start + CHUNK])
-        drawing = model.draw(ids.to(device), mask.to(device), noise_rows(model, seeds, start).to(device))
-        pictures.append(drawing.image.cpu().numpy())
-        codes.append(drawing.codes.cpu())
-    return Drawn(pictures=np.concatenate(pictures), codes=torch.cat(codes))
+        generated = model.generate(
+            ids.to(device), mask.to(device), noise_rows(model, seeds, start).to(device)
+        )
+        pictures.append(generated.image.cpu().numpy())
+        codes.append(generated.codes.cpu())
+    return EvaluationImages(pictures=np.concatenate(pictures), codes=torch.cat(codes))
 
 
 @torch.no_grad()
 def reconstruct(
     model: TextToImageModel, tokenizer: Tokenizer, pictures: Pictures, captions: Sequence[str]
-) -> Drawn:
+) -> EvaluationImages:
     """Each picture through the image encoder, its codes and the generator, with its caption and seed i."""
     device = next(model.parameters()).device
     stages = stages_from_model(model)
@@ -59,7 +62,7 @@ def reconstruct(
         image = stages.generator(part, text, mask.to(device), noise.to(device))
         found.append(image.cpu().numpy())
         codes.append(part.cpu())
-    return Drawn(pictures=np.concatenate(found), codes=torch.cat(codes))
+    return EvaluationImages(pictures=np.concatenate(found), codes=torch.cat(codes))
 
 
 def noise_rows(model: TextToImageModel, seeds: Sequence[int], start: int) -> torch.Tensor:

@@ -15,15 +15,15 @@ class Generator(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         config = model.generator
-        self.condition = Condition(model.text.width, model.noise, config.condition)
-        self.entry = nn.Conv2d(model.codebook.width, config.channels[0], 3, padding=1, bias=False)
+        self.condition = Condition(model.text.embed_dim, model.noise, config.condition)
+        self.entry = nn.Conv2d(model.codebook.codebook_dim, config.channels[0], 3, padding=1, bias=False)
         self.entry_norm = ConditionalNorm(config.channels[0], config.condition)
         self.residuals = nn.ModuleList(
             Residual(config.channels[0], config.condition) for _ in range(config.residual_blocks)
         )
         pairs = zip(config.channels[:-1], config.channels[1:], strict=True)
         self.ups = nn.ModuleList(Upsample(below, above, config.condition) for below, above in pairs)
-        self.colour = nn.Conv2d(config.channels[-1], 3, 3, padding=1)
+        self.color = nn.Conv2d(config.channels[-1], 3, 3, padding=1)
 
     def forward(self, rows: Tensor, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
         """rows (B, D, h, w), text (B, T, C), mask (B, T), noise (B, Z) -> (B, 3, H, W) in [-1, 1]."""
@@ -33,4 +33,4 @@ class Generator(nn.Module):
             x = residual(x, condition)
         for up in self.ups:
             x = up(x, condition)
-        return torch.tanh(self.colour(x))
+        return torch.tanh(self.color(x))

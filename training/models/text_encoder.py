@@ -1,4 +1,4 @@
-"""Prompt to quantised, attention-weighted words: the first stage of a drawing.
+"""Prompt to quantized, attention-weighted words: the first stage of a drawing.
 
 The encoder is the first layers of MiniLM, frozen: its states are still word-like and unseen words
 land near their synonyms. Whatever comes after sees only what passed the codes.
@@ -52,7 +52,7 @@ class WordEncoder(nn.Module):
         return x  # type: ignore[no-any-return]
 
 
-class ProductQuantiser(nn.Module):
+class ProductQuantizer(nn.Module):
     """Each sub-space of a token state to its nearest code (Jegou et al. 2011)."""
 
     centroids: Tensor
@@ -60,7 +60,7 @@ class ProductQuantiser(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.groups = config.groups
-        shape = (config.groups, config.codes, config.hidden // config.groups)
+        shape = (config.groups, config.codebook_size, config.hidden // config.groups)
         self.register_buffer("centroids", torch.randn(shape))
 
     def distances(self, states: Tensor) -> Tensor:
@@ -82,11 +82,11 @@ class WordAttention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         part = config.hidden // config.groups
-        self.rows = nn.Parameter(torch.randn(config.groups, config.codes, part))
-        self.project = nn.Linear(config.hidden, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.score_hidden = nn.Linear(config.width, config.width // 2)
-        self.score = nn.Linear(config.width // 2, 1)
+        self.rows = nn.Parameter(torch.randn(config.groups, config.codebook_size, part))
+        self.project = nn.Linear(config.hidden, config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.score_hidden = nn.Linear(config.embed_dim, config.embed_dim // 2)
+        self.score = nn.Linear(config.embed_dim // 2, 1)
 
     def forward(self, text_codes: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """text_codes int64 (B, T, G), mask (B, T) -> text (B, T, C), attention (B, T).
@@ -108,12 +108,12 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.encoder = WordEncoder(config)
-        self.quantiser = ProductQuantiser(config)
+        self.quantizer = ProductQuantizer(config)
         self.words = WordAttention(config)
 
     def codes(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids, attention_mask int64 (B, T) -> text_codes int64 (B, T, G)."""
-        codes: Tensor = self.quantiser(self.encoder(input_ids, attention_mask))
+        codes: Tensor = self.quantizer(self.encoder(input_ids, attention_mask))
         return codes
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

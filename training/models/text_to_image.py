@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.config import ModelConfig, SamplingConfig
 from textual_vision.training.models.blocks import pixels_from_signed
 from textual_vision.training.models.codebook import Codebook
 from textual_vision.training.models.generator import Generator
@@ -17,7 +18,7 @@ from textual_vision.training.models.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class GeneratedImages:
     """What one pass gives; the fields are the stages' outputs."""
 
     text_codes: Tensor  # int64 (B, T, G)
@@ -29,24 +30,30 @@ class Drawing:
 class TextToImageModel(nn.Module):
     """Everything that is trained but the discriminator."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, sampling: SamplingConfig) -> None:
+        """Fresh weights; UsageError when the number of retrieval entries is left to the corpus."""
         super().__init__()
-        self.config = config
+        if config.retrieval.entries is None:
+            raise UsageError(
+                "model.retrieval.entries is null: the model has an entry for each picture of a corpus",
+                "give the number of pictures",
+            )
+        self.config, self.sampling = config, sampling
         self.text_encoder = TextEncoder(config.text)
-        self.latent = LatentNetwork(config)
+        self.latent = LatentNetwork(config, sampling)
         self.codebook = Codebook(config.codebook)
         self.generator = Generator(config)
         self.image_encoder = ImageEncoder(config)
         self.posterior = Posterior(config)
 
     @torch.no_grad()
-    def draw(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> Drawing:
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> GeneratedImages:
         """ids, mask int64 (B, T), noise float32 (B, Z) -> what the exported pipeline gives."""
         stages = stages_from_model(self)
         text_codes, text, attention = stages.text_encoder(input_ids, attention_mask)
         codes = stages.latent(text, attention_mask, noise)
         image = stages.generator(codes, text, attention_mask, noise)
-        return Drawing(text_codes=text_codes, attention=attention, codes=codes, image=image)
+        return GeneratedImages(text_codes=text_codes, attention=attention, codes=codes, image=image)
 
 
 class LatentStage(nn.Module):

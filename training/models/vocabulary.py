@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.training.config import TextConfig
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
 from textual_vision.training.models.text_encoder import WordEncoder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -31,7 +31,7 @@ def minilm_folder() -> Path:
         root = importlib.resources.files(MINILM_PACKAGE)
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            "the pretrained text encoder is not installed", "pip install 'textual-vision[train]'"
+            "the pretrained text encoder is not installed", "pip install 'promptsprite[train]'"
         ) from error
     return Path(str(root)) / "model"
 
@@ -89,7 +89,7 @@ def warm_start(encoder: WordEncoder, config: TextConfig, old_ids: list[int]) -> 
                 value = value[old_ids]
             elif name == "position.weight":
                 value = value[: config.max_tokens] + source["embeddings.token_type_embeddings.weight"][0]
-            parameter.copy_(on_grid(value) if value.ndim == 2 else value)
+            parameter.copy_(round_to_int8_grid(value) if value.ndim == 2 else value)
             parameter.requires_grad_(False)
 
 

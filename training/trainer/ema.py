@@ -42,7 +42,9 @@ class Ema:
 
 
 @torch.no_grad()
-def blended(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+def interpolate_weights(
+    before: dict[str, Tensor], after: dict[str, Tensor], share: float
+) -> dict[str, Tensor]:
     """Weights of a model, `share` of the way from `before` to `after` (Wortsman et al. 2022, eq. 1)."""
     found = {
         name: torch.lerp(before[name].to(weight.device), weight, share)

@@ -15,37 +15,37 @@ from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import (
     PictureSource,
     caption_with_style,
-    ids_from_captions,
     signed_from_pixels,
 )
-from textual_vision.training.evaluation.features import Lite2, kid
-from textual_vision.training.evaluation.sampling import CHUNK, draw, noise_rows
+from textual_vision.training.evaluation.features import EfficientNetFeatures, kid
+from textual_vision.training.evaluation.sampling import CHUNK, generate_images, noise_rows
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.ema import blended
+from textual_vision.training.trainer.ema import interpolate_weights
 from textual_vision.training.trainer.losses import code_cross_entropy
 
-AT_LEAST, AT_MOST = 64, 512  # pictures: fewer say nothing, more take long
-CHOOSE_EVERY = 500  # steps of the latent phase
+MIN_PICTURES, MAX_PICTURES = 64, 512  # pictures: fewer say nothing, more take long
+SCORE_EVERY = 500  # steps of the latent phase
 
 
-class Choice:
+class ValidationScorer:
     """Scores by validation pictures, each with its plainest caption and its style; less is better."""
 
     def __init__(self, model: TextToImageModel, tokenizer: Tokenizer, source: PictureSource) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        count = min(len(source), AT_MOST)
+        count = min(len(source), MAX_PICTURES)
         indices = [int(index) for index in np.linspace(0, len(source) - 1, count)]
         self.pictures = np.stack([source.picture(index) for index in indices])
         self.captions = [caption_with_style(source.captions(i)[0], source.style(i)) for i in indices]
-        self._lite2: Lite2 | None = None
+        self._extractor: EfficientNetFeatures | None = None
 
     @torch.no_grad()
     def code_cross_entropy(self, weights: dict[str, Tensor], losses: LossConfig) -> float:
         """Nats a code, of codes predicted from the caption and noise that knows nothing of the picture."""
         self.model.load_state_dict(weights)
         device = next(self.model.parameters()).device
-        hard = LossConfig(logit_scale=losses.logit_scale, code_smoothing=0.0)
+        hard = LossConfig(logit_scale=losses.logit_scale, label_smoothing=0.0)
         rows = self.model.codebook.rows
         total, seeds = 0.0, range(len(self.captions))
         for start in seeds[::CHUNK]:
@@ -65,33 +65,33 @@ class Choice:
     def distance(self, weights: dict[str, Tensor]) -> float:
         """KID of what is drawn for the captions against the pictures."""
         self.model.load_state_dict(weights)
-        if self._lite2 is None:
-            self._lite2 = Lite2()
-            self._real = self._lite2.look(self.pictures).pooled
-        drawn = draw(self.model, self.tokenizer, self.captions, range(len(self.captions))).pictures
-        return kid(self._lite2.look(drawn).pooled, self._real)
+        if self._extractor is None:
+            self._extractor = EfficientNetFeatures()
+            self._real = self._extractor.extract(self.pictures).pooled
+        drawn = generate_images(self.model, self.tokenizer, self.captions, range(len(self.captions))).pictures
+        return kid(self._extractor.extract(drawn).pooled, self._real)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChosenShare:
+class SelectedInterpolation:
     """`share` of a phase's change, and the KID of each share that was tried."""
 
     share: float
     kid_from_share: dict[float, float]
 
 
-def best_share(
-    choice: Choice | None,
+def select_interpolation(
+    scorer: ValidationScorer | None,
     before: dict[str, Tensor],
     after: dict[str, Tensor],
     shares: Sequence[float],
     say: Callable[[str], None],
-) -> ChosenShare:
+) -> SelectedInterpolation:
     """The share of the way from `before` to `after` that draws best; the last one when nothing can tell."""
-    if choice is None:
-        return ChosenShare(share=shares[-1], kid_from_share={})
+    if scorer is None:
+        return SelectedInterpolation(share=shares[-1], kid_from_share={})
     scores = {}
     for share in shares:
-        scores[share] = choice.distance(blended(before, after, share))
+        scores[share] = scorer.distance(interpolate_weights(before, after, share))
         say(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
-    return ChosenShare(share=min(scores, key=scores.__getitem__), kid_from_share=scores)
+    return SelectedInterpolation(share=min(scores, key=scores.__getitem__), kid_from_share=scores)

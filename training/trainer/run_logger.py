@@ -21,10 +21,10 @@ import torch
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
-from textual_vision.training.evaluation.sampling import draw, reconstruct
+from textual_vision.training.evaluation.sampling import generate_images, reconstruct
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.state import LOG, PHASES, read_log
 
@@ -38,7 +38,7 @@ SAMPLES = 8  # pictures on a sheet, each three times
 Say = Callable[[str], None]
 
 
-class Watch:
+class RunLogger:
     """The main process's reports; other processes have none."""
 
     def __init__(self, out: Path, say: Say) -> None:
@@ -54,7 +54,7 @@ class Watch:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise BackendMissingError(
-                "tensorboard is not installed", "pip install 'textual-vision[train]'"
+                "tensorboard is not installed", "pip install 'promptsprite[train]'"
             ) from error
         self.writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=first_global_step)
 
@@ -93,7 +93,7 @@ class Watch:
         """A sheet of drawings, as a file and in TensorBoard."""
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
-        write_whole(folder / f"{name}.png", sheet)
+        write_atomic(folder / f"{name}.png", sheet)
         self.writer.add_image("samples", _array_from_png(sheet), global_step, dataformats="HWC")
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Watch:
 
     def curves(self) -> None:
         """RUN/curves.png from the log."""
-        write_whole(self.out / "curves.png", curves_from_log(read_log(self.out)))
+        write_atomic(self.out / "curves.png", curves_from_log(read_log(self.out)))
 
 
 def sample_sheet(
@@ -121,7 +121,7 @@ def sample_sheet(
     captions = [source.captions(index)[0] for index in chosen]
     real = np.stack([source.picture(index) for index in chosen])
     again = reconstruct(shown, tokenizer, real, captions).pictures
-    drawn = draw(shown, tokenizer, captions, range(SAMPLES)).pictures
+    drawn = generate_images(shown, tokenizer, captions, range(SAMPLES)).pictures
     below = ["real"] * SAMPLES + ["reconstructed"] * SAMPLES + captions
     return contact_sheet(np.concatenate([real, again, drawn]), below, SAMPLES)
 

@@ -30,13 +30,13 @@ def mixed_precision(precision: str) -> str:
     return "bf16" if precision == "bfloat16" else "no"
 
 
-def check_batches(config: TrainConfig, processes: int) -> None:
+def check_batch_sizes(config: TrainConfig, processes: int) -> None:
     """UsageError when a batch can't be dealt out evenly."""
     for name in PHASES:
-        batch = getattr(config, f"{name}_phase").batch
+        batch = getattr(config, f"{name}_phase").batch_size
         if batch % processes:
             raise UsageError(
-                f"{name}_phase.batch {batch} is no multiple of the {processes} processes",
+                f"{name}_phase.batch_size {batch} is no multiple of the {processes} processes",
                 "change the one or the other",
             )
 

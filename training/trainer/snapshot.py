@@ -9,7 +9,7 @@ from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
-from textual_vision.training.int8_grid import weights_on_grid
+from textual_vision.training.int8_grid import round_weights_to_int8_grid
 from textual_vision.training.sources import notice_of
 from textual_vision.training.trainer.state import STATE, TOKENIZER, phase_name, read_config, read_state
 
@@ -26,10 +26,12 @@ class Snapshot:
 def snapshot(run: Path, out: Path) -> Snapshot:
     """Writes the averaged weights of RUN/state.pt as a checkpoint to `out`; the run isn't disturbed."""
     if not (run / STATE).is_file():
-        raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --out named")
+        raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --output named")
     state = read_state(run / STATE)
     config = read_config(run)
-    weights = weights_on_grid({name: w for name, w in state["ema"].items() if isinstance(w, Tensor)})
+    weights = round_weights_to_int8_grid(
+        {name: w for name, w in state["ema"].items() if isinstance(w, Tensor)}
+    )
     tokenizer = read_tokenizer(run / TOKENIZER)
     save_checkpoint(out, config, weights, tokenizer, notice_of(config))
     return Snapshot(folder=out, phase=phase_name(state["phase_index"]), step=state["next_step"])

@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
-from textual_vision.runtime.files import write_whole
-from textual_vision.training.config import TrainConfig, config_from_dict, config_to_dict
+from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.strict_json import json_from_bytes
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import bytes_from_config, config_from_json
 
 PHASES = ("codebook", "latent", "joint")
 STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "log.jsonl"
@@ -53,7 +55,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """One safetensors file, written whole."""
-    write_whole(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+    write_atomic(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -66,15 +68,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """RUN/config.json, what was asked for."""
-    write_whole(run / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    write_atomic(run / CONFIG, bytes_from_config(config))
 
 
 def read_config(run: Path) -> TrainConfig:
     """RUN/config.json; IntegrityError when it is missing or no JSON."""
     path = run / CONFIG
     try:
-        return config_from_dict(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return config_from_json(json_from_bytes(path.read_bytes(), str(path)), str(path))
+    except (OSError, IntegrityError) as error:
         raise IntegrityError(f"{path} can't be read: {error}", "start a new run") from error
 
 
@@ -89,7 +91,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def cut_log(run: Path, phase_index: int, next_step: int) -> None:
     """Drops the lines of steps that a resumed run will do again."""
     kept = [line for line in read_log(run) if _place(line) < (phase_index, next_step)]
-    write_whole(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    write_atomic(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _place(line: dict[str, Any]) -> tuple[int, int]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.data.batches import Batches, ids_from_captions
-from textual_vision.training.int8_grid import on_grid
+from textual_vision.training.int8_grid import round_to_int8_grid
+from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
-TWIN_SHARE = 0.01  # of the mean squared error: centres closer than this are one
-OUT_OF_REACH = 4.0  # each number of a retired centre; states stay below about 1.5, and int8 can hold it
-COLLAPSED = 0.5  # distinct sequences per distinct caption below which training stops
+DUPLICATE_SHARE = 0.01  # of the mean squared error: centers closer than this are one
+OUT_OF_REACH = 4.0  # each number of a retired center; states stay below about 1.5, and int8 can hold it
 
 
 @torch.no_grad()
@@ -35,109 +33,58 @@ def token_states(encoder: TextEncoder, tokenizer: Tokenizer, captions: Sequence[
 def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, seed: int) -> float:
     """k-means in each sub-space of `states` (N, hidden); returns the mean squared error left.
 
-    Fills the quantiser's centroids and starts the rows that the other stages see from them. A centroid
+    Fills the quantizer's centroids and starts the rows that the other stages see from them. A centroid
     that lost its points is put on the worst-served state.
     """
     generator = torch.Generator().manual_seed(seed)
-    quantiser = encoder.quantiser
-    parts = states.unflatten(1, (quantiser.groups, -1)).transpose(0, 1).contiguous()  # (G, N, hidden / G)
-    codes = quantiser.centroids.shape[1]
+    quantizer = encoder.quantizer
+    parts = states.unflatten(1, (quantizer.groups, -1)).transpose(0, 1).contiguous()  # (G, N, hidden / G)
+    codes = quantizer.centroids.shape[1]
     if parts.shape[1] < codes:
         raise UsageError(
             f"{parts.shape[1]} words in all captions can't fill {codes} text codes",
-            "use more captions, or a config with fewer model.text.codes",
+            "use more captions, or a config with fewer model.text.codebook_size",
         )
     error = 0.0
     for group, points in enumerate(parts):
-        centres = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
+        centers = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
         for iteration in range(iterations):
-            worst, nearest = _assign(points, centres)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+            worst, nearest = _assign(points, centers)
+            sums = torch.zeros_like(centers).index_add_(0, nearest, points)
             counts = torch.bincount(nearest, minlength=codes)
             alive = counts > 0
-            centres[alive] = sums[alive] / counts[alive, None]
+            centers[alive] = sums[alive] / counts[alive, None]
             empty = int((~alive).sum())
             if empty and iteration < iterations - 1:
-                # Drawn, not the worst: those may be one frequent state many times over.
+                # EvaluationImages, not the worst: those may be one frequent state many times over.
                 drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
-                centres[~alive] = points[drawn]
-        left = float(_assign(points, centres)[0].mean())
-        quantiser.centroids[group] = on_grid(retire_twins(centres, TWIN_SHARE * left))
-        error += float(_assign(points, quantiser.centroids[group])[0].mean()) / len(parts)
-    encoder.words.rows.copy_(quantiser.centroids)
+                centers[~alive] = points[drawn]
+        left = float(_assign(points, centers)[0].mean())
+        quantizer.centroids[group] = round_to_int8_grid(
+            merge_duplicate_centroids(centers, DUPLICATE_SHARE * left)
+        )
+        error += float(_assign(points, quantizer.centroids[group])[0].mean()) / len(parts)
+    encoder.words.rows.copy_(quantizer.centroids)
     return error
 
 
-def retire_twins(centres: Tensor, closer_than: float) -> Tensor:
+def merge_duplicate_centroids(centers: Tensor, closer_than: float) -> Tensor:
     """Centres (K, D) with all but the first of any set of near-equal ones put out of reach.
 
     Between two that are closer (squared) than any state is to its own, rounding would choose: another
     precision, another code, for nothing.
     """
-    distance = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").square()
     earlier_twin = (distance < closer_than).tril(-1).any(1)
-    return torch.where(earlier_twin[:, None], torch.full_like(centres, OUT_OF_REACH), centres)
+    return torch.where(earlier_twin[:, None], torch.full_like(centers, OUT_OF_REACH), centers)
 
 
-def _assign(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance to the nearest centre, and which it is, both (N,)."""
+def _assign(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance to the nearest center, and which it is, both (N,)."""
     distance, nearest = [], []
     for part in points.split(16384):
-        squares = centres.square().sum(1) - 2 * part @ centres.T
+        squares = centers.square().sum(1) - 2 * part @ centers.T
         best = squares.min(1)
         distance.append(best.values + part.square().sum(1))
         nearest.append(best.indices)
     return torch.cat(distance), torch.cat(nearest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextCodeUsage:
-    """Whether the codes still tell captions apart."""
-
-    captions: int  # distinct ones looked at
-    distinct: float  # distinct code sequences per distinct caption
-    used: float  # share of all codes that occur
-    recall_at_1: float  # share of captions whose own codes' rows are nearest to their states
-
-
-@torch.no_grad()
-def text_code_usage(batches: Batches, captions: Sequence[str]) -> TextCodeUsage:
-    """Measures `captions`; raises UsageError when the codes have collapsed."""
-    captions = sorted(set(captions))
-    codes, mask = batches.encode(captions)
-    sequences = {tuple(row[m.bool()].flatten().tolist()) for row, m in zip(codes, mask, strict=True)}
-    quantiser = batches.text_encoder.quantiser
-    groups = torch.arange(quantiser.groups)
-    used = len({(int(g), int(c)) for g in groups for c in codes[mask.bool()][:, g].unique()})
-    usage = TextCodeUsage(
-        captions=len(captions),
-        distinct=len(sequences) / len(captions),
-        used=used / (quantiser.groups * quantiser.centroids.shape[1]),
-        recall_at_1=_recall_at_1(batches, captions, codes, mask),
-    )
-    if usage.distinct < COLLAPSED:
-        raise UsageError(
-            f"the text codes have collapsed: {len(sequences)} distinct code sequences "
-            f"for {len(captions)} captions",
-            "give the config more model.text.codes or groups",
-        )
-    return usage
-
-
-def _recall_at_1(batches: Batches, captions: Sequence[str], codes: Tensor, mask: Tensor) -> float:
-    """Mean token state of each caption against the mean of its codes' rows, by cosine."""
-    encoder = batches.text_encoder
-    states = []
-    for start in range(0, len(captions), CHUNK):
-        ids, m = ids_from_captions(batches.tokenizer, captions[start : start + CHUNK])
-        states.append(_mean(encoder.encoder(ids, m), m))
-    queries = torch.nn.functional.normalize(torch.cat(states), dim=1)
-    groups = torch.arange(encoder.quantiser.groups)
-    rows = _mean(encoder.quantiser.centroids[groups, codes].flatten(2), mask)
-    keys = torch.nn.functional.normalize(rows, dim=1)
-    found = [(part @ keys.T).argmax(1) for part in queries.split(2048)]
-    return float((torch.cat(found) == torch.arange(len(keys))).float().mean())
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)

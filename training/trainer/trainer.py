@@ -2,7 +2,7 @@
 
 RUN/config.json      what was asked for
 RUN/tokenizer.json   the pruned tokenizer
-RUN/state.pt         weights, averages, optimisers and the place in the schedule
+RUN/state.pt         weights, averages, optimizers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
 RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
 RUN/before-joint.safetensors   what the joint phase started from
@@ -22,15 +22,23 @@ import torch
 from accelerate import Accelerator
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
-from textual_vision.runtime.files import write_whole
+from textual_vision.runtime.files import write_atomic
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
-from textual_vision.training.config import TrainConfig
+from textual_vision.training.config import TrainConfig, with_retrieval_entries
+from textual_vision.training.config_rules import check_consistent
 from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
-from textual_vision.training.int8_grid import weights_on_grid
+from textual_vision.training.evaluation.text_code_usage import text_code_usage
+from textual_vision.training.int8_grid import round_weights_to_int8_grid
+from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.models.vocabulary import pruned_tokenizer, warm_start
-from textual_vision.training.trainer.ema import Ema, blended, with_generator_of
-from textual_vision.training.trainer.model_selection import AT_LEAST, CHOOSE_EVERY, Choice, best_share
+from textual_vision.training.trainer.ema import Ema, interpolate_weights, with_generator_of
+from textual_vision.training.trainer.model_selection import (
+    MIN_PICTURES,
+    SCORE_EVERY,
+    ValidationScorer,
+    select_interpolation,
+)
 from textual_vision.training.trainer.objectives import PictureDistance
 from textual_vision.training.trainer.phases import (
     CodebookPhase,
@@ -40,12 +48,12 @@ from textual_vision.training.trainer.phases import (
     Phase,
     on_any_process,
 )
-from textual_vision.training.trainer.run_logger import LOG_EVERY, SAMPLE_EVERY, Watch, sample_sheet
+from textual_vision.training.trainer.run_logger import LOG_EVERY, SAMPLE_EVERY, RunLogger, sample_sheet
 from textual_vision.training.trainer.setup import (
     InterruptedRunError,
     Interrupts,
     all_captions,
-    check_batches,
+    check_batch_sizes,
     mixed_precision,
 )
 from textual_vision.training.trainer.state import (
@@ -63,10 +71,10 @@ from textual_vision.training.trainer.state import (
     write_state,
     write_weights,
 )
-from textual_vision.training.trainer.text_codes import fit_text_codes, text_code_usage, token_states
+from textual_vision.training.trainer.text_codes import fit_text_codes, token_states
 
-SHOWN_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
-JUDGED_CAPTIONS = 4000
+FITTED_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
+USAGE_CAPTIONS = 4000
 
 Say = Callable[[str], None]
 
@@ -81,23 +89,24 @@ class TrainingRun:
         notice: str,
         out: Path,
         say: Say,
-        choose_by: PictureSource | None = None,
+        validation: PictureSource | None = None,
     ) -> None:
         self.config, self.source, self.notice, self.out = config, source, notice, out
-        self.choose_by = choose_by
+        self.validation = validation
         self.best: float | None = None  # score of what the phase keeps so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
         self.say = say if self.is_main else (lambda line: None)
-        check_batches(config, self.accelerator.num_processes)
+        check_consistent(config)
+        check_batch_sizes(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
-        self.model = TextToImageModel(config.model)
+        self.model = TextToImageModel(config.model, config.sampling)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
         self.interrupts = Interrupts(self.say)
         self.saved = "nothing"
-        self.watch = Watch(out, self.say)
+        self.logger = RunLogger(out, self.say)
 
     # --- the way through -----------------------------------------------------------------------------
 
@@ -110,48 +119,50 @@ class TrainingRun:
         encoder = self.model.text_encoder
         warm_start(encoder.encoder, text, old_ids)
         chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(seed))
-        some = [captions[int(i)] for i in chosen[:SHOWN_CAPTIONS]]
+        some = [captions[int(i)] for i in chosen[:FITTED_CAPTIONS]]
         states = token_states(encoder, self.tokenizer, some)
-        kept = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))[: phase.batch]
-        error = fit_text_codes(encoder, states[kept], iterations=phase.steps, seed=seed)
+        kept = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))[
+            : phase.token_states
+        ]
+        error = fit_text_codes(encoder, states[kept], iterations=phase.kmeans_iterations, seed=seed)
         self._make_batches()
-        usage = text_code_usage(self.batches, some[:JUDGED_CAPTIONS])
+        usage = text_code_usage(self.encode_captions, some[:USAGE_CAPTIONS])
         self.say(
             f"text codes: {usage.distinct:.2%} distinct sequences, {usage.used:.0%} of codes used, "
             f"R@1 {usage.recall_at_1:.3f}, squared error {error:.4f}"
         )
         self.model.to(self.accelerator.device)
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.save()
         if self.is_main:
-            self.watch.log({"phase": "text", "error": error, **asdict(usage)})
+            self.logger.log({"phase": "text", "error": error, **asdict(usage)})
 
     def go(self) -> Path:
         """Every step that is left; returns the folder of the finished checkpoint."""
         if self.is_main:
-            self.watch.open(self._global_step())
+            self.logger.open(self._global_step())
         try:
             with self.interrupts:
                 while self.phase_index < len(PHASES):
                     self._train_phase()
         finally:
-            self.watch.close()
+            self.logger.close()
         if self.is_main:
-            self.watch.curves()
+            self.logger.curves()
         return self.save_result()
 
     def _train_phase(self) -> None:
         if self.phase is None:
             self.phase = self._phase(PHASES[self.phase_index])
         if self.is_main:
-            self.watch.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
+            self.logger.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
         before = self._weights_before(self.phase.name)
         self._train(self.phase)
         # What a phase hands on is an average; the last noisy steps are dropped.
         self.model.load_state_dict(self._weights_after(self.phase.name, before))
         self.phase_index, self.next_step, self.phase, self.best = self.phase_index + 1, 0, None, None
         self.accelerator.free_memory()
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.save()
 
     def _weights_before(self, phase: str) -> dict[str, torch.Tensor] | None:
@@ -165,23 +176,24 @@ class TrainingRun:
         return read_weights(path)
 
     @cached_property
-    def choice(self) -> Choice | None:
+    def scorer(self) -> ValidationScorer | None:
         """By what the best weights are told; None when there are too few validation pictures."""
-        if self.choose_by is None or len(self.choose_by) < AT_LEAST:
-            self.say(f"fewer than {AT_LEAST} validation pictures: the last weights of each phase are kept")
+        if self.validation is None or len(self.validation) < MIN_PICTURES:
+            self.say(
+                f"fewer than {MIN_PICTURES} validation pictures: the last weights of each phase are kept"
+            )
             return None
-        return Choice(self.model, self.tokenizer, self.choose_by)
+        return ValidationScorer(self.model, self.tokenizer, self.validation)
 
     def _weights_after(self, phase: str, before: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         """The best of a phase's averages; through a file, so that every process goes on with the same."""
         if self.is_main:
             if before is not None:
-                after = self.ema.weights
-                if self.config.joint_keeps == "generator":
-                    after = with_generator_of(before, after)
-                chosen = best_share(self.choice, before, after, self.config.joint_shares, self.say)
-                self.watch.log({"phase": "choice", **asdict(chosen)})
-                write_weights(self.out / KEPT, blended(before, after, chosen.share))
+                after = with_generator_of(before, self.ema.weights)
+                candidates = self.config.interpolation_candidates
+                chosen = select_interpolation(self.scorer, before, after, candidates, self.say)
+                self.logger.log({"phase": "choice", **asdict(chosen)})
+                write_weights(self.out / KEPT, interpolate_weights(before, after, chosen.share))
             elif self.best is None:
                 write_weights(self.out / KEPT, self.ema.weights)
         self.accelerator.wait_for_everyone()
@@ -189,12 +201,12 @@ class TrainingRun:
 
     def _keep_if_best(self, phase: str, step: int, steps: int) -> None:
         """Scores the averaged weights of the latent phase now and then, and writes those that are best."""
-        due = (step + 1) % CHOOSE_EVERY == 0 or step + 1 == steps
-        if phase != "latent" or not due or not self.is_main or self.choice is None:
+        due = (step + 1) % SCORE_EVERY == 0 or step + 1 == steps
+        if phase != "latent" or not due or not self.is_main or self.scorer is None:
             return
-        nats = self.choice.code_cross_entropy(self.ema.weights, self.config.losses)
-        kid = self.choice.distance(self.ema.weights)
-        self.watch.log(
+        nats = self.scorer.code_cross_entropy(self.ema.weights, self.config.losses)
+        kid = self.scorer.distance(self.ema.weights)
+        self.logger.log(
             {"phase": phase, "step": step, "validation_cross_entropy": nats, "validation_kid": kid}
         )
         if better := self.best is None or kid < self.best:
@@ -227,7 +239,7 @@ class TrainingRun:
             if stop:
                 raise InterruptedRunError(
                     f"interrupted after step {self.next_step} of phase {phase.name}; everything is saved",
-                    f"tv-train run {self.out / 'config.json'} --out {self.out} --resume goes on",
+                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume goes on",
                 )
 
     def _phase(self, name: str) -> Phase:
@@ -242,10 +254,10 @@ class TrainingRun:
         return kind(self.accelerator, self.batches, config, self.model, self.distance)
 
     def _make_batches(self) -> None:
+        self.encode_captions = CaptionEncoder(self.tokenizer, self.model.text_encoder)
         self.batches = Batches(
             self.source,
-            self.tokenizer,
-            self.model.text_encoder,
+            self.encode_captions,
             seed=self.config.seed,
             style_in_caption=self.config.style_in_caption,
         )
@@ -257,7 +269,7 @@ class TrainingRun:
         if not self.is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / TOKENIZER, self.tokenizer.to_str(pretty=True).encode())
+        write_atomic(self.out / TOKENIZER, self.tokenizer.to_str(pretty=True).encode())
         write_config(self.out, self.config)
         write_state(
             self.out,
@@ -281,7 +293,7 @@ class TrainingRun:
             parameter.requires_grad_(False)
         self._make_batches()
         self.model.to(self.accelerator.device)
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.ema.load(state["ema"])
         self.phase_index, self.next_step = state["phase_index"], state["next_step"]
         self.best = state["best"]
@@ -297,7 +309,9 @@ class TrainingRun:
         """The averaged weights as a checkpoint."""
         folder = self.out / "checkpoint"
         if self.is_main:
-            weights = weights_on_grid({name: weight.cpu() for name, weight in self.ema.weights.items()})
+            weights = round_weights_to_int8_grid(
+                {name: weight.cpu() for name, weight in self.ema.weights.items()}
+            )
             save_checkpoint(folder, self.config, weights, self.tokenizer, self.notice)
         self.say(f"wrote {folder}")
         return folder
@@ -308,10 +322,10 @@ class TrainingRun:
             mean = self.accelerator.reduce(torch.stack(list(terms.values())), reduction="mean")
             shown = dict(zip(terms, mean.tolist(), strict=True))
             if self.is_main:
-                self.watch.step(phase.name, step, steps, shown, self._global_step())
+                self.logger.step(phase.name, step, steps, shown, self._global_step())
         if self.is_main and (step + 1) % SAMPLE_EVERY == 0:
             sheet = sample_sheet(self.model, self.ema.weights, self.tokenizer, self.source)
-            self.watch.sample(
+            self.logger.sample(
                 f"{self.phase_index + 1}-{phase.name}-{step + 1:06}", sheet, self._global_step()
             )
 
@@ -329,22 +343,23 @@ def run(
     *,
     resume: bool,
     say: Say,
-    choose_by: PictureSource | None = None,
+    validation: PictureSource | None = None,
 ) -> Path:
     """Trains `config` into `out`; raises UsageError when `out` holds another run.
 
-    `choose_by` are pictures apart from `source` whose scores decide which weights are kept.
+    `validation` are pictures apart from `source` whose scores decide which weights are kept.
     """
+    config = with_retrieval_entries(config, len(source))
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(
-            f"{out} holds a run already", "add --resume to go on with it, or choose another --out"
+            f"{out} holds a run already", "add --resume to go on with it, or choose another --output"
         )
     if resume and not exists:
         raise UsageError(f"{out} holds no run to resume", "leave --resume out to start one")
     if resume and read_config(out) != config:
         raise UsageError(f"{out} was started with another config", f"give {out / 'config.json'} as CONFIG")
-    training = TrainingRun(config, source, notice, out, say, choose_by)
+    training = TrainingRun(config, source, notice, out, say, validation)
     if resume:
         training.resume()
     else:

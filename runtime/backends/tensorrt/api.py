@@ -1,6 +1,6 @@
 """What differs between TensorRT 8.6, 10, 11 and TensorRT-RTX is asked for, never assumed from the version.
 
-The library's module is passed around as `trt`. Whatever not every version has is used only where `offers`
+The library's module is passed around as `trt`. Whatever not every version has is used only where `has_api`
 said that this one does.
 """
 
@@ -28,7 +28,7 @@ def load_library(kind: str) -> ModuleType:
         raise BackendMissingError(f"{kind} cannot be loaded: {error}", backend.install) from None
 
 
-def offers(trt: Any, path: str) -> bool:
+def has_api(trt: Any, path: str) -> bool:
     """Whether this version has `path`, as in "BuilderFlag.FP16"."""
     found = trt
     for name in path.split("."):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.runtime.backends.session import Array
-from textual_vision.runtime.backends.tensorrt.api import last_error, offers
+from textual_vision.runtime.backends.tensorrt.api import has_api, last_error
 from textual_vision.runtime.backends.tensorrt.cuda_buffers import Buffer, DeviceMemory
 from textual_vision.runtime.backends.tensorrt.cudart import CAPTURE_THREAD_LOCAL
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError, UsageError
@@ -44,7 +44,7 @@ class EngineTensor:
     """
 
     dtype: npt.DTypeLike
-    seen: npt.DTypeLike
+    declared_dtype: npt.DTypeLike
     buffer: Buffer
     smallest: Shape
     largest: Shape
@@ -88,7 +88,7 @@ class EngineSession:
 
     def use_scratch(self, address: int, size: int) -> None:
         """Let the engine compute in the `size` bytes at `address`, which other stages use in their turn."""
-        if offers(self._trt, "IExecutionContext.set_device_memory"):
+        if has_api(self._trt, "IExecutionContext.set_device_memory"):
             self._context.set_device_memory(address, size)
         else:
             self._context.device_memory = address
@@ -134,7 +134,7 @@ class EngineSession:
     def _read(self, name: str, shape: Shape, size: int) -> Array:
         tensor = self._outputs[name]
         array = tensor.buffer.host[:size].view(tensor.dtype).reshape(shape)
-        return array.astype(tensor.seen, copy=True)
+        return array.astype(tensor.declared_dtype, copy=True)
 
     def _launch(self, shapes: tuple[Shape, ...]) -> None:
         if not self._cuda_graph:
@@ -152,7 +152,7 @@ class EngineSession:
 
     def _can_record(self) -> bool:
         """TensorRT-RTX may still be compiling kernels for these shapes; then a later run is recorded."""
-        if offers(self._trt, "IExecutionContext.is_stream_capturable"):
+        if has_api(self._trt, "IExecutionContext.is_stream_capturable"):
             return bool(self._context.is_stream_capturable(self._memory.stream))
         return True
 
@@ -199,7 +199,7 @@ class EngineSession:
             size = int(np.prod(largest)) * dtype.itemsize
             inputs[name] = EngineTensor(
                 dtype=dtype,
-                seen=declared[name],
+                declared_dtype=declared[name],
                 buffer=self._memory.buffer(size),
                 smallest=smallest,
                 largest=largest,
@@ -212,7 +212,7 @@ class EngineSession:
                     raise TextualVisionError(f"{stage.name}: the size of {name!r} has no bound")
                 outputs[name] = EngineTensor(
                     dtype=self._dtype(name),
-                    seen=declared[name],
+                    declared_dtype=declared[name],
                     buffer=self._memory.buffer(size),
                     smallest=(),
                     largest=(),
@@ -235,18 +235,18 @@ class EngineSession:
 
 def new_context(trt: Any, engine: Any) -> Any:
     """A context without memory of its own, so that stages can share one block."""
-    if offers(trt, "ExecutionContextAllocationStrategy.USER_MANAGED"):
+    if has_api(trt, "ExecutionContextAllocationStrategy.USER_MANAGED"):
         return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    if offers(trt, "ICudaEngine.create_execution_context_without_device_memory"):
+    if has_api(trt, "ICudaEngine.create_execution_context_without_device_memory"):
         return engine.create_execution_context_without_device_memory()
     return engine.create_execution_context()
 
 
 def scratch_bytes(trt: Any, engine: Any) -> int:
     """How much memory `engine` computes in, beside its tensors and weights."""
-    if offers(trt, "ICudaEngine.device_memory_size_v2"):
+    if has_api(trt, "ICudaEngine.device_memory_size_v2"):
         return int(engine.device_memory_size_v2)
-    if offers(trt, "ICudaEngine.device_memory_size"):
+    if has_api(trt, "ICudaEngine.device_memory_size"):
         return int(engine.device_memory_size)
     raise BackendMissingError(f"TensorRT {trt.__version__} is not known here", "install TensorRT 8.6 to 11")
 
@@ -256,11 +256,11 @@ def _in_engine_type(value: Array, tensor: EngineTensor, where: str) -> Array:
     given, wanted = np.asarray(value), np.dtype(tensor.dtype)
     if given.dtype == wanted:
         return np.ascontiguousarray(given)
-    if given.dtype != np.dtype(tensor.seen) or (given.dtype, wanted) != (
+    if given.dtype != np.dtype(tensor.declared_dtype) or (given.dtype, wanted) != (
         np.dtype(np.int64),
         np.dtype(np.int32),
     ):
-        raise UsageError(f"{where}: is {given.dtype}, expected {np.dtype(tensor.seen)}")
+        raise UsageError(f"{where}: is {given.dtype}, expected {np.dtype(tensor.declared_dtype)}")
     if given.size and (given.min() < INT32.min or given.max() > INT32.max):
         raise UsageError(f"{where}: a value does not fit 32 bits, and this TensorRT has no int64")
     return np.ascontiguousarray(given, dtype=wanted)
@@ -272,5 +272,5 @@ def _check_profile(shape: Shape, tensor: EngineTensor, where: str) -> None:
     if not fits:
         raise UsageError(
             f"{where}: shape {shape}, the engine was built for {low} to {high}",
-            "stay within it, or rebuild the engines: tv-export engine … --batch MIN,OPT,MAX --rebuild",
+            "stay within it, or build again: tv-export engine … --batch-profile MIN,OPT,MAX --rebuild",
         )

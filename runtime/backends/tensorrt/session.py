@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from textual_vision.runtime.backends.tensorrt.api import (
+    has_api,
     last_error,
     last_message,
     load_library,
     new_logger,
-    offers,
     released_on_error,
 )
 from textual_vision.runtime.backends.tensorrt.cuda_buffers import DeviceMemory
@@ -41,7 +41,7 @@ from textual_vision.runtime.manifest import EngineSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class EngineRunOptions:
     """How to run: `cuda_graph` records an engine's launches for each set of shapes and replays them.
 
     Engines that run with later versions of the library carry code for the computer itself, so they are
@@ -52,7 +52,7 @@ class EngineOptions:
     trust_host_code: bool = False
 
 
-DEFAULTS = EngineOptions()
+DEFAULTS = EngineRunOptions()
 
 
 class EngineSet(Mapping[str, EngineSession]):
@@ -65,7 +65,7 @@ class EngineSet(Mapping[str, EngineSession]):
         spec: EngineSpec,
         record: EngineRecord,
         memory: DeviceMemory,
-        options: EngineOptions,
+        options: EngineRunOptions,
     ) -> None:
         """Load every plan of `spec`; on an error everything taken so far is given back."""
         self._memory, self._sessions = memory, dict[str, EngineSession]()
@@ -125,7 +125,7 @@ def open_engines(
     bundle: Bundle,
     precision: str,
     kind: str,
-    options: EngineOptions = DEFAULTS,
+    options: EngineRunOptions = DEFAULTS,
     *,
     cuda: CudaRuntime | None = None,
     trt: Any = None,
@@ -144,7 +144,7 @@ def open_engines(
     return EngineSet(trt, bundle, spec, record, memory, options)
 
 
-def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineOptions) -> Any:
+def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineRunOptions) -> Any:
     runtime = trt.Runtime(logger)
     if record.fingerprint.version_compatible:
         if not options.trust_host_code:
@@ -189,7 +189,7 @@ def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any
 
 def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> None:
     """Ask TensorRT-RTX about a plan before loading it: it says what is wrong without touching the GPU."""
-    if not offers(trt, "EngineInvalidityDiagnostics.MALFORMED_ENGINE"):
+    if not has_api(trt, "EngineInvalidityDiagnostics.MALFORMED_ENGINE"):
         return
     validity, bits = runtime.get_engine_validity(plan)
     if validity != trt.EngineValidity.INVALID:

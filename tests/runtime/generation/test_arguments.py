@@ -18,8 +18,8 @@ def model(tiny_files, tmp_path_factory):
 @pytest.mark.parametrize(
     ("prompt", "message", "hint"),
     [
-        (["dog"], "a prompt of type list, not str", "draw(prompts, seeds)"),
-        (("dog", "cat"), "a prompt of type tuple", "draw(prompts, seeds)"),
+        (["dog"], "a prompt of type list, not str", "generate(prompts, seeds)"),
+        (("dog", "cat"), "a prompt of type tuple", "generate(prompts, seeds)"),
         (b"dog", "a prompt of type bytes", "decode"),
         (None, "a prompt of type None", "for example"),
         (7, "a prompt of type int", "for example"),
@@ -47,7 +47,7 @@ def test_a_prompt_that_is_no_string_is_refused(model, prompt, message, hint):
 )
 def test_prompts_that_are_no_list_of_strings_are_refused(model, prompts, message):
     with pytest.raises(UsageError, match=message):
-        model.draw(prompts, [1])
+        model.generate(prompts, [1])
 
 
 @pytest.mark.parametrize("seed", [1.0, np.float32(1), "1", None, True, np.True_, [1], -1, 2**64])
@@ -55,21 +55,21 @@ def test_a_seed_that_is_no_integer_of_64_bits_is_refused(model, seed):
     with pytest.raises(UsageError, match="seed"):
         model("dog", seed=seed)
     with pytest.raises(UsageError, match="seed"):
-        model.draw(["dog"], [seed])
+        model.generate(["dog"], [seed])
 
 
 @pytest.mark.parametrize("seeds", [7, np.int64(7), (n for n in [1]), None, "12", np.array(3)])
 def test_seeds_that_are_no_list_are_refused(model, seeds):
     with pytest.raises(UsageError, match="seed"):
-        model.draw(["dog"], seeds)
+        model.generate(["dog"], seeds)
 
 
 def test_numpys_integers_strings_and_arrays_are_fine(model):
-    expected = model.draw(["dog", "cat"], [1, 2]).images
-    found = model.draw(np.array(["dog", "cat"]), np.array([1, 2], np.uint8)).images
+    expected = model.generate(["dog", "cat"], [1, 2]).images
+    found = model.generate(np.array(["dog", "cat"]), np.array([1, 2], np.uint8)).images
     assert np.array_equal(found, expected)
     assert np.array_equal(model(np.str_("dog"), seed=np.uint64(1)), expected[0])
-    assert np.array_equal(model.draw(("dog",), range(1, 2)).images[0], expected[0])
+    assert np.array_equal(model.generate(("dog",), range(1, 2)).images[0], expected[0])
 
 
 @pytest.mark.parametrize("threads", [0, -1, 4000, 1.5, True, "2"])

@@ -100,7 +100,7 @@ def test_a_graph_that_gives_something_else_is_refused(
     replace_file(file, model.SerializeToString())
     drawn = TextToImage.load(tiny_bundle, backend=backend)
     with pytest.raises(IntegrityError, match=message):
-        drawn.draw(["dog", "cat"], [1, 2])
+        drawn.generate(["dog", "cat"], [1, 2])
 
 
 def test_pictures_of_another_type_than_callers_are_promised_are_refused(edit_manifest):

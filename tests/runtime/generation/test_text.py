@@ -33,7 +33,7 @@ def runs(model, monkeypatch):
 
 
 def test_prompts_are_encoded_in_batches_of_the_profile(model, runs):
-    drawn = model.draw(["dog"] * 5 + ["a cat wearing sunglasses"], list(range(6)))
+    drawn = model.generate(["dog"] * 5 + ["a cat wearing sunglasses"], list(range(6)))
     assert [rows for name, rows in runs if name == "text_encoder"] == [4, 2]
     assert np.array_equal(drawn.images[5], model("a cat wearing sunglasses", seed=5))
 
@@ -101,17 +101,17 @@ def test_the_cache_keeps_the_latest_within_its_limits(monkeypatch):
 def test_text_of_another_bundle_or_precision_is_refused(model, edit_manifest):
     text = model.encode_text(["dog"])
     with pytest.raises(UsageError, match=r"encoded by the bundle [0-9a-f]{12}… in int8") as caught:
-        model.draw(dataclasses.replace(text, source=(text.source[0], "int8")), [1])
+        model.generate(dataclasses.replace(text, source=(text.source[0], "int8")), [1])
     assert "the model that draws" in caught.value.hint
     other = TextToImage.load(edit_manifest(lambda manifest: manifest.update(name="other")))
     with pytest.raises(UsageError, match="encoded by the bundle"):
-        other.draw(text, [1])
-    assert np.array_equal(model.draw(text, [1]).images[0], model("dog", seed=1))
+        other.generate(text, [1])
+    assert np.array_equal(model.generate(text, [1]).images[0], model("dog", seed=1))
 
 
 def test_notes_come_with_the_pictures(model):
     with pytest.warns(PromptWarning):
-        drawn = model.draw(["dog", "🐶 cat"], [1, 2])
+        drawn = model.generate(["dog", "🐶 cat"], [1, 2])
     assert [note.unknown for note in drawn.notes] == [(), ("🐶",)]
     with pytest.warns(PromptWarning):
         (picture,) = model.stream(["dog " * 20], [1])

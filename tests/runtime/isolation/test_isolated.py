@@ -37,7 +37,7 @@ def child_of(model):
 def test_an_isolated_model_draws_the_same(tiny_bundle, backend):
     plain = TextToImage.load(tiny_bundle, backend=backend)
     with TextToImage.load(tiny_bundle, backend=backend, isolated=True) as model:
-        found, expected = (one.draw(PROMPTS, [1, 2, 3]) for one in (model, plain))
+        found, expected = (one.generate(PROMPTS, [1, 2, 3]) for one in (model, plain))
         assert np.array_equal(found.images, expected.images)
         assert np.array_equal(found.codes, expected.codes)
         assert found.notes == expected.notes

@@ -2,7 +2,7 @@
 
 A square or a quincunx lattice is made twice as dense by each doubling (the order of Besnier et al. 2025).
 Of the last doublings, which add most of the codes, each can be made in two steps: the second sees what the
-first chose. The lattice is one of patches, squares of neighbouring codes; those of a patch are chosen in
+first chose. The lattice is one of patches, squares of neighboring codes; those of a patch are chosen in
 turns: every other one, then those between.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Neighbours that a position can have: four of the coarser lattice, four of the doubling's first step.
+# Neighbors that a position can have: four of the coarser lattice, four of the doubling's first step.
 AROUND = 8
 STRAIGHT = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -25,26 +25,26 @@ Offsets = list[tuple[int, int]]
 @dataclass(frozen=True, kw_only=True)
 class Lattice:
     """`order`: row-major positions as they are chosen, (N,); step i chooses `bounds[i]` to `bounds[i + 1]`
-    of them. `neighbours`, (N, 8): places in `order` of those around each that were chosen in earlier steps,
+    of them. `neighbors`, (N, 8): places in `order` of those around each that were chosen in earlier steps,
     or -1."""
 
     order: Integers
     bounds: tuple[int, ...]
-    neighbours: Integers
+    neighbors: Integers
 
 
 def lattice_of(grid: int, steps: int, halved: int) -> Lattice:
     """For `grid` rows and columns; the last `halved` doublings take two of the `steps` each."""
     doublings = steps - halved - 1
-    shift = 2 ** ((doublings + 1) // 2) // 2  # centres the coarsest lattice
+    shift = 2 ** ((doublings + 1) // 2) // 2  # centers the coarsest lattice
     row, column = np.indices((grid, grid)) + shift
     chosen = np.zeros((grid, grid), np.int64)  # in which step
-    offsets: list[Offsets] = [[]]  # of neighbours, for each step
+    offsets: list[Offsets] = [[]]  # of neighbors, for each step
     for left in range(doublings - 1, -1, -1):  # doublings after this one
         stride = 2 ** (left // 2)
         fresh = _on_lattice(row, column, left) & ~_on_lattice(row, column, left + 1)
         chosen[fresh] = len(offsets)
-        # Centres of a square lattice's cells make it a quincunx; those of a quincunx's make it a square.
+        # Centers of a square lattice's cells make it a quincunx; those of a quincunx's make it a square.
         nearest, next_nearest = (DIAGONAL, STRAIGHT) if left % 2 == 1 else (STRAIGHT, DIAGONAL)
         around = [(stride * y, stride * x) for y, x in nearest]
         offsets.append(around)
@@ -55,7 +55,7 @@ def lattice_of(grid: int, steps: int, halved: int) -> Lattice:
             offsets.append(around + [(apart * y, apart * x) for y, x in next_nearest])
     order = chosen.ravel().argsort(kind="stable")
     bounds = (0, *np.bincount(chosen.ravel(), minlength=steps).cumsum().tolist())
-    return Lattice(order=order, bounds=bounds, neighbours=_neighbours(chosen, order, offsets))
+    return Lattice(order=order, bounds=bounds, neighbors=_neighbors(chosen, order, offsets))
 
 
 def _on_lattice(row: Integers, column: Integers, halvings: int) -> NDArray[np.bool_]:
@@ -67,7 +67,7 @@ def _on_lattice(row: Integers, column: Integers, halvings: int) -> NDArray[np.bo
     return found
 
 
-def _neighbours(chosen: Integers, order: Integers, offsets: list[Offsets]) -> Integers:
+def _neighbors(chosen: Integers, order: Integers, offsets: list[Offsets]) -> Integers:
     grid, place = len(chosen), order.argsort()
     found = np.full((grid * grid, AROUND), -1, np.int64)
     for index, position in enumerate(order.tolist()):
@@ -120,5 +120,5 @@ def cells_of(lattice: Lattice, side: int, patch: int) -> Cells:
         patch=place[order],
         cell=cell,
         content=content,
-        around=_neighbours(chosen.reshape(grid, grid), order, offsets),
+        around=_neighbors(chosen.reshape(grid, grid), order, offsets),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.training.config import ModelConfig, SamplingConfig
 from textual_vision.training.models.latent.sign_hash import hashed_signs
 from textual_vision.training.models.text_encoder import sentence_from_text
 
@@ -29,7 +29,7 @@ COVERED = (0.5, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class RetrievalTraining:
     """How what is looked up differs while pictures are learned: `hidden` bool (B, M), entries not to look at;
     `own` int64 (B, N), the pictures' codes; `place` int64 (B,), the draft that they take the place of, K for
     none."""
@@ -43,12 +43,12 @@ class Lesson:
         here = self.place[:, None] == torch.arange(codes.shape[1], device=codes.device)
         return torch.where(here[:, :, None], self.own[:, None], codes)
 
-    def of(self, which: Tensor) -> Lesson:
+    def of(self, which: Tensor) -> RetrievalTraining:
         """The same for some of the pictures."""
-        return Lesson(hidden=self.hidden[which], own=self.own[which], place=self.place[which])
+        return RetrievalTraining(hidden=self.hidden[which], own=self.own[which], place=self.place[which])
 
 
-class Memory(nn.Module):
+class RetrievalIndex(nn.Module):
     """Codes of pictures by the sentences of their captions."""
 
     keys: Tensor
@@ -59,25 +59,24 @@ class Memory(nn.Module):
     behind: Tensor
     mixing: Tensor
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, sampling: SamplingConfig) -> None:
         super().__init__()
-        latent = model.latent
-        entries, key = latent.memory, latent.memory_key
-        self.drafts, self.wander = latent.drafts, latent.wander
+        entries, key = model.retrieval.entries or 0, model.retrieval.dim
+        self.drafts, self.wander = model.retrieval.count, sampling.query_noise
         # Until `fill`, anything.
         self.register_buffer("keys", F.normalize(torch.randn(entries, key), dim=1))
-        codes = torch.randint(0, model.codebook.codes, (entries, latent.grid**2))
+        codes = torch.randint(0, model.codebook.codebook_size, (entries, model.latent.grid**2))
         # Half precision holds whole numbers up to 2,048; TensorRT reads no integers of 16 bits.
         self.register_buffer("codes", codes.half())
         self.register_buffer("composed", (torch.arange(entries) % 2).half())
-        self.register_buffer("directions", torch.randn(key, model.text.width) / model.text.width**0.5)
+        self.register_buffer("directions", torch.randn(key, model.text.embed_dim) / model.text.embed_dim**0.5)
         self.register_buffer("offset", torch.zeros(key))
         self.register_buffer("behind", BEHIND * torch.arange(entries), persistent=False)
         mixing = hashed_signs("memory", model.noise, key) / (model.noise * key) ** 0.5
         self.register_buffer("mixing", mixing, persistent=False)
 
     def forward(
-        self, text: Tensor, attention_mask: Tensor, noise: Tensor, lesson: Lesson | None = None
+        self, text: Tensor, attention_mask: Tensor, noise: Tensor, lesson: RetrievalTraining | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> codes of the nearest pictures, row by row,
         int64 (B, K, N), how near they are, a cosine, (B, K), and whether the nearest shows several things
@@ -85,7 +84,7 @@ class Memory(nn.Module):
 
         After the nearest come those nearest to what it leaves of the query (Mallat & Zhang 1993, matching
         pursuit), so that several may show together what none shows alone. The noise moves the query by a
-        length of about `model.latent.wander`, so that another seed may follow other pictures.
+        length of about `sampling.query_noise`, so that another seed may follow other pictures.
         """
         query = F.linear(sentence_from_text(text, attention_mask), self.directions, self.offset)
         query = F.normalize(F.normalize(query, dim=1) + self.wander * noise @ self.mixing, dim=1)
@@ -105,7 +104,7 @@ class Memory(nn.Module):
         composed = self.composed.index_select(0, found[:, 0]).float()
         return (codes if lesson is None else lesson.planted(codes)), near, composed
 
-    def _scores(self, query: Tensor, lesson: Lesson | None) -> Tensor:
+    def _scores(self, query: Tensor, lesson: RetrievalTraining | None) -> Tensor:
         """Queries (B, Q) -> how near each entry is that may be looked at, (B, M)."""
         scores = query @ self.keys.T - self.behind
         return scores if lesson is None else scores - lesson.hidden * NEVER
@@ -141,7 +140,7 @@ def entries_of(pictures: int, entries: int) -> Tensor:
 
 
 def _whitening(x: Tensor, count: int) -> Tensor:
-    """The `count` principal directions of centred rows (N, C), as columns, along which their variance is
+    """The `count` principal directions of centered rows (N, C), as columns, along which their variance is
     one."""
     variance, directions = torch.linalg.eigh(x.T.double() @ x.double() / len(x))
     variance, directions = variance.flip(0)[:count], directions.flip(1)[:, :count]

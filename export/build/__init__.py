@@ -1,0 +1,1 @@
+"""A build: from a checkpoint to a bundle."""

@@ -1,0 +1,170 @@
+"""Run a user's Python file as a program is run: its folder is on the path, its errors name file and line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from textual_vision.export.host.step_cache import PACKAGES
+from textual_vision.export.model.stage import StagedModel
+from textual_vision.runtime.errors import TextualVisionError, UsageError
+
+HINT = "see docs/how-to/custom-model.md"
+PREFIX = "model_file_"  # of a file's name in sys.modules: `torch.py` must not hide torch
+MARK = "__imported_by_model_file__"  # an attribute of modules that a file imported from beside it
+OURS = tuple(Path(__file__).resolve().parents[2] / name for name in PACKAGES)
+LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
+
+
+def model_from_file(path: Path, function: str) -> tuple[StagedModel, dict[str, str]]:
+    """What `function()` of the file returns, and the digests of all source files that it consists of.
+
+    Raises UsageError when there is no such file or function, when the file raises, or when it returns
+    something else than a StagedModel.
+    """
+    if not path.is_file():
+        raise UsageError(f"no file {path}", f"give FILE.py:FUNCTION; {HINT}")
+    path = path.resolve()
+    _forget_neighbors(path.parent)
+    before = set(sys.modules)
+    with _importable(path), contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
+        module = _module_from_file(path)
+        make = getattr(module, function, None)
+        if not callable(make):
+            raise UsageError(f"{path} has no function {function!r}", HINT)
+        with user_errors(f"{path.name}: {function}()", path):
+            model = make()
+    if not isinstance(model, StagedModel):
+        problem = f"{path}: {function}() gives {type(model).__name__}, not a StagedModel"
+        raise UsageError(problem, HINT)
+    return model, _source_digests(path, set(sys.modules) - before, model)
+
+
+@contextlib.contextmanager
+def user_errors(what: str, file: Path | None = None) -> Iterator[None]:
+    """Whatever a user's code raises becomes a UsageError with the last line of it, outside of libraries.
+
+    Lines of `file` are preferred, if given. Our own errors pass through.
+    """
+    try:
+        yield
+    except (TextualVisionError, KeyboardInterrupt, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        problem = f"{what} failed: {reason}{_place(error, file)}"
+        raise UsageError(problem, _hint(error)) from error
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"install {error.name!r}, or put it beside the file; {HINT}"
+    return f"run the file with python to see the whole traceback; {HINT}"
+
+
+def _place(error: BaseException, file: Path | None) -> str:
+    """` at FILE:LINE: code` of the innermost line of a user's own code."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {Path(error.filename).name}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    for wanted in (lambda name: file is not None and Path(name).parent == file.parent, is_user_file):
+        for frame in reversed(frames):
+            if wanted(frame.filename):
+                return f" at {Path(frame.filename).name}:{frame.lineno}: {(frame.line or '').strip()}"
+    return ""
+
+
+def is_user_file(name: str) -> bool:
+    """Whether a source file is neither a library's, nor Python's, nor ours."""
+    if name.startswith("<"):
+        return False
+    path = Path(name).resolve()
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in (*LIBRARIES, *OURS))
+
+
+@contextlib.contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """The folders from which the file may import come first, and afterwards last.
+
+    A forward may import when it runs; then the names of installed libraries win.
+    """
+    folders = [str(path.parent)]
+    if (names := _package(path)) is not None:
+        folders.append(str(path.parents[len(names)]))
+    added = [folder for folder in folders if folder not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(folder)
+            sys.path.append(folder)
+
+
+def _package(path: Path) -> list[str] | None:
+    """The names of the packages that the file lies in, outermost first; None when it lies in none."""
+    names: list[str] = []
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return names or None
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    """The file as a module; in sys.modules, where dataclasses look for it."""
+    name = ".".join([*(_package(path) or []), PREFIX + path.stem])
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with user_errors(path.name, path):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _forget_neighbors(folder: Path) -> None:
+    """Drops what an earlier file imported from this folder: it may have changed since."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, MARK, None) == str(folder):
+            del sys.modules[name]
+
+
+def _source_digests(path: Path, imported: set[str], model: StagedModel) -> dict[str, str]:
+    """SHA-256 by path of the file, what it imported that is no library, and its modules' classes."""
+    files = {path}
+    for name in imported:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is not None and is_user_file(file):
+            files.add(Path(file))
+            setattr(module, MARK, str(path.parent))
+    for stage in model.stages:
+        files |= class_files(stage.module)
+    readable = sorted(file for file in files if file.is_file())
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in readable}
+
+
+def class_files(module: nn.Module) -> set[Path]:
+    """The source files of the classes of a module and all modules inside it, but PyTorch's."""
+    found = set()
+    for kind in {base for one in module.modules() for base in type(one).__mro__}:
+        if kind.__module__.partition(".")[0] in ("torch", "builtins"):
+            continue
+        with contextlib.suppress(TypeError, OSError):
+            found.add(Path(inspect.getfile(kind)))
+    return found

@@ -1,0 +1,209 @@
+"""Run every stage on a few prompts, within seconds, and check what every later step takes for granted.
+
+A stage's module must be a pure function of its inputs: in eval mode, without random numbers, finite, with the
+outputs that its spec names, the same for a prompt whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from textual_vision.export.host.parallel import torch_single_thread
+from textual_vision.export.model.batch import BATCH, TOKENS
+from textual_vision.export.model.calling import (
+    TupleOutputs,
+    arguments_from_inputs,
+    check_order,
+    run_module,
+)
+from textual_vision.export.model.model_file import user_errors
+from textual_vision.export.model.op_watch import OperatorWatch, check_other_random, train_mode_module
+from textual_vision.export.model.prompts import COMPARED
+from textual_vision.export.model.stage import Stage, StagedModel
+from textual_vision.runtime.errors import PromptWarning, UsageError
+from textual_vision.runtime.manifest import TensorSpec
+from textual_vision.runtime.noise import noise_from_seed
+from textual_vision.runtime.tokenizer import Tokenizer
+
+HINT = "see docs/how-to/custom-model.md"
+EVAL_HINT = "put it in eval mode before it is exported: module.eval()"
+PROMPTS = COMPARED[:3]
+RELATIVE_ERROR = 1e-3  # of a tensor in another batch: rounding in another order moves it by 1e-6
+DIFFERENT_CODES = 0.05  # the share that near ties may flip then
+WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+
+Tensors = dict[str, Tensor]
+
+
+def tried_model(model: StagedModel) -> StagedModel:
+    """The model, ready to be drawn with and exported; its fingerprint covers what the trial gave.
+
+    Raises UsageError that names the stage, and the tensor, module or line, for what cannot be exported.
+    """
+    stages = [_prepared_stage(stage) for stage in model.stages]
+    found = hashlib.sha256(model.fingerprint.encode())
+    with torch_single_thread(), torch.no_grad():
+        longest, several = _inputs(model)
+        for stage in stages:
+            _run(stage, longest)  # a table that grows with its inputs is as large as it gets
+        prepared = []
+        for stage in stages:
+            found.update(json.dumps([stage.name, *_try_stage(stage, several)]).encode())
+            prepared.append(_with_tuple_outputs(stage, several))
+    return replace(model, stages=tuple(prepared), fingerprint=found.hexdigest())
+
+
+def _prepared_stage(stage: Stage) -> Stage:
+    """The stage without wrappers that only train, its weights checked."""
+    module = stage.module
+    while (name := WRAPPERS.get(type(module).__name__)) is not None:
+        module = getattr(module, name)
+    _check_weights(stage.name, module)
+    if (found := train_mode_module(module)) is not None:
+        raise UsageError(f"stage {stage.name!r}: its module {found} is in train mode", EVAL_HINT)
+    _normalize_embeddings(module)
+    check_order(stage.spec, module)
+    arguments_from_inputs(stage.spec, module, stage.spec.inputs)
+    return replace(stage, module=module)
+
+
+def _check_weights(stage: str, module: nn.Module) -> None:
+    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if value.device.type != "cpu":
+            problem = f"stage {stage!r}: {name!r} is on the device {value.device}"
+            raise UsageError(problem, 'load the weights, and move the module: module.to("cpu")')
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
+            problem = f"stage {stage!r}: the weight {name!r} holds NaN ({int(value.isnan().sum())} values)"
+            raise UsageError(problem, "the checkpoint diverged or is not loaded: take an earlier one")
+
+
+@torch.no_grad()
+def _normalize_embeddings(module: nn.Module) -> None:
+    """Embeddings with `max_norm` shorten the rows that they read, in place: here all rows, once."""
+    for one in module.modules():
+        if isinstance(one, (nn.Embedding, nn.EmbeddingBag)) and one.max_norm is not None:
+            rows = torch.arange(one.num_embeddings)
+            torch.embedding_renorm_(one.weight.detach(), rows, one.max_norm, one.norm_type)
+            one.max_norm = None
+
+
+def _inputs(model: StagedModel) -> tuple[Tensors, Tensors]:
+    """The longest prompt that there can be, and prompts of several lengths, two tokens of them any others."""
+    tokenizer = Tokenizer(model.tokenizer, model.text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptWarning)
+        try:
+            several = tokenizer.encode(PROMPTS)
+        except UsageError as error:
+            problem = f"the tokenizer makes no tokens of {PROMPTS[0]!r}: {error.message}"
+            raise UsageError(problem, f"give it an unknown token; {HINT}") from None
+    length = model.text.max_tokens
+    ids = np.resize(several.ids[0], (len(PROMPTS), length))
+    ids[:, : several.ids.shape[1]] = several.ids[:, :length]
+    ids[0, length // 2] = tokenizer.largest_id
+    longest = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.int64)}
+    batch = {"input_ids": torch.from_numpy(several.ids), "attention_mask": torch.from_numpy(several.mask)}
+    noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for seed in range(len(PROMPTS))])
+    return {**longest, "noise": torch.from_numpy(noise)}, {**batch, "noise": torch.from_numpy(noise.copy())}
+
+
+def _run(stage: Stage, tensors: Tensors) -> Tensors:
+    """Adds the stage's outputs to `tensors`, and returns them."""
+    with user_errors(f"stage {stage.name!r} on its first prompts"):
+        found = run_module(stage.spec, stage.module, tensors)
+    tensors.update(found)
+    return found
+
+
+def _try_stage(stage: Stage, tensors: Tensors) -> Iterator[str]:
+    """Runs all checks, adds the outputs to `tensors`; gives the outputs' digests."""
+    versions = _versions(stage.module)
+    found: Tensors = {}
+    with OperatorWatch(stage.name):
+        check_other_random(stage.name, lambda: found.update(_run(stage, tensors)))
+    for spec in stage.spec.outputs:
+        _check_output(stage.name, spec, found[spec.name], tensors)
+    _check_repeated(stage, tensors, found)
+    if changed := [
+        name for name, version in _versions(stage.module).items() if versions.get(name) != version
+    ]:
+        problem = f"stage {stage.name!r} changes {changed[0]!r} while it runs"
+        raise UsageError(problem, "a graph keeps no state: forward must not assign to buffers or parameters")
+    _check_alone(stage, tensors, found)
+    return (hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest() for value in found.values())
+
+
+def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when a parameter or buffer is written to or replaced."""
+    values = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {name: (id(value), value._version) for name, value in values}
+
+
+def _check_output(stage: str, spec: TensorSpec, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
+    count, length = tensors["input_ids"].shape
+    sizes = {BATCH: count, TOKENS: length}
+    shape = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape)
+    dtype = str(value.dtype).removeprefix("torch.")
+    if (dtype, tuple(value.shape)) != (spec.dtype, shape):
+        declared = ", ".join(
+            f"{size}={n}" if size != n else f"{n}" for size, n in zip(spec.shape, shape, strict=True)
+        )
+        problem = (
+            f"stage {stage!r} gives {spec.name!r} as {dtype} {tuple(value.shape)}, "
+            f"the spec says {spec.dtype} ({declared})"
+        )
+        raise UsageError(problem, f"change the spec or the module; {HINT}")
+    if value.is_floating_point() and not value.isfinite().all():
+        kind = "NaN" if value.isnan().any() else "an infinite number"
+        hint = "look at the checkpoint; mask with a large number such as -1e4 instead of -inf"
+        raise UsageError(f"stage {stage!r} gives {kind} in {spec.name!r}", hint)
+
+
+def _check_repeated(stage: Stage, tensors: Tensors, found: Tensors) -> None:
+    again = _run(stage, dict(tensors))
+    for name, value in found.items():
+        if not _is_close(again[name], value):
+            problem = f"stage {stage.name!r} gives another {name!r} for the same inputs when it runs again"
+            raise UsageError(problem, "a graph keeps no state: forward must not change its module")
+
+
+def _check_alone(stage: Stage, tensors: Tensors, found: Tensors) -> None:
+    """Every prompt alone gives what it gives among others."""
+    for index in range(len(PROMPTS)):
+        alone = {name: value[index : index + 1] for name, value in tensors.items()}
+        one = _run(stage, alone)
+        for name, value in found.items():
+            if one[name].shape != value[index : index + 1].shape or not _is_close(
+                one[name], value[index : index + 1]
+            ):
+                problem = f"stage {stage.name!r} gives another {name!r} for a prompt alone than among others"
+                hint = "every prompt is drawn by itself: no sum, mean, sort or norm over the batch's axis"
+                raise UsageError(problem, hint)
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    if not expected.is_floating_point() and expected.dtype != torch.uint8:
+        return float((found != expected).double().mean()) <= DIFFERENT_CODES
+    difference, size = (found.double() - expected.double()).norm(), expected.double().norm()
+    lowest = 1e-6 if expected.is_floating_point() else float(expected.numel()) ** 0.5
+    return bool(difference <= RELATIVE_ERROR * size + lowest)
+
+
+def _with_tuple_outputs(stage: Stage, tensors: Tensors) -> Stage:
+    """The stage, its module wrapped if it returns a mapping: a graph's outputs have an order."""
+    inputs: Sequence[Tensor] = [tensors[one.name].clone() for one in stage.spec.inputs]
+    if not isinstance(stage.module(*inputs), Mapping):
+        return stage
+    return replace(stage, module=TupleOutputs(stage.module, stage.spec))
