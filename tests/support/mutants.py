@@ -223,7 +223,7 @@ class FileWatch:
 
 def draw(root: Path, backend: str) -> str:
     """What drawing from a bundle comes to: "picture", or the name of an error of ours."""
-    from textual_vision.runtime import TextToImage, TextualVisionError
+    from textual_vision.runtime import IntegrityError, TextToImage, TextualVisionError
 
     try:
         with TextToImage.load(root, backend=backend) as model:
@@ -232,7 +232,7 @@ def draw(root: Path, backend: str) -> str:
     except TextualVisionError as error:
         assert len(error.message) < 1000, error.message[:2000]
         assert error.message.isprintable(), ascii(error.message)
-        return type(error).__name__
+        return "IntegrityError" if isinstance(error, IntegrityError) else type(error).__name__
     assert drawn.images.dtype == np.uint8
     assert drawn.images.shape == (2, size.height, size.width, 3)
     return "picture"
