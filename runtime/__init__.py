@@ -22,7 +22,7 @@ from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
-    from textual_vision.runtime.generation.results import Description, GeneratedImages, Picture
+    from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
     from textual_vision.runtime.generation.text import EncodedText
     from textual_vision.runtime.isolation.limits import IsolationLimits
     from textual_vision.runtime.noise import noise_from_seed
@@ -34,7 +34,7 @@ _MODULES = {
     "Description": "generation.results",
     "EncodedText": "generation.text",
     "IsolationLimits": "isolation.limits",
-    "Picture": "generation.results",
+    "GeneratedImage": "generation.results",
     "GeneratedImages": "generation.results",
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
@@ -48,11 +48,11 @@ __all__ = [
     "Description",
     "DeviceMismatchError",
     "EncodedText",
+    "GeneratedImage",
     "GeneratedImages",
     "IntegrityError",
     "IsolationLimits",
     "ParityError",
-    "Picture",
     "PromptWarning",
     "TextToImage",
     "TextualVisionError",

@@ -20,6 +20,7 @@ from textual_vision.runtime.manifest import (
 
 AGAIN_HINT = "copy the bundle again, or export it again"
 ENTRY_LIMIT = 100_000
+DEPTH_LIMIT = 10
 CHUNK_BYTES = 1 << 20
 # Files that macOS and Windows put into any folder that is looked at.
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
@@ -101,6 +102,8 @@ def _sizes(root: Path) -> dict[str, int]:
                 name = f"{folder}{entry.name}"
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
+                    if name.count("/") > DEPTH_LIMIT:
+                        raise IntegrityError(f"{name!a}: folders deeper than {DEPTH_LIMIT}", AGAIN_HINT)
                     folders.append(f"{name}/")
                 elif stat.S_ISREG(mode) and _is_litter(entry.name):
                     continue

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from textual_vision.runtime.errors import UsageError
+
 DIGEST_CHUNK_BYTES = 1 << 20
 
 
@@ -65,6 +67,17 @@ def replace_folder(fresh: Path, folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for cached files called `name`; it may not exist yet.
+
+    It lies in XDG_CACHE_HOME, or in ~/.cache where that is not set. UsageError for a user without a home.
+    """
+    folder = _user_folder("XDG_CACHE_HOME", ".cache")
+    if folder is None:
+        raise UsageError("this user has no home folder for cached files", "name a folder by XDG_CACHE_HOME")
+    return folder / name
+
+
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()
@@ -72,11 +85,6 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path | None:
-    """The user's folder for what can be made again; None for a user without a home."""
-    return _user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder() -> Path | None:

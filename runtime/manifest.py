@@ -26,14 +26,15 @@ from textual_vision.runtime.strict_json import (
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-MANIFEST_LIMIT_BYTES = 16 << 20
+MANIFEST_LIMIT_BYTES = 4 << 20
 # By the end of a file's name. protobuf reads no graph of 2 GiB; text and pictures are read whole.
-LIMITS_BYTES = {".json": 64 << 20, ".onnx": (1 << 31) - 1, ".plan": 8 << 30, ".png": 64 << 20}
+LIMITS_BYTES = {".json": 16 << 20, ".onnx": (1 << 31) - 1, ".plan": 8 << 30, ".png": 64 << 20}
 OTHER_LIMIT_BYTES = 256 << 20
 NAME_LIMIT = 100  # characters
 WARNINGS_LIMIT = 20
 SIZE_LIMIT = 1 << 20  # no dimension of a tensor, picture or batch is larger
 DTYPES = ("float32", "float16", "int64", "int32", "uint8", "int8", "bool")
+RANK_LIMIT = 16
 INTEGERS = ("int64", "int32", "uint8", "int8")
 ID_LIMIT = 1 << 31  # no table has more rows
 VERDICTS = ("pass", "fail", "unchecked")
@@ -285,6 +286,7 @@ def _check_tensor(tensor: TensorSpec, where: str) -> None:
     if tensor.limit is not None:
         _require(tensor.dtype in INTEGERS, f"{where}.limit", "only integers have one")
         _require(1 <= tensor.limit <= ID_LIMIT, f"{where}.limit", f"not between 1 and {ID_LIMIT}")
+    _require(len(tensor.shape) <= RANK_LIMIT, f"{where}.shape", f"more than {RANK_LIMIT} sizes")
     for size in tensor.shape:
         good = _NAME.fullmatch(size) if isinstance(size, str) else 1 <= size <= SIZE_LIMIT
         _require(good, f"{where}.shape", "a size is neither a name nor a sensible number")

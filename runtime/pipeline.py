@@ -53,7 +53,7 @@ from textual_vision.runtime.generation.describe import describe_model
 from textual_vision.runtime.generation.memory import return_memory
 from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
 from textual_vision.runtime.generation.request import Request
-from textual_vision.runtime.generation.results import Description, GeneratedImages, Picture
+from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
 from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
 from textual_vision.runtime.isolation.limits import IsolationLimits
@@ -89,6 +89,7 @@ class TextToImage:
         """Load every stage; `load` is the usual way here, with its defaults."""
         self.bundle, self.precision, self.backend, self.isolated = bundle, precision, backend, isolated
         self.backend_reason = "it was asked for"
+        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._closed = False
         manifest = bundle.manifest
         self._program = program_from_manifest(manifest)
@@ -212,7 +213,7 @@ class TextToImage:
         parameters: Mapping[str, float] | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
-    ) -> Iterator[Picture]:
+    ) -> Iterator[GeneratedImage]:
         """The pictures of `generate`, each when its batch is finished; arguments are checked at once."""
         numbers = parameters_from(parameters, self._program.parameters)
         request = self._request(prompts, seeds, cancel)
@@ -250,7 +251,7 @@ class TextToImage:
         parameters: Mapping[str, float],
         progress: Progress | None,
         cancel: threading.Event | None,
-    ) -> Iterator[Picture]:
+    ) -> Iterator[GeneratedImage]:
         size = self._batch_limit(self._image_units)
         done = 0
         for tensors, rows in request.rows_of_parts():
@@ -263,7 +264,7 @@ class TextToImage:
                 for place, seed in enumerate(seeds):
                     prompt, note = request.prompt_of(done + place)
                     grid = None if codes is None else codes[place]
-                    yield Picture(prompt=prompt, seed=seed, image=images[place], codes=grid, note=note)
+                    yield GeneratedImage(prompt=prompt, seed=seed, image=images[place], codes=grid, note=note)
                 done += len(some)
 
     def _read(self, texts: Sequence[str | int]) -> list[Condition]:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import openvino
-from openvino.frontend import FrontEndManager
+from openvino import frontend
 
 from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
 from textual_vision.runtime.backends.session import (
@@ -24,7 +24,15 @@ from textual_vision.runtime.errors import BackendMissingError, IntegrityError, T
 DEVICE = "CPU"
 # Without the hint, CPUs with bfloat16 or half arithmetic would compute float32 graphs in that.
 PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
-OPENVINO_ERRORS = (RuntimeError, UnicodeDecodeError)
+OPENVINO_ERRORS = (
+    RuntimeError,
+    UnicodeDecodeError,
+    frontend.GeneralFailure,
+    frontend.InitializationFailure,
+    frontend.NotImplementedFailure,
+    frontend.OpConversionFailure,
+    frontend.OpValidationFailure,
+)
 
 FIXED_LIMIT = 4  # batch sizes that stay compiled, the least recent dropped
 
@@ -154,7 +162,7 @@ def _started() -> openvino.Core:
 
 def _read(graph: bytes) -> openvino.Model:
     """The graph as OpenVINO's own, read as ONNX: `Core.read_model` would try other formats first."""
-    front_end = FrontEndManager().load_by_framework("onnx")
+    front_end = frontend.FrontEndManager().load_by_framework("onnx")
     return front_end.convert(front_end.load(io.BytesIO(graph)))
 
 

@@ -24,7 +24,7 @@ class GeneratedImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class GeneratedImage:
     """One picture: `image` uint8 (height, width, channels), `codes` int64 (rows, columns) or None."""
 
     prompt: str

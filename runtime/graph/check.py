@@ -34,7 +34,7 @@ NODES_LIMIT = 50_000
 PLACES_LIMIT = 1024  # inputs or outputs of one operator
 ELEMENTS_LIMIT = 1 << 26  # of a tensor whose size the file gives: 256 MiB of float32
 WINDOW_LIMIT = 1 << 10  # a convolution's kernel size, stride, dilation or padding
-INT_LIMIT = 1 << 31
+INT_LIMIT = 1 << 20
 LARGE_INTEGERS = ("Constant", "Shape")  # operators with attributes that mean "to the end"
 # ONNX Runtime takes a file with these four bytes at byte 4 for its own format, whatever else it is.
 ORT_FORMAT = b"ORTM"
@@ -46,7 +46,9 @@ TYPE_ATTRIBUTES = ("dtype", "output_dtype", "stash_type", "to")
 SIZE_INPUTS = {
     "AffineGrid": {1: False},
     "CenterCropPad": {1: False},
+    "Col2Im": {1: False},
     "ConstantOfShape": {0: False},
+    "DFT": {1: False},
     "Expand": {1: False},
     "OneHot": {1: False},
     "Pad": {1: False},
@@ -104,6 +106,8 @@ def _check_node(node: Node) -> None:
         elif name in TYPE_ATTRIBUTES:
             if value != 0 and value not in ELEMENTS:
                 raise WireError(f"{node.op_type}: an element type that export never writes")
+        elif name == "num_outputs" and value != len(node.outputs):
+            raise WireError(f"{node.op_type}: another number of outputs than it says")
         elif isinstance(value, int) and node.op_type not in LARGE_INTEGERS and abs(value) > INT_LIMIT:
             raise WireError(f"{node.op_type}: an attribute of impossible size")
 

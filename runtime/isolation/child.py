@@ -1,6 +1,6 @@
 """The isolated process: loads a bundle and answers requests until its parent closes the connection.
 
-Started as `python -m textual_vision.runtime.isolation.child DESCRIPTOR MEMORY_BYTES`.
+`process` starts it with two arguments: its socket's descriptor, and the bytes of memory that it may use.
 """
 
 from __future__ import annotations
@@ -104,7 +104,3 @@ def _failure(error: Exception) -> Message:
         return Message(values={"error": type(error).__name__, "message": error.message, "hint": error.hint})
     kind = "MemoryError" if isinstance(error, MemoryError) else "Exception"
     return Message(values={"error": kind, "message": shortened(f"{error!r}"), "hint": ""})
-
-
-if __name__ == "__main__":
-    main()

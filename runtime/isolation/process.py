@@ -23,7 +23,11 @@ from textual_vision.runtime.isolation.messages import Connection, ConnectionClos
 from textual_vision.runtime.strict_json import dataclass_from_json
 from textual_vision.runtime.tokenizer import PromptNote, Tokens
 
-CHILD = "textual_vision.runtime.isolation.child"
+# Without the working folder on the path: what was downloaded there must not be imported.
+CHILD = """import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+from textual_vision.runtime.isolation.child import main
+main()"""
 ISOLATED_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")  # a GPU's driver needs all address space
 END_SECONDS = 2.0
 # Without, the address space that threads reserve grows with the number of cores, to more than the limit.
@@ -124,7 +128,7 @@ def _started(limits: IsolationLimits) -> tuple[subprocess.Popen[bytes], Connecti
     ours, theirs = socket.socketpair()
     with theirs:
         descriptor = theirs.fileno()
-        command = [sys.executable, "-m", CHILD, str(descriptor), str(limits.memory_bytes)]
+        command = [sys.executable, "-c", CHILD, str(descriptor), str(limits.memory_bytes)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

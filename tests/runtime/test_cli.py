@@ -190,3 +190,13 @@ def test_an_earlier_picture_survives_when_there_is_no_room_for_the_new_one(tiny_
     assert result.stderr.startswith("error: File too large: out.png\nhint: ")
     assert (tmp_path / "out.png").read_bytes() == b"an earlier picture"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "tiny.tv"]
+
+
+def test_a_user_without_a_home_draws_isolated_and_is_told_that_nothing_can_be_trusted(generate, monkeypatch):
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert generate("BUNDLE", "dog") == (0, "wrote out.png\n", "")
+    code, _, err = generate("BUNDLE", "dog", "--trust")
+    assert code == 2
+    assert "XDG_STATE_HOME" in err

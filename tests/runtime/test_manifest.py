@@ -67,6 +67,7 @@ def test_what_is_written_is_read_back_and_written_the_same(text):
             "manifest.stages.'text_encoder'.inputs.'input_ids'.dtype",
         ),
         (("stages", 0, "inputs", 0, "shape"), ["batch", 0], "'input_ids'.shape"),
+        (("stages", 0, "inputs", 0, "shape"), ["batch"] * 17, "shape: more than 16 sizes"),
         (("stages", 0, "inputs", 0, "shape", 0), 1.5, "shape[0]: expected int or str"),
         (("stages", 1, "outputs", 0, "limit"), 0, "limit: not between 1 and"),
         (("stages", 0, "outputs", 1, "limit"), 4, "limit: only integers have one"),

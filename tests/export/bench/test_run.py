@@ -176,7 +176,7 @@ def test_the_error_names_the_runner_whose_process_crashed(bundle: Path) -> None:
         RunnerProcess(spec) as process,
         pytest.raises(TextualVisionError, match=r"the worker process of x failed: .*Error"),
     ):
-        process.run_iterations([3], [0], warm_up=0, measured=1)  # type: ignore[list-item] - a crash
+        process.run_iterations(["dog"], [0], warm_up=0, measured="x")  # type: ignore[arg-type] - a crash
 
 
 def test_the_shipped_checkpoint_is_found_by_its_digest(

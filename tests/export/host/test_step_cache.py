@@ -101,3 +101,12 @@ def test_a_digest_sees_bytes_by_their_content_and_refuses_what_it_cannot_see() -
 def test_the_cache_follows_the_systems_convention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_cache() == Path("/somewhere/promptsprite/export")
+
+
+def test_a_user_without_a_home_is_told_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(UsageError, match="no home folder") as caught:
+        default_cache()
+    assert "--no-cache" in caught.value.hint

@@ -63,7 +63,7 @@ def test_every_option_in_the_documents_exists(page):
     text = (DOCS / page).read_text("utf-8")
     known = {name for option in engine_cli.engine_command.params for name in option.opts}
     others = {"--backend", "--system-site-packages", "--output", "--opset", "--prompt-length", "--no-engines"}
-    others |= {"--no-engines", "--no-rewrite"}
+    others |= {"--no-engines", "--no-rewrite", "--trust"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | others
 
 

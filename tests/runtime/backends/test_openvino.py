@@ -175,3 +175,30 @@ def test_a_signal_is_handled_after_sessions_were_closed(tmp_path):
     command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "tiny.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+TWO_THREADS = """
+import sys, threading, time
+import numpy.lib
+
+class Slow(numpy.lib.NumpyVersion):  # OpenVINO's bindings ask for it when they first use numpy
+    def __init__(self, version):
+        time.sleep(0.5)
+        super().__init__(version)
+
+numpy.lib.NumpyVersion = Slow
+from textual_vision.runtime import TextToImage
+given = {"args": (sys.argv[1],), "kwargs": {"backend": "openvino"}}
+loading = [threading.Thread(target=TextToImage.load, **given) for _ in range(2)]
+for one in loading:
+    one.start()
+for one in loading:
+    one.join()
+print("both")
+"""
+
+
+def test_two_threads_load_at_a_time(tiny_bundle):
+    command = [sys.executable, "-c", TWO_THREADS, str(tiny_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr

@@ -191,6 +191,15 @@ REFUSED = {
         lambda: node_model("MaxPool", ("x", THREE), kernel_shape=[2], pads=[-1, -1]),
         "pads not between",
     ),
+    "a billion outputs": (
+        lambda: node_model("Split", ("x", THREE), num_outputs=1 << 30),
+        "another number of outputs",
+    ),
+    "an axis of a billion": (lambda: node_model("Softmax", ("x", THREE), axis=1 << 30), "impossible size"),
+    "a huge transform": (
+        lambda: node_model("DFT", ("x", THREE), ("n", np.int64(1 << 40)), inputs=("x", "n")),
+        "DFT gives",
+    ),
     "an attribute of another type than it says": (lambda: mistyped(), "not of its type"),
     "a zero point of another type": (lambda: quantized(INT8_MATRIX, ONE, np.uint8(0)), "zero point's type"),
     "a zero point of 64 bits": (

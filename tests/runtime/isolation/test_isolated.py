@@ -167,6 +167,15 @@ def test_the_child_can_write_no_file_and_opens_few(isolated):
     assert found["Max core file size"] == ["0", "0"]
 
 
+def test_the_child_imports_nothing_from_the_working_folder(tiny_bundle, tmp_path, monkeypatch):
+    for name in ("numpy", "json", "tokenizers", "textual_vision"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    with TextToImage.load(tiny_bundle, isolated=True) as model:
+        assert model("dog").shape == (8, 8, 3)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_the_child_ends_with_its_parent(tiny_bundle):
     script = (
         "import os, sys\nfrom textual_vision.runtime import TextToImage\n"
