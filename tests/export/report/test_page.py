@@ -17,13 +17,13 @@ from onnx import numpy_helper
 
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.parity.tolerance import TOLERANCES
-from textual_vision.export.parity.verdict import parity_of, verdict_of
+from textual_vision.export.parity.verdict import parity_of, run_pipeline, verdict_of
 from textual_vision.export.report.page import ReportSource, report_files, summary_from_mapping, write_report
 from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.pipeline import TextToImage
+from textual_vision.runtime.generation.program import program_from_manifest
 
 PROMPTS = ("dog wearing sunglasses", "a cat with river", "green forest", "a river")
 SHOWN = (PROMPTS[0], "<script>alert(1)</script> & cat", *PROMPTS[2:])
@@ -80,20 +80,23 @@ def _rounded(graph: bytes) -> bytes:
 
 
 def _batch(bundle: Bundle, prompts: tuple[str, ...], seed: int) -> ReferenceBatch:
-    """What the tiny bundle itself draws stands for the reference; one code in sixteen is a near tie."""
+    """The pictures of the tiny bundle itself are the reference; one code in sixteen is a near tie."""
     from textual_vision.export.bench.runners import PromptReader
 
     seeds = tuple(range(seed, seed + len(prompts)))
     tensors = PromptReader(bundle).tensors(prompts, seeds)
-    model = TextToImage.load(bundle.root, backend="onnxruntime")
-    tensors |= model.encode_text(prompts).tensors
-    drawn = model.generate(prompts, seeds)
-    margins = np.ones(drawn.codes.shape, np.float32)
+    stages, files = bundle.manifest.stages, bundle.manifest.precisions["fp32"].files
+    graphs = {stage.name: bundle.read(files[stage.name]) for stage in stages}
+    given = ReferenceBatch(prompts=prompts, seeds=seeds, tensors=tensors, margins={})
+    generated = run_pipeline(
+        program_from_manifest(bundle.manifest), open_sessions(graphs, "onnxruntime"), given
+    )
+    margins = np.ones(generated["codes"].shape, np.float32)
     margins[:, 0, 0] = 1e-6
     return ReferenceBatch(
         prompts=tuple(SHOWN[PROMPTS.index(prompt)] for prompt in prompts),
         seeds=seeds,
-        tensors={**tensors, "codes": drawn.codes, "image": drawn.images},
+        tensors={**tensors, **generated},
         margins={"codes": margins},
     )
 
@@ -103,7 +106,13 @@ def _precision(
 ) -> PrecisionResult:
     stages = bundle.manifest.stages
     sessions = open_sessions(graphs, "onnxruntime")
-    parity = parity_of(stages, sessions, batches, tolerance=TOLERANCES[name], backend="onnxruntime")
+    parity = parity_of(
+        program_from_manifest(bundle.manifest),
+        sessions,
+        batches,
+        tolerance=TOLERANCES[name],
+        backend="onnxruntime",
+    )
     found = [
         StageGraph(
             stage=stage.name,
@@ -211,7 +220,7 @@ def test_one_precision_alone_makes_a_report_without_a_comparison_of_layers(sourc
     assert "Signal-to-noise" not in page and "Rewrites</h2>" not in page
 
 
-def test_a_long_note_is_folded_under_a_summary_from_mapping_its_values(source: ReportSource) -> None:
+def test_a_long_note_is_folded_under_a_summary_of_its_values(source: ReportSource) -> None:
     assert "<summary>20 int8</summary>" in _page(source)
     assert summary_from_mapping({"a": "int8", "b": "int8", "c": "float"}) == "2 int8, 1 float"
     assert summary_from_mapping({"a": 1, "b": "float"}) == "2 entries"
