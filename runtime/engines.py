@@ -262,4 +262,4 @@ def jetpack_release(path: Path = TEGRA_RELEASE) -> str | None:
 def check_kind(kind: str) -> None:
     """UsageError unless `kind` is a library that builds engines."""
     if kind not in KINDS:
-        raise UsageError(f"unknown kind of engine {kind!r}", f"there are: {', '.join(KINDS)}")
+        raise UsageError(f"unknown kind of engine {kind!r}", f"choose one of: {', '.join(KINDS)}")

@@ -11,6 +11,9 @@ TextualVisionError          1
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 QUOTED_CHARACTERS = 200
 
 
@@ -66,6 +69,14 @@ class IntegrityError(TextualVisionError):
     """A file is damaged, or is not what it claims to be."""
 
     exit_code = 7
+
+
+def choice_hint(name: str, choices: Iterable[str]) -> str:
+    """Return a hint that lists the choices, after the one that is nearest to the mistyped `name`."""
+    names = list(choices)
+    nearest = difflib.get_close_matches(name, names, 1)
+    listed = f"choose one of: {', '.join(names)}"
+    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
 
 
 class TextualVisionWarning(UserWarning):

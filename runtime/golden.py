@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.metrics import psnr_db
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
@@ -133,7 +134,7 @@ def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudg
         problem = f"golden.json: codes of {codes.shape}, the model's are {drawn.codes.shape[1:]}"
         raise IntegrityError(problem, "export the bundle again")
     agreement = float(np.mean(codes == drawn.codes[0]))
-    psnr = psnr_db(picture, drawn.images[0])
+    psnr = image_psnr_db(picture, drawn.images[0])
     head = noise_bits(expected.seed, model.bundle.manifest.noise.dim)
     noise_equal = head == expected.noise_bits
     passed = noise_equal and agreement >= budget.code_agreement and psnr >= budget.psnr_db
@@ -147,10 +148,9 @@ def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudg
     )
 
 
-def psnr_db(first: Image, second: Image) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite when they are equal."""
-    error = float(np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2))
-    return math.inf if error == 0.0 else 10.0 * math.log10(255.0**2 / error)
+def image_psnr_db(first: Image, second: Image) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 pictures in dB; infinite when they are equal."""
+    return psnr_db(float(np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)))
 
 
 def noise_bits(seed: int, dim: int) -> tuple[str, ...]:

@@ -20,12 +20,11 @@ from textual_vision.runtime.backends.session import (
     Array,
     Session,
     backend_by_name,
-    choice_hint,
     default_backend,
 )
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, shortened
+from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, choice_hint, shortened
 from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.manifest import Manifest, StageSpec
 from textual_vision.runtime.noise import RECIPE, noise_from_seed

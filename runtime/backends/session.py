@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import BackendMissingError, UsageError, shortened
+from textual_vision.runtime.errors import BackendMissingError, UsageError, choice_hint, shortened
 from textual_vision.runtime.graph.check import check_graph
 
 Array = npt.NDArray[np.generic]
@@ -168,10 +167,3 @@ def lines_of(error: BaseException) -> list[str]:
         text = bytes(error.object).decode("utf-8", "backslashreplace")
     lines = [shortened(line) for line in text.splitlines() if line.strip()]
     return lines or [type(error).__name__]
-
-
-def choice_hint(name: str, choices: list[str]) -> str:
-    """A hint that lists the choices, the one that was probably meant first."""
-    nearest = difflib.get_close_matches(name, choices, 1)
-    listed = f"there are: {', '.join(choices)}"
-    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
