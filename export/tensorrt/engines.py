@@ -47,6 +47,7 @@ from textual_vision.runtime.engines import (
 )
 from textual_vision.runtime.errors import UsageError, choice_hint
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.isolation.trusted import is_trusted, trust_written
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
 
 DLA_TYPE = "dla"  # the type of layers on the DLA, which TensorRT does not report
@@ -296,7 +297,9 @@ def _write(
     files |= plans
     files[f"{folder}/{ENGINE_JSON}"] = bytes_from_record(record)
     kept = tuple(old for old in manifest.engines if old not in replaced)
-    write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
+    written = write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
+    if is_trusted(job.bundle.digest):  # engines of a stranger's graphs are a stranger's still
+        trust_written(written)
     return EngineResult(fingerprint=spec.fingerprint, precision=spec.precision, reused=False, stages=results)
 
 

@@ -16,24 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import (
-    MERGED_TOLERANCE,
-    TOLERANCES,
-    parity_of,
-    run_pipeline,
-    verdict_of,
-)
+from textual_vision.export.parity.tolerance import MERGED_TOLERANCE, TOLERANCES
+from textual_vision.export.parity.verdict import batch_from_graphs, parity_of, verdict_of
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.options import EngineBuildOptions
-from textual_vision.runtime.backends.session import Array, Session
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.api import load_library
@@ -41,9 +34,9 @@ from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device,
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
+from textual_vision.runtime.generation.conditions import usual_texts
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.tokenizer import Tokenizer
 from textual_vision.runtime.version import __version__
 
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100
@@ -146,7 +139,11 @@ def _by_provider(
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
-    return {provider: _attempt(partial(_compared, bundle.manifest.stages, sessions, batches, precision))}
+    return {
+        provider: _attempt(
+            partial(_compared, program_from_manifest(bundle.manifest), sessions, batches, precision)
+        )
+    }
 
 
 def _attempt(work: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -178,7 +175,9 @@ def _engines(
         run = tensorrt.EngineRunOptions(cuda_graph=graph)
         sessions = tensorrt.open_engines(Bundle(path), precision, kind, run, cuda=gpu.cuda, trt=library)
         try:
-            found[name] = _compared(Bundle(path).manifest.stages, sessions, batches, precision)
+            found[name] = _compared(
+                program_from_manifest(Bundle(path).manifest), sessions, batches, precision
+            )
         finally:
             sessions.close()
     found["verdict"] = FAIL if FAIL in (_verdict(found["plain"]), _verdict(found["cuda_graph"])) else PASS
@@ -191,16 +190,18 @@ def _verdict(found: object) -> object:
 
 
 def _compared(
-    stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
+    program: Program, sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
     """Return the parity with ONNX Runtime on the CPU, and the latency of each stage at batch 1."""
     # The reference is the same graph, not PyTorch: its codes have no margins that identify near ties.
     tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
-    parity = parity_of(stages, sessions, batches, tolerance=tolerance, backend="gpu")
+    parity = parity_of(program, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
         "verdict": verdict_of(parity),
         "parity": [dataclasses.asdict(one) for one in parity],
-        "milliseconds": {stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in stages},
+        "milliseconds": {
+            stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in program.stages
+        },
     }
 
 
@@ -222,16 +223,9 @@ def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[st
 def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
     """Return prompts and seeds with every tensor of the pipeline as the `reference` computes it."""
     manifest = bundle.manifest
-    tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
     size = min(BATCH, manifest.batch.max)
     batches = []
     for start in range(0, SAMPLES, size):
-        prompts = tuple(COMPARED[index % len(COMPARED)] for index in range(start, start + size))
-        seeds = tuple(range(start, start + size))
-        tokens = tokenizer.encode(prompts)
-        noise = np.concatenate([noise_from_seed(seed, 1, manifest.noise.dim) for seed in seeds])
-        given: dict[str, Array] = {"input_ids": tokens.ids, "attention_mask": tokens.mask, "noise": noise}
-        empty = ReferenceBatch(prompts=prompts, seeds=seeds, tensors=given, margins={})
-        tensors = {**given, **run_pipeline(manifest.stages, reference, empty)}
-        batches.append(dataclasses.replace(empty, tensors=tensors))
+        texts = usual_texts(manifest, COMPARED, size, start)
+        batches.append(batch_from_graphs(bundle, reference, texts, range(start, start + size)))
     return tuple(batches)

@@ -36,14 +36,15 @@ def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: 
     )
 
 
-def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec) -> dict[str, ShapeRange]:
+def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec | None) -> dict[str, ShapeRange]:
     """Return the smallest, usual and largest shape of each input of a stage, by its name."""
-    max_tokens = text.max_tokens
+    max_tokens = 1 if text is None else text.max_tokens  # without a prompt no shape has tokens
+    fixed_length = text is not None and text.fixed_length
     tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
     sizes = {
         which: {
             "batch": getattr(batch, which),
-            "tokens": max_tokens if text.fixed_length else min(tokens[which], max_tokens),
+            "tokens": max_tokens if fixed_length else min(tokens[which], max_tokens),
         }
         for which in tokens
     }

@@ -32,7 +32,7 @@ from textual_vision.runtime.manifest import (
 )
 
 STAGES = ["text_encoder", "latent", "generator"]
-TEXT = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=1, width=1)
+TEXT = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1)
 
 
 def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_built(
