@@ -32,7 +32,7 @@ Float64 = npt.NDArray[np.float64]
 def check_method(method: str) -> None:
     """UsageError unless `method` is one of METHODS or AUTO."""
     if method not in (*METHODS, AUTO):
-        raise UsageError(f"unknown range method {method!r}", f"there are: {', '.join((AUTO, *METHODS))}")
+        raise UsageError(f"unknown range method {method!r}", f"choose one of: {', '.join((AUTO, *METHODS))}")
 
 
 def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> float:
@@ -42,7 +42,7 @@ def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> floa
     is unknown or nothing was counted.
     """
     if method == AUTO:
-        raise UsageError("auto is no method for one tensor alone", f"there are: {', '.join(METHODS)}")
+        raise UsageError("auto is no method for one tensor alone", f"choose one of: {', '.join(METHODS)}")
     check_method(method)
     histogram.require_values()
     if histogram.is_constant:

@@ -1,7 +1,7 @@
-"""Engines in a bundle: what one was built for, whether it runs here, and engine.json beside its plans.
+"""Read and write engine.json, the record of a bundle's engines, and find the engines that run here.
 
-engines/<fingerprint>/<precision>/<stage>.plan are raw plans; engine.json in the same folder says for which
-library, version and GPU they were built, from which graphs, for which shapes, and in which arithmetic.
+engines/<fingerprint>/<precision>/<stage>.plan are raw plans. engine.json in the same folder records the
+library, its version, the GPU, the graphs, the shapes and the types of the layers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _COMPUTE = re.compile(r"\d{1,2}\.\d")
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What an engine was built for, or what is here.
+    """The library and GPU that an engine was built for, or those of this machine.
 
     `kind` is tensorrt or tensorrt-rtx, `library` its version, `compute` the GPU architectures ("8.7").
-    `compatibility` "ampere+" runs on every GPU from 8.0 on. `driver` and `jetpack` do not decide: they are
+    `compatibility` "ampere+" runs on every GPU from 8.0. `driver` and `jetpack` need not match; they are
     shown when something else differs.
     """
 
@@ -47,7 +47,7 @@ class Fingerprint:
 
     @property
     def name(self) -> str:
-        """A plain name for the folder, as in tensorrt-10.3.0-sm87."""
+        """Return the name of the folder, such as tensorrt-10.3.0-sm87."""
         gpus = "+".join(f"sm{compute.replace('.', '')}" for compute in self.compute)
         if self.compatibility == "ampere+":
             gpus = "ampere-plus"
@@ -65,7 +65,7 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCount:
-    """How many convolutions and matrix products run in which arithmetic, by the engine's own account."""
+    """The number of convolutions and matrix products in each type, from the engine's layer table."""
 
     int8: int
     fp16: int
@@ -75,8 +75,7 @@ class LayerCount:
 
 @dataclass(frozen=True, kw_only=True)
 class DlaCount:
-    """How many of an engine's layers run on a Jetson's DLA (after fusion, each a piece of the graph), and on
-    the GPU."""
+    """The number of an engine's layers, after fusion, on a Jetson's DLA and on the GPU."""
 
     dla: int
     gpu: int
@@ -84,7 +83,7 @@ class DlaCount:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEngine:
-    """One stage's plan: the graph it came from, its tensors' types, shapes and arithmetic.
+    """One stage's plan: its graph, the types and shapes of its tensors, and the types of its layers.
 
     `layers` has the type in which each convolution and matrix product of the graph runs, by node name; it is
     empty, and `dtype_counts` None, when the library does not tell. `dla` is None for an engine on the GPU
@@ -102,7 +101,7 @@ class StageEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """engine.json: everything about the plans of one folder."""
+    """The contents of engine.json: a record of the plans in one folder."""
 
     schema_version: int
     fingerprint: Fingerprint
@@ -113,17 +112,17 @@ class EngineRecord:
 
 
 def engine_folder(fingerprint: Fingerprint, precision: str) -> str:
-    """Where the plans for `fingerprint` and `precision` lie in a bundle."""
+    """Return the folder of the plans for `fingerprint` and `precision` in a bundle."""
     return f"engines/{fingerprint.name}/{precision}"
 
 
 def bytes_from_record(record: EngineRecord) -> bytes:
-    """engine.json as UTF-8 text."""
+    """Return engine.json as UTF-8 text."""
     return (json.dumps(json_from_dataclass(record), indent=2, allow_nan=False) + "\n").encode("utf-8")
 
 
 def record_from_bytes(data: bytes, name: str) -> EngineRecord:
-    """Parse and check engine.json; IntegrityError names the first field that is wrong."""
+    """Return the parsed engine.json; raises IntegrityError that names the first wrong field."""
     record = dataclass_from_json(EngineRecord, json_from_bytes(data, name), name)
     if record.schema_version != ENGINE_SCHEMA_VERSION:
         problem = f"{name}: this runtime reads version {ENGINE_SCHEMA_VERSION}, found {record.schema_version}"
@@ -131,28 +130,28 @@ def record_from_bytes(data: bytes, name: str) -> EngineRecord:
     built = record.fingerprint
     good = built.kind in KINDS and built.compatibility in COMPATIBILITIES and built.compute
     if not good or not all(_COMPUTE.fullmatch(compute) for compute in built.compute):
-        raise IntegrityError(f"{name}: no sensible fingerprint", "build the engines again")
+        raise IntegrityError(f"{name}: the fingerprint is invalid", "build the engines again")
     return record
 
 
 def read_record(bundle: Bundle, spec: EngineSpec) -> EngineRecord:
-    """The engine.json that lies beside the plans of `spec`; IntegrityError when it is not there or wrong."""
+    """Return the engine.json of the plans of `spec`; raises IntegrityError when it is missing or wrong."""
     first = next(iter(spec.files.values()))
     name = str(PurePosixPath(first).parent / ENGINE_JSON)
     if name not in bundle.manifest.files:
-        raise IntegrityError(f"{name}: missing beside the engines", "build the engines again")
+        raise IntegrityError(f"{name}: the bundle lacks it", "build the engines again")
     record = record_from_bytes(bundle.read(name), name)
     if record.fingerprint.name != spec.fingerprint or record.precision != spec.precision:
         found = f"{record.fingerprint.name}, {record.precision}"
         raise IntegrityError(
-            f"{name}: is of {found}, the manifest says {spec.fingerprint}, {spec.precision}",
+            f"{name}: records {found}, the manifest {spec.fingerprint}, {spec.precision}",
             "build the engines again",
         )
     return record
 
 
 def find_engines(bundle: Bundle, precision: str, here: Fingerprint) -> tuple[EngineSpec, EngineRecord]:
-    """The engines of `precision` that run here, those for this very GPU and version before compatible ones.
+    """Return the engines of `precision` that run here; exact matches come before compatible ones.
 
     Raises DeviceMismatchError, with what differs and the command that builds fitting ones, when there are
     none; IntegrityError when those that fit came from other graphs than the bundle's.
@@ -185,7 +184,7 @@ def _compatible(built: Fingerprint) -> tuple[bool, bool]:
 
 
 def differences(built: Fingerprint, here: Fingerprint) -> list[str]:
-    """Why an engine built for `built` cannot run on `here`, in words; empty when it can."""
+    """Return the reasons why an engine built for `built` cannot run on `here`; empty when it can."""
     problems = list(_decisive(built, here))
     if problems:
         for name, one, other in (
@@ -223,7 +222,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_graphs(bundle: Bundle, spec: EngineSpec, record: EngineRecord) -> None:
-    """IntegrityError unless every plan came from the graph that the bundle has now."""
+    """Raise IntegrityError unless every plan was built from the bundle's present graph."""
     files = bundle.manifest.files
     command = rebuild_command(bundle, spec.precision, record.fingerprint, record.dla_core)
     for stage in spec.files:
@@ -236,10 +235,10 @@ def check_graphs(bundle: Bundle, spec: EngineSpec, record: EngineRecord) -> None
 
 
 def rebuild_command(bundle: Bundle, precision: str, wanted: Fingerprint, dla_core: int | None = None) -> str:
-    """The command line that builds engines with the fingerprint `wanted`, in place of those that have it."""
+    """Return the command that rebuilds the engines with the fingerprint `wanted`."""
     command = f"tv-export engine {bundle.root} --precision {precision} --target {wanted.kind}"
     if wanted.kind == "tensorrt-rtx":
-        # Without a named GPU its engines are for every one from 8.0 on.
+        # Without a named GPU, its engines are for every GPU from 8.0.
         named = wanted.compute if wanted.compatibility == "none" else ()
         command += "".join(f" --compute-capability {compute}" for compute in named)
     elif wanted.compatibility != "none":
@@ -252,7 +251,7 @@ def rebuild_command(bundle: Bundle, precision: str, wanted: Fingerprint, dla_cor
 
 
 def jetpack_release(path: Path = TEGRA_RELEASE) -> str | None:
-    """The Jetson's L4T release, "36.4.3" (JetPack 6), or None on another machine."""
+    """Return the Jetson's L4T release, such as "36.4.3" (JetPack 6); None on another machine."""
     if not path.is_file():
         return None
     found = _TEGRA.search(path.read_text("utf-8", "replace"))
@@ -260,6 +259,6 @@ def jetpack_release(path: Path = TEGRA_RELEASE) -> str | None:
 
 
 def check_kind(kind: str) -> None:
-    """UsageError unless `kind` is a library that builds engines."""
+    """Raise UsageError unless `kind` is a library that builds engines."""
     if kind not in KINDS:
-        raise UsageError(f"unknown kind of engine {kind!r}", f"there are: {', '.join(KINDS)}")
+        raise UsageError(f"unknown kind of engine {kind!r}", f"choose one of: {', '.join(KINDS)}")

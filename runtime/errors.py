@@ -12,6 +12,9 @@ TextualVisionError          1
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 QUOTED_CHARACTERS = 200
 
 
@@ -73,6 +76,14 @@ class CancelledError(TextualVisionError):
     """The caller cancelled the work."""
 
     exit_code = 130
+
+
+def choice_hint(name: str, choices: Iterable[str]) -> str:
+    """Return a hint that lists the choices, after the one that is nearest to the mistyped `name`."""
+    names = list(choices)
+    nearest = difflib.get_close_matches(name, names, 1)
+    listed = f"choose one of: {', '.join(names)}"
+    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed
 
 
 class TextualVisionWarning(UserWarning):

@@ -22,6 +22,7 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.generation.program import noise_tensors
 from textual_vision.runtime.generation.specs import NoiseSpec
+from textual_vision.runtime.metrics import psnr_db
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudg
     drawn = model.generate([expected.prompt], [expected.seed])
     picture = _picture_of(model.bundle, expected.picture)
     agreement = _code_agreement(expected, None if drawn.codes is None else drawn.codes[0])
-    psnr = psnr_db(picture, drawn.images[0])
+    psnr = image_psnr_db(picture, drawn.images[0])
     head = noise_bits(expected.seed, model.bundle.manifest.noise)
     noise_equal = head == expected.noise_bits
     same_codes = agreement is None or agreement >= budget.code_agreement
@@ -162,10 +163,9 @@ def _code_agreement(expected: GoldenPicture, found: npt.NDArray[np.int64] | None
     return float(np.mean(codes == found))
 
 
-def psnr_db(first: Image, second: Image) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite when they are equal."""
-    error = float(np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2))
-    return math.inf if error == 0.0 else 10.0 * math.log10(255.0**2 / error)
+def image_psnr_db(first: Image, second: Image) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 pictures in dB; infinite when they are equal."""
+    return psnr_db(float(np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)))
 
 
 def noise_bits(seed: int, noise: Sequence[NoiseSpec]) -> tuple[str, ...]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
-from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.errors import IntegrityError, UsageError, choice_hint
 from textual_vision.runtime.strict_json import (
     UnknownFieldError,
     dataclass_from_json,
@@ -34,9 +33,7 @@ def config_from_json(value: object, where: str = "config") -> TrainConfig:
     try:
         config = dataclass_from_json(TrainConfig, value, where)
     except UnknownFieldError as error:
-        near = difflib.get_close_matches(error.name, error.known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(error.known)}"
-        raise UsageError(error.message, hint) from None
+        raise UsageError(error.message, choice_hint(error.name, error.known)) from None
     except IntegrityError as error:
         raise UsageError(error.message, "change this field of the config") from None
     check_consistent(config)
@@ -50,11 +47,8 @@ def load_config(name_or_path: str) -> TrainConfig:
         path = CONFIG_FOLDER / f"{name_or_path}.json"
     if not path.is_file():
         shipped = sorted(p.stem for p in CONFIG_FOLDER.glob("*.json"))
-        near = difflib.get_close_matches(name_or_path, shipped, n=1)
-        raise UsageError(
-            f"no config {name_or_path!r}",
-            f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(shipped)}; or a .json file",
-        )
+        hint = f"{choice_hint(name_or_path, shipped)}; or give a .json file"
+        raise UsageError(f"no config {name_or_path!r}", hint)
     try:
         value = json_from_bytes(path.read_bytes(), f"config {path}")
     except IntegrityError as error:

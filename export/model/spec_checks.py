@@ -156,7 +156,7 @@ def _check_tensor(stage: str, one: TensorSpec) -> None:
     if not is_plain_name(one.name) or one.name.endswith(STEP):
         raise UsageError(f"{where} has no plain name", "use letters, digits, _, . and -; begin with a letter")
     if one.dtype not in DTYPES:
-        raise UsageError(f"{where} is of type {one.dtype!r}", f"there are: {', '.join(DTYPES)}")
+        raise UsageError(f"{where} is of type {one.dtype!r}", f"choose one of: {', '.join(DTYPES)}")
     for size in one.shape:
         if size not in (BATCH, TOKENS) and not (type(size) is int and 1 <= size <= SIZE_LIMIT):
             hint = f'give a number of 1 or more, "{BATCH}" or "{TOKENS}"'
@@ -224,7 +224,7 @@ def _check_tables(model: StagedModel, known: dict[str, TensorSpec]) -> None:
     for name, rows in model.tables.items():
         if name not in known or known[name].dtype not in CODE_DTYPES or len(known[name].shape) != 3:
             problem = f"StagedModel.tables names {name!r}, which is no tensor of codes with three axes"
-            raise UsageError(problem, f"there are: {', '.join(known)}")
+            raise UsageError(problem, f"choose one of: {', '.join(known)}")
         if type(rows) is not int or rows < 1:
             raise UsageError(f"StagedModel.tables: {name!r} has {rows!r} rows", "give a whole number")
 

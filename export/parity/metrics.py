@@ -12,10 +12,10 @@ import numpy.typing as npt
 from textual_vision.export.model.batch import STEP, Array, ReferenceBatch
 from textual_vision.export.results import CodeMetrics, FloatMetrics, ImageMetrics, TensorMetrics
 from textual_vision.runtime.manifest import TensorSpec
+from textual_vision.runtime.metrics import PEAK, psnr_db
 
 Float64 = npt.NDArray[np.float64]
 
-PEAK = 255.0
 SSIM_SIGMA, SSIM_WINDOW = 1.5, 11
 SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
@@ -115,7 +115,7 @@ def psnr(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> float
 
 
 def _decibels(mean_square: float) -> float | None:
-    return None if mean_square == 0.0 else 10.0 * math.log10(PEAK**2 / mean_square)
+    return None if mean_square == 0.0 else psnr_db(mean_square)
 
 
 def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:

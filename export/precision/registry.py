@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.errors import UsageError, choice_hint
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
@@ -84,9 +83,7 @@ STAGE_CONVERTERS = {
 def check_precision(name: str) -> None:
     """UsageError unless `name` is one of PRECISIONS and what makes it is there."""
     if name not in PRECISIONS:
-        near = difflib.get_close_matches(name, PRECISIONS, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"unknown precision {name!r}", f"{meant}there are: {', '.join(PRECISIONS)}")
+        raise UsageError(f"unknown precision {name!r}", choice_hint(name, PRECISIONS))
     module = PRECISIONS[name].partition(":")[0]
     if importlib.util.find_spec(module) is None:
         raise UsageError(f"precision {name!r} is not part of this installation: no {module}", "use another")

@@ -339,8 +339,7 @@ def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> N
 
 
 def _use_timing_cache(trt: Any, config: Any, data: bytes, settings: EngineSettings) -> Any:
-    """Return the timing cache of earlier builds on this device; None for TensorRT-RTX, which times
-    nothing."""
+    """Return the timing cache of earlier builds here; None for TensorRT-RTX, which times nothing."""
     if has_api(trt, "ComputeCapability"):
         return None
     cache = config.create_timing_cache(data)

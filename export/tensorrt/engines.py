@@ -27,7 +27,6 @@ from textual_vision.export.tensorrt.options import (
     settings_as_text,
 )
 from textual_vision.export.tensorrt.targets import fingerprint_to_build, profile_of
-from textual_vision.runtime.backends.session import choice_hint
 from textual_vision.runtime.backends.tensorrt.api import load_library
 from textual_vision.runtime.backends.tensorrt.cudart import Device, load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
@@ -46,7 +45,7 @@ from textual_vision.runtime.engines import (
     engine_folder,
     read_record,
 )
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.errors import UsageError, choice_hint
 from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.isolation.trusted import is_trusted, trust_written
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: launches are recorded as a CUDA graph for each set of shapes, and replayed."""
+"""Record the launches of ONNX Runtime on a GPU as a CUDA graph for each set of shapes, and replay it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ import onnxruntime
 from textual_vision.runtime.backends.session import Array
 
 DEVICE = "cuda"
-GRAPH_LIMIT = 8  # recorded sets of shapes: ONNX Runtime keeps them on the GPU as long as the session is alive
+GRAPH_LIMIT = 8  # recorded sets of shapes, which ONNX Runtime keeps on the GPU as long as the session lives
 UNRECORDED = -1
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Of each tensor, in the order of the names (inputs) or of the session (outputs).
+# Name, shape and type of each tensor, in order of the names (inputs) or of the session (outputs).
 InputShapes = tuple[tuple[str, tuple[int, ...], str], ...]
 OutputShapes = list[tuple[str, tuple[int, ...], npt.DTypeLike]]
 
-# ONNX Runtime records for each thread anew and keeps that until the session ends, and while it records no
-# other thread may use CUDA. So one thread does it all.
+# ONNX Runtime records separately for each thread and keeps the recordings until the session ends. During a
+# recording, no other thread may use CUDA. Therefore one thread runs everything.
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime-cuda")
 
 
 def in_cuda_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `function` returns or raises in the one thread of this process that uses CUDA."""
+    """Return or raise the result of `function` in the one thread of this process that uses CUDA."""
     return _THREAD.submit(function, *arguments, **named).result()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """One set of shapes: `options` hold its number; what is recorded reads `inputs` and writes `outputs`."""
+    """The recording of one set of shapes, which reads `inputs` and writes `outputs`."""
 
     options: onnxruntime.RunOptions
     binding: onnxruntime.IOBinding
@@ -47,21 +47,21 @@ class Recording:
 class CudaGraphs:
     """Runs a session that was opened with `enable_cuda_graph`, for one thread at a time.
 
-    The first run with inputs of some shapes is not recorded: it tells the outputs' shapes. The second is, for
-    `GRAPH_LIMIT` sets of shapes; others run without, with the same results. No shape in the graph may depend
-    on the inputs' values: a replay would not notice.
+    The first run with a set of shapes is not recorded, because it determines the outputs' shapes. The second
+    run is recorded, for up to `GRAPH_LIMIT` sets; other sets run without a recording, with the same results.
+    No shape in the graph may depend on the inputs' values, because a replay would not notice.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self._unrecorded = _options(UNRECORDED)
-        # None is used twice: ONNX Runtime would replay what it recorded first, in buffers that are gone.
+        # No number is used twice: ONNX Runtime would replay the first recording, whose buffers are freed.
         self._ids = itertools.count(1)
         self._seen: dict[InputShapes, OutputShapes] = {}
         self._recordings: dict[InputShapes, Recording] = {}
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """The outputs called `names`, always all that there are, in fresh arrays.
+        """Return the outputs called `names`, always all of them, in new arrays.
 
         Raises what `InferenceSession.run` does, and RuntimeError when recording or replaying fails.
         """
@@ -71,7 +71,7 @@ class CudaGraphs:
             return self._replay(self._recordings[shapes], values)
         if shapes in self._seen and len(self._recordings) < GRAPH_LIMIT:
             recording = self._new_recording(values, self._seen.pop(shapes))
-            recorded = self._replay(recording, values)  # ONNX Runtime records on the way
+            recorded = self._replay(recording, values)  # ONNX Runtime records during this run
             self._recordings[shapes] = recording
             return recorded
         results: list[Array] = self._session.run(names, values, self._unrecorded)
@@ -98,7 +98,7 @@ class CudaGraphs:
         for name, buffer in recording.inputs.items():
             buffer.update_inplace(values[name])
         self._session.run_with_iobinding(recording.binding, recording.options)
-        # Where the device is the CPU, `numpy` gives the buffer itself.
+        # On a CPU device, `numpy` returns the buffer itself.
         return [np.array(buffer.numpy()) for buffer in recording.outputs.values()]
 
 

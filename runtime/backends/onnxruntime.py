@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or by a provider that is asked for by name and never silently replaced."""
+"""ONNX Runtime on the CPU, or on another provider, which is never silently replaced by the CPU."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROVIDERS = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
 }
 CUDA = PROVIDERS["onnxruntime-cuda"]
-# By default CUDA rounds products to 10 bits: on an H200 that chose 64 of 4,096 codes otherwise.
+# By default, CUDA rounds factors to TF32 (10 bits), which changed 64 of 4,096 codes on an H200.
 SETTINGS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
 RECORDED = {**SETTINGS[CUDA], "enable_cuda_graph": "1"}
-# Before, runs of other shapes overwrote host memory that a recording reads: microsoft/onnxruntime pull 32121.
+# In earlier versions, other shapes overwrite host memory of a recording: microsoft/onnxruntime pull 32121.
 RECORDS_SINCE = (1, 30)
 NOT_RECORDED = "This session cannot use the graph capture feature"
 LOG_ERRORS, LOG_FATAL = 3, 4
@@ -53,7 +53,7 @@ Run = Callable[[Sequence[str], Mapping[str, Array]], list[Array]]
 
 
 class OnnxRuntimeSession:
-    """One graph in one InferenceSession, computed by `run`, which is the session's own or records it."""
+    """One graph in an InferenceSession; `run` is the session's method or one that records CUDA graphs."""
 
     largest_batch: int | None = None
 
@@ -66,7 +66,7 @@ class OnnxRuntimeSession:
         self.outputs = frozenset(self._outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name; TextualVisionError when ONNX Runtime cannot compute them."""
+        """Return all outputs by name; raises TextualVisionError when ONNX Runtime fails."""
         try:
             values = self._run(self._outputs, dict(inputs))
         except (*ORT_ERRORS, RuntimeError) as error:  # the latter from recordings
@@ -96,7 +96,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
         raise IntegrityError(problem, "export it again, or for an older opset") from None
     except RuntimeError as error:  # a provider whose libraries are missing
         raise BackendMissingError(f"{provider} does not work here: {lines_of(error)[0]}", hint) from None
-    # Asking for a GPU on a machine without one does not raise: the session quietly runs on the CPU.
+    # ONNX Runtime does not raise on a machine without a GPU: the session silently runs on the CPU.
     if (used := session.get_providers()[0]) != provider:
         raise BackendMissingError(f"{provider} does not work here: ONNX Runtime would use {used}", hint)
     return OnnxRuntimeSession(session, options.name, run)
@@ -148,13 +148,13 @@ def _loaded(
 
 def _settings(options: SessionOptions, severity: int | None) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
-    # What goes wrong on the CPU is raised; why a GPU's provider cannot start is told in the log alone.
+    # Errors on the CPU are raised; the reason why a GPU provider fails to start is only in the log.
     usual = LOG_FATAL if options.backend == "onnxruntime" else LOG_ERRORS
     settings.log_severity_level = usual if severity is None else severity
     settings.inter_op_num_threads = 1
     # The bytes were checked as ONNX; they must not be read as ONNX Runtime's own format.
     settings.add_session_config_entry("session.load_model_format", "ONNX")
-    # Stages run in turn: threads of one that still wait busily would keep the next from its cores.
+    # Stages run in turn: threads in a busy wait would keep the next stage from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads

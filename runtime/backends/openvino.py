@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in the precision that the graph says; lower only where bfloat16 is asked for."""
+"""OpenVINO on the CPU, in the precision of the graph; `openvino-bf16` computes float32 graphs in bfloat16."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from textual_vision.runtime.backends.session import (
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 
 DEVICE = "CPU"
-# Without the hint, CPUs with bfloat16 or half arithmetic would compute float32 graphs in that.
+# Without the hint, CPUs with bfloat16 or float16 arithmetic compute float32 graphs in that.
 PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}
 OPENVINO_ERRORS = (
     RuntimeError,
@@ -34,16 +34,16 @@ OPENVINO_ERRORS = (
     frontend.OpValidationFailure,
 )
 
-FIXED_LIMIT = 4  # batch sizes that stay compiled, the least recent dropped
+FIXED_LIMIT = 4  # batch sizes that stay compiled; the least recently used is dropped
 
 
 class OpenVinoSession:
-    """One graph; where only the batch is open, compiled for each batch size, which runs a sixth faster.
+    """One graph. If only its batch is dynamic, it is compiled for each batch size, which runs a sixth faster.
 
-    How a graph is compiled depends on the sizes of a run alone, never on what came before: compiled otherwise
-    it rounds otherwise, and a near tie falls otherwise.
+    The compilation depends only on the sizes of a run, never on earlier runs: another compilation rounds
+    differently, and a near tie may change.
 
-    Threads that run it at a time wait for each other.
+    Concurrent threads wait for each other.
     """
 
     largest_batch: int | None = None
@@ -54,7 +54,7 @@ class OpenVinoSession:
     ) -> None:
         self._core, self._model, self._settings, self._name = core, model, dict(settings), name
         self._lock = threading.Lock()
-        # Compiled, a port has the names of all tensors that were found to be the same; here it has its own.
+        # After compilation, a port also has the names of equal tensors; before it, only its own.
         self._names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
         count = len(model.inputs)
         self.inputs = frozenset(self._names[:count])
@@ -69,7 +69,7 @@ class OpenVinoSession:
             self._outputs = list(zip(compiled.outputs, self._names[count:], strict=True))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name; TextualVisionError when OpenVINO cannot compute them."""
+        """Return all outputs by name; raises TextualVisionError when OpenVINO fails."""
         try:
             with self._lock:
                 if self._request is None:
@@ -81,7 +81,7 @@ class OpenVinoSession:
             raise TextualVisionError(message, FAILED_HINT) from None
 
     def _fixed_for(self, batch: int) -> _FixedSizes:
-        """What is compiled for `batch`, which is done here when it comes first."""
+        """Return the graph compiled for `batch`, which the first call compiles."""
         if batch not in self._fixed:
             model = with_batch_size(self._model, batch)
             compiled = self._core.compile_model(model, DEVICE, self._settings)
@@ -93,13 +93,13 @@ class OpenVinoSession:
 
 
 def only_batch_is_dynamic(model: openvino.Model) -> bool:
-    """Whether all sizes are known once the first dimension of every input is."""
+    """Return whether the first dimension of every input determines all sizes."""
     shapes = [port.partial_shape for port in model.inputs]
     if any(shape.rank.is_dynamic or len(shape) == 0 for shape in shapes):
         return False
     if any(shape[0].is_static or any(n.is_dynamic for n in list(shape)[1:]) for shape in shapes):
         return False
-    # Not so where an output's size depends on values.
+    # An output's size may depend on values.
     return not any(output.partial_shape.is_dynamic for output in with_batch_size(model, 1).outputs)
 
 
@@ -124,7 +124,7 @@ class _FixedSizes:
         self._inputs, self._outputs = dict(places[:count]), dict(places[count:])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, for inputs of exactly these sizes and types."""
+        """Return all outputs by name; raises RuntimeError for inputs of other shapes or types."""
         for name, place in self._inputs.items():
             value = inputs.get(name)
             if value is None or (value.dtype, value.shape) != (place.dtype, place.shape):
@@ -150,11 +150,10 @@ def _core() -> openvino.Core:
 
 @functools.cache
 def _started() -> openvino.Core:
-    """One for the whole process, never unloaded.
+    """Return the core of the process, which is never unloaded.
 
-    On CPUs with AMX its plugin gives the thread a stack for signals. A second plugin gives another and, once
-    both are unloaded, leaves one that is no longer there: the next signal that Python handles ends the
-    process.
+    On CPUs with AMX, its plugin sets the thread's signal stack. A second plugin sets another one. After both
+    are unloaded, the thread keeps a freed stack, and the next signal crashes the process.
     """
     _ = openvino.opset13.constant([0]).data
     return openvino.Core()
@@ -172,7 +171,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
     settings: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
-        # Else it rounds what int8 weights are multiplied with, though no graph asks for it.
+        # Otherwise OpenVINO also quantizes the inputs of int8 weights, which no graph asks for.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     if options.threads is not None:

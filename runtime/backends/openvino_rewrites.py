@@ -1,4 +1,4 @@
-"""Other ways to say the same to OpenVINO, where it is slow at what a graph says. All exact."""
+"""Exact rewrites of graphs for OpenVINO, which is slow at some operators of ours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import openvino
 from openvino import opset13
 
-LEAST_TURNED_RANK = 3  # below it the second axis is the last
-# DepthToSpace as the graph says it for ONNX Runtime, from its last node to its first.
-WEAVING = (
+MIN_RANK = 3  # below it, the second axis is the last
+# The nodes that replace DepthToSpace for ONNX Runtime, from the last to the first.
+DEPTH_TO_SPACE = (
     ("Transpose", (0, 3, 1, 2)),
     ("Reshape", None),
     ("Transpose", (0, 1, 3, 2, 4, 5)),
@@ -18,27 +18,29 @@ WEAVING = (
 
 
 def move_topk_axis(model: openvino.Model) -> int:
-    """Choosing the best along the last axis takes OpenVINO thrice as long as along another one, so it is
-    done along the second. Exact: the same values are compared in the same order. Returns how many changed.
+    """Move TopK from the last axis to the second; return the number of changed nodes.
+
+    OpenVINO takes three times as long along the last axis. The result is exact, because the same values are
+    compared in the same order.
     """
     count = 0
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "TopK" and _along_last(node):
-            _turn(node)
+        if node.get_type_name() == "TopK" and _is_on_last_axis(node):
+            _move_axis(node)
             count += 1
     model.validate_nodes_and_infer_types()
     return count
 
 
-def _along_last(node: openvino.Node) -> bool:
+def _is_on_last_axis(node: openvino.Node) -> bool:
     rank = node.input_value(0).get_partial_shape().rank
-    if rank.is_dynamic or rank.get_length() < LEAST_TURNED_RANK:
+    if rank.is_dynamic or rank.get_length() < MIN_RANK:
         return False
     axis: int = node.get_axis()
     return axis in (-1, rank.get_length() - 1)
 
 
-def _turn(node: openvino.Node) -> None:
+def _move_axis(node: openvino.Node) -> None:
     last = node.input_value(0).get_partial_shape().rank.get_length() - 1
     how = node.get_attributes()
     turned = opset13.transpose(node.input_value(0), np.array([0, last, *range(1, last)]))
@@ -59,27 +61,27 @@ def _turn(node: openvino.Node) -> None:
 
 
 def fuse_depth_to_space(model: openvino.Model) -> int:
-    """Turns and reshapes that come to DepthToSpace become it, which takes OpenVINO half as long.
+    """Fuse Transpose and Reshape nodes into DepthToSpace; return the number of fused groups.
 
-    The graph has them because ONNX Runtime takes longer for DepthToSpace. Returns how many.
+    OpenVINO runs DepthToSpace in half the time. The graph avoids it because ONNX Runtime runs it slower.
     """
     count = 0
     for node in model.get_ordered_ops():
-        source = _woven_from(node)
+        source = _fused_input(node)
         if source is not None:
-            woven = opset13.depth_to_space(source, "blocks_first", 2)
-            woven.output(0).set_names(node.output(0).get_names())
+            fused = opset13.depth_to_space(source, "blocks_first", 2)
+            fused.output(0).set_names(node.output(0).get_names())
             for target in node.output(0).get_target_inputs():
-                target.replace_source_output(woven.output(0))
+                target.replace_source_output(fused.output(0))
             count += 1
     model.validate_nodes_and_infer_types()
     return count
 
 
-def _woven_from(last: openvino.Node) -> openvino.Output | None:
-    """What a weaving that ends in `last` weaves; None when it is no such node."""
+def _fused_input(last: openvino.Node) -> openvino.Output | None:
+    """Return the input of the group of nodes that ends in `last`; None when there is no such group."""
     output, apart = last.output(0), None
-    for kind, turn in WEAVING:
+    for kind, turn in DEPTH_TO_SPACE:
         node = output.get_node()
         if node.get_type_name() != kind or (node is not last and len(output.get_target_inputs()) != 1):
             return None
@@ -89,5 +91,5 @@ def _woven_from(last: openvino.Node) -> openvino.Output | None:
         elif how.get_type_name() != "Constant" or tuple(how.data.tolist()) != turn:
             return None
         output = node.input_value(0)
-    # Of the first reshape, the last that was looked at: each position's channels as 2 x 2 pictures of them.
+    # The first Reshape, the last one visited, splits the channels of each position into 2 x 2 blocks.
     return output if apart is not None and [str(size) for size in apart][3:5] == ["2", "2"] else None

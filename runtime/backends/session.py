@@ -1,8 +1,7 @@
-"""The one protocol of all backends, and which backends there are."""
+"""The session protocol that every backend implements, and the table of backends."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -14,14 +13,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.errors import BackendMissingError, UsageError, shortened
+from textual_vision.runtime.errors import BackendMissingError, UsageError, choice_hint, shortened
 from textual_vision.runtime.graph.check import check_graph
 
 Array = npt.NDArray[np.generic]
 
 
 class Session(Protocol):
-    """One stage, loaded and ready to run; `inputs` and `outputs` are the names in the graph."""
+    """One loaded stage; `inputs` and `outputs` are the names in the graph."""
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -33,10 +32,10 @@ class Session(Protocol):
 
     @property
     def largest_batch(self) -> int | None:
-        """The most rows that one `run` takes; None when there is no such limit."""
+        """The largest batch of one `run`; None without a limit."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name; `inputs` holds exactly the graph's inputs, in their dtypes."""
+        """Return all outputs by name; `inputs` has exactly the graph's inputs in their dtypes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class SessionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """Where a backend lives: our `module` with `open_session(graph, options)`, and the library it needs.
+    """A backend: our `module` with `open_session(graph, options)`, and the library that it needs.
 
     With `engines` the module has `open_engines(bundle, precision, backend)` instead: it runs no graph.
     """
@@ -65,12 +64,12 @@ class Backend:
     engines: bool = False
 
 
-FAILED_HINT = "tv-generate BUNDLE --verify tells whether the bundle or this machine is to blame"
+FAILED_HINT = "tv-generate BUNDLE --verify shows whether the bundle or this machine is at fault"
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
 _TENSORRT = "textual_vision.runtime.backends.tensorrt.session"
 _GPU = "pip uninstall onnxruntime && pip install 'promptsprite[gpu]'"
 
-# In the order of preference when none is asked for; those with False are used only when asked for by name.
+# In order of preference. A backend with False is used only when its name is given.
 BACKENDS: dict[str, tuple[Backend, bool]] = {
     "onnxruntime": (
         Backend(module=_ONNXRUNTIME, library="onnxruntime", install="pip install 'promptsprite[cpu]'"),
@@ -162,14 +161,14 @@ def _imported(name: str) -> ModuleType:
 
 
 def backend_by_name(name: str) -> Backend:
-    """The backend called `name`; UsageError with the nearest name when there is none."""
+    """Return the backend called `name`; raises UsageError with the nearest name when there is none."""
     if name in BACKENDS:
         return BACKENDS[name][0]
     raise UsageError(f"unknown backend {name!r}", choice_hint(name, list(BACKENDS)))
 
 
 def default_backend() -> str:
-    """The first backend whose library is installed; BackendMissingError when there is none."""
+    """Return the first backend whose library is installed; raises BackendMissingError when there is none."""
     for name, (backend, by_default) in BACKENDS.items():
         spec = importlib.util.find_spec(backend.library) if by_default else None
         if spec is not None and spec.origin is not None:  # a folder that was left behind has none
@@ -178,16 +177,9 @@ def default_backend() -> str:
 
 
 def lines_of(error: BaseException) -> list[str]:
-    """A library's error message, as lines, at least one; its binding may fail to decode a damaged name."""
+    """Return the lines of a library's error message, at least one; a damaged name may not be UTF-8."""
     text = str(error)
     if isinstance(error, UnicodeDecodeError):
         text = bytes(error.object).decode("utf-8", "backslashreplace")
     lines = [shortened(line) for line in text.splitlines() if line.strip()]
     return lines or [type(error).__name__]
-
-
-def choice_hint(name: str, choices: list[str]) -> str:
-    """A hint that lists the choices, the one that was probably meant first."""
-    nearest = difflib.get_close_matches(name, choices, 1)
-    listed = f"there are: {', '.join(choices)}"
-    return f"did you mean {nearest[0]!r}? {listed}" if nearest else listed

@@ -1,4 +1,4 @@
-"""Every stage of a bundle on one backend: from its graphs, or for TensorRT from its engines."""
+"""Open every stage of a bundle on one backend: from its graphs, or for TensorRT from its engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual_vision.runtime.errors import UsageError
 
 
 def open_stages(bundle: Bundle, precision: str, backend: str, threads: int | None) -> Mapping[str, Session]:
-    """Each stage's session by the stage's name; it is alive as long as the mapping is.
+    """Return each stage's session by the stage's name; sessions live as long as the mapping.
 
     Raises what `session.open_session` does, and for engines what `tensorrt.open_engines` does.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from textual_vision.runtime.backends.session import Session, choice_hint
-from textual_vision.runtime.errors import IntegrityError, UsageError, shortened
+from textual_vision.runtime.backends.session import Session
+from textual_vision.runtime.errors import IntegrityError, UsageError, choice_hint, shortened
 from textual_vision.runtime.generation.program import (
     AGAIN_HINT,
     ATTENTION_MASK,

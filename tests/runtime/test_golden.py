@@ -12,8 +12,8 @@ from textual_vision.runtime.golden import (
     bytes_from_golden,
     compare,
     golden_from_bytes,
+    image_psnr_db,
     png_from_image,
-    psnr_db,
 )
 from textual_vision.runtime.pipeline import TextToImage
 
@@ -102,5 +102,5 @@ def test_a_bundle_without_golden_pictures_says_so(edit_manifest):
 
 def test_psnr_of_an_error_of_one_is_48_decibels():
     black = np.zeros((4, 4, 3), np.uint8)
-    assert psnr_db(black, black) == float("inf")
-    assert psnr_db(black, black + np.uint8(1)) == pytest.approx(48.1308, abs=1e-4)
+    assert image_psnr_db(black, black) == float("inf")
+    assert image_psnr_db(black, black + np.uint8(1)) == pytest.approx(48.1308, abs=1e-4)

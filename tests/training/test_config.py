@@ -51,7 +51,7 @@ def test_retrieval_entries_are_the_pictures_of_the_corpus_unless_the_config_says
 def test_an_unknown_field_is_named_with_its_place_and_the_nearest_valid_name() -> None:
     with pytest.raises(UsageError, match=r"config\.model\.latent: unknown field 'block'") as caught:
         config_from_json({"name": "x", "model": {"latent": {"block": 3}}})
-    assert caught.value.hint == "did you mean 'blocks'?"
+    assert caught.value.hint.startswith("did you mean 'blocks'?")
 
 
 def test_an_unknown_field_that_is_like_none_gets_a_list() -> None:

@@ -1,1 +1,1 @@
-"""TensorRT by itself: the library, CUDA memory, engines as sessions."""
+"""TensorRT and TensorRT-RTX: the library, CUDA memory, and engines as sessions."""

@@ -1,7 +1,7 @@
-"""What differs between TensorRT 8.6, 10, 11 and TensorRT-RTX is asked for, never assumed from the version.
+"""Access to the APIs of TensorRT 8.6, 10, 11 and TensorRT-RTX, which differ.
 
-The library's module is passed around as `trt`. Whatever not every version has is used only where `has_api`
-said that this one does.
+The library's module is passed as `trt`. Code checks with `has_api` for every API that not all versions have,
+and never compares version numbers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from textual_vision.runtime.errors import BackendMissingError
 
 
 def load_library(kind: str) -> ModuleType:
-    """The Python module of `kind`; importing it touches no GPU. Raises BackendMissingError."""
+    """Return the Python module of `kind`; importing it uses no GPU. Raises BackendMissingError."""
     check_kind(kind)
     backend = backend_by_name(kind)
     try:
         return importlib.import_module(backend.library)
-    except (ImportError, OSError) as error:  # OSError: the bindings are there, their library is not
+    except (ImportError, OSError) as error:  # OSError: the bindings are installed without their library
         raise BackendMissingError(f"{kind} cannot be loaded: {error}", backend.install) from None
 
 
 def has_api(trt: Any, path: str) -> bool:
-    """Whether this version has `path`, as in "BuilderFlag.FP16"."""
+    """Return whether this version has the attribute `path`, such as "BuilderFlag.FP16"."""
     found = trt
     for name in path.split("."):
         if not hasattr(found, name):
@@ -54,7 +54,7 @@ def released_on_error() -> Iterator[None]:
 
 
 def new_logger(trt: Any) -> Any:
-    """A logger of the library's own kind that keeps what it is told: `messages` [(severity, text), …]."""
+    """Return a logger for the library that keeps all messages in `messages`: [(severity, text), …]."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -68,16 +68,16 @@ def new_logger(trt: Any) -> Any:
 
 
 def errors_in(logger: Any) -> list[str]:
-    """What the library reported as errors, in order."""
+    """Return the logged errors in order."""
     return [text for severity, text in logger.messages if severity in ("ERROR", "INTERNAL_ERROR")]
 
 
 def last_message(logger: Any) -> str:
-    """The last that the library said, of any severity, in one line."""
+    """Return the last logged message of any severity, in one line."""
     return " ".join(logger.messages[-1][1].split())[:300] if logger.messages else ""
 
 
 def last_error(logger: Any) -> str:
-    """The last error in one line, for our own message."""
+    """Return the last logged error in one line."""
     errors = errors_in(logger)
     return " ".join(errors[-1].split())[:300] if errors else "the library does not say why"

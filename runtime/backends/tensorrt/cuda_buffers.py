@@ -1,7 +1,7 @@
-"""Memory for an engine's tensors: taken once, reused for every run, given back together.
+"""Memory for an engine's tensors: allocated once, reused by every run, and freed together.
 
-On a desktop each tensor has page-locked memory on the host and its twin on the device. An integrated GPU (a
-Jetson) reads and writes the host's memory itself, so there it is one piece and nothing is copied.
+On a desktop, each tensor has page-locked memory on the host and a copy on the device. An integrated GPU (a
+Jetson) accesses the host's memory directly, so one buffer is enough and nothing is copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from textual_vision.runtime.backends.tensorrt.cudart import DEVICE_TO_HOST, HOST
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """One tensor's place: `host` uint8 (size,) is page-locked; `device` is the GPU's address of its twin."""
+    """One tensor's memory: `host` uint8 (size,) is page-locked; `device` is the address of its GPU copy."""
 
     host: npt.NDArray[np.uint8]
     host_address: int
@@ -27,7 +27,7 @@ class Buffer:
 
 
 class DeviceMemory:
-    """A stream, and everything allocated with it; `close` (or garbage collection) gives all of it back."""
+    """A stream and its allocations; `close` (or garbage collection) frees all of them."""
 
     def __init__(self, cuda: CudaRuntime, *, integrated: bool) -> None:
         self.cuda, self.integrated = cuda, integrated
@@ -36,7 +36,7 @@ class DeviceMemory:
         self._finalizer = weakref.finalize(self, _release, cuda, self._owned)
 
     def buffer(self, size: int) -> Buffer:
-        """A tensor's place of `size` bytes; TextualVisionError when memory is short."""
+        """Return a buffer of `size` bytes; raises TextualVisionError when memory is short."""
         size = max(size, 1)
         host = self.cuda.allocate_host(size, mapped=self.integrated)
         self.own("cudaFreeHost", host)
@@ -45,7 +45,7 @@ class DeviceMemory:
         return Buffer(host=view, host_address=host, device=device, shared=self.integrated)
 
     def block(self, size: int) -> int:
-        """The address of `size` bytes on the device alone."""
+        """Return the address of `size` newly allocated bytes on the device."""
         address = self.cuda.allocate(size)
         self.own("cudaFree", address)
         return address
@@ -55,25 +55,25 @@ class DeviceMemory:
         self._owned.append((release, handle))
 
     def upload(self, buffer: Buffer, size: int) -> None:
-        """Queue the copy of the first `size` bytes to the device, unless it sees them anyway."""
+        """Queue a copy of the first `size` bytes to the device, unless the memory is shared."""
         if not buffer.shared:
             self.cuda.copy(buffer.device, buffer.host_address, size, HOST_TO_DEVICE, self.stream)
 
     def download(self, buffer: Buffer, size: int) -> None:
-        """Queue the copy of the first `size` bytes from the device, unless they are there anyway."""
+        """Queue a copy of the first `size` bytes from the device, unless the memory is shared."""
         if not buffer.shared:
             self.cuda.copy(buffer.host_address, buffer.device, size, DEVICE_TO_HOST, self.stream)
 
     def synchronize(self) -> None:
-        """Wait for everything queued."""
+        """Wait until all queued work is done."""
         self.cuda.synchronize(self.stream)
 
     def close(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Free everything; a second call does nothing."""
         self._finalizer()
 
 
 def _release(cuda: CudaRuntime, owned: list[tuple[str, int]]) -> None:
     while owned:
         name, handle = owned.pop()
-        cuda.code(name, handle)  # a failure here has no one to tell and nothing to save
+        cuda.code(name, handle)  # a failure to free memory is ignored

@@ -1,7 +1,7 @@
-"""The CUDA runtime library by ctypes: only what running an engine needs, and the probe for a driver.
+"""Call the CUDA runtime library through ctypes: the functions that engines need, and a probe for a driver.
 
-TensorRT crashes the process when it is used without a driver, so `probe` comes before any object of it.
-Function signatures and numbers are those of the CUDA Runtime API [1], the same from CUDA 11.4 to 13.
+TensorRT crashes the process without a driver, so `probe` is called before any of its objects are created.
+Function signatures and constants are from the CUDA Runtime API [1]; they are equal from CUDA 11.4 to 13.
 
 [1] https://docs.nvidia.com/cuda/cuda-runtime-api/
 """
@@ -65,7 +65,7 @@ class Device:
 
 
 class CudaRuntime:
-    """The functions of one loaded libcudart; whatever fails raises an error that names the function."""
+    """The functions of a loaded libcudart; a failure raises an error that names the function."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -76,7 +76,7 @@ class CudaRuntime:
         library.cudaGetErrorString.restype = c_char_p
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call `name`; TextualVisionError unless it returns 0."""
+        """Call `name`; raises TextualVisionError unless it returns 0."""
         if code := self.code(name, *arguments):
             raise TextualVisionError(f"{name} failed: {self.describe(code)}", "see `dmesg` and `nvidia-smi`")
 
@@ -85,38 +85,38 @@ class CudaRuntime:
         return int(getattr(self._library, name)(*arguments))
 
     def describe(self, code: int) -> str:
-        """A cudaError's number and text."""
+        """Return a cudaError's number and text."""
         text: bytes | None = self._library.cudaGetErrorString(code)
         return f"cudaError {code}, {(text or b'unknown').decode('ascii', 'replace')}"
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the device's memory."""
+        """Return the free and total bytes of the device's memory."""
         free, total = c_size_t(), c_size_t()
         self.call("cudaMemGetInfo", byref(free), byref(total))
         return free.value, total.value
 
     def attribute(self, number: int) -> int:
-        """An attribute of device 0."""
+        """Return an attribute of device 0."""
         value = c_int()
         self.call("cudaDeviceGetAttribute", byref(value), number, 0)
         return value.value
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes on the device; TextualVisionError with the numbers when too few."""
+        """Return the address of `size` bytes on the device; raises TextualVisionError if memory is short."""
         return self._allocate("cudaMalloc", size)
 
     def allocate_host(self, size: int, *, mapped: bool) -> int:
-        """The address of `size` page-locked bytes; `mapped` ones the device can read and write itself."""
+        """Return the address of `size` page-locked bytes; the device can access `mapped` ones directly."""
         return self._allocate("cudaHostAlloc", size, HOST_ALLOC_MAPPED if mapped else HOST_ALLOC_PORTABLE)
 
     def device_address(self, host: int) -> int:
-        """What the device calls the mapped `host` address."""
+        """Return the device's address of the mapped `host` address."""
         address = c_void_p()
         self.call("cudaHostGetDevicePointer", byref(address), host, 0)
         return address.value or 0
 
     def new_stream(self) -> int:
-        """A stream of its own."""
+        """Return a new stream."""
         stream = c_void_p()
         self.call("cudaStreamCreateWithFlags", byref(stream), STREAM_NON_BLOCKING)
         return stream.value or 0
@@ -126,7 +126,7 @@ class CudaRuntime:
         self.call("cudaMemcpyAsync", target, source, size, direction, stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait until everything queued on `stream` is done; its errors surface here."""
+        """Wait until all work on `stream` is done; raises its errors."""
         self.call("cudaStreamSynchronize", stream)
 
     def _allocate(self, name: str, size: int, *flags: int) -> int:
@@ -164,7 +164,7 @@ def _loaded(name: str) -> ctypes.CDLL | None:
 
 
 def probe(cuda: CudaRuntime) -> Device:
-    """The GPU, found without touching TensorRT; BackendMissingError without a driver or without a GPU."""
+    """Return the GPU without using TensorRT; raises BackendMissingError without a driver or GPU."""
     count = c_int()
     code = cuda.code("cudaGetDeviceCount", byref(count))
     if code == INSUFFICIENT_DRIVER:

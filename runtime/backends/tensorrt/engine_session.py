@@ -1,4 +1,4 @@
-"""One stage on TensorRT: named tensors, memory taken once at the profile's maximum, one stream, no torch.
+"""Run one stage on TensorRT with memory for the profile's largest shapes and one stream, without torch.
 
 A run copies its inputs into page-locked memory, queues copy, engine and copy on the stream and waits once.
 With `cuda_graph` the engine's launches are recorded for each set of shapes and replayed.
@@ -73,12 +73,12 @@ class EngineSession:
 
     @property
     def inputs(self) -> frozenset[str]:
-        """The names of the tensors that `run` takes."""
+        """The names of the input tensors."""
         return frozenset(self._inputs)
 
     @property
     def outputs(self) -> frozenset[str]:
-        """The names of the tensors that `run` gives."""
+        """The names of the output tensors."""
         return frozenset(self._outputs)
 
     @property
@@ -87,14 +87,14 @@ class EngineSession:
         return min((tensor.largest[0] for tensor in self._inputs.values() if tensor.largest), default=None)
 
     def use_scratch(self, address: int, size: int) -> None:
-        """Let the engine compute in the `size` bytes at `address`, which other stages use in their turn."""
+        """Set the engine's scratch memory: `size` bytes at `address`, which all stages share."""
         if has_api(self._trt, "IExecutionContext.set_device_memory"):
             self._context.set_device_memory(address, size)
         else:
             self._context.device_memory = address
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, in fresh arrays.
+        """Return all outputs by name, in new arrays.
 
         Raises UsageError when a shape is outside the engine's profile, a value does not fit its type, an
         input is missing or the engines were closed, and TextualVisionError when the engine fails.
@@ -173,7 +173,7 @@ class EngineSession:
         self._graphs[shapes] = executable.value or 0
 
     def close(self) -> None:
-        """Give back the recorded graphs, the context and the engine; the memory belongs to others."""
+        """Free the recorded graphs, the context and the engine; the caller owns the memory."""
         while self._graphs:
             _, executable = self._graphs.popitem()
             self._memory.cuda.code("cudaGraphExecDestroy", executable)
@@ -234,7 +234,7 @@ class EngineSession:
 
 
 def new_context(trt: Any, engine: Any) -> Any:
-    """A context without memory of its own, so that stages can share one block."""
+    """Return a context without its own memory, so that stages can share one block."""
     if has_api(trt, "ExecutionContextAllocationStrategy.USER_MANAGED"):
         return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if has_api(trt, "ICudaEngine.create_execution_context_without_device_memory"):
@@ -243,7 +243,7 @@ def new_context(trt: Any, engine: Any) -> Any:
 
 
 def scratch_bytes(trt: Any, engine: Any) -> int:
-    """How much memory `engine` computes in, beside its tensors and weights."""
+    """Return the scratch memory of `engine` in bytes, without its tensors and weights."""
     if has_api(trt, "ICudaEngine.device_memory_size_v2"):
         return int(engine.device_memory_size_v2)
     if has_api(trt, "ICudaEngine.device_memory_size"):
@@ -252,7 +252,7 @@ def scratch_bytes(trt: Any, engine: Any) -> int:
 
 
 def _in_engine_type(value: Array, tensor: EngineTensor, where: str) -> Array:
-    """`value` as the engine wants it: TensorRT 8.6 has no int64 and takes int32 instead."""
+    """Return `value` in the engine's type: TensorRT 8.6 has int32 instead of int64."""
     given, wanted = np.asarray(value), np.dtype(tensor.dtype)
     if given.dtype == wanted:
         return np.ascontiguousarray(given)

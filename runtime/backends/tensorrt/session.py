@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: the engines of a bundle that were built for this very device.
+"""Open the engines of a bundle that TensorRT or TensorRT-RTX built for this device.
 
-The driver is probed first: the library ends the process when it is used without one. Then the fingerprint
-of what is here is compared with each engine's; nothing is built and nothing else is run in its place.
+The driver is probed first, because the library crashes without one. Then this machine's fingerprint is
+compared with each engine's. Nothing is built, and there is no fallback.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from textual_vision.runtime.manifest import EngineSpec
 class EngineRunOptions:
     """How to run: `cuda_graph` records an engine's launches for each set of shapes and replays them.
 
-    Engines that run with later versions of the library carry code for the computer itself, so they are
-    loaded only with `trust_host_code`: not from a bundle of unknown origin.
+    Version-compatible engines contain code that runs on the CPU. They are loaded only with `trust_host_code`,
+    which is unsafe for a bundle of unknown origin.
     """
 
     cuda_graph: bool = False
@@ -56,7 +56,7 @@ DEFAULTS = EngineRunOptions()
 
 
 class EngineSet(Mapping[str, EngineSession]):
-    """The session of each stage by its name, with the memory that they share."""
+    """The session of each stage by its name, and their shared memory."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class EngineSet(Mapping[str, EngineSession]):
         memory: DeviceMemory,
         options: EngineRunOptions,
     ) -> None:
-        """Load every plan of `spec`; on an error everything taken so far is given back."""
+        """Load every plan of `spec`; on an error, free everything that was allocated."""
         self._memory, self._sessions = memory, dict[str, EngineSession]()
         logger = new_logger(trt)
-        owners = [logger]  # what engines point into
-        # Whichever way the last reference goes, contexts and graphs go before what they use.
+        owners = [logger]  # objects that engines refer to
+        # Contexts and graphs are freed before the objects that they use, also by garbage collection.
         self._finalizer = weakref.finalize(self, _close, self._sessions, owners, memory)
         command = rebuild_command(bundle, record.precision, record.fingerprint, record.dla_core)
         try:
@@ -108,7 +108,7 @@ class EngineSet(Mapping[str, EngineSession]):
                 session.use_scratch(address, size)
 
     def close(self) -> None:
-        """Give back contexts and engines, the library's runtime, memory and stream; once is enough."""
+        """Free contexts, engines, the library's runtime, memory and stream; a second call does nothing."""
         self._finalizer()
 
 
@@ -130,7 +130,7 @@ def open_engines(
     cuda: CudaRuntime | None = None,
     trt: Any = None,
 ) -> EngineSet:
-    """The engines of `precision` that fit this device, ready to run; `kind` is tensorrt or tensorrt-rtx.
+    """Return the loaded engines of `precision` for this device; `kind` is tensorrt or tensorrt-rtx.
 
     `cuda` and `trt` None are the installed libraries. Raises BackendMissingError (no library, driver or GPU),
     DeviceMismatchError (no engine for this device), IntegrityError (a damaged plan, or one that came from
@@ -149,7 +149,7 @@ def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineRun
     if record.fingerprint.version_compatible:
         if not options.trust_host_code:
             raise UsageError(
-                f"{record.fingerprint.name} engines carry code for the computer itself",
+                f"{record.fingerprint.name} engines contain code that runs on the CPU",
                 "build them here without --version-compatible, or load them with trust_host_code=True",
             )
         runtime.engine_host_code_allowed = True
@@ -159,7 +159,7 @@ def _new_runtime(trt: Any, logger: Any, record: EngineRecord, options: EngineRun
 
 
 def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
-    """What an engine must have been built for to run here."""
+    """Return the fingerprint that an engine needs to run here."""
     return Fingerprint(
         kind=kind,
         library=trt.__version__,
@@ -170,13 +170,13 @@ def fingerprint_here(trt: Any, kind: str, device: Device) -> Fingerprint:
 
 
 def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> Any:
-    """The engine in the plan's bytes.
+    """Return the engine in the plan's bytes.
 
     Raises IntegrityError or DeviceMismatchError, with the `hint`, when the library refuses it, and
     BackendMissingError when it cannot use the GPU.
     """
     if not plan:
-        raise IntegrityError(f"{name}: an empty plan", hint)
+        raise IntegrityError(f"{name}: the plan is empty", hint)
     refuse_invalid_plan(trt, runtime, plan, name, logger, hint)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -188,7 +188,7 @@ def engine_from_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any
 
 
 def refuse_invalid_plan(trt: Any, runtime: Any, plan: bytes, name: str, logger: Any, hint: str) -> None:
-    """Ask TensorRT-RTX about a plan before loading it: it says what is wrong without touching the GPU."""
+    """Raise an error for a plan that TensorRT-RTX calls invalid; the check uses no GPU."""
     if not has_api(trt, "EngineInvalidityDiagnostics.MALFORMED_ENGINE"):
         return
     validity, bits = runtime.get_engine_validity(plan)

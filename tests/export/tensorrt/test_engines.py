@@ -251,7 +251,7 @@ def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle
         (
             ["--precision", "fp32", "--target", "tensorrt-rtx", "--compute-capability", "sm_86"],
             2,
-            "as in 8.6",
+            "such as 8.6",
         ),
         (["--precision", "fp32", "--batch-profile", "4,2,1"], 2, "three rising numbers"),
         (["--precision", "fp32", "--batch-profile", "1,2"], 2, "three rising numbers"),

@@ -117,7 +117,7 @@ def test_a_gpu_that_rtx_cannot_reach_is_not_the_plans_fault():
 
 def test_engines_with_host_code_are_loaded_only_when_trusted(engines_in, cuda, counters):
     before, bundle, library = counters.live, engines_in(version_compatible=True), fake_library("10.3.0")
-    with pytest.raises(UsageError, match="code for the computer itself"):
+    with pytest.raises(UsageError, match="code that runs on the CPU"):
         open_engines(bundle, "fp32", "tensorrt", cuda=cuda, trt=library)
     assert counters.live == before
     options = EngineRunOptions(trust_host_code=True)
