@@ -127,7 +127,7 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
     drawn = model.generate([expected.prompt], [expected.seed])
-    picture = _picture_of(model.bundle, expected.picture)
+    picture = _picture_of(model.bundle, expected.picture, drawn.images.shape[3])
     codes = np.array(expected.codes)
     if codes.shape != drawn.codes.shape[1:]:
         problem = f"golden.json: codes of {codes.shape}, the model's are {drawn.codes.shape[1:]}"
@@ -170,7 +170,7 @@ def png_from_image(image: Image) -> bytes:
     return buffer.getvalue()
 
 
-def _picture_of(bundle: Bundle, path: str) -> Image:
+def _picture_of(bundle: Bundle, path: str, channels: int) -> Image:
     from PIL import Image as Pillow
 
     if path not in bundle.manifest.files or PurePosixPath(path).suffix != ".png":
@@ -181,6 +181,7 @@ def _picture_of(bundle: Bundle, path: str) -> Image:
             if picture.size != (size.width, size.height):  # before its pixels take memory
                 problem = f"{path}: of another size than the model's pictures"
                 raise IntegrityError(problem, "export the bundle again")
-            return np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+            return pixels.reshape(size.height, size.width, channels)
     except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
         raise IntegrityError(f"{path}: not a PNG picture ({error})", "export the bundle again") from None

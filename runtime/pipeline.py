@@ -183,8 +183,8 @@ def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
         alone = needs <= by_prompt
         (prompt_stages if alone else picture_stages).append(stage)
         (by_prompt if alone else by_picture).update(gives)
-    if missing := {IMAGE, CODES} - by_picture:
-        problem = f"manifest.stages: no stage gives {min(missing)!r} from prompt and noise"
+    if missing := {IMAGE, CODES} - by_prompt - by_picture:
+        problem = f"manifest.stages: no stage gives {min(missing)!r}"
         raise IntegrityError(problem, "export the bundle again")
     return prompt_stages, picture_stages
 
@@ -213,12 +213,13 @@ def _check_noise(manifest: Manifest) -> None:
 def _check_pictures(manifest: Manifest) -> None:
     """The tensors that leave the model are those that callers are promised."""
     size = manifest.image
-    promised = {IMAGE: ("uint8", (size.height, size.width, 3)), CODES: ("int64", None)}
+    pictures = [(size.height, size.width, channels) for channels in (3, 1)]  # RGB and gray
+    promised = {IMAGE: ("uint8", pictures), CODES: ("int64", None)}
     for stage in manifest.stages:
         for spec in stage.outputs:
-            dtype, rest = promised.get(spec.name, (spec.dtype, None))
+            dtype, choices = promised.get(spec.name, (spec.dtype, None))
             batch = spec.shape[:1] == (BATCH,)
-            if spec.dtype != dtype or not batch or rest not in (None, spec.shape[1:]):
+            if spec.dtype != dtype or not batch or (choices is not None and spec.shape[1:] not in choices):
                 problem = f"manifest.stages: {stage.name!r} gives {spec.name!r} as {spec.dtype} {spec.shape}"
                 raise IntegrityError(problem, "export the bundle again")
 

@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
+from textual_vision.runtime.manifest import TensorSpec
 
 BATCH, TOKENS = "batch", "tokens"  # sizes that a graph leaves open
 STEP = ".step"  # after a tensor's name, among the margins: see `Stage.margins`
+
+PICTURE_AXES = 4  # batch, height, width, channels
 
 Array = npt.NDArray[np.generic]
 
@@ -31,6 +34,28 @@ class ReferenceBatch:
     tensors: Mapping[str, Array]
     margins: Mapping[str, npt.NDArray[np.float32]]
     fixed_length: bool = False
+
+
+def is_codes(spec: TensorSpec) -> bool:
+    """Whether the tensor is compared value by value for equality: integers and booleans, but no picture."""
+    is_picture = spec.dtype == "uint8" and len(spec.shape) == PICTURE_AXES
+    return not spec.dtype.startswith("float") and not is_picture
+
+
+def words_of(spec: TensorSpec, batch: ReferenceBatch) -> npt.NDArray[np.bool_]:
+    """Which of a tensor's values belong to words, not to padding.
+
+    Of the tensor's axes up to its last axis of tokens; (batch,), all True, where it has none.
+    """
+    mask = batch.tensors["attention_mask"] == 1
+    axes = [axis for axis, size in enumerate(spec.shape) if size == TOKENS]
+    sizes = batch.tensors[spec.name].shape[: max(axes, default=0) + 1]
+    keep = np.ones(sizes, bool)
+    for axis in axes:
+        keep &= mask.reshape(
+            [len(mask), *(mask.shape[1] if axis == one else 1 for one in range(1, len(sizes)))]
+        )
+    return keep
 
 
 def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.model.batch import STEP, Array, ReferenceBatch
+from textual_vision.export.model.batch import PICTURE_AXES, STEP, Array, ReferenceBatch, words_of
 from textual_vision.export.results import CodeMetrics, FloatMetrics, ImageMetrics, TensorMetrics
 from textual_vision.runtime.manifest import TensorSpec
 
@@ -40,9 +40,8 @@ def tensor_pair(
     """The `chosen` samples of all batches; of tensors with a tokens axis only the words, not the padding."""
     expected, found, margins, steps = [], [], [], []
     for batch, output, rows in zip(batches, outputs, chosen, strict=True):
-        keep: npt.NDArray[np.bool_] = rows
-        if len(tensor.shape) > 1 and tensor.shape[1] == "tokens":
-            keep = (batch.tensors["attention_mask"] == 1) & rows[:, None]
+        words = words_of(tensor, batch)
+        keep = words & rows.reshape(-1, *[1] * (words.ndim - 1))
         expected.append(batch.tensors[tensor.name][keep])
         found.append(output[tensor.name][keep])
         if tensor.name in batch.margins:
@@ -60,7 +59,7 @@ def tensor_pair(
 
 def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
     """Pictures for uint8, floats for float32, codes for anything else."""
-    if pair.dtype == "uint8":
+    if pair.dtype == "uint8" and pair.expected.ndim == PICTURE_AXES:
         return image_metrics(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
     if pair.dtype.startswith("float"):
         return float_metrics(pair.expected, pair.found)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, is_codes, words_of
 from textual_vision.export.parity.metrics import metrics_of, tensor_pair
 from textual_vision.export.results import (
     FAIL,
@@ -175,12 +175,10 @@ def _same_codes(
     """Which samples of the batch have all of the stage's codes as the reference has them."""
     same = np.ones(len(batch.prompts), bool)
     for tensor in stage.outputs:
-        if tensor.dtype == "int64":
+        if is_codes(tensor):
             equal = batch.tensors[tensor.name] == tensors[tensor.name]
-            if tensor.shape[1] == "tokens":
-                equal |= (batch.tensors["attention_mask"] == 0).reshape(
-                    *equal.shape[:2], *[1] * (equal.ndim - 2)
-                )
+            words = words_of(tensor, batch)
+            equal |= ~words.reshape(*words.shape, *[1] * (equal.ndim - words.ndim))
             same &= equal.reshape(len(same), -1).all(1)
     return same
 
@@ -204,7 +202,7 @@ def _judged(
         if mode == FREE_RUNNING and not tolerance.free_running:
             continue
         rows = judged_rows
-        if tolerance.near_ties and tensor.dtype != "int64":  # what follows from the stage's own near ties
+        if tolerance.near_ties and not is_codes(tensor):  # what follows from the stage's own near ties
             same = (_same_codes(stage, batch, out) for batch, out in zip(batches, outputs, strict=True))
             rows = [c & s for c, s in zip(judged_rows, same, strict=True)]
         left_out = max(left_out, sum(int((~r).sum()) for r in rows))

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from textual_vision.export.graph import cleanup, naming
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, is_codes
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import folding as folding
 from textual_vision.export.passes import fuse_linears as fuse_linears
@@ -241,7 +241,7 @@ def _result(
     change: _Change, context: RewriteContext, found: Sequence[tuple[float, Mapping[str, Array]]]
 ) -> RewriteResult:
     (before, old), (after, new) = found
-    codes = [spec.name for spec in context.stage.outputs if spec.dtype == "int64"]
+    codes = [spec.name for spec in context.stage.outputs if is_codes(spec)]
     return RewriteResult(
         rewrite=change.rewrite,
         stage=context.stage.name,

@@ -78,12 +78,12 @@ def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
     """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
     mask = batch.tensors["attention_mask"]
     words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())
-    return {
-        tensor.name: batch.tensors[tensor.name][:1, :words]
-        if TOKENS in tensor.shape
-        else batch.tensors[tensor.name][:1]
-        for tensor in stage.inputs
-    }
+    found = {}
+    for tensor in stage.inputs:
+        parts = [slice(words) if size == TOKENS else slice(None) for size in tensor.shape[1:]]
+        place = (slice(1), *parts)
+        found[tensor.name] = batch.tensors[tensor.name][place]
+    return found
 
 
 def node_count(graph: bytes) -> int:
