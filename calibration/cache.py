@@ -21,12 +21,20 @@ AGAIN_HINT = "calibrate again: delete the file, or give another --calibration-ca
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRange:
-    """One activation: `threshold` becomes ±127; `method` chose it; `low` and `high` were seen."""
+    """One activation: `threshold` becomes ±127; `method` chose it; `low` and `high` were seen.
+
+    Where `low` equals `high`, the activation never varied in the calibration.
+    """
 
     threshold: float
     method: str
     low: float
     high: float
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the activation never varied, so that `threshold` says nothing about other inputs."""
+        return self.low == self.high
 
     @property
     def scale(self) -> float:

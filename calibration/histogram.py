@@ -70,16 +70,16 @@ class MagnitudeHistogram:
         assert self.exponent is not None
         self.counts += _merged(other.counts, self.exponent - other.exponent)
 
-    def require_varying(self) -> None:
-        """Raise UsageError, naming the tensor, when it never changed: no range can be read off it."""
+    @property
+    def is_constant(self) -> bool:
+        """Whether every value seen is the same number: no range can be calibrated from it."""
+        return self.low == self.high
+
+    def require_values(self) -> None:
+        """Raise UsageError, naming the tensor, when no value was counted."""
         if self.low > self.high:
             raise UsageError(
-                f"tensor {self.name!r}: nothing was seen of it", "calibrate with at least one sample"
-            )
-        if self.low == self.high:
-            problem = f"tensor {self.name!r}: every activation is {self.low:g}"
-            raise UsageError(
-                problem, "calibrate with more varied prompts, or keep the layers that read it in float"
+                f"tensor {self.name!r}: no activation was seen", "calibrate with at least one sample"
             )
 
     def _widen(self, exponent: int) -> None:

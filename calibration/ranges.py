@@ -38,12 +38,15 @@ def check_method(method: str) -> None:
 def threshold_from_histogram(histogram: MagnitudeHistogram, method: str) -> float:
     """The magnitude that becomes 127, by `method` (one of METHODS).
 
-    Raises UsageError when the method is unknown or the tensor never varied.
+    A tensor that never varied gets its one magnitude, or 1 where that is 0. Raises UsageError when the method
+    is unknown or nothing was counted.
     """
     if method == AUTO:
         raise UsageError("auto is no method for one tensor alone", f"there are: {', '.join(METHODS)}")
     check_method(method)
-    histogram.require_varying()
+    histogram.require_values()
+    if histogram.is_constant:
+        return histogram.largest or 1.0
     if method == "minmax":
         return histogram.largest
     if method == "percentile":

@@ -16,6 +16,15 @@ SHOWN_CHARACTERS = 40
 DAMAGED_HINT = "the file is damaged or was not written by tv-export: export the bundle again"
 
 
+class UnknownFieldError(IntegrityError):
+    """An object has a field that its dataclass does not have; `known` are the fields that it has."""
+
+    def __init__(self, where: str, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"{where}: unknown field {_shown(name)}", DAMAGED_HINT)
+        self.name = name
+        self.known = known
+
+
 def json_from_bytes(data: bytes, name: str) -> object:
     """The JSON value in UTF-8 `data`; `name` is the file, for the error.
 
@@ -100,7 +109,7 @@ def _decode_dataclass(kind: Any, value: object, where: str) -> object:
         raise _wrong(where, "an object", value)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(value) - set(fields)):
-        raise IntegrityError(f"{where}: unknown field {_shown(unknown[0])}", DAMAGED_HINT)
+        raise UnknownFieldError(where, unknown[0], tuple(fields))
     for name, field in fields.items():
         optional = (
             field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING

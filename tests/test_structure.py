@@ -30,6 +30,8 @@ LAYERS = {
         ["emoji"],
         ["data"],
         ["models"],
+        ["config_file"],
+        ["config_rules"],
         ["config", "int8_grid"],
     ],
 }

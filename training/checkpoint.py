@@ -10,7 +10,6 @@ evaluation.json      what `tv-train evaluate` measured (absent before)
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,17 +23,13 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.files import write_atomic
-from textual_vision.training.config import (
-    CONFIG_FOLDER,
-    SCHEMA_VERSION,
-    TrainConfig,
-    config_from_dict,
-    config_to_dict,
-)
+from textual_vision.runtime.strict_json import json_from_bytes
+from textual_vision.training.config import SCHEMA_VERSION, TrainConfig
+from textual_vision.training.config_file import bytes_from_config, config_from_json
 from textual_vision.training.int8_grid import int8_row_scales, round_to_int8_grid, uses_int8_grid
 from textual_vision.training.models.text_to_image import TextToImageModel
 
-SHIPPED_FOLDER = CONFIG_FOLDER.parent / "checkpoints"
+SHIPPED_FOLDER = Path(__file__).parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "NOTICE")
 SCALE = ".scale"  # behind the name of an int8 tensor
 AGAIN_HINT = "the file is damaged: fetch or save the checkpoint again"
@@ -92,18 +87,18 @@ def load_checkpoint(name_or_path: str) -> Checkpoint:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The config of a checkpoint; raises IntegrityError when another version wrote it."""
+    """The config of a checkpoint; IntegrityError when it is damaged or another version wrote it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # the decoding errors are ValueErrors
-        raise IntegrityError(f"{path} is not JSON: {error}", AGAIN_HINT) from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
+        value = json_from_bytes(path.read_bytes(), str(path))
+    except IntegrityError as error:
+        raise IntegrityError(error.message, AGAIN_HINT) from None
+    version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise IntegrityError(
             f"{path}: schema_version is {version}, this version reads {SCHEMA_VERSION}",
-            "use the version of promptsprite that wrote it, or train again",
+            "use the version that wrote it, or train again",
         )
-    return config_from_dict(TrainConfig, values)
+    return config_from_json(value, str(path))
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -117,7 +112,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def _model(config: TrainConfig, folder: Path) -> TextToImageModel:
     """The model that the config describes, with fresh weights."""
     try:
-        return TextToImageModel(config.model)
+        return TextToImageModel(config.model, config.sampling)
     except (RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         problem = f"{folder / 'config.json'} describes a model that can't be made: {reason}"
@@ -169,7 +164,7 @@ def save_checkpoint(
     try:
         fresh.chmod(0o755)
         # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
-        write_atomic(fresh / "config.json", (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+        write_atomic(fresh / "config.json", bytes_from_config(config))
         stored = dict(itertools.chain(*(_stored(name, weight) for name, weight in weights.items())))
         write_atomic(fresh / "model.safetensors", safetensors_bytes(stored))
         write_atomic(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())

@@ -21,7 +21,8 @@ import click
 from textual_vision.export.cli.main import command as export_command
 from textual_vision.runtime.cli import command as generate_command
 from textual_vision.training.cli.main import command as train_command
-from textual_vision.training.config import CONFIG_FOLDER, TrainConfig
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import CONFIG_FOLDER
 
 FOLDER = Path(__file__).parent
 COMMAND = "make reference"
@@ -85,8 +86,7 @@ def config_page() -> str:
     ]
     for prefix, config in _groups(TrainConfig(name=NAME), ""):
         title = f"`{prefix.rstrip('.')}`" if prefix else "The whole config"
-        about = (inspect.getdoc(type(config)) or "").split("\n\n")[0]
-        lines += [f"## {title}", "", " ".join(about.split()), ""]
+        lines += [f"## {title}", "", _summary(type(config)), ""]
         lines += ["| field | type | default | meaning |", "|---|---|---|---|", *_rows(config, prefix), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -109,9 +109,15 @@ def _rows(config: Any, prefix: str) -> Iterator[str]:
         name, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             shown, default = "object", f"[fields](#{name.replace('.', '').lower()})"
+            meanings[field.name] = meanings.get(field.name) or _summary(type(value))
         else:
             shown, default = _type_name(hints[field.name]), _default(field, value)
         yield f"| `{name}` | {shown} | {default} | {_cell(meanings.get(field.name, ''))} |"
+
+
+def _summary(kind: type[Any]) -> str:
+    """The first paragraph of a class's docstring."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def _type_name(hint: Any) -> str:

@@ -13,6 +13,7 @@ NEVER_SHOWN = 60  # characters of the list of rows; all of it is in the bundle's
 def lines_of_notes(notes: Mapping[str, Any]) -> list[str]:
     """The calibration and the Pareto table of int8's notes (see `int8_from_float`), a line each."""
     lines = _lines_of_calibration(notes["calibration"]) if "calibration" in notes else []
+    lines += [f"  warning: {text}" for text in notes["warnings"]]
     return [*lines, f"int8 within {notes['budget']}: choices that no other beats", *_table(notes)]
 
 

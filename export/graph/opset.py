@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from textual_vision.export.graph.constants import initializer
+from textual_vision.export.graph.constants import fresh_name, initializer
 from textual_vision.runtime.errors import UsageError
 
 MIN_OPSET = 17  # LayerNormalization; TensorRT 8.6 reads no newer one
@@ -57,12 +57,57 @@ def _fits_17(node: ir.Node) -> bool:
     if node.op_type.startswith("Reduce"):
         return len(node.inputs) < 2 or _with_axes_as_attribute(node)
     if node.op_type == "Pad":
-        return len(node.inputs) < 4  # the axes that are padded
+        return len(node.inputs) < 4 or _with_all_axes_padded(node)
     if node.op_type.startswith("Scatter"):
         return node.attributes.get_string("reduction", "none") in ("none", "add", "mul")
     if node.op_type == "Resize":
-        return not {"antialias", "axes", "keep_aspect_ratio_policy"} & node.attributes.keys()
-    return node.op_type == "LpPool" and not {"ceil_mode", "dilations"} & node.attributes.keys()
+        every_axis = tuple(range(_rank(node.inputs[0])))
+        defaults = {"antialias": 0, "keep_aspect_ratio_policy": "stretch", "axes": every_axis}
+        return _without_defaults(node, defaults)
+    if node.op_type == "LpPool":
+        kernel = node.attributes.get_ints("kernel_shape", ())
+        return _without_defaults(node, {"ceil_mode": 0, "dilations": (1,) * len(kernel)})
+    return False
+
+
+def _without_defaults(node: ir.Node, defaults: Mapping[str, object]) -> bool:
+    """Drop the attributes that opset 17 lacks where they only repeat their defaults; whether that was all."""
+    for name, default in defaults.items():
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            continue
+        if attribute.value != default:
+            return False
+        del node.attributes[name]
+    return True
+
+
+def _rank(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _with_all_axes_padded(node: ir.Node) -> bool:
+    """Write the pads of some axes as pads of all, where the axes, the pads and the rank are known."""
+    source, pads, axes = node.inputs[0], node.inputs[1], node.inputs[3]
+    if axes is None:
+        node.resize_inputs(3)
+        return True
+    rank = _rank(source)
+    if rank == 0 or pads is None:
+        return False
+    given, wanted = (ir.convenience.get_const_tensor(value) for value in (pads, axes))
+    if given is None or wanted is None or node.graph is None or not isinstance(node.graph, ir.Graph):
+        return False
+    few = given.numpy().reshape(2, -1)
+    whole = np.zeros((2, rank), np.int64)
+    whole[:, [axis % rank for axis in wanted.numpy().tolist()]] = few
+    name = fresh_name(node.graph, f"{node.outputs[0].name}_pads")
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([2 * rank]))
+    value.const_value = ir.tensor(whole.ravel(), name=name)
+    node.graph.register_initializer(value)
+    node.replace_input_with(1, value)
+    node.resize_inputs(3)
+    return True
 
 
 def _is_in_equal_parts(node: ir.Node) -> bool:

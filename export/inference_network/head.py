@@ -76,8 +76,8 @@ class ArrangedHead(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("nearest", F.pad(follow.nearest, (width, 1)))
         # The noise is felt by the cells of the open steps alone.
-        steps = network.config.open_steps
-        signs = network.config.temperature * network.signs
+        steps = network.sampling.stochastic_steps
+        signs = network.sampling.temperature * network.signs
         signs[network.positions(steps - 1)[1] if steps > 0 else 0 :] = 0
         self.register_buffer("signs", signs)
         mixing = F.pad(network.mixing, (0, drafts + 1))

@@ -54,6 +54,7 @@ class ArrangedLatent(nn.Module):
         super().__init__()
         assert network.memory is not None and network.sketch is not None
         blocks = cast(list[GridBlock], list(network.blocks))
+        self.sampling = network.sampling
         self.config, self.known, self.heads = network.config, network.known, blocks[0].heads
         self.sizes = [last - first for turns in network.turns for first, last in turns]
         self.recall, self.sketch = Recall(network.memory), network.sketch
@@ -72,7 +73,7 @@ class ArrangedLatent(nn.Module):
         """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
         codes, near, composed = self.recall(text, attention_mask, noise)
         rows = F.embedding(codes, self.rows)
-        hold = hold_of(composed, self.config)
+        hold = hold_of(composed, self.sampling)
         told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
         sketch = self.sketch(rows, near).index_select(1, self.placed)
         words = self.words(text, attention_mask)
@@ -106,7 +107,9 @@ class ArrangedLatent(nn.Module):
                 x, memory = block(x, words[place], past[place])
                 own.append(memory)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
-            led = 2 if self.config.is_guided(number) else 1  # copies that choose the codes
+            led = (
+                2 if self.sampling.is_guided(number, self.config.steps) else 1
+            )  # copies that choose the codes
             states = first_half(states) if led < copies else states
             for turn in range(len(step.turns)):
                 codes, fresh = self.head(states, step.around(turn, known), told[len(found)], led)
@@ -129,7 +132,7 @@ class ArrangedLatent(nn.Module):
 
     def _copies(self, number: int) -> int:
         """Of each drawing in a step: beside it may go one whose words say nothing, to lead away from."""
-        return 2 if self.config.guidance != 1 and number < self.config.open_steps else 1
+        return 2 if self.sampling.guidance_scale != 1 and number < self.sampling.stochastic_steps else 1
 
     def _steps(self) -> list[Step]:
         return cast(list[Step], list(self.steps))

@@ -116,7 +116,8 @@ def _shifts_of_others(
             output = f"{layer.output}{ALONE}"
             error = exact.run({layer.activation: x})[output].astype(np.float64)
             error -= rounded.run({layer.activation: q})[output].astype(np.float64)
-            axes = (0, 2, 3) if layer.kind == CONV else tuple(range(error.ndim - 1))
+            channels = 1 if layer.kind == CONV else error.ndim - 1
+            axes = tuple(axis for axis in range(error.ndim) if axis != channels)
             mean: Float64 = error.mean(axis=axes)
             return mean
 

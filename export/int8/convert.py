@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.int8.layers import FLOAT, QUANTIZED
+from textual_vision.export.int8.layers import FLOAT, QUANTIZED, uncalibrated
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import Search, search
 from textual_vision.export.int8.stage import QuantizedStage, RangeOptions, quantize_stage
@@ -79,6 +79,7 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
     return {
         "method": options.ranges.method,
         "budget": options.budget,
+        "warnings": [text for one in stages for text in _warnings(one)],
         "score": found.score_json(),
         "table": found.table_json(),
         "stages": {
@@ -93,6 +94,19 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
             for one in stages
         },
     }
+
+
+def _warnings(stage: QuantizedStage) -> list[str]:
+    """Return a warning for each activation without a range that keeps layers in float."""
+    constant = {name: found for name, found in stage.ranges.items() if found.is_constant}
+    found = []
+    for name, seen in constant.items():
+        layers = sorted(uncalibrated(stage.model, stage.layers, {name}))
+        if layers:
+            where = f"stage {stage.stage.name!r}: activation {name!r}"
+            problem = f"{where} is {seen.low:g} for every calibration prompt"
+            found.append(f"{problem}; products with it stay in float: {', '.join(layers)}")
+    return found
 
 
 def _names(stage: QuantizedStage) -> list[str]:

@@ -11,7 +11,7 @@ float        unchanged
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class QuantizableLayer:
 
     `activation` is the tensor that the node reads, None for tables. `output` is the node's output and
     identifies the node. `feeds_argmax`: an ArgMin or ArgMax compares the output, so the smallest error can
-    choose another code.
+    choose another code. `is_calibrated`: the activations that int8 needs have ranges (see `uncalibrated`).
     """
 
     name: str
@@ -48,6 +48,12 @@ class QuantizableLayer:
     activation: str | None
     output: str
     feeds_argmax: bool = False
+    is_calibrated: bool = True
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether the weights alone can be int8: the product stays in float."""
+        return self.kind == TABLE or not self.is_calibrated
 
 
 def quantizable_layers(model: onnx.ModelProto) -> tuple[QuantizableLayer, ...]:
@@ -114,13 +120,14 @@ def scale_groups(model: onnx.ModelProto, modes: Mapping[str, str]) -> dict[str, 
 
 
 def activations_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Every activation whose range any choice of modes could need: own scales only.
+    """Every activation whose range any choice of modes could need.
 
-    In the graph's order, so that the first to go wrong is the first to be looked at.
+    In the graph's order, so that the first to go wrong is the first to be looked at. A product that reads a
+    reshaped output of a convolution shares its scale, but only while the convolution is in int8.
     """
-    layers = quantizable_layers(model)
-    groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
-    own = set(groups.values())
+    layers = [layer for layer in quantizable_layers(model) if layer.kind != TABLE]
+    own = set(scale_groups(model, {layer.name: INT8 for layer in layers}).values())
+    own |= {layer.activation for layer in layers if layer.activation is not None}
     order = [value.name for value in model.graph.input] + [
         o for node in model.graph.node for o in node.output
     ]
@@ -128,12 +135,25 @@ def activations_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def default_modes(layers: tuple[QuantizableLayer, ...], lowest: str) -> dict[str, str]:
-    """`lowest` mode for all layers that are worth it; tables are stored, never computed with.
+    """Layer → `lowest` mode, or WEIGHT_ONLY where a layer cannot be INT8; small layers are left out.
 
     Distances to codes stay in float: an argmin turns the smallest error into another code.
     """
     worth = [layer for layer in layers if layer.parameters >= MIN_WEIGHT_VALUES and not layer.feeds_argmax]
-    return {layer.name: WEIGHT_ONLY if layer.kind == TABLE and lowest == INT8 else lowest for layer in worth}
+    return {layer.name: WEIGHT_ONLY if lowest == INT8 and layer.is_weight_only else lowest for layer in worth}
+
+
+def uncalibrated(
+    model: onnx.ModelProto, layers: Sequence[QuantizableLayer], constant: Collection[str]
+) -> set[str]:
+    """Return the names of the layers that read or give an activation of `constant`, in int8."""
+    groups = scale_groups(model, {layer.name: INT8 for layer in layers if layer.kind != TABLE})
+    return {
+        layer.name
+        for layer in layers
+        for tensor in (layer.activation, layer.output)
+        if tensor in groups and groups[tensor] in constant
+    }
 
 
 def _compared(model: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> set[str]:

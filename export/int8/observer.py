@@ -38,7 +38,8 @@ def calibrate_ranges(model: onnx.ModelProto, inputs: Sequence[Inputs], method: s
     """A range for every activation that int8 could need, by `method` (one of METHODS, or AUTO).
 
     `inputs` are the graph's, one mapping a batch. Memory does not grow with their number. Raises UsageError
-    when there are none, or an activation is NaN, infinite or constant (the message names the tensor).
+    when there are none, or an activation is NaN or infinite (the message names the tensor). An activation
+    that never varies has a range of no width (see `TensorRange.is_constant`).
     """
     tensors = activations_to_calibrate(model)
     observe = open_observer(model, tensors)

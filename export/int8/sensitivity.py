@@ -47,14 +47,14 @@ def sensitivity(stages: Sequence[QuantizedStage], evaluator: Evaluator) -> Itera
     """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
     import math
 
-    from textual_vision.export.int8.layers import INT8, MIN_WEIGHT_VALUES, TABLE, WEIGHT_ONLY
+    from textual_vision.export.int8.layers import INT8, MIN_WEIGHT_VALUES, WEIGHT_ONLY
 
     for one in stages:
         plain = one.graph({})
         for layer in one.layers:
             if layer.parameters < MIN_WEIGHT_VALUES:
                 continue
-            mode = WEIGHT_ONLY if layer.kind == TABLE else INT8
+            mode = WEIGHT_ONLY if layer.is_weight_only else INT8
             graph = one.graph({layer.name: mode})
             score = evaluator.score({one.stage.name: graph})
             before, after = evaluator.time(one.stage, [plain, graph])

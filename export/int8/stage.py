@@ -23,6 +23,7 @@ from textual_vision.export.int8.layers import (
     activations_to_calibrate,
     default_modes,
     quantizable_layers,
+    uncalibrated,
 )
 from textual_vision.export.int8.observer import calibrate_ranges
 from textual_vision.export.int8.qdq import Bias, quantize_graph
@@ -142,6 +143,9 @@ def _base(
 ) -> QuantizedStage:
     """The stage with its weights rounded to the nearest and its own biases."""
     layers = quantizable_layers(model)
+    constant = {name for name, found in ranges.items() if found.is_constant}
+    in_float = uncalibrated(model, layers, constant)
+    layers = tuple(replace(layer, is_calibrated=layer.name not in in_float) for layer in layers)
     weights = round_to_nearest_weights(
         scale_rows(model), [one for one in layers if one.parameters >= MIN_WEIGHT_VALUES]
     )

@@ -55,7 +55,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
     config, model = checkpoint.config.model, checkpoint.model
     modules, digest = stages_from_model(model), _digest(checkpoint.folder)
     grid, size = config.latent.grid, config.image_size
-    groups, width = config.text.groups, config.text.width
+    groups, width = config.text.groups, config.text.embed_dim
     words = (
         tensor("text", "float32", BATCH, TOKENS, width),
         tensor("attention_mask", "int64", BATCH, TOKENS),
@@ -104,7 +104,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         digest=digest,
         fingerprint=digest,
         card={"corpus": checkpoint.config.corpus, "parameters": _parameters(model)},
-        tables={"text_codes": config.text.codes, "codes": config.codebook.codes},
+        tables={"text_codes": config.text.codebook_size, "codes": config.codebook.codebook_size},
     )
 
 
@@ -116,7 +116,7 @@ def _text_spec(checkpoint: Checkpoint) -> TextSpec:
         pad_id=tokenizer.token_to_id("[PAD]") or 0,
         unknown_id=tokenizer.token_to_id("[UNK]") or 0,
         groups=config.groups,
-        width=config.width,
+        width=config.embed_dim,
     )
 
 

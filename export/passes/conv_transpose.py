@@ -10,12 +10,16 @@ work, no crop). Exact but for rounding: the same products, summed in another ord
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnxscript import rewriter
 from onnxscript.rewriter import pattern
+
+from textual_vision.export.graph.constants import derived_constant
 
 Float32 = npt.NDArray[np.float32]
 KERNEL, STRIDE, PADDING = 4, 2, 1
@@ -49,6 +53,11 @@ def _phase(weight: Float32, row: int, column: int) -> Float32:
     Such a row reads input rows i - 1 + row and i + row by kernel rows 3 - row and 1 - row.
     """
     return weight[:, :, 1 - row :: 2, 1 - column :: 2][:, :, ::-1, ::-1]
+
+
+def _phase_weights(weight: Float32, row: int, column: int) -> Float32:
+    turned: Float32 = _phase(weight, row, column).swapaxes(0, 1)
+    return turned
 
 
 def _joined(phases: list[Float32]) -> Float32:
@@ -87,19 +96,20 @@ class _ConvTransposeRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     def _convolved(self, op, x, weight, result, kernel):  # type: ignore[no-untyped-def]
         """Conv and DepthToSpace with `kernel`, and the bias four times."""
         node = result.producer()
-        name = weight.name
-        inputs = [x, op.initializer(ir.tensor(kernel), name=f"{name}_lowered")]
+        inputs = [x, kernel]
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            bias = np.tile(node.inputs[2].const_value.numpy(), 4)
-            inputs.append(op.initializer(ir.tensor(bias), name=f"{node.inputs[2].name}_lowered"))
-        size = kernel.shape[2]
+            bias = node.inputs[2]
+            repeated = derived_constant(op, bias, "four times", lambda: np.tile(bias.const_value.numpy(), 4))
+            inputs.append(repeated)
+        size = kernel.const_value.shape[2]
         convolved = op.Conv(*inputs, kernel_shape=[size, size], pads=[1, 1, 1, 1], strides=[1, 1])
         return op.DepthToSpace(convolved, blocksize=2, mode="DCR")
 
 
 class _CropRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        kernel = crop_weights(weight.const_value.numpy())
+        values = weight.const_value.numpy()
+        kernel = derived_constant(op, weight, "2x2 kernels", lambda: crop_weights(values))
         interleaved = self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
         bounds = [
             op.initializer(ir.tensor(np.array(value, np.int64)), name=f"{result.name}_{name}")
@@ -110,7 +120,8 @@ class _CropRule(_ConvTransposeRule):
 
 class _Conv3x3Rule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
-        kernel = wide_weights(weight.const_value.numpy())
+        values = weight.const_value.numpy()
+        kernel = derived_constant(op, weight, "3x3 kernels", lambda: wide_weights(values))
         return self._convolved(op, x, weight, result, kernel)  # type: ignore[no-untyped-call]
 
 
@@ -118,9 +129,10 @@ class _PhasesRule(_ConvTransposeRule):
     def rewrite(self, op, x, weight, result, **_):  # type: ignore[no-untyped-def]
         bias = result.producer().inputs[2:]
         pictures = []
+        values = weight.const_value.numpy()
         for row, column in PHASES:
-            kernel = np.ascontiguousarray(_phase(weight.const_value.numpy(), row, column).swapaxes(0, 1))
-            part = op.initializer(ir.tensor(kernel), name=f"{weight.name}_{row}{column}")
+            make = partial(_phase_weights, values, row, column)
+            part = derived_constant(op, weight, f"phase {row} {column}", make)
             pads = [1 - row, 1 - column, row, column]
             pictures.append(op.Conv(x, part, *bias, kernel_shape=[2, 2], pads=pads, strides=[1, 1]))
         joined = op.Concat(*pictures, axis=1)

@@ -15,6 +15,7 @@ from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
 from textual_vision.export.graph.cleanup import NO_LIMIT, tidy
+from textual_vision.export.graph.constants import derived_constant
 
 LOOK_AT_PAIRS = ("SlicesSplit",)
 TABLE_BYTES = 1 << 12  # a smaller one may be stored more than once
@@ -104,23 +105,49 @@ class _OnePlusChunk(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         scale, shift = op.Split(op.Unsqueeze(film, axes), _outputs=["scale", "shift"])
         return op.Add(scale, one), shift
 
-    def check(self, context, bias, one, film, scale, shift, **_):  # type: ignore[no-untyped-def]
+    def check(self, context, bias, axes, one, film, scale, shift, **_):  # type: ignore[no-untyped-def]
         constant = bias.const_value is not None and one.const_value is not None
         return (
             constant
             and one.const_value.size == 1
+            and list(bias.const_value.shape) == [_outputs_of_gemm(film.producer())]
+            and _splits_channels(scale.producer(), axes, bias)
             and len(film.uses()) == 1
             and len(scale.uses()) == 1
             and film.producer().attributes.get_float("beta", 1.0) == 1.0
         )
 
     def rewrite(self, op, x, weight, bias, axes, one, film, scale, **_):  # type: ignore[no-untyped-def]
-        added = bias.const_value.numpy().copy()
-        added[: len(added) // 2] += one.const_value.numpy().reshape(())
-        fresh = _initializer(op, added, f"{bias.name}_plus_one")
+        number = one.const_value.numpy().reshape(())
+        values = bias.const_value.numpy()
+
+        def added() -> np.ndarray:
+            half = np.arange(len(values)) < len(values) // 2
+            whole: np.ndarray = np.where(half, values + number, values).astype(values.dtype)
+            return whole
+
+        fresh = derived_constant(op, bias, f"first half plus {float(number)!r}", added)
         split = scale.producer()
         film_again = op.Gemm(x, weight, fresh, **_plain(film.producer()))
         return op.Split(op.Unsqueeze(film_again, axes), **_plain(split), _outputs=2)
+
+
+def _splits_channels(split: ir.Node, axes: ir.Value, bias: ir.Value) -> bool:
+    """Whether the Split takes (batch, channels, 1, …) apart into two equal halves of the channels."""
+    if axes.const_value is None or bias.const_value is None:
+        return False
+    added = axes.const_value.numpy().ravel().tolist()
+    axis = split.attributes.get_int("axis", 0) % (2 + len(added))
+    return min(added, default=0) >= 2 and axis == 1 and len(bias.const_value.numpy()) % 2 == 0
+
+
+def _outputs_of_gemm(node: ir.Node) -> int:
+    """Return the number of output channels, -1 where the weight's shape is not known."""
+    weight = node.inputs[1]
+    if weight is None or weight.shape is None:
+        return -1
+    size = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
+    return size if isinstance(size, int) else -1
 
 
 class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -156,17 +183,9 @@ def fold_film(model: ir.Model) -> None:
 
 def _scaled(op, weight: ir.Value, factor: np.ndarray) -> ir.Value:  # type: ignore[no-untyped-def]
     """A constant times a number: made once for all the places that use it, a network's every step."""
-    made: dict[float, ir.Value] = weight.meta.setdefault("scaled", {})
-    if float(factor) not in made:
-        name = f"{weight.name}_scaled{len(made) or ''}"
-        assert weight.const_value is not None
-        made[float(factor)] = _initializer(op, weight.const_value.numpy() * factor, name)
-    return made[float(factor)]
-
-
-def _initializer(op, value: np.ndarray, name: str) -> ir.Value:  # type: ignore[no-untyped-def]
-    fresh: ir.Value = op.initializer(ir.tensor(np.ascontiguousarray(value)), name=name)
-    return fresh
+    tensor = weight.const_value
+    assert tensor is not None
+    return derived_constant(op, weight, f"scaled by {float(factor)!r}", lambda: tensor.numpy() * factor)
 
 
 def _plain(node: ir.Node) -> dict[str, object]:

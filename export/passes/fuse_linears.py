@@ -50,11 +50,26 @@ def _linear(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
         return None
     add = uses[0].node
     bias = add.inputs[1 - uses[0].idx]
-    return (node, add) if _constant(bias, rank=1) and not add.outputs[0].is_graph_output() else None
+    outputs = _size(node.inputs[1], 1)
+    if add.outputs[0].is_graph_output() or not _constant(bias, rank=1) or _size(bias, 0) not in (1, outputs):
+        return None
+    return node, add
 
 
 def _constant(value: ir.Value | None, rank: int) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) == rank
+
+
+def _size(value: ir.Value | None, axis: int) -> int:
+    assert value is not None and value.const_value is not None
+    size = value.const_value.shape[axis]
+    assert isinstance(size, int)
+    return size
+
+
+def _bias(values: np.ndarray, outputs: int) -> np.ndarray:
+    """A bias of one number is added to every output."""
+    return np.broadcast_to(values, (outputs,))
 
 
 def _merge(
@@ -74,7 +89,8 @@ def _merge(
     if key not in made:
         stem = f"merged_{pairs[0][1].outputs[0].name}"
         weight = initializer(model, f"{stem}_weight", np.concatenate(weights, axis=1))
-        made[key] = weight, initializer(model, f"{stem}_bias", np.concatenate(biases))
+        whole = [_bias(values, one.shape[1]) for values, one in zip(biases, weights, strict=True)]
+        made[key] = weight, initializer(model, f"{stem}_bias", np.concatenate(whole))
     weight, bias = made[key]
     product = ir.node("MatMul", [source, weight])
     total = ir.node("Add", [product.outputs[0], bias])
@@ -91,6 +107,7 @@ def _is_condition(node: ir.Node) -> bool:
         and not node.outputs[0].is_graph_output()
         and _constant(node.inputs[1], rank=2)
         and _constant(node.inputs[2], rank=1)
+        and _size(node.inputs[2], 0) in (1, _size(node.inputs[1], 0))
         and attributes.get_int("transB", 0) == 1
         and attributes.get_int("transA", 0) == 0
         and attributes.get_float("alpha", 1.0) == 1.0
@@ -100,7 +117,10 @@ def _is_condition(node: ir.Node) -> bool:
 
 def _merge_gemms(model: ir.Model, source: ir.Value, nodes: list[ir.Node]) -> None:
     weights = [node.inputs[1].const_value.numpy() for node in nodes]
-    biases = [node.inputs[2].const_value.numpy() for node in nodes]
+    biases = [
+        _bias(node.inputs[2].const_value.numpy(), len(weight))
+        for node, weight in zip(nodes, weights, strict=True)
+    ]
     stem = f"merged_{nodes[0].outputs[0].name}"
     weight = initializer(model, f"{stem}_weight", np.concatenate(weights))
     bias = initializer(model, f"{stem}_bias", np.concatenate(biases))

@@ -33,8 +33,8 @@ GraphPass = Callable[[ir.Model], None]
 MAX_TIME_RATIO = 0.98  # of the time without it: less is within the noise of measuring
 # Of each variant: a graph of 1 ms in a few turns may never be undisturbed.
 CHOOSING_SECONDS = 0.1
-CONV_TRANSPOSE = "upsample"
-UNCHANGED, CROP, WIDE, APART = "keep", "crop", "wide", "apart"
+CONV_TRANSPOSE = "conv-transpose"
+UNCHANGED, CROP, CONV3X3, PHASES = "unchanged", "crop", "3x3", "phases"
 TARGETS = ("cpu", "tensorrt")
 
 # Exact and less work everywhere, in this order.
@@ -55,8 +55,8 @@ TIMED_REWRITES: Mapping[str, Mapping[str, GraphPass]] = {
     "fuse-parallel-linears": {"fuse-parallel-linears": fuse_linears.fuse_parallel_linears},
     CONV_TRANSPOSE: {
         f"{CONV_TRANSPOSE}-{CROP}": conv_transpose.replace_conv_transpose_by_crop,
-        f"{CONV_TRANSPOSE}-{WIDE}": conv_transpose.replace_conv_transpose_by_3x3,
-        f"{CONV_TRANSPOSE}-{APART}": conv_transpose.replace_conv_transpose_by_phases,
+        f"{CONV_TRANSPOSE}-{CONV3X3}": conv_transpose.replace_conv_transpose_by_3x3,
+        f"{CONV_TRANSPOSE}-{PHASES}": conv_transpose.replace_conv_transpose_by_phases,
     },
 }
 # TensorRT has fast transposed convolutions in float; INT8 graphs get `crop` whatever is chosen here.

@@ -9,7 +9,7 @@ from onnxscript import rewriter
 from onnxscript.rewriter import pattern
 from onnxscript.rewriter.rules import common as rules
 
-from textual_vision.export.graph.constants import initializer
+from textual_vision.export.graph.constants import derived_constant, initializer
 
 
 def make_reshapes_static(model: ir.Model) -> None:
@@ -124,10 +124,9 @@ class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
     def rewrite(self, op, table, groups, codes, **_):  # type: ignore[no-untyped-def]
         values = table.const_value.numpy()
-        flat = op.initializer(ir.tensor(values.reshape(-1, values.shape[2])), name=f"{table.name}_flat")
-        first = op.initializer(
-            ir.tensor(groups.const_value.numpy().ravel() * values.shape[1]), name=f"{table.name}_first"
-        )
+        flat = derived_constant(op, table, "flat", lambda: values.reshape(-1, values.shape[2]))
+        starts = groups.const_value.numpy().ravel() * values.shape[1]
+        first = derived_constant(op, table, "first rows", lambda: starts)
         return op.Gather(flat, op.Add(codes, first), axis=0)
 
 

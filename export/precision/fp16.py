@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from textual_vision.export.graph.constants import consumers_of
 from textual_vision.export.graph.strip_weights import expose_tensors, strip_weights
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import ReferenceBatch
@@ -55,6 +56,7 @@ def fp16_stage_from_float(source: FloatGraphs, stage: StageSpec) -> Fp16Stage:
     graph, batches = source.fp32[stage.name], source.batches
     model = onnx.load_from_string(graph)
     fp32_nodes = _feeding_argmax(model)
+    fp32_nodes.update(_unsupported_transpositions(model))
     for node, largest in _overflowing(stage, graph, model, batches[:CHECKED_BATCHES]).items():
         fp32_nodes.setdefault(node, f"values up to {largest:.3g}")
     made = fp16_graph_from_float(graph, set(fp32_nodes))
@@ -116,6 +118,28 @@ def _feeding_argmax(model: onnx.ModelProto) -> dict[str, str]:
                 if node.op_type in ("MatMul", "Gemm"):
                     continue
                 waiting.append(before)
+    return found
+
+
+def _unsupported_transpositions(model: onnx.ModelProto) -> dict[str, str]:
+    """Transpositions that ONNX Runtime 1.32 cannot load in float16: it ends the process.
+
+    MatmulTransposeFusion takes transpositions that move axis 0 to one of the last two places. In float16 it
+    meets the Cast that ONNX Runtime itself inserts before the MatMul, and dereferences null.
+    """
+    consumers = consumers_of(model)
+    found = {}
+    for node in model.graph.node:
+        perm = next((list(one.ints) for one in node.attribute if one.name == "perm"), [])
+        rest = list(range(1, len(perm)))
+        if (
+            node.op_type != "Transpose"
+            or len(perm) < 3
+            or perm not in ([*rest, 0], [*rest[:-1], 0, rest[-1]])
+        ):
+            continue
+        if any(reader.op_type == "MatMul" for reader in consumers.get(node.output[0], [])):
+            found[node.name] = "ONNX Runtime cannot load it in float16"
     return found
 
 

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 MIN_CONSTANT_VALUES = 4096  # values: below it the node costs more than it saves
 SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
 PROBE_ROWS = 8
+LARGEST_SCALED = 1e30  # beyond it a value divided by a factor may overflow
 STEP_BITS = 16  # training.grid's
 # Attention's 1/√width is folded into the matrix of queries, or its root into those of queries and of keys;
 # widths are mostly powers of two, up to 256.
@@ -151,6 +152,10 @@ def compress_lossless(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> 
 
 def _stored(values: Float32, *, inexact: bool) -> _Stored | None:
     """The smallest way to store a constant without a loss, or as float16 if `inexact` will do."""
+    if not (np.abs(values) < LARGEST_SCALED).all():  # masks of attention: infinities are exact in half
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = values.astype(np.float16)
+        return _Stored(values=half, factors=[], suffix="half") if np.array_equal(half, values) else None
     if (whole := _integers(values)) is not None:
         return whole
     half, factors = _halves(values)

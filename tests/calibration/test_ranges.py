@@ -72,14 +72,16 @@ def test_activations_that_are_no_numbers_name_their_tensor(bad: float) -> None:
         histogram_of(np.array([0.0, bad, 1.0]))
 
 
-@pytest.mark.parametrize("value", [0.0, 3.5])
-def test_activations_that_never_change_name_their_tensor(value: float) -> None:
-    with pytest.raises(UsageError, match=rf"'layer\.out': every activation is {value:g}"):
-        threshold_from_histogram(histogram_of(np.full(8, value)), "minmax")
+@pytest.mark.parametrize(("value", "threshold"), [(0.0, 1.0), (3.5, 3.5), (-2.0, 2.0)])
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_that_never_vary_get_their_magnitude(value: float, threshold: float, method: str) -> None:
+    histogram = histogram_of(np.full(8, value))
+    assert histogram.is_constant
+    assert threshold_from_histogram(histogram, method) == threshold
 
 
 def test_a_tensor_that_was_never_seen_is_an_error() -> None:
-    with pytest.raises(UsageError, match="nothing was seen"):
+    with pytest.raises(UsageError, match="no activation was seen"):
         threshold_from_histogram(MagnitudeHistogram("layer.out"), "mse")
 
 

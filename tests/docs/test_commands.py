@@ -18,7 +18,7 @@ from textual_vision.training.config import TrainConfig
 COMMANDS = {"tv-generate": generate_command, "tv-export": export_command, "tv-train": train_command}
 MODULES = {"textual_vision.training.cli.main": "tv-train"}
 FOREIGN_OPTIONS = {"--system-site-packages", "--check"}
-FIELD = re.compile(r"(?:losses|sampling|\w+_phase)(?:\.\w+)+")
+FIELD = re.compile(r"(?:losses|sampling|model\.\w+|\w+_phase)\.\w+")
 
 
 def words_of(line):

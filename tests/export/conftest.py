@@ -6,8 +6,9 @@ Fresh weights would make comparisons vacuous: batch norms and biases that do not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ from textual_vision.training.config import (
     GeneratorConfig,
     LatentConfig,
     ModelConfig,
+    RetrievalConfig,
+    SamplingConfig,
     TextConfig,
     TrainConfig,
 )
@@ -59,27 +62,33 @@ def tiny_config() -> TrainConfig:
             heads=2,
             intermediate=32,
             groups=2,
-            codes=8,
-            width=16,
+            codebook_size=8,
+            embed_dim=16,
         ),
-        codebook=CodebookConfig(codes=16, width=8, channels=(8, 8)),
+        codebook=CodebookConfig(codebook_size=16, codebook_dim=8, channels=(8, 8)),
         latent=LatentConfig(
             grid=4,
             steps=4,
-            halved=1,
-            open_steps=3,
-            width=16,
+            split_doublings=1,
+            embed_dim=16,
             blocks=1,
             heads=2,
             head_width=16,
-            memory=20,
-            memory_key=6,
-            drafts=3,
         ),
+        retrieval=RetrievalConfig(entries=20, dim=6, count=3),
         generator=GeneratorConfig(channels=(16, 12, 8), residual_blocks=1, condition=12),
-        discriminator=DiscriminatorConfig(channels=(8, 8)),
+        discriminator=DiscriminatorConfig(input="pixels", channels=(8, 8)),
     )
-    return TrainConfig(name="tiny", model=model)
+    sampling = SamplingConfig(
+        guidance_scale=2.5,
+        temperature=0.2,
+        stochastic_steps=3,
+        query_noise=0.3,
+        copy_strength=1.0,
+        copy_strength_composition=1.0,
+        nearest_bonus=0.0,
+    )
+    return TrainConfig(name="tiny", model=model, sampling=sampling)
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -123,13 +132,23 @@ def randomize(module: torch.nn.Module, seed: int = 9) -> None:
             value.copy_(fresh.abs() + 0.5 if positive else fresh)
 
 
+def changed(config: Any, changes: dict[str, object]) -> Any:
+    """`config` with those of `changes` that are its fields, which are taken out of `changes`."""
+    own = {field.name for field in fields(config)} & changes.keys()
+    return replace(config, **{name: changes.pop(name) for name in own})
+
+
 @pytest.fixture(scope="session")
 def latent_stage() -> Callable[..., LatentStage]:
     """Makes the latent stage of a tiny random model, with changes to its network's configuration."""
 
     def made(**changes: object) -> LatentStage:
-        config = tiny_config().model
-        model = TextToImageModel(replace(config, latent=replace(config.latent, **changes)))
+        config = tiny_config()
+        latent = changed(config.model.latent, changes)
+        retrieval = changed(config.model.retrieval, changes)
+        sampling = changed(config.sampling, changes)
+        assert not changes, f"no such fields: {changes}"
+        model = TextToImageModel(replace(config.model, latent=latent, retrieval=retrieval), sampling)
         randomize(model)
         with torch.no_grad():
             model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
@@ -143,7 +162,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = tiny_config()
-    model = TextToImageModel(config.model)
+    model = TextToImageModel(config.model, config.sampling)
     randomize(model)
     rows = torch.nn.functional.normalize(model.codebook.rows, dim=1)
     with torch.no_grad():

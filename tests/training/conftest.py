@@ -19,7 +19,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from textual_vision.training.config import TrainConfig, config_from_dict
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import config_from_json
 from textual_vision.training.emoji.npm_packages import ArtPackage, Package
 
 FACE = '<circle cx="8" cy="8" r="7" fill="{fill}"/>'
@@ -171,22 +172,27 @@ TINY = {
         "image_size": SIZE,
         "noise": 4,
         "text": {
-            "vocabulary": 600, "layers": 1, "groups": 8, "codes": 12, "width": 16, "max_tokens": 12,
+            "vocabulary": 600, "layers": 1, "groups": 8, "codebook_size": 12, "embed_dim": 16,
+            "max_tokens": 12,
         },
-        "codebook": {"codes": 16, "width": 8, "channels": [8]},
+        "codebook": {"codebook_size": 16, "codebook_dim": 8, "channels": [8]},
         "latent": {
-            "grid": 8, "steps": 6, "halved": 2, "open_steps": 4, "width": 16, "blocks": 1, "heads": 2,
-            "memory": 30, "memory_key": 6, "drafts": 3,
+            "grid": 8, "steps": 6, "split_doublings": 2, "embed_dim": 16, "blocks": 1, "heads": 2,
         },
+        "retrieval": {"entries": 30, "dim": 6, "count": 3},
         "generator": {"channels": [16, 8], "condition": 16},
-        "discriminator": {"channels": [8, 8]},
+        "discriminator": {"input": "pixels", "channels": [8, 8]},
     },
-    "text_phase": {"steps": 3, "batch": 1000, "learning_rate": 0.0},
-    "codebook_phase": {"steps": 4, "batch": 8, "learning_rate": 0.002, "warmup": 2},
-    "latent_phase": {"steps": 4, "batch": 8, "learning_rate": 0.001, "warmup": 2},
-    "joint_phase": {"steps": 4, "batch": 8, "learning_rate": 0.0003, "warmup": 2},
-    "losses": {"perceptual": 0.0, "gradient_penalty_every": 2},
-    "refresh_every": 2,
+    "sampling": {
+        "guidance_scale": 2.5, "temperature": 0.2, "stochastic_steps": 4, "query_noise": 0.3,
+        "copy_strength": 1.0, "copy_strength_composition": 1.0, "nearest_bonus": 0.0,
+    },
+    "text_phase": {"kmeans_iterations": 3, "token_states": 1000},
+    "codebook_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.002, "warmup_steps": 2},
+    "latent_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.001, "warmup_steps": 2},
+    "joint_phase": {"steps": 4, "batch_size": 8, "learning_rate": 0.0003, "warmup_steps": 2},
+    "losses": {"perceptual": 0.0},
+    "encoder_update_interval": 2,
 }  # fmt: skip
 
 
@@ -198,7 +204,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny_config() -> TrainConfig:
-    return config_from_dict(TrainConfig, TINY)
+    return config_from_json(TINY)
 
 
 @pytest.fixture

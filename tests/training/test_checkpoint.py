@@ -22,7 +22,7 @@ from textual_vision.training.models.vocabulary import pruned_tokenizer
 @pytest.fixture
 def saved(tiny_config: TrainConfig, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     tokenizer, _ = pruned_tokenizer(["red disc"], TextConfig(vocabulary=600, max_tokens=12))
     save_checkpoint(tmp_path / "tiny", tiny_config, model.state_dict(), tokenizer, "whose work")
     return tmp_path / "tiny"
@@ -32,7 +32,7 @@ def test_a_checkpoint_comes_back_with_config_tokenizer_notice_and_weights(
     saved: Path, tiny_config: TrainConfig
 ) -> None:
     torch.manual_seed(0)
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     checkpoint = load_checkpoint(str(saved))
     assert checkpoint.config == tiny_config
     assert checkpoint.notice == "whose work"
@@ -128,7 +128,7 @@ def make_whole(folder: Path) -> None:
     ("damage", "message"),
     [
         (break_notice, "NOTICE is not text"),
-        (nest_config, r"config\.json is not JSON"),
+        (nest_config, r"config\.json: not valid JSON"),
         (ask_for_too_much, r"config\.json describes a model that can't be made"),
         (put_nan, r"generator\.color\.bias has values that are not finite"),
         (make_whole, r"generator\.color\.bias is torch\.int32, the model's is torch\.float32"),
@@ -137,7 +137,7 @@ def make_whole(folder: Path) -> None:
         (reshape_tensor, r"generator\.color\.bias is \(4,\), config\.json asks for \(3,\)"),
         (add_tensor, r"generator\.extra is not part of the model"),
         (age, r"schema_version is 0"),
-        (break_config, r"config\.json is not JSON"),
+        (break_config, r"config\.json: not valid JSON"),
         (break_tokenizer, r"tokenizer\.json can't be read"),
         (lose_weights, r"model\.safetensors"),
     ],

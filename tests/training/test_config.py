@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from textual_vision.runtime.errors import UsageError
-from textual_vision.training.config import (
+from textual_vision.training.checkpoint import SHIPPED_FOLDER, read_config
+from textual_vision.training.config import RetrievalConfig, TrainConfig, with_retrieval_entries
+from textual_vision.training.config_file import (
     CONFIG_FOLDER,
-    ModelConfig,
-    TrainConfig,
-    config_from_dict,
-    config_to_dict,
+    bytes_from_config,
+    config_from_json,
     load_config,
 )
 
@@ -26,43 +26,65 @@ SHIPPED = sorted(path.stem for path in CONFIG_FOLDER.glob("*.json"))
 def test_a_shipped_config_is_valid_named_like_its_file_and_survives_json(name: str) -> None:
     config = load_config(name)
     assert config.name == name
-    assert config_from_dict(TrainConfig, json.loads(json.dumps(config_to_dict(config)))) == config
+    assert config_from_json(json.loads(bytes_from_config(config))) == config
 
 
-def test_three_scales_are_shipped() -> None:
-    assert {"emoji-64", "emoji-128", "coco-256"} <= set(SHIPPED)
+def test_the_scales_and_the_recipe_of_the_paper_are_shipped() -> None:
+    assert set(SHIPPED) == {"emoji-64", "emoji-128", "coco-256", "paper-64"}
+
+
+def test_the_defaults_are_the_recipe_of_the_shipped_checkpoint() -> None:
+    shipped = read_config(SHIPPED_FOLDER / "emoji" / "config.json")
+    entries = shipped.model.retrieval.entries
+    assert entries is not None
+    assert with_retrieval_entries(TrainConfig(name="emoji-64"), entries) == shipped
+
+
+def test_retrieval_entries_are_the_pictures_of_the_corpus_unless_the_config_says_their_number() -> None:
+    config = TrainConfig(name="x")
+    assert config.model.retrieval.entries is None
+    assert with_retrieval_entries(config, 70).model.retrieval == RetrievalConfig(entries=70)
+    given = config_from_json({"name": "x", "model": {"retrieval": {"entries": 9}}})
+    assert with_retrieval_entries(given, 70) == given
 
 
 def test_an_unknown_field_is_named_with_its_place_and_the_nearest_valid_name() -> None:
-    with pytest.raises(UsageError, match=r"unknown field 'model\.latent\.block'") as caught:
-        config_from_dict(TrainConfig, {"name": "x", "model": {"latent": {"block": 3}}})
-    assert "model.latent.blocks" in caught.value.hint
+    with pytest.raises(UsageError, match=r"config\.model\.latent: unknown field 'block'") as caught:
+        config_from_json({"name": "x", "model": {"latent": {"block": 3}}})
+    assert caught.value.hint == "did you mean 'blocks'?"
 
 
 def test_an_unknown_field_that_is_like_none_gets_a_list() -> None:
     with pytest.raises(UsageError, match="'zzz'") as caught:
-        config_from_dict(ModelConfig, {"zzz": 1})
+        config_from_json({"name": "x", "model": {"zzz": 1}})
     assert "image_size" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        ({"name": 3}, "name"),
-        ({"name": "x", "seed": True}, "seed"),
-        ({"name": "x", "ema": "0.9"}, "ema"),
-        ({"name": "x", "model": {"codebook": {"channels": [48, "96"]}}}, r"model\.codebook\.channels"),
-        ({"name": "x", "model": []}, "model"),
+        ({"name": 3}, r"config\.name"),
+        ({"name": "x", "seed": True}, r"config\.seed"),
+        ({"name": "x", "ema_decay": "0.9"}, r"config\.ema_decay"),
+        ({"name": "x", "model": {"codebook": {"channels": [48, "96"]}}}, r"model\.codebook\.channels\[1\]"),
+        ({"name": "x", "model": []}, r"config\.model"),
+        ({"name": "x", "model": {"retrieval": {"entries": 1.5}}}, r"model\.retrieval\.entries"),
+        ([], "config: expected an object"),
     ],
 )
-def test_a_value_of_another_type_is_named(values: dict[str, Any], place: str) -> None:
+def test_a_value_of_another_type_is_named(values: object, place: str) -> None:
     with pytest.raises(UsageError, match=place):
-        config_from_dict(TrainConfig, values)
+        config_from_json(values)
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(UsageError, match="missing field 'name'"):
-        config_from_dict(TrainConfig, {})
+    with pytest.raises(UsageError, match="field 'name' is missing"):
+        config_from_json({})
+
+
+def test_a_config_of_another_schema_is_refused() -> None:
+    with pytest.raises(UsageError, match="schema_version is 1, this version reads 2"):
+        config_from_json({"name": "x", "schema_version": 1})
 
 
 CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
@@ -71,26 +93,30 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
     r"text\.hidden 384 is not a multiple of model\.text\.groups 7": {"model": {"text": {"groups": 7}}},
     r"latent\.steps is 12: a grid of 8 patches can't be halved": {"model": {"latent": {"steps": 12}}},
     r"latent\.grid 16 is not made of patches of 3 x 3": {"model": {"latent": {"patch": 3}}},
-    r"memory_key 300 is not from 1 to model\.text\.width 256": {"model": {"latent": {"memory_key": 300}}},
-    r"drafts 9 is not from 1 to model\.latent\.memory 5": {"model": {"latent": {"memory": 5, "drafts": 9}}},
-    r"latent\.lead -1\.0 are at least 0": {"model": {"latent": {"lead": -1.0}}},
-    r"codebook\.codes 4096 is more than the 2048 that": {"model": {"codebook": {"codes": 4096}}},
-    r"latent\.steps is 0": {"model": {"latent": {"steps": 0, "halved": 0}}},
-    r"latent\.halved is 2: .* model\.latent\.steps 4": {"model": {"latent": {"steps": 4}}},
-    r"latent\.open_steps is 4, not from 1 to model\.latent\.steps 3": {
-        "model": {"latent": {"steps": 3, "halved": 0, "open_steps": 4}}
+    r"retrieval\.dim 300 is not from 1 to model\.text\.embed_dim 256": {"model": {"retrieval": {"dim": 300}}},
+    r"count 9 is not from 1 to model\.retrieval\.entries 5": {
+        "model": {"retrieval": {"entries": 5, "count": 9}}
     },
-    r"not a multiple of its heads": {"model": {"latent": {"heads": 5}}},
-    r"latent_phase\.optimizer is 'sgd', not one of adamw, muon": {
-        "latent_phase": {"steps": 1, "batch": 1, "learning_rate": 1.0, "optimizer": "sgd"}
+    r"retrieval\.entries is -1, less than 0": {"model": {"retrieval": {"entries": -1}}},
+    r"5\.0, 0\.8, -1\.0; none may be less than 0": {"sampling": {"nearest_bonus": -1.0}},
+    r"codebook_size 4096 is more than the 2048 that": {"model": {"codebook": {"codebook_size": 4096}}},
+    r"latent\.steps is 0": {"model": {"latent": {"steps": 0}}},
+    r"split_doublings 2 is more than .* model\.latent\.steps 4": {
+        "model": {"latent": {"split_doublings": 2}}
     },
-    r"joint_shares is \[2\.0\]": {"joint_shares": [2.0]},
-    r"discriminator\.channels has 3 halvings": {"model": {"discriminator": {"channels": [8, 8, 8]}}},
-    r"norm is 'layer', not one of none, batch, spectral": {"model": {"discriminator": {"norm": "layer"}}},
-    r"sees is 'text', not one of pixels, features": {"model": {"discriminator": {"sees": "text"}}},
-    r"'features' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"sees": "features"}}},
-    r"'batch' contradicts losses\.gradient_penalty": {"model": {"discriminator": {"norm": "batch"}}},
-    r"joint_keeps is 'latent', not one of all, generator": {"joint_keeps": "latent"},
+    r"stochastic_steps 5 is not from 1 to model\.latent\.steps 4": {"sampling": {"stochastic_steps": 5}},
+    r"guidance_scale 3\.0 needs a network": {"losses": {"text_dropout": 0.0}},
+    r"latent\.embed_dim 256 is not a multiple of model\.latent\.heads 5": {"model": {"latent": {"heads": 5}}},
+    r"text\.hidden 384 is not a multiple of model\.text\.heads 7": {"model": {"text": {"heads": 7}}},
+    r"interpolation_candidates is \[2\.0\]": {"interpolation_candidates": [2.0]},
+    r"interpolation_candidates is \[\]": {"interpolation_candidates": []},
+    r"discriminator\.channels has 2 entries; 'features' takes one": {
+        "model": {"discriminator": {"channels": [8, 8]}}
+    },
+    r"discriminator\.channels has 3 halvings": {
+        "model": {"discriminator": {"input": "pixels", "channels": [8, 8, 8]}}
+    },
+    r"input is 'text'; choose one of: features, pixels": {"model": {"discriminator": {"input": "text"}}},
     r"corpus is 'cocoa'": {"corpus": "cocoa"},
     r"precision is 'half'": {"precision": "half"},
 }
@@ -99,7 +125,7 @@ CONTRADICTIONS: Mapping[str, dict[str, Any]] = {
 @pytest.mark.parametrize("message", CONTRADICTIONS)
 def test_fields_that_contradict_each_other_are_both_named(message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        config_from_dict(TrainConfig, {"name": "x", **CONTRADICTIONS[message]})
+        config_from_json({"name": "x", **CONTRADICTIONS[message]})
 
 
 def test_an_unknown_config_gets_the_nearest_shipped_name() -> None:
@@ -110,5 +136,5 @@ def test_an_unknown_config_gets_the_nearest_shipped_name() -> None:
 
 def test_a_config_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{name: x}")
-    with pytest.raises(UsageError, match=r"mine\.json is not JSON"):
+    with pytest.raises(UsageError, match=r"mine\.json: not valid JSON"):
         load_config(str(tmp_path / "mine.json"))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from textual_vision.runtime.errors import UsageError
+
 if TYPE_CHECKING:
     from textual_vision.training.evaluation.model_size import StageSize
 
@@ -28,7 +30,7 @@ def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None)
     tv-train run emoji-64 --corpus out/corpus --out out/run
     tv-train run emoji-64 --corpus out/corpus --out out/run --resume
     """
-    from textual_vision.training.config import load_config
+    from textual_vision.training.config_file import load_config
 
     parsed = load_config(config)
     import torch
@@ -66,16 +68,29 @@ def snapshot(run: Path, output: Path | None) -> None:
 
 @click.command()
 @click.argument("config")
+@click.option(
+    "--entries",
+    type=click.IntRange(1),
+    help="Pictures in the retrieval index, where CONFIG leaves their number to the corpus.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def describe(config: str, as_json: bool) -> None:
+def describe(config: str, entries: int | None, as_json: bool) -> None:
     """Count the weights and multiply-accumulates of CONFIG, stage by stage."""
     from dataclasses import asdict
 
-    from textual_vision.training.config import load_config
+    from textual_vision.training.config import with_retrieval_entries
+    from textual_vision.training.config_file import load_config
 
     parsed = load_config(config)
     from textual_vision.training.evaluation.model_size import describe as measure
 
+    if entries is not None:
+        parsed = with_retrieval_entries(parsed, entries)
+    elif parsed.model.retrieval.entries is None:
+        raise UsageError(
+            f"config {parsed.name!r} has a retrieval entry for each picture of its corpus",
+            "give their number, as in --entries 10000",
+        )
     sizes = measure(parsed)
     if as_json:
         click.echo(json.dumps({"config": parsed.name, "stages": [asdict(size) for size in sizes]}))

@@ -35,7 +35,7 @@ def image_codes(checkpoint: Checkpoint, codes: torch.Tensor) -> dict[str, Any]:
     white = signed_from_pixels(np.full((1, size, size, 3), 255, np.uint8))
     book = checkpoint.model.codebook
     usage = asdict(codebook_usage(book, codes, book.nearest(checkpoint.model.image_encoder(white))[0]))
-    return {**usage, "codes": book.config.codes, "pictures": len(codes)}
+    return {**usage, "codes": book.config.codebook_size, "pictures": len(codes)}
 
 
 def spread(features: NDArray[np.float32]) -> float:

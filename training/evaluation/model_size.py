@@ -29,7 +29,7 @@ class StageSize:
 def describe(config: TrainConfig) -> list[StageSize]:
     """The three stages in drawing order, then what only training uses; for prompts of full length."""
     with torch.device("meta"):
-        model = TextToImageModel(config.model).eval()
+        model = TextToImageModel(config.model, config.sampling).eval()
     discriminator = make_discriminator(config.model)
     costs = _costs(model, config.model)
     book = model.codebook.rows.numel()
@@ -66,7 +66,7 @@ def _costs(model: TextToImageModel, config: ModelConfig) -> dict[str, int]:
     whole: dict[str, Any] = {"dtype": torch.int64, "device": "meta"}
     real: dict[str, Any] = {"device": "meta"}
     ids, mask = torch.ones(1, tokens, **whole), torch.ones(1, tokens, **whole)
-    text, noise = torch.zeros(1, tokens, config.text.width, **real), torch.zeros(1, config.noise, **real)
+    text, noise = torch.zeros(1, tokens, config.text.embed_dim, **real), torch.zeros(1, config.noise, **real)
     codes = torch.zeros(1, config.latent.grid, config.latent.grid, **whole)
     inputs = {
         "text_encoder": (ids, mask),

@@ -44,7 +44,7 @@ def text_code_usage(encode: CaptionEncoder, captions: Sequence[str]) -> TextCode
         raise UsageError(
             f"the text codes have collapsed: {len(sequences)} distinct code sequences "
             f"for {len(captions)} captions",
-            "give the config more model.text.codes or groups",
+            "give the config more model.text.codebook_size or groups",
         )
     return usage
 

@@ -26,9 +26,9 @@ class Codebook(nn.Module):
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         self.config = config
-        rows = F.normalize(torch.randn(config.codes, config.width), dim=1)
+        rows = F.normalize(torch.randn(config.codebook_size, config.codebook_dim), dim=1)
         self.register_buffer("rows", rows)
-        self.register_buffer("counts", torch.ones(config.codes))
+        self.register_buffer("counts", torch.ones(config.codebook_size))
         self.register_buffer("sums", rows.clone())
 
     def similarity(self, latents: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor) -> None:
         """Moves rows towards the mean of the unit latents (N, D) that chose them (N,)."""
-        one_hot = F.one_hot(codes, self.config.codes).to(latents.dtype)
+        one_hot = F.one_hot(codes, self.config.codebook_size).to(latents.dtype)
         counts, sums = one_hot.sum(0), one_hot.T @ latents
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
@@ -58,13 +58,15 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def start(self, latents: Tensor, generator: torch.Generator) -> None:
         """Rows from randomly chosen unit latents (N, D), so that no row starts out of reach."""
-        chosen = torch.randperm(len(latents), generator=generator)[: self.config.codes]
+        chosen = torch.randperm(len(latents), generator=generator)[: self.config.codebook_size]
         self._place(torch.arange(len(chosen)), latents[chosen])
 
     @torch.no_grad()
     def revive(self, latents: Tensor, generator: torch.Generator) -> int:
         """Puts rows that nobody chooses where latents (N, D) are worst served; returns how many."""
-        dead = torch.nonzero(self.counts < self.config.revive_below * self.counts.mean()).squeeze(1)
+        dead = torch.nonzero(self.counts < self.config.threshold_ema_dead_code * self.counts.mean()).squeeze(
+            1
+        )
         if len(dead) == 0:
             return 0
         badness = 1 - self.similarity(latents).amax(1)
@@ -93,7 +95,7 @@ class CodebookUsage:
 
 def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsage:
     """From the codes int64 (N, h, w) of many pictures and those of a white one, (h, w)."""
-    rows = book.config.codes
+    rows = book.config.codebook_size
     flat = codes.flatten(1)
     counts = torch.bincount(flat.flatten(), minlength=rows).double()
     by_position = torch.stack([torch.bincount(cell, minlength=rows).double() for cell in flat.T])

@@ -15,8 +15,8 @@ class Generator(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         config = model.generator
-        self.condition = Condition(model.text.width, model.noise, config.condition)
-        self.entry = nn.Conv2d(model.codebook.width, config.channels[0], 3, padding=1, bias=False)
+        self.condition = Condition(model.text.embed_dim, model.noise, config.condition)
+        self.entry = nn.Conv2d(model.codebook.codebook_dim, config.channels[0], 3, padding=1, bias=False)
         self.entry_norm = ConditionalNorm(config.channels[0], config.condition)
         self.residuals = nn.ModuleList(
             Residual(config.channels[0], config.condition) for _ in range(config.residual_blocks)

@@ -30,7 +30,7 @@ class ImageEncoder(nn.Module):
         self.mix = nn.Sequential(
             nn.Conv2d(widths[-1], widths[-1], 3, padding=1, padding_mode="replicate"), nn.LeakyReLU(0.2)
         )
-        self.latents = nn.Conv2d(widths[-1], model.codebook.width, 1)
+        self.latents = nn.Conv2d(widths[-1], model.codebook.codebook_dim, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] -> unit latents (B, h, w, D)."""
@@ -59,6 +59,6 @@ class Posterior(nn.Module):
         return mean, log_variance.clamp(-8.0, 4.0)
 
 
-def sample(mean: Tensor, log_variance: Tensor, normal: Tensor) -> Tensor:
+def reparameterize(mean: Tensor, log_variance: Tensor, normal: Tensor) -> Tensor:
     """mean + std * normal, all (B, Z)."""
     return mean + torch.exp(0.5 * log_variance) * normal

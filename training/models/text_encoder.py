@@ -60,7 +60,7 @@ class ProductQuantizer(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.groups = config.groups
-        shape = (config.groups, config.codes, config.hidden // config.groups)
+        shape = (config.groups, config.codebook_size, config.hidden // config.groups)
         self.register_buffer("centroids", torch.randn(shape))
 
     def distances(self, states: Tensor) -> Tensor:
@@ -82,11 +82,11 @@ class WordAttention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         part = config.hidden // config.groups
-        self.rows = nn.Parameter(torch.randn(config.groups, config.codes, part))
-        self.project = nn.Linear(config.hidden, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.score_hidden = nn.Linear(config.width, config.width // 2)
-        self.score = nn.Linear(config.width // 2, 1)
+        self.rows = nn.Parameter(torch.randn(config.groups, config.codebook_size, part))
+        self.project = nn.Linear(config.hidden, config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.score_hidden = nn.Linear(config.embed_dim, config.embed_dim // 2)
+        self.score = nn.Linear(config.embed_dim // 2, 1)
 
     def forward(self, text_codes: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """text_codes int64 (B, T, G), mask (B, T) -> text (B, T, C), attention (B, T).

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.runtime.errors import UsageError
+from textual_vision.training.config import ModelConfig, SamplingConfig
 from textual_vision.training.models.blocks import pixels_from_signed
 from textual_vision.training.models.codebook import Codebook
 from textual_vision.training.models.generator import Generator
@@ -29,11 +30,17 @@ class GeneratedImages:
 class TextToImageModel(nn.Module):
     """Everything that is trained but the discriminator."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, sampling: SamplingConfig) -> None:
+        """Fresh weights; UsageError when the number of retrieval entries is left to the corpus."""
         super().__init__()
-        self.config = config
+        if config.retrieval.entries is None:
+            raise UsageError(
+                "model.retrieval.entries is null: the model has an entry for each picture of a corpus",
+                "give the number of pictures",
+            )
+        self.config, self.sampling = config, sampling
         self.text_encoder = TextEncoder(config.text)
-        self.latent = LatentNetwork(config)
+        self.latent = LatentNetwork(config, sampling)
         self.codebook = Codebook(config.codebook)
         self.generator = Generator(config)
         self.image_encoder = ImageEncoder(config)

@@ -17,13 +17,13 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 def code_cross_entropy(raw: Tensor, codes: Tensor, rows: Tensor, losses: LossConfig) -> Tensor:
     """Cross-entropy of the logits `logit_scale` * raw (N, D) . rows (K, D) to codes (N,), in nats.
 
-    `code_smoothing` of each target goes to the unit rows in proportion to exp(smoothing_scale * cosine)
-    with it: taking a code for one that looks the same is hardly a mistake. Logits are linear in the
-    rows, so the mean logit under a smoothed target is the logit of its mean row: nothing of N x K
-    numbers is needed but the logarithm of the sum.
+    A share `label_smoothing` of each target is spread over the unit rows in proportion to
+    exp(label_smoothing_scale * cosine), because similar codes look the same. Logits are linear in the rows,
+    so the mean logit under a smoothed target is the logit of its mean row. Of the (N, K) logits only the
+    logarithm of their summed exponentials is needed.
     """
-    near = F.softmax(rows @ rows.T * losses.smoothing_scale, dim=1)
-    target = torch.lerp(rows, near @ rows, losses.code_smoothing)
+    near = F.softmax(rows @ rows.T * losses.label_smoothing_scale, dim=1)
+    target = torch.lerp(rows, near @ rows, losses.label_smoothing)
     scaled = raw * losses.logit_scale
     return ((scaled @ rows.T).logsumexp(1) - (scaled * target[codes]).sum(1)).mean()
 
@@ -39,17 +39,6 @@ def discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | None, we
 def generator_loss(fake: Tensor) -> Tensor:
     """-log D(G, y) on logits: the non-saturating form (Goodfellow et al. 2014)."""
     return F.softplus(-fake).mean()
-
-
-def r1_penalty(real_logits: Tensor, pictures: Tensor) -> Tensor:
-    """Half the squared gradient of D at real pictures (Mescheder et al. 2018, eq. 9)."""
-    (gradient,) = torch.autograd.grad(real_logits.sum(), pictures, create_graph=True)
-    return 0.5 * gradient.square().flatten(1).sum(1).mean()
-
-
-def feature_distance(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """Mean absolute difference of the discriminator's features (Salimans et al. 2016)."""
-    return torch.stack([F.l1_loss(f, r.detach()) for f, r in zip(fake, real, strict=True)]).mean()
 
 
 def diff_augment(pictures: Tensor, chance: Tensor, shift: float = 0.125) -> Tensor:

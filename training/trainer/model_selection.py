@@ -45,7 +45,7 @@ class ValidationScorer:
         """Nats a code, of codes predicted from the caption and noise that knows nothing of the picture."""
         self.model.load_state_dict(weights)
         device = next(self.model.parameters()).device
-        hard = LossConfig(logit_scale=losses.logit_scale, code_smoothing=0.0)
+        hard = LossConfig(logit_scale=losses.logit_scale, label_smoothing=0.0)
         rows = self.model.codebook.rows
         total, seeds = 0.0, range(len(self.captions))
         for start in seeds[::CHUNK]:
@@ -81,17 +81,17 @@ class SelectedInterpolation:
 
 
 def select_interpolation(
-    choice: ValidationScorer | None,
+    scorer: ValidationScorer | None,
     before: dict[str, Tensor],
     after: dict[str, Tensor],
     shares: Sequence[float],
     say: Callable[[str], None],
 ) -> SelectedInterpolation:
     """The share of the way from `before` to `after` that draws best; the last one when nothing can tell."""
-    if choice is None:
+    if scorer is None:
         return SelectedInterpolation(share=shares[-1], kid_from_share={})
     scores = {}
     for share in shares:
-        scores[share] = choice.distance(interpolate_weights(before, after, share))
+        scores[share] = scorer.distance(interpolate_weights(before, after, share))
         say(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
     return SelectedInterpolation(share=min(scores, key=scores.__getitem__), kid_from_share=scores)

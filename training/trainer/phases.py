@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,12 +18,11 @@ from textual_vision.training.models.discriminator import make_discriminator
 from textual_vision.training.models.latent.retrieval import RetrievalIndex, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.trainer.joint_objectives import DiscriminatorObjective, JointObjective
 from textual_vision.training.trainer.muon import Muon
 from textual_vision.training.trainer.objectives import (
     CodebookObjective,
-    DiscriminatorObjective,
     EncoderObjective,
-    JointObjective,
     LatentObjective,
     PictureDistance,
     Terms,
@@ -36,7 +36,7 @@ ADVERSARIAL_RAMP = 0.25  # of the joint phase, until the term has its full weigh
 FILLED_AT_ONCE = 256  # pictures of the memory
 REVIVE_EVERY = 50  # steps, in the first half of the codebook phase
 FINAL_RATE = 0.05  # of the learning rate, where the cosine ends
-REFRESH_RATE = 0.5  # of the joint phase's rate, for the image encoder's steps
+ENCODER_RATE = 0.5  # of the joint phase's rate, for the image encoder's steps
 MUON_RATE = 2.0  # of the phase's rate, moves being scaled to the size of AdamW's
 
 
@@ -59,9 +59,9 @@ class Phase(Protocol):
 
 def rate_at(config: PhaseConfig, step: int) -> float:
     """Linear warm-up, then a cosine down to FINAL_RATE of `learning_rate`."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    share = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
 
@@ -73,18 +73,18 @@ class OptimizedObjective:
         self,
         accelerator: Accelerator,
         objective: nn.Module,
-        kind: str,
         betas: tuple[float, float],
+        matrices: Sequence[Tensor] = (),
     ) -> None:
+        """AdamW for all parameters but `matrices`, which Muon moves."""
         self.accelerator = accelerator
-        matrices = hidden_matrices(objective) if kind == "muon" else []
         by_muon = {id(p) for p in matrices}
         rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in by_muon]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW([{"params": rest, "share": 1.0}], betas=betas, weight_decay=WEIGHT_DECAY)
         ]
         if matrices:
-            group = {"params": matrices, "share": MUON_RATE}
+            group = {"params": list(matrices), "share": MUON_RATE}
             dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
             optimizers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
         self.objective, *self.optimizers = accelerator.prepare(objective, *optimizers)
@@ -138,14 +138,20 @@ class _SingleObjective:
     name = ""
 
     def __init__(
-        self, accelerator: Accelerator, batches: Batches, config: PhaseConfig, objective: nn.Module, seed: int
+        self,
+        accelerator: Accelerator,
+        batches: Batches,
+        config: PhaseConfig,
+        objective: nn.Module,
+        seed: int,
+        matrices: Sequence[Tensor] = (),
     ) -> None:
         self.accelerator, self.batches, self.config, self.seed = accelerator, batches, config, seed
-        self.part = OptimizedObjective(accelerator, objective, config.optimizer, BETAS)
+        self.part = OptimizedObjective(accelerator, objective, BETAS, matrices)
 
     def step(self, step: int) -> Terms:
         """One batch, one move."""
-        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
+        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
         loss, terms = self.part.objective(batch, step_random(self.accelerator, self.seed, self.name, step))
         self.part.move(loss, rate_at(self.config, step), terms)
         return detached({"loss": loss, **terms})
@@ -186,7 +192,7 @@ class CodebookPhase(_SingleObjective):
     @torch.no_grad()
     def _place_rows(self, step: int) -> None:
         # Every process looks at the same whole batch, so that all books stay equal.
-        batch = self.batches.batch(self.name, step, self.config.batch)
+        batch = self.batches.batch(self.name, step, self.config.batch_size)
         latents = self.model.image_encoder(batch.pictures.to(self.accelerator.device)).flatten(0, 2)
         generator = StepRandom(self.seed, self.name + "/rows", step).generator
         if step == 0:
@@ -204,7 +210,8 @@ class LatentPhase(_SingleObjective):
         self, accelerator: Accelerator, batches: Batches, config: TrainConfig, model: TextToImageModel
     ) -> None:
         objective = LatentObjective(model, config.losses)
-        super().__init__(accelerator, batches, config.latent_phase, objective, config.seed)
+        matrices = hidden_matrices(objective)
+        super().__init__(accelerator, batches, config.latent_phase, objective, config.seed, matrices)
         self.model = model
 
     def step(self, step: int) -> Terms:
@@ -251,40 +258,38 @@ class JointPhase:
         self.config, self.seed = config.joint_phase, config.seed
         self.discriminator = make_discriminator(config.model).to(accelerator.device)
         joint = JointObjective(model, config.losses, distance, self.discriminator)
-        refresh = EncoderObjective(CodebookObjective(model, config.losses, distance))
-        judge = DiscriminatorObjective(model, config.losses, self.discriminator)
-        kind = self.config.optimizer
-        self.drawing = OptimizedObjective(accelerator, joint, kind, ADVERSARIAL_BETAS)
-        self.refresh = OptimizedObjective(accelerator, refresh, kind, BETAS)
-        self.judging = OptimizedObjective(accelerator, judge, kind, ADVERSARIAL_BETAS)
+        encoder = EncoderObjective(CodebookObjective(model, config.losses, distance))
+        discriminating = DiscriminatorObjective(model, config.losses, self.discriminator)
+        self.generator = OptimizedObjective(accelerator, joint, ADVERSARIAL_BETAS)
+        self.encoder = OptimizedObjective(accelerator, encoder, BETAS)
+        self.discriminating = OptimizedObjective(accelerator, discriminating, ADVERSARIAL_BETAS)
 
     def step(self, step: int) -> Terms:
-        """The drawing side's move, the discriminator's, and now and then the image encoder's."""
-        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch)
+        """Move the generator's side, then the discriminator, and now and then the image encoder."""
+        batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
         rate = rate_at(self.config, step)
-        weight = self.whole.losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
+        losses, interval = self.whole.losses, self.whole.encoder_update_interval
+        weight = losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
         random = step_random(self.accelerator, self.seed, self.name, step)
-        loss, terms, drawn = self.drawing.objective(batch, random, weight)
-        self.drawing.move(loss, rate, terms)
+        loss, terms, generated = self.generator.objective(batch, random, weight)
+        self.generator.move(loss, rate, terms)
         terms = {"loss": loss, **terms}
-        if self.whole.losses.adversarial > 0:
-            terms |= self._judge(batch, drawn, step, rate)
-        if self.whole.refresh_every > 0 and step % self.whole.refresh_every == 0:
-            loss, refreshed = self.refresh.objective(batch, random)
-            self.refresh.move(loss, rate * REFRESH_RATE, refreshed)
-            terms["psnr"] = refreshed["psnr"]
+        if losses.adversarial > 0:
+            terms |= self._train_discriminator(batch, generated, step, rate)
+        if interval > 0 and step % interval == 0:
+            loss, encoder_terms = self.encoder.objective(batch, random)
+            self.encoder.move(loss, rate * ENCODER_RATE, encoder_terms)
+            terms["psnr"] = encoder_terms["psnr"]
         return detached(terms)
 
-    def _judge(self, batch: TrainingBatch, drawn: Tensor, step: int, rate: float) -> Terms:
-        losses = self.whole.losses
-        penalize = losses.gradient_penalty > 0 and step % losses.gradient_penalty_every == 0
+    def _train_discriminator(self, batch: TrainingBatch, generated: Tensor, step: int, rate: float) -> Terms:
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
-        loss, terms = self.judging.objective(batch, drawn, random, penalize)
-        self.judging.move(loss, rate, terms)
+        loss, terms = self.discriminating.objective(batch, generated, random)
+        self.discriminating.move(loss, rate, terms)
         return detached(terms)
 
     def _parts(self) -> dict[str, OptimizedObjective]:
-        return {"drawing": self.drawing, "refresh": self.refresh, "judging": self.judging}
+        return {"generator": self.generator, "encoder": self.encoder, "discriminating": self.discriminating}
 
     def state(self) -> dict[str, Any]:
         """All optimizers and the discriminator."""

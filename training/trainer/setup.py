@@ -33,10 +33,10 @@ def mixed_precision(precision: str) -> str:
 def check_batch_sizes(config: TrainConfig, processes: int) -> None:
     """UsageError when a batch can't be dealt out evenly."""
     for name in PHASES:
-        batch = getattr(config, f"{name}_phase").batch
+        batch = getattr(config, f"{name}_phase").batch_size
         if batch % processes:
             raise UsageError(
-                f"{name}_phase.batch {batch} is no multiple of the {processes} processes",
+                f"{name}_phase.batch_size {batch} is no multiple of the {processes} processes",
                 "change the one or the other",
             )
 

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save
 
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError
 from textual_vision.runtime.files import write_atomic
-from textual_vision.training.config import TrainConfig, config_from_dict, config_to_dict
+from textual_vision.runtime.strict_json import json_from_bytes
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import bytes_from_config, config_from_json
 
 PHASES = ("codebook", "latent", "joint")
 STATE, CONFIG, TOKENIZER, LOG = "state.pt", "config.json", "tokenizer.json", "log.jsonl"
@@ -66,15 +68,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """RUN/config.json, what was asked for."""
-    write_atomic(run / CONFIG, (json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    write_atomic(run / CONFIG, bytes_from_config(config))
 
 
 def read_config(run: Path) -> TrainConfig:
     """RUN/config.json; IntegrityError when it is missing or no JSON."""
     path = run / CONFIG
     try:
-        return config_from_dict(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return config_from_json(json_from_bytes(path.read_bytes(), str(path)), str(path))
+    except (OSError, IntegrityError) as error:
         raise IntegrityError(f"{path} can't be read: {error}", "start a new run") from error
 
 

@@ -43,7 +43,7 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
     if parts.shape[1] < codes:
         raise UsageError(
             f"{parts.shape[1]} words in all captions can't fill {codes} text codes",
-            "use more captions, or a config with fewer model.text.codes",
+            "use more captions, or a config with fewer model.text.codebook_size",
         )
     error = 0.0
     for group, points in enumerate(parts):

@@ -24,7 +24,8 @@ from accelerate import Accelerator
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_atomic
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
-from textual_vision.training.config import TrainConfig
+from textual_vision.training.config import TrainConfig, with_retrieval_entries
+from textual_vision.training.config_rules import check_consistent
 from textual_vision.training.data.batches import Batches, PictureSource, StepRandom
 from textual_vision.training.evaluation.text_code_usage import text_code_usage
 from textual_vision.training.int8_grid import round_weights_to_int8_grid
@@ -96,9 +97,10 @@ class TrainingRun:
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
         self.say = say if self.is_main else (lambda line: None)
+        check_consistent(config)
         check_batch_sizes(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
-        self.model = TextToImageModel(config.model)
+        self.model = TextToImageModel(config.model, config.sampling)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
@@ -119,8 +121,10 @@ class TrainingRun:
         chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(seed))
         some = [captions[int(i)] for i in chosen[:FITTED_CAPTIONS]]
         states = token_states(encoder, self.tokenizer, some)
-        kept = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))[: phase.batch]
-        error = fit_text_codes(encoder, states[kept], iterations=phase.steps, seed=seed)
+        kept = torch.randperm(len(states), generator=torch.Generator().manual_seed(seed))[
+            : phase.token_states
+        ]
+        error = fit_text_codes(encoder, states[kept], iterations=phase.kmeans_iterations, seed=seed)
         self._make_batches()
         usage = text_code_usage(self.encode_captions, some[:USAGE_CAPTIONS])
         self.say(
@@ -128,7 +132,7 @@ class TrainingRun:
             f"R@1 {usage.recall_at_1:.3f}, squared error {error:.4f}"
         )
         self.model.to(self.accelerator.device)
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.save()
         if self.is_main:
             self.logger.log({"phase": "text", "error": error, **asdict(usage)})
@@ -158,7 +162,7 @@ class TrainingRun:
         self.model.load_state_dict(self._weights_after(self.phase.name, before))
         self.phase_index, self.next_step, self.phase, self.best = self.phase_index + 1, 0, None, None
         self.accelerator.free_memory()
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.save()
 
     def _weights_before(self, phase: str) -> dict[str, torch.Tensor] | None:
@@ -172,7 +176,7 @@ class TrainingRun:
         return read_weights(path)
 
     @cached_property
-    def choice(self) -> ValidationScorer | None:
+    def scorer(self) -> ValidationScorer | None:
         """By what the best weights are told; None when there are too few validation pictures."""
         if self.validation is None or len(self.validation) < MIN_PICTURES:
             self.say(
@@ -185,10 +189,9 @@ class TrainingRun:
         """The best of a phase's averages; through a file, so that every process goes on with the same."""
         if self.is_main:
             if before is not None:
-                after = self.ema.weights
-                if self.config.joint_keeps == "generator":
-                    after = with_generator_of(before, after)
-                chosen = select_interpolation(self.choice, before, after, self.config.joint_shares, self.say)
+                after = with_generator_of(before, self.ema.weights)
+                candidates = self.config.interpolation_candidates
+                chosen = select_interpolation(self.scorer, before, after, candidates, self.say)
                 self.logger.log({"phase": "choice", **asdict(chosen)})
                 write_weights(self.out / KEPT, interpolate_weights(before, after, chosen.share))
             elif self.best is None:
@@ -199,10 +202,10 @@ class TrainingRun:
     def _keep_if_best(self, phase: str, step: int, steps: int) -> None:
         """Scores the averaged weights of the latent phase now and then, and writes those that are best."""
         due = (step + 1) % SCORE_EVERY == 0 or step + 1 == steps
-        if phase != "latent" or not due or not self.is_main or self.choice is None:
+        if phase != "latent" or not due or not self.is_main or self.scorer is None:
             return
-        nats = self.choice.code_cross_entropy(self.ema.weights, self.config.losses)
-        kid = self.choice.distance(self.ema.weights)
+        nats = self.scorer.code_cross_entropy(self.ema.weights, self.config.losses)
+        kid = self.scorer.distance(self.ema.weights)
         self.logger.log(
             {"phase": phase, "step": step, "validation_cross_entropy": nats, "validation_kid": kid}
         )
@@ -290,7 +293,7 @@ class TrainingRun:
             parameter.requires_grad_(False)
         self._make_batches()
         self.model.to(self.accelerator.device)
-        self.ema = Ema(self.model, self.config.ema)
+        self.ema = Ema(self.model, self.config.ema_decay)
         self.ema.load(state["ema"])
         self.phase_index, self.next_step = state["phase_index"], state["next_step"]
         self.best = state["best"]
@@ -346,6 +349,7 @@ def run(
 
     `validation` are pictures apart from `source` whose scores decide which weights are kept.
     """
+    config = with_retrieval_entries(config, len(source))
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(

@@ -49,6 +49,28 @@ def lowered(given: onnx.ModelProto) -> onnx.ModelProto:
             [helper.make_node("Pad", ["x", "pads", "value"], ["y"])],
             {"pads": np.array([0, 0, 0, 0, 1, 2]), "value": np.float32(3)},
         ),
+        (
+            [helper.make_node("Pad", ["x", "pads", "", "axes"], ["y"])],
+            {"pads": np.array([1, 2, 3, 4]), "axes": np.array([-1, 1])},
+        ),
+        (
+            [
+                helper.make_node(
+                    "Resize",
+                    ["x", "", "scales"],
+                    ["y"],
+                    mode="nearest",
+                    antialias=0,
+                    keep_aspect_ratio_policy="stretch",
+                    axes=[0, 1, 2],
+                )
+            ],
+            {"scales": np.array([1, 2, 2], np.float32)},
+        ),
+        (
+            [helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2], p=2, ceil_mode=0, dilations=[1])],
+            {},
+        ),
     ],
 )
 def test_what_opset_18_says_otherwise_gives_the_same_in_17(nodes, constants):

@@ -42,17 +42,17 @@ def codes_of(module: nn.Module) -> Tensor:
     "changes",
     [
         {},
-        {"guidance": 1.0},
-        {"open_steps": 0},
-        {"open_steps": 4},
-        {"steps": 1, "halved": 0, "open_steps": 1},
-        {"patch": 1, "steps": 5, "guidance": 1.0},
-        {"drafts": 1},
-        {"follow": 2.0, "follow_combining": 0.5, "lead": 1.5},
-        {"follow": 3.0, "follow_combining": 0.0, "guidance": 1.0},
-        {"follow": 3.0, "drafts": 1},
-        {"drafts": 2, "guidance": 1.0},
-        {"drafts": 8, "blocks": 3, "temperature": 1.0},
+        {"guidance_scale": 1.0},
+        {"stochastic_steps": 0},
+        {"stochastic_steps": 4},
+        {"steps": 1, "split_doublings": 0, "stochastic_steps": 1},
+        {"patch": 1, "steps": 5, "guidance_scale": 1.0},
+        {"count": 1},
+        {"copy_strength": 2.0, "copy_strength_composition": 0.5, "nearest_bonus": 1.5},
+        {"copy_strength": 3.0, "copy_strength_composition": 0.0, "guidance_scale": 1.0},
+        {"copy_strength": 3.0, "count": 1},
+        {"count": 2, "guidance_scale": 1.0},
+        {"count": 8, "blocks": 3, "temperature": 1.0},
     ],
     ids=str,
 )
@@ -68,7 +68,7 @@ def test_whatever_the_network_it_chooses_the_same_codes(
 
 
 def test_a_network_without_a_memory_is_exported_as_it_is(latent_stage: MakeStage) -> None:
-    stage = latent_stage(memory=0)
+    stage = latent_stage(entries=0)
     assert inference_latent_network(stage) is None
     spec = StageSpec(name="latent", inputs=(), outputs=())
     same = Stage(spec=spec, module=stage, inference_module=lambda: inference_latent_network(stage))
@@ -89,7 +89,7 @@ def test_it_neither_changes_the_network_nor_draws_random_numbers(latent_stage: M
 
 
 def test_the_memory_finds_the_same_pictures_by_one_look_less(latent_stage: MakeStage) -> None:
-    memory = latent_stage(drafts=5).latent.memory
+    memory = latent_stage(count=5).latent.memory
     assert memory is not None
     with torch.no_grad():
         codes, near, composed = memory(*prompts())
@@ -114,7 +114,7 @@ def test_codes_are_packed_and_found_again(largest: int, columns: int, halves: in
 
 
 def test_neighbors_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:
-    network = latent_stage(grid=16, steps=8, halved=2).latent
+    network = latent_stage(grid=16, steps=8, split_doublings=2).latent
     steps = steps_of(network)
     assert steps[0].entry is None
     wide, narrow = network.entry.in_features, network.entry.in_features // 2
@@ -126,7 +126,7 @@ def test_neighbors_that_no_patch_can_have_are_not_multiplied_by(latent_stage: Ma
 
 
 def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: MakeStage) -> None:
-    stage = latent_stage(guidance=1.0, memory=70)  # more than ONNX's reference can choose from
+    stage = latent_stage(guidance_scale=1.0, entries=70)  # more than ONNX's reference can choose from
     text, mask, noise = (x[:2].numpy() for x in prompts())
     spec = StageSpec(
         name="latent",
@@ -154,7 +154,7 @@ def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: Make
 
 
 def test_weights_that_all_steps_use_are_stored_once(latent_stage: MakeStage) -> None:
-    stage = latent_stage(guidance=1.0)
+    stage = latent_stage(guidance_scale=1.0)
     module = inference_latent_network(stage)
     assert module is not None
     own = sum(value.numel() for value in stage.state_dict().values())

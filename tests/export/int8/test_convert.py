@@ -28,6 +28,7 @@ from textual_vision.export.int8.layers import (
     default_modes,
     quantizable_layers,
     scale_groups,
+    uncalibrated,
 )
 from textual_vision.export.int8.observer import calibrate_ranges
 from textual_vision.export.int8.qdq import quantize_graph
@@ -554,15 +555,18 @@ def test_an_activation_that_is_nan_is_named(convolutions) -> None:
         calibrate_ranges(broken, feeds(broken), "mse")
 
 
-def test_an_activation_that_never_changes_is_named(convolutions) -> None:
+def test_layers_with_an_activation_that_never_varies_stay_in_float(convolutions) -> None:
     broken = onnx.ModelProto()
     broken.CopyFrom(convolutions)
     weight = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.weight")
     weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 8, 3, 3), np.float32), "side.weight"))
     bias = next(tensor for tensor in broken.graph.initializer if tensor.name == "side.bias")
     bias.CopyFrom(numpy_helper.from_array(np.ones(8, np.float32), "side.bias"))
-    with pytest.raises(UsageError, match="tensor 'beside': every activation is 1"):
-        calibrate_ranges(broken, feeds(broken), "mse")
+    ranges = calibrate_ranges(broken, feeds(broken), "mse")
+    assert [name for name, found in ranges.items() if found.is_constant] == ["beside"]
+    layers = quantizable_layers(broken)
+    assert uncalibrated(broken, layers, {"beside"}) == {"side"}  # its output would be int8
+    assert uncalibrated(broken, layers, {"sum"}) == {"color"}  # its input would be int8
 
 
 @settings(max_examples=30)
@@ -590,3 +594,64 @@ def test_searching_the_limit_of_a_channel_never_makes_it_worse() -> None:
 
 def test_modes_have_the_names_that_documents_use() -> None:
     assert (INT8, WEIGHT_ONLY, FLOAT) == ("int8", "weight_only", "float")
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_biases_of_convolutions_of_any_rank_are_corrected(rank: int) -> None:
+    space = [5] * rank
+    nodes = [helper.make_node("Conv", ["x", "some.weight", "some.bias"], ["y"], pads=[1] * 2 * rank)]
+    constants = {"some.weight": normal(16, 8, *[3] * rank), "some.bias": normal(16)}
+    given = ("x", TensorProto.FLOAT, ["batch", 8, *space])
+    found = ("y", TensorProto.FLOAT, ["batch", 16, *space])
+    model = model_of(nodes, constants, [given], [found])
+    inputs = [{"x": normal(2, 8, *space)}]
+    ranges = {name: one.threshold for name, one in calibrate_ranges(model, inputs, "minmax").items()}
+    layers = quantizable_layers(model)
+    modes, nearest = default_modes(layers, INT8), round_to_nearest_weights(model, layers)
+    biases = corrected_biases(model, modes, ranges, inputs, nearest)
+    assert biases["some"].values.shape == (16,)
+    (exact,) = run(model, inputs[0])
+    before, after = (
+        run(quantize_graph(model, modes, ranges, chosen), inputs[0])[0] for chosen in ({}, biases)
+    )
+    axes = tuple(axis for axis in range(rank + 2) if axis != 1)
+    shift_before, shift_after = (np.abs((one - exact).mean(axis=axes)).sum() for one in (before, after))
+    assert shift_after < shift_before
+    assert relative_error(exact, after) < 0.02
+
+
+def test_a_product_that_reads_a_moved_convolution_may_be_in_int8_alone() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "first.weight"], ["planes"], pads=[1] * 4),
+        helper.make_node("Transpose", ["planes"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["last", "second.weight"], ["y"]),
+    ]
+    constants = {"first.weight": normal(16, 8, 3, 3), "second.weight": normal(16, 16)}
+    given = ("x", TensorProto.FLOAT, ["batch", 8, 4, 4])
+    model = model_of(nodes, constants, [given], [("y", TensorProto.FLOAT, ["batch", 4, 4, 16])])
+    inputs = [{"x": normal(2, 8, 4, 4)}]
+    ranges = {name: one.threshold for name, one in calibrate_ranges(model, inputs, "minmax").items()}
+    graph = quantize_graph(model, {"second": INT8, "first": WEIGHT_ONLY}, ranges)
+    assert relative_error(run(model, inputs[0])[0], run(graph, inputs[0])[0]) < 0.02
+
+
+def test_masks_of_infinities_are_stored_without_a_loss() -> None:
+    mask = np.where(np.arange(4096).reshape(64, 64) % 3, -np.inf, 0).astype(np.float32)
+    nodes = [helper.make_node("Add", ["x", "mask"], ["y"])]
+    shape = ["batch", 64, 64]
+    values = [(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    model = model_of(nodes, {"mask": mask}, values[:1], values[1:])
+    stored = onnx.load_from_string(compressed_graph(model.SerializeToString()))
+    assert [one.data_type for one in stored.graph.initializer] == [TensorProto.FLOAT16]
+    inputs = {"x": normal(1, 64, 64)}
+    assert np.array_equal(run(stored, inputs)[0], run(model, inputs)[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.finfo(np.float32).min])
+def test_masks_that_half_cannot_hold_stay_as_they_are(bad: float) -> None:
+    mask = np.where(np.arange(4096).reshape(64, 64) % 3, bad, 0).astype(np.float32)
+    nodes = [helper.make_node("Add", ["x", "mask"], ["y"])]
+    values = [(name, TensorProto.FLOAT, ["batch", 64, 64]) for name in ("x", "y")]
+    graph = model_of(nodes, {"mask": mask}, values[:1], values[1:]).SerializeToString()
+    (stored,) = onnx.load_from_string(compressed_graph(graph)).graph.initializer
+    assert stored.data_type == TensorProto.FLOAT

@@ -299,3 +299,110 @@ def test_an_unknown_rewrite_or_target_is_refused_with_the_names_there_are() -> N
     assert "fold-batch-norm" in error.value.hint
     with pytest.raises(UsageError, match="unknown target"):
         check_rewrites([], "toaster")
+
+
+def shared_up(nodes: Sequence[onnx.NodeProto], side: int) -> bytes:
+    """A graph with the one ConvTranspose weight `up.weight`, from x to y."""
+    constants = {"up.weight": weights(3, 3, 4, 4), "up.bias": weights(3)}
+    return graph_of(nodes, constants, {"x": ["batch", 3, 2, 2]}, {"y": ["batch", 3, side, side]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        conv_transpose.replace_conv_transpose_by_crop,
+        conv_transpose.replace_conv_transpose_by_3x3,
+        conv_transpose.replace_conv_transpose_by_phases,
+    ],
+)
+def test_one_transposed_convolution_may_be_applied_twice(change: GraphPass) -> None:
+    how = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "up.weight", "up.bias"], ["a"], **how),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ConvTranspose", ["b", "up.weight", "up.bias"], ["y"], **how),
+    ]
+    after = check_same(shared_up(nodes, 8), change, {"x": weights(2, 3, 2, 2)}, 1e-4)
+    assert not operators(after)["ConvTranspose"]
+    names = [tensor.name for tensor in onnx.load_from_string(after).graph.initializer]
+    kernels = [name for name in names if name.startswith("up.weight")]
+    assert len(kernels) == len(set(kernels)) and len(kernels) in (1, 4)  # shared, in four phases apart
+
+
+def film_graph() -> bytes:
+    """Two FiLM layers with one Gemm's weights: y = x (1 + scale) + shift, twice."""
+    nodes = []
+    for index, (source, target) in enumerate((("x", "h"), ("h", "y"))):
+        name = f"{index}"
+        nodes += [
+            helper.make_node("ReduceMean", [source, "space"], [f"mean{name}"], keepdims=0),
+            helper.make_node("Gemm", [f"mean{name}", "film.weight", "film.bias"], [f"film{name}"]),
+            helper.make_node("Unsqueeze", [f"film{name}", "space"], [f"wide{name}"]),
+            helper.make_node(
+                "Split", [f"wide{name}"], [f"scale{name}", f"shift{name}"], axis=1, num_outputs=2
+            ),
+            helper.make_node("Add", [f"scale{name}", "one"], [f"gain{name}"]),
+            helper.make_node("Mul", [source, f"gain{name}"], [f"product{name}"]),
+            helper.make_node("Add", [f"product{name}", f"shift{name}"], [target]),
+        ]
+    constants = {"film.weight": weights(3, 6), "film.bias": weights(6), "one": np.float32(1)}
+    constants["space"] = np.array([2, 3])
+    return graph_of(nodes, constants, {"x": [2, 3, 2, 2]}, {"y": [2, 3, 2, 2]})
+
+
+def test_one_film_layer_may_be_applied_twice() -> None:
+    after = check_same(film_graph(), folding.fold_film, {"x": weights(2, 3, 2, 2)}, 1e-4)
+    assert operators(after)["Add"] == 2  # the shifts
+
+
+def test_a_constant_made_by_a_rewrite_never_takes_a_name_that_is_taken() -> None:
+    how = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "up.weight"], ["a"], **how),
+        helper.make_node("Add", ["a", "up.weight_2x2_kernels"], ["y"]),
+    ]
+    constants = {"up.weight": weights(3, 3, 4, 4), "up.weight_2x2_kernels": weights(4)}
+    graph = graph_of(nodes, constants, {"x": ["batch", 3, 2, 2]}, {"y": ["batch", 3, 4, 4]})
+    check_same(graph, conv_transpose.replace_conv_transpose_by_crop, {"x": weights(2, 3, 2, 2)}, 1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_products_with_biases_of_one_number_are_fused(size: int) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "a.weight"], ["a"]),
+        helper.make_node("Add", ["a", "a.bias"], ["left"]),
+        helper.make_node("MatMul", ["x", "b.weight"], ["b"]),
+        helper.make_node("Add", ["b.bias", "b"], ["right"]),
+        helper.make_node("Mul", ["left", "right"], ["y"]),
+    ]
+    constants = {"a.weight": weights(3, 4), "b.weight": weights(3, 4)}
+    constants |= {"a.bias": weights(1), "b.bias": weights(size)}
+    graph = graph_of(nodes, constants, {"x": ["batch", 5, 3]}, {"y": ["batch", 5, 4]})
+    after = check_same(graph, fuse_linears.fuse_parallel_linears, {"x": weights(2, 5, 3)}, 1e-5)
+    assert operators(after)["MatMul"] == 1
+
+
+def test_a_bias_that_repeats_a_product_of_one_column_keeps_it_apart() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "a.weight"], ["a"]),
+        helper.make_node("Add", ["a", "a.bias"], ["left"]),
+        helper.make_node("MatMul", ["x", "b.weight"], ["b"]),
+        helper.make_node("Add", ["b", "a.bias"], ["right"]),
+        helper.make_node("Mul", ["left", "right"], ["y"]),
+    ]
+    constants = {"a.weight": weights(3, 1), "b.weight": weights(3, 1), "a.bias": weights(4)}
+    graph = graph_of(nodes, constants, {"x": ["batch", 5, 3]}, {"y": ["batch", 5, 4]})
+    assert apply_pass(graph, fuse_linears.fuse_parallel_linears) is graph
+
+
+def test_conditions_with_a_bias_of_one_number_are_fused() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "a.weight", "a.bias"], ["a"], transB=1),
+        helper.make_node("Gemm", ["x", "b.weight", "b.bias"], ["b"], transB=1),
+        helper.make_node("Mul", ["a", "b"], ["y"]),
+    ]
+    constants = {"a.weight": weights(4, 3), "b.weight": weights(4, 3)}
+    constants |= {"a.bias": weights(1), "b.bias": weights(4)}
+    graph = graph_of(nodes, constants, {"x": ["batch", 3]}, {"y": ["batch", 4]})
+    after = check_same(graph, fuse_linears.fuse_film_linears, {"x": weights(2, 3)}, 1e-5)
+    assert operators(after)["Gemm"] == 1

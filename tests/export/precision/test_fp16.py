@@ -171,3 +171,33 @@ def test_a_stage_made_early_is_what_the_whole_takes(monkeypatch: pytest.MonkeyPa
     early = convert_stage("fp16", source, SPEC)
     monkeypatch.setattr(half, "fp16_stage_from_float", lambda *_: pytest.fail("made again"))
     assert fp16_from_float(replace(source, stage_results={"latent": early})) == whole
+
+
+def attention_input(perm: list[int]) -> bytes:
+    """x → transposed → times a matrix, as torch's own attention of batch_first begins."""
+    shape = [*["a", "b", "c", "d"][: len(perm) - 1], 8]
+    turned = [shape[axis] for axis in perm]
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"], name="some/Sigmoid"),
+        helper.make_node("Transpose", ["s"], ["t"], perm=perm, name="some/Transpose"),
+        helper.make_node("MatMul", ["t", "w"], ["y"], name="some/MatMul"),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [*turned[:-1], 8])
+    weights = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    made = helper.make_graph(nodes, "g", [given], [result], [weights])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    data: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize("perm", [[1, 0, 2], [1, 2, 0, 3], [2, 0, 1, 3], [0, 2, 1, 3]])
+def test_a_transposition_before_a_product_loads_in_half(perm: list[int]) -> None:
+    graph = attention_input(perm)
+    kept = half._unsupported_transpositions(onnx.load_from_string(graph))
+    assert set(kept) == ({"some/Transpose"} if perm[:2] == [1, 0] or perm[:2] == [1, 2] else set())
+    made = fp16_graph_from_float(graph, kept)
+    x = RANDOM.standard_normal([*[2, 3, 4, 5][: len(perm) - 1], 8]).astype(np.float32)
+    session = open_session(made, SessionOptions(backend="onnxruntime", name="g"))
+    expected = (1 / (1 + np.exp(-x))).transpose(perm)
+    assert np.abs(session.run({"x": x})["y"] - expected).max() < 1e-3

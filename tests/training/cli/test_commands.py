@@ -17,7 +17,8 @@ from PIL import Image
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.checkpoint import load_checkpoint
 from textual_vision.training.cli.main import command
-from textual_vision.training.config import TrainConfig, config_to_dict
+from textual_vision.training.config import TrainConfig
+from textual_vision.training.config_file import bytes_from_config
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import load_corpus
 from textual_vision.training.data.splits import EVALUATION_SPLITS
@@ -54,7 +55,7 @@ def trained(made: dict[str, Path], corpus: Path, tiny_config: TrainConfig) -> Pa
     """The folder of a finished run."""
     if "run" not in made:
         config = corpus.parent / "tiny.json"
-        config.write_text(json.dumps(config_to_dict(tiny_config)))
+        config.write_bytes(bytes_from_config(tiny_config))
         out = corpus.parent / "run"
         said = invoke("run", str(config), "--corpus", str(corpus), "--out", str(out), "--threads", "1")
         assert f"wrote {out / 'checkpoint'}" in said
@@ -100,10 +101,12 @@ def test_a_snapshot_of_a_run_can_be_evaluated_too(trained: Path) -> None:
 
 
 def test_describe_prints_a_table_and_json() -> None:
-    table = invoke("describe", "emoji-64")
+    table = invoke("describe", "emoji-64", "--entries", "100")
     for stage in ("text_encoder", "latent", "generator", "a drawing", "discriminator"):
         assert stage in table
-    stages: list[Mapping[str, object]] = json.loads(invoke("describe", "emoji-64", "--json"))["stages"]
+    stages: list[Mapping[str, object]] = json.loads(
+        invoke("describe", "emoji-64", "--entries", "100", "--json")
+    )["stages"]
     assert [stage["stage"] for stage in stages[:3]] == ["text_encoder", "latent", "generator"]
 
 
@@ -111,7 +114,7 @@ def test_a_corpus_that_is_missing_or_of_another_size_is_told(
     corpus: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
     config = tmp_path / "tiny.json"
-    config.write_text(json.dumps(config_to_dict(tiny_config)))
+    config.write_bytes(bytes_from_config(tiny_config))
     with pytest.raises(UsageError, match="no corpus at"):
         invoke("run", str(config), "--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
     with pytest.raises(TextualVisionError, match=r"16 pixels a side, no multiple of model\.image_size 64"):
@@ -136,7 +139,7 @@ def test_half_precision_trains_through_every_phase(
     two = {f"{name}_phase": replace(getattr(tiny_config, f"{name}_phase"), steps=2) for name in PHASES}
     short = replace(tiny_config, precision="bfloat16", **two)
     config = tmp_path / "half.json"
-    config.write_text(json.dumps(config_to_dict(short)))
+    config.write_bytes(bytes_from_config(short))
     invoke("run", str(config), "--corpus", str(corpus), "--out", str(tmp_path / "run"))
     load_checkpoint(str(tmp_path / "run/checkpoint"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from doc_pages import DOCS, blocks, inline_code, shell_lines
 
 from textual_vision.training.cli.main import command
-from textual_vision.training.config import TrainConfig, config_from_dict
+from textual_vision.training.config_file import CONFIG_FOLDER, config_from_json
 
 PAGE = DOCS / "how-to" / "train-on-your-pictures.md"
 TRAINING_PAGES: tuple[Path, ...] = (
@@ -28,4 +28,9 @@ def test_every_command_is_on_a_page() -> None:
 
 def test_the_config_of_the_page_is_valid() -> None:
     (block,) = blocks(PAGE, "json")
-    assert config_from_dict(TrainConfig, json.loads(block)).corpus == "folder"
+    assert config_from_json(json.loads(block)).corpus == "folder"
+
+
+def test_every_shipped_config_is_on_the_page() -> None:
+    for path in CONFIG_FOLDER.glob("*.json"):
+        assert f"`{path.stem}`" in PAGE.read_text("utf-8")

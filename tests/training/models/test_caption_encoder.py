@@ -10,7 +10,7 @@ from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.text_encoder import TextEncoder
 from textual_vision.training.models.vocabulary import pruned_tokenizer
 
-CONFIG = TextConfig(vocabulary=600, layers=1, groups=8, codes=12, width=16, max_tokens=12)
+CONFIG = TextConfig(vocabulary=600, layers=1, groups=8, codebook_size=12, embed_dim=16, max_tokens=12)
 
 
 @pytest.fixture

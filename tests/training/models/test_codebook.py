@@ -12,7 +12,7 @@ from textual_vision.training.models.codebook import Codebook, codebook_usage
 
 def book(codes: int = 4, width: int = 3, **changes: float) -> Codebook:
     torch.manual_seed(0)
-    return Codebook(CodebookConfig(codes=codes, width=width, **changes))  # type: ignore[arg-type]
+    return Codebook(CodebookConfig(codebook_size=codes, codebook_dim=width, **changes))  # type: ignore[arg-type]
 
 
 def test_the_nearest_row_is_the_one_with_the_greatest_cosine() -> None:
@@ -51,7 +51,7 @@ def test_rows_follow_the_latents_that_choose_them() -> None:
 
 
 def test_only_dead_rows_are_revived_and_at_latents_that_were_given() -> None:
-    rows = book(revive_below=0.1)
+    rows = book(threshold_ema_dead_code=0.1)
     rows.counts.copy_(torch.tensor([10.0, 10.0, 0.01, 10.0]))
     before = rows.rows.clone()
     latents = F.normalize(torch.randn(20, 3), dim=1)

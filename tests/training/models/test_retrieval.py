@@ -9,21 +9,25 @@ import torch
 from noise_batches import batch_of
 from torch import Tensor
 
-from textual_vision.training.config import ModelConfig, TrainConfig
+from textual_vision.training.config import ModelConfig, RetrievalConfig, SamplingConfig, TrainConfig
 from textual_vision.training.data.batches import StepRandom
 from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
 from textual_vision.training.models.latent.retrieval import RetrievalIndex, RetrievalTraining, entries_of
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.objectives import SIMILARITY_THRESHOLD, LatentObjective
+from textual_vision.training.trainer.objectives import LatentObjective
+from textual_vision.training.trainer.retrieval_augmentation import (
+    SIMILARITY_THRESHOLD,
+    retrieval_augmentation,
+)
 
 COUNT = 40
+STILL = SamplingConfig(query_noise=0.0)
 
 
 @pytest.fixture
 def whole(tiny_config: TrainConfig) -> ModelConfig:
     """With a memory that loses nothing of 40 captions."""
-    latent = replace(tiny_config.model.latent, memory=COUNT, memory_key=16, drafts=3, wander=0.0)
-    return replace(tiny_config.model, latent=latent)
+    return replace(tiny_config.model, retrieval=RetrievalConfig(entries=COUNT, dim=16, count=3))
 
 
 @pytest.fixture
@@ -36,8 +40,10 @@ def codes() -> Tensor:
     return torch.arange(COUNT)[:, None].repeat(1, 64) % 16
 
 
-def filled(config: ModelConfig, sentences: Tensor, codes: Tensor) -> RetrievalIndex:
-    memory = RetrievalIndex(config)
+def filled(
+    config: ModelConfig, sentences: Tensor, codes: Tensor, sampling: SamplingConfig = STILL
+) -> RetrievalIndex:
+    memory = RetrievalIndex(config, sampling)
     memory.fill(sentences, sentences, codes, codes[:, 0] % 2)
     return memory
 
@@ -63,9 +69,9 @@ def test_each_picture_is_found_by_its_caption(whole: ModelConfig, sentences: Ten
 
 
 def test_what_the_nearest_leave_unsaid_is_found_too(whole: ModelConfig, codes: Tensor) -> None:
-    four = replace(whole, latent=replace(whole.latent, drafts=4))
+    four = replace(whole, retrieval=replace(whole.retrieval, count=4))
     one, other = torch.eye(16)[:2]
-    memory = RetrievalIndex(four)
+    memory = RetrievalIndex(four, STILL)
     memory.directions.copy_(torch.eye(16))
     memory.codes.copy_(codes)
     memory.keys.zero_()
@@ -97,9 +103,10 @@ def test_a_memory_with_room_left_finds_nothing_in_it(
 def test_seeds_find_other_pictures_but_those_that_are_near(
     whole: ModelConfig, sentences: Tensor, codes: Tensor
 ) -> None:
-    wandering = replace(whole, latent=replace(whole.latent, wander=0.5))
     noise = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
-    drafts, _ = found(filled(wandering, sentences, codes), sentences[:1].repeat(200, 1), noise)
+    drafts, _ = found(
+        filled(whole, sentences, codes, SamplingConfig(query_noise=0.5)), sentences[:1].repeat(200, 1), noise
+    )
     still, _ = found(filled(whole, sentences, codes), sentences[:1].repeat(200, 1), noise)
     assert len(drafts.unique(dim=0)) > 5 and len(still.unique(dim=0)) == 1
     assert float((drafts[:, 0] == codes[0]).all(1).float().mean()) > 0.8
@@ -126,14 +133,14 @@ def test_entries_are_all_pictures_or_some_evenly() -> None:
 
 
 def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) -> None:
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     kept = entries_of(50, 30)
     lost = next(index for index in range(50) if index not in kept.tolist())
     batch = batch_of([int(kept[0]), lost, int(kept[9])] * 40, 50)
-    objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
+    memory = model.latent.memory
     assert memory is not None
     codes = torch.randint(0, 16, (120, 8, 8))
-    lesson = objective._retrieval_augmentation(batch, codes, StepRandom(0, "latent", 0))
+    lesson = retrieval_augmentation(memory, batch, codes, StepRandom(0, "latent", 0))
     assert lesson is not None
     rows = lesson.hidden.unflatten(0, (40, 3))
     assert bool(rows[:, 0, 0].all()) and bool(rows[:, 2, 9].all()) and not bool(rows[:, 1].any())
@@ -150,14 +157,14 @@ def test_a_picture_is_learned_without_its_own_entry(tiny_config: TrainConfig) ->
 
 
 def test_compositions_are_learned_without_those_of_the_same_things(tiny_config: TrainConfig) -> None:
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     same_concept = {0: (0, 3, 6), 3: (0, 3, 6), 1: (1,)}
     batch = batch_of([0, 3, 1, 9] * 40, 30, same_concept)
     codes = torch.randint(0, 16, (160, 8, 8))
-    objective, memory = LatentObjective(model, tiny_config.losses), model.latent.memory
+    memory = model.latent.memory
     assert memory is not None
     memory.keys.copy_(torch.eye(len(memory.keys), memory.keys.shape[1]))  # nothing is alike
-    lesson = objective._retrieval_augmentation(batch, codes, StepRandom(0, "latent", 0))
+    lesson = retrieval_augmentation(memory, batch, codes, StepRandom(0, "latent", 0))
     assert lesson is not None
     rows = lesson.hidden.unflatten(0, (40, 4))
     apart = rows[:, :2].sum(2) == 3
@@ -207,9 +214,13 @@ def test_a_drawing_can_hold_on_to_the_nearest_draft() -> None:
 
 def test_a_drawing_combines_where_the_nearest_shows_several_things(whole: ModelConfig) -> None:
     composed = torch.tensor([0.0, 1.0])
-    as_learned = replace(whole.latent, guidance=1.0)
+    as_learned = SamplingConfig(
+        guidance_scale=1.0, copy_strength=1.0, copy_strength_composition=1.0, nearest_bonus=0.0
+    )
     assert hold_of(composed, as_learned) is None
-    config = replace(as_learned, follow=2.0, follow_combining=0.5, lead=3.0, guidance=1.5)
+    config = SamplingConfig(
+        copy_strength=2.0, copy_strength_composition=0.5, nearest_bonus=3.0, guidance_scale=1.5
+    )
     hold = hold_of(composed, config)
     assert hold is not None
     found = torch.cat([hold.follow, hold.lead, hold.guidance], 1).squeeze(3).squeeze(2)
@@ -220,9 +231,10 @@ def test_learning_knows_nothing_of_how_a_drawing_holds_on(
     whole: ModelConfig, tiny_config: TrainConfig
 ) -> None:
     losses, found = [], []
-    for latent in (whole.latent, replace(whole.latent, follow=3.0, lead=5.0)):
+    still = replace(tiny_config.sampling, query_noise=0.0)
+    for sampling in (still, replace(still, copy_strength=3.0, nearest_bonus=5.0)):
         torch.manual_seed(0)
-        model = TextToImageModel(replace(whole, latent=latent))
+        model = TextToImageModel(whole, sampling)
         loss, _ = LatentObjective(model, tiny_config.losses)(
             batch_of([0, 1], COUNT), StepRandom(0, "latent", 0)
         )
@@ -247,8 +259,8 @@ def test_a_patch_is_told_what_drafts_have_there_and_one_code_around(whole: Model
 
 
 def test_without_a_memory_everything_else_works(tiny_config: TrainConfig) -> None:
-    latent = replace(tiny_config.model.latent, memory=0)
-    model = TextToImageModel(replace(tiny_config.model, latent=latent)).eval()
+    without = replace(tiny_config.model, retrieval=RetrievalConfig(entries=0))
+    model = TextToImageModel(without, tiny_config.sampling).eval()
     assert not any(".memory." in name or ".follow." in name for name in model.state_dict())
     ids, mask = torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)
     with torch.no_grad():

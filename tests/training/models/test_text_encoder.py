@@ -23,7 +23,7 @@ HALF_ROUNDING = 2e-2  # of states of size 1, three layers after weights rounded 
 
 @pytest.fixture(scope="module")
 def pruned() -> tuple[TextConfig, Tokenizer, list[int]]:
-    config = TextConfig(vocabulary=900, codes=8)
+    config = TextConfig(vocabulary=900, codebook_size=8)
     tokenizer, old_ids = pruned_tokenizer(CAPTIONS, config)
     return config, tokenizer, old_ids
 
@@ -96,7 +96,7 @@ def test_a_long_prompt_is_cut_to_the_tokens_that_the_model_has_places_for(
 
 
 def test_each_sub_space_takes_its_nearest_code() -> None:
-    config = TextConfig(hidden=12, groups=3, codes=5)
+    config = TextConfig(hidden=12, groups=3, codebook_size=5)
     torch.manual_seed(0)
     quantizer = ProductQuantizer(config)
     states = torch.randn(2, 4, 12)
@@ -109,7 +109,7 @@ def test_each_sub_space_takes_its_nearest_code() -> None:
 
 def test_attention_sums_to_one_over_words_and_padding_changes_nothing() -> None:
     config = TextConfig(
-        vocabulary=20, hidden=24, heads=2, intermediate=8, layers=1, groups=2, codes=6, width=8
+        vocabulary=20, hidden=24, heads=2, intermediate=8, layers=1, groups=2, codebook_size=6, embed_dim=8
     )
     torch.manual_seed(0)
     encoder = TextEncoder(config).eval().requires_grad_(False)
@@ -128,7 +128,7 @@ def test_attention_sums_to_one_over_words_and_padding_changes_nothing() -> None:
 def test_what_follows_sees_nothing_of_the_prompt_but_its_codes() -> None:
     """Two states with the same codes give the same text: there is no continuous side door."""
     config = TextConfig(
-        vocabulary=20, hidden=24, heads=2, intermediate=8, layers=1, groups=2, codes=6, width=8
+        vocabulary=20, hidden=24, heads=2, intermediate=8, layers=1, groups=2, codebook_size=6, embed_dim=8
     )
     torch.manual_seed(0)
     encoder = TextEncoder(config).eval().requires_grad_(False)

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from textual_vision.training.config import TrainConfig, load_config
+from textual_vision.training.config import DiscriminatorConfig, TrainConfig, with_retrieval_entries
+from textual_vision.training.config_file import load_config
 from textual_vision.training.evaluation.model_size import describe
 from textual_vision.training.models.attention import attend_in_products, fused_attention, score_bias
 from textual_vision.training.models.blocks import Residual, Upsample, pixels_from_signed
 from textual_vision.training.models.discriminator import PixelDiscriminator, make_discriminator
-from textual_vision.training.models.image_encoder import Posterior, sample
+from textual_vision.training.models.image_encoder import Posterior, reparameterize
 from textual_vision.training.models.text_to_image import TextToImageModel, stages_from_model
 from textual_vision.training.trainer.ema import interpolate_weights, with_generator_of
 from textual_vision.training.trainer.muon import Muon, orthogonal
@@ -23,7 +24,7 @@ from textual_vision.training.trainer.phases import hidden_matrices
 @pytest.fixture
 def model(tiny_config: TrainConfig) -> TextToImageModel:
     torch.manual_seed(0)
-    return TextToImageModel(tiny_config.model).eval()
+    return TextToImageModel(tiny_config.model, tiny_config.sampling).eval()
 
 
 def test_an_upsampling_block_doubles_both_sides() -> None:
@@ -84,19 +85,19 @@ def test_a_drawing_chooses_what_its_steps_are_told(model: TextToImageModel) -> N
     assert torch.equal(plan.codes, model.codebook.nearest(told))
 
 
-@pytest.mark.parametrize(("steps", "halved", "fine"), [(6, 2, 4), (5, 1, 3), (4, 0, 2), (1, 0, 1)])
+@pytest.mark.parametrize(("steps", "split_doublings", "fine"), [(6, 2, 4), (5, 1, 3), (4, 0, 2), (1, 0, 1)])
 def test_the_fine_steps_choose_three_quarters_of_the_codes(
-    tiny_config: TrainConfig, steps: int, halved: int, fine: int
+    tiny_config: TrainConfig, steps: int, split_doublings: int, fine: int
 ) -> None:
-    latent = replace(tiny_config.model.latent, steps=steps, halved=halved, open_steps=1)
-    network = TextToImageModel(replace(tiny_config.model, latent=latent)).latent
+    latent = replace(tiny_config.model.latent, steps=steps, split_doublings=split_doublings)
+    network = TextToImageModel(replace(tiny_config.model, latent=latent), tiny_config.sampling).latent
     assert network.fine_steps == fine
     codes = latent.grid**2
     assert network.positions(steps - fine)[0] == (0 if steps == 1 else codes // 4)
 
 
 def unguided(model: TextToImageModel) -> TextToImageModel:
-    model.latent.config = replace(model.latent.config, guidance=1.0, temperature=0.0)
+    model.latent.sampling = replace(model.latent.sampling, guidance_scale=1.0, temperature=0.0)
     return model
 
 
@@ -105,8 +106,9 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
     tiny_config: TrainConfig, steps: int, guidance: float
 ) -> None:
     torch.manual_seed(0)
-    latent = replace(tiny_config.model.latent, steps=steps, halved=0, open_steps=1)
-    model = unguided(TextToImageModel(replace(tiny_config.model, latent=latent)).eval())
+    latent = replace(tiny_config.model.latent, steps=steps, split_doublings=0)
+    sampling = replace(tiny_config.sampling, stochastic_steps=1)
+    model = unguided(TextToImageModel(replace(tiny_config.model, latent=latent), sampling).eval())
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     network, book = model.latent, model.codebook
     assert network.memory is not None
@@ -123,7 +125,7 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
 
         network._through_steps(silent, choose, 0)
         untold = torch.cat(raw, 1)[:, network.place].unflatten(1, (8, 8))
-        network.config = replace(network.config, guidance=3.0)
+        network.sampling = replace(network.sampling, guidance_scale=3.0)
         guided = network.plan(text, mask, noise, book).latents
     start, end = network.turns[0][0]
     first = [x.flatten(1, 2)[:, network.order[start:end]] for x in (told, untold, guided)]
@@ -131,10 +133,15 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
 
 
 def test_chances_are_standard_normal_and_look_independent(model: TextToImageModel) -> None:
-    config = load_config("emoji-64").model
-    network = TextToImageModel(config).latent
+    recipe = with_retrieval_entries(load_config("emoji-64"), 20)
+    config = recipe.model
+    network = TextToImageModel(config, recipe.sampling).latent
     found = network.chances(torch.randn(4000, config.noise, generator=torch.Generator().manual_seed(0)))
-    assert found.shape == (4000, network.positions(config.latent.open_steps - 1)[1], config.codebook.width)
+    assert found.shape == (
+        4000,
+        network.positions(recipe.sampling.stochastic_steps - 1)[1],
+        config.codebook.codebook_dim,
+    )
     assert float(found.mean()) == pytest.approx(0, abs=0.01)
     assert float(found.std()) == pytest.approx(1, abs=0.02)
     flat = found.transpose(1, 2)  # positions of one drawing against each other, over many drawings
@@ -160,28 +167,33 @@ def test_a_code_changes_only_later_turns_and_all_later_steps(model: TextToImageM
     assert moved[after:].all()
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
-def test_the_discriminator_judges_each_picture_with_its_words(tiny_config: TrainConfig, norm: str) -> None:
-    changed = replace(tiny_config.model.discriminator, norm=norm)
-    judge = PixelDiscriminator(replace(tiny_config.model, discriminator=changed)).eval()
+def test_the_pixel_discriminator_scores_each_picture_with_its_caption(tiny_config: TrainConfig) -> None:
+    discriminator = PixelDiscriminator(tiny_config.model).eval()
     pictures, sentence = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
     with torch.no_grad():
-        logits, features = judge(pictures, sentence)
+        logits = discriminator(pictures, sentence)
         assert logits.shape == (3, 1)
-        assert [f.shape[2] for f in features] == [8, 4]
-        assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0))[0])
+        assert not torch.allclose(logits, discriminator(pictures, sentence.roll(1, 0)))
 
 
-def test_a_discriminator_of_features_judges_at_three_scales_and_leaves_what_it_sees_by_alone(
+def test_the_pixel_discriminator_is_of_convolutions_batch_norm_and_leaky_relu(
     tiny_config: TrainConfig,
 ) -> None:
-    changed = replace(tiny_config.model.discriminator, sees="features")
+    first, *others = PixelDiscriminator(tiny_config.model).blocks
+    assert [type(layer) for layer in first] == [nn.Conv2d, nn.LeakyReLU]  # as in DCGAN, no norm at the pixels
+    for block in others:
+        assert [type(layer) for layer in block] == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+
+
+def test_the_feature_discriminator_scores_three_scales_and_its_backbone_is_fixed(
+    tiny_config: TrainConfig,
+) -> None:
+    changed = DiscriminatorConfig(input="features", channels=(8,))
     judge = make_discriminator(replace(tiny_config.model, image_size=64, discriminator=changed))
     pictures, sentence = torch.randn(2, 3, 64, 64, requires_grad=True), torch.randn(2, 16)
-    logits, features = judge(pictures, sentence)
+    logits = judge(pictures, sentence)
     assert logits.shape == (2, 3)
-    assert [f.shape[1:] for f in features] == [(8, 4, 4)] * 3
-    assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0))[0])
+    assert not torch.allclose(logits, judge(pictures, sentence.roll(1, 0)))
     logits.sum().backward()
     assert pictures.grad is not None and bool(pictures.grad.abs().sum() > 0)
     trained = {name.split(".")[0] for name, weight in judge.named_parameters() if weight.requires_grad}
@@ -192,13 +204,15 @@ def test_the_posterior_is_sampled_by_its_mean_and_deviation(tiny_config: TrainCo
     mean, log_variance = Posterior(tiny_config.model).eval()(torch.randn(2, 3, 16, 16))
     assert mean.shape == log_variance.shape == (2, 4)
     normal = torch.randn(2, 4)
-    torch.testing.assert_close(sample(mean, log_variance, normal), mean + (0.5 * log_variance).exp() * normal)
+    torch.testing.assert_close(
+        reparameterize(mean, log_variance, normal), mean + (0.5 * log_variance).exp() * normal
+    )
 
 
 def test_describe_counts_what_the_modules_hold_and_what_a_linear_layer_costs() -> None:
-    config = load_config("emoji-64")
+    config = with_retrieval_entries(load_config("emoji-64"), 20)
     sizes = {size.stage: size for size in describe(config)}
-    model = TextToImageModel(config.model)
+    model = TextToImageModel(config.model, config.sampling)
     generator = sum(parameter.numel() for parameter in model.generator.parameters())
     assert sizes["generator"].weights == generator
     tables = model.text_encoder.quantizer.centroids.numel()
@@ -214,12 +228,14 @@ def test_describe_counts_what_the_modules_hold_and_what_a_linear_layer_costs() -
 
 def test_the_shipped_recipes_draw_with_less_than_ten_million_weights_beyond_the_text_encoder() -> None:
     for name in ("emoji-64", "emoji-128"):
-        sizes = {size.stage: size.weights for size in describe(load_config(name))}
+        sizes = {
+            size.stage: size.weights for size in describe(with_retrieval_entries(load_config(name), 10_000))
+        }
         assert sizes["latent"] + sizes["generator"] < 10e6
 
 
 def test_what_is_kept_of_a_phase_lies_between_its_ends(tiny_config: TrainConfig) -> None:
-    before, after = (TextToImageModel(tiny_config.model).state_dict() for _ in range(2))
+    before, after = (TextToImageModel(tiny_config.model, tiny_config.sampling).state_dict() for _ in range(2))
     between = interpolate_weights(before, after, 0.25)
     name = "latent.head.latent.weight"
     torch.testing.assert_close(between[name], 0.75 * before[name] + 0.25 * after[name])
@@ -237,7 +253,7 @@ def test_attention_in_products_is_the_fused_one(tiny_config: TrainConfig) -> Non
 
 
 def test_muon_moves_the_matrices_between_hidden_states_and_nothing_else(tiny_config: TrainConfig) -> None:
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     found = {id(p) for p in hidden_matrices(model)}
     names = {name for name, p in model.named_parameters() if id(p) in found}
     assert all(name.startswith(("latent.blocks.", "latent.head.")) for name in names)

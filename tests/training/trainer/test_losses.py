@@ -15,8 +15,8 @@ from textual_vision.training.models.efficientnet import Perceptual
 from textual_vision.training.trainer import losses
 from textual_vision.training.trainer.objectives import psnr
 
-HARD = LossConfig(code_smoothing=0.0)
-SMOOTH = LossConfig(code_smoothing=0.5)
+HARD = LossConfig(label_smoothing=0.0)
+SMOOTH = LossConfig(label_smoothing=0.5)
 
 
 def test_kl_is_the_divergence_from_a_standard_normal_summed_over_dimensions() -> None:
@@ -35,7 +35,7 @@ def test_code_cross_entropy_without_smoothing_is_cross_entropy_of_scaled_logits(
 def test_smoothing_is_cross_entropy_to_targets_spread_by_cosine() -> None:
     raw, codes = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
     rows = F.normalize(torch.randn(4, 3), dim=1)
-    spread = (rows @ rows.T * SMOOTH.smoothing_scale).softmax(1)
+    spread = (rows @ rows.T * SMOOTH.label_smoothing_scale).softmax(1)
     target = (0.5 * torch.eye(4) + 0.5 * spread)[codes]
     found = losses.code_cross_entropy(raw, codes, rows, SMOOTH)
     torch.testing.assert_close(found, F.cross_entropy(SMOOTH.logit_scale * raw @ rows.T, target))
@@ -51,20 +51,6 @@ def test_adversarial_losses_are_the_papers_on_probabilities() -> None:
     with_wrong = losses.discriminator_loss(real, fake, wrong, 1.0)
     torch.testing.assert_close(with_wrong, -log(real.sigmoid()).mean() + both)
     torch.testing.assert_close(losses.generator_loss(fake), -log(fake.sigmoid()).mean())
-
-
-def test_r1_of_a_linear_judge_is_half_its_squared_weight() -> None:
-    weight = torch.randn(3, 2, 2)
-    pictures = torch.randn(5, 3, 2, 2, requires_grad=True)
-    penalty = losses.r1_penalty((pictures * weight).sum((1, 2, 3)), pictures)
-    torch.testing.assert_close(penalty, 0.5 * weight.square().sum())
-
-
-def test_feature_distance_is_the_mean_absolute_difference_over_scales() -> None:
-    found = losses.feature_distance(
-        [torch.ones(2, 3), torch.zeros(4)], [torch.zeros(2, 3), torch.full((4,), 3.0)]
-    )
-    assert found == pytest.approx(2.0)
 
 
 def test_augmentation_keeps_shape_passes_gradients_and_follows_its_numbers() -> None:

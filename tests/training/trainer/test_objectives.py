@@ -13,8 +13,9 @@ from textual_vision.training.config import LossConfig, TrainConfig
 from textual_vision.training.data.batches import StepRandom, TrainingBatch
 from textual_vision.training.models.discriminator import PixelDiscriminator
 from textual_vision.training.models.text_to_image import TextToImageModel
+from textual_vision.training.trainer.joint_objectives import JointObjective
 from textual_vision.training.trainer.losses import code_cross_entropy
-from textual_vision.training.trainer.objectives import JointObjective, LatentObjective, PictureDistance
+from textual_vision.training.trainer.objectives import LatentObjective, PictureDistance
 
 COUNT = 6
 
@@ -27,7 +28,7 @@ def batch() -> TrainingBatch:
 def joint(config: TrainConfig) -> tuple[JointObjective, TextToImageModel]:
     """The objective with nothing but its pictures and the discriminator."""
     losses = replace(config.losses, code_cross_entropy=0.0, kl=0.0)
-    model = TextToImageModel(config.model)
+    model = TextToImageModel(config.model, config.sampling)
     distance = PictureDistance(losses)
     return JointObjective(model, losses, distance, PixelDiscriminator(config.model)), model
 
@@ -67,7 +68,7 @@ def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
 
 
 def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> None:
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     network, book = model.latent, model.codebook
     plan = network.plan(text, mask, noise, book)
@@ -83,19 +84,19 @@ def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> No
 
 
 def latent_losses(config: TrainConfig, **changed: float) -> LossConfig:
-    return replace(config.losses, **{"kl": 0.0, "code_smoothing": 0.0, **changed})
+    return replace(config.losses, **{"kl": 0.0, "label_smoothing": 0.0, **changed})
 
 
 def test_every_step_of_a_picture_is_learned_and_counts_the_same(
     tiny_config: TrainConfig, batch: TrainingBatch
 ) -> None:
-    model = TextToImageModel(tiny_config.model)
+    model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     network, book = model.latent, model.codebook
     told: list[Tensor] = []
     found: list[Tensor] = []
     network.register_forward_pre_hook(lambda module, given: told.append(given[1]))
     network.register_forward_hook(lambda module, given, out: found.append(out))
-    losses = latent_losses(tiny_config, code_noise=0.0, words_dropped=0.0)
+    losses = latent_losses(tiny_config, token_corruption=0.0, text_dropout=0.0)
     _, terms = LatentObjective(model, losses)(batch, StepRandom(0, "latent", 0))
     codes = book.nearest(model.image_encoder(batch.pictures)).flatten(1)[:, network.order]
     torch.testing.assert_close(told, [book.rows[codes]])
@@ -108,7 +109,8 @@ def test_every_step_of_a_picture_is_learned_and_counts_the_same(
 
 def test_a_share_of_the_codes_is_told_falsely(tiny_config: TrainConfig) -> None:
     objective = LatentObjective(
-        TextToImageModel(tiny_config.model), replace(tiny_config.losses, code_noise=0.25)
+        TextToImageModel(tiny_config.model, tiny_config.sampling),
+        replace(tiny_config.losses, token_corruption=0.25),
     )
     codes = torch.arange(64 * 64).view(64, 64)
     found = objective._corrupt_tokens(codes, StepRandom(0, "latent", 0))
@@ -117,8 +119,8 @@ def test_a_share_of_the_codes_is_told_falsely(tiny_config: TrainConfig) -> None:
 
 
 def test_the_words_of_a_share_of_the_captions_are_dropped(tiny_config: TrainConfig) -> None:
-    losses = replace(tiny_config.losses, words_dropped=0.25)
-    objective = LatentObjective(TextToImageModel(tiny_config.model), losses)
+    losses = replace(tiny_config.losses, text_dropout=0.25)
+    objective = LatentObjective(TextToImageModel(tiny_config.model, tiny_config.sampling), losses)
     found = objective._drop_text(torch.ones(400, 3, 16), StepRandom(0, "latent", 0)).flatten(1)
     assert bool(((found == 0).all(1) | (found == 1).all(1)).all())
     assert float((found == 0).all(1).float().mean()) == pytest.approx(0.25, abs=0.07)

@@ -27,12 +27,12 @@ WORKER = """
     from pathlib import Path
     from conftest import TINY, Shapes
     from textual_vision.training.trainer import phases
-    from textual_vision.training.config import TrainConfig, config_from_dict
+    from textual_vision.training.config_file import config_from_json
     from textual_vision.training.trainer.trainer import TrainingRun
 
     names = ("codebook_phase", "latent_phase", "joint_phase")
     changes = {{name: {{**TINY[name], "steps": 6}} for name in names}}
-    config = config_from_dict(TrainConfig, {{**TINY, **changes}})
+    config = config_from_json({{**TINY, **changes}})
     out = Path({out!r})
     training = TrainingRun(config, Shapes(), "notice", out, print)
     seen = []

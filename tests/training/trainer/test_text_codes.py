@@ -22,7 +22,7 @@ from textual_vision.training.trainer.text_codes import (
 CAPTIONS = [
     f"{a} {b}" for a in ("red", "green", "blue", "large", "small") for b in ("dog", "cat", "tree", "car")
 ]
-CONFIG = TextConfig(vocabulary=700, layers=1, groups=8, codes=16, width=16)
+CONFIG = TextConfig(vocabulary=700, layers=1, groups=8, codebook_size=16, embed_dim=16)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_more_codes_leave_a_smaller_error(fitted: tuple[TextEncoder, Tokenizer, 
     from dataclasses import replace
 
     encoder, tokenizer, error = fitted
-    coarse = TextEncoder(replace(CONFIG, codes=2)).eval()
+    coarse = TextEncoder(replace(CONFIG, codebook_size=2)).eval()
     coarse.encoder.load_state_dict(encoder.encoder.state_dict())
     states = token_states(coarse, tokenizer, CAPTIONS)
     assert error < fit_text_codes(coarse, states, iterations=8, seed=0)

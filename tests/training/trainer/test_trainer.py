@@ -128,7 +128,7 @@ def test_the_state_in_mid_joint_phase_holds_discriminator_optimisers_and_average
     with pytest.raises(StoppedError):
         train(tmp_path / "run")
     state = read_state(tmp_path / "run/state.pt")
-    assert state["phase"].keys() == {"drawing", "refresh", "judging", "discriminator"}
+    assert state["phase"].keys() == {"generator", "encoder", "discriminating", "discriminator"}
     assert state["ema"]["updates"] == 2
     parts = [part for name, part in state["phase"].items() if name != "discriminator"]
     assert all(optimizer["state"] for part in parts for optimizer in part)
@@ -140,11 +140,11 @@ KILLED = """
     torch.set_num_threads(1)
     from pathlib import Path
     from conftest import TINY, Shapes
-    from textual_vision.training.config import TrainConfig, config_from_dict
+    from textual_vision.training.config_file import config_from_json
     from textual_vision.training.trainer.phases import LatentPhase
     from textual_vision.training.trainer.trainer import run
 
-    config = config_from_dict(TrainConfig, {{**TINY, "checkpoint_minutes": 0.0}})
+    config = config_from_json({{**TINY, "checkpoint_minutes": 0.0}})
     step = LatentPhase.step
 
     def killed(self, number):
@@ -324,5 +324,5 @@ def test_batches_that_do_not_divide_among_processes_are_refused(tiny_config: Tra
     from textual_vision.training.trainer.trainer import check_batch_sizes
 
     check_batch_sizes(tiny_config, 2)
-    with pytest.raises(UsageError, match=r"codebook_phase\.batch 8 is no multiple of the 3 processes"):
+    with pytest.raises(UsageError, match=r"codebook_phase\.batch_size 8 is no multiple of the 3 processes"):
         check_batch_sizes(tiny_config, 3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.config import LatentConfig, ModelConfig
+from textual_vision.training.config import ModelConfig, SamplingConfig
 
 SKETCH_WIDTH = 64
 FIRST_SHARPNESS = 6.0
@@ -22,7 +22,7 @@ FIRST_SHARPNESS = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """Whether a drawing holds on to its drafts or combines them; see `LatentConfig.follow`."""
+    """Whether a drawing holds on to its drafts or combines them; see `SamplingConfig`."""
 
     follow: Tensor  # (B, ...): how much more than learned is taken from them
     lead: Tensor  # (B, ...): head start of the nearest, in nats
@@ -50,10 +50,10 @@ class Sketch(nn.Module):
         latent = model.latent
         self.grid = latent.grid
         self.look = nn.Conv2d(
-            model.codebook.width, SKETCH_WIDTH, latent.patch + 2, stride=latent.patch, padding=1
+            model.codebook.codebook_dim, SKETCH_WIDTH, latent.patch + 2, stride=latent.patch, padding=1
         )
-        self.mix = nn.Linear(latent.drafts * SKETCH_WIDTH, latent.width)
-        self.near = nn.Linear(latent.drafts, latent.width, bias=False)
+        self.mix = nn.Linear(model.retrieval.count * SKETCH_WIDTH, latent.embed_dim)
+        self.near = nn.Linear(model.retrieval.count, latent.embed_dim, bias=False)
 
     def forward(self, rows: Tensor, near: Tensor) -> Tensor:
         """Rows (B, K, N, D) of drafts' codes, row by row, and how near they are, (B, K) -> (B, P, W)."""
@@ -103,15 +103,16 @@ class Follow(nn.Module):
         return followed
 
 
-def hold_of(composed: Tensor, config: LatentConfig) -> Hold | None:
+def hold_of(composed: Tensor, config: SamplingConfig) -> Hold | None:
     """By whether the nearest draft shows several things, (B,): (B, 1, 1, 1) each; None: all as learned."""
-    if config.follow == config.follow_combining == config.guidance == 1 and config.lead == 0:
+    multipliers = (config.copy_strength, config.copy_strength_composition, config.guidance_scale)
+    if all(multiplier == 1 for multiplier in multipliers) and config.nearest_bonus == 0:
         return None
     combining = composed[:, None, None, None]
     return Hold(
-        follow=config.follow + (config.follow_combining - config.follow) * combining,
-        lead=combining * -config.lead + config.lead,
-        guidance=1 + (config.guidance - 1) * combining,
+        follow=config.copy_strength + (config.copy_strength_composition - config.copy_strength) * combining,
+        lead=combining * -config.nearest_bonus + config.nearest_bonus,
+        guidance=1 + (config.guidance_scale - 1) * combining,
     )
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.training.config import ModelConfig, SamplingConfig
 from textual_vision.training.models.attention import MASKED_SCORE, CellHead, GridBlock, score_bias
 from textual_vision.training.models.blocks import Condition
 from textual_vision.training.models.codebook import Codebook
@@ -121,26 +121,26 @@ class LatentNetwork(nn.Module):
     signs: Tensor
     mixing: Tensor
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, sampling: SamplingConfig) -> None:
         super().__init__()
-        config, text_width, code = model.latent, model.text.width, model.codebook.width
-        self.config = config
+        config, text_width, code = model.latent, model.text.embed_dim, model.codebook.codebook_dim
+        self.config, self.sampling = config, sampling
         side, cells = config.grid // config.patch, config.patch**2
         self.condition = Condition(text_width, model.noise, model.generator.condition)
-        self.start = nn.Linear(model.generator.condition, config.width)
-        drafts = config.drafts if config.memory else 0
+        self.start = nn.Linear(model.generator.condition, config.embed_dim)
+        drafts = model.retrieval.count if model.retrieval.entries else 0
         self.known = code + drafts  # numbers that tell of a code: its row, and how like each draft's it is
-        self.entry = nn.Linear(AROUND * cells * self.known, config.width, bias=False)
-        self.position = nn.Parameter(torch.randn(side**2, config.width) * POSITION_STD)
-        self.memory = RetrievalIndex(model) if config.memory else None
-        self.sketch = Sketch(model) if config.memory else None
+        self.entry = nn.Linear(AROUND * cells * self.known, config.embed_dim, bias=False)
+        self.position = nn.Parameter(torch.randn(side**2, config.embed_dim) * POSITION_STD)
+        self.memory = RetrievalIndex(model, sampling) if model.retrieval.entries else None
+        self.sketch = Sketch(model) if model.retrieval.entries else None
         self.blocks = nn.ModuleList(
-            GridBlock(config.width, config.heads, text_width, cells * self.known)
+            GridBlock(config.embed_dim, config.heads, text_width, cells * self.known)
             for _ in range(config.blocks)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.embed_dim)
         near = AROUND * self.known + drafts * (code + 1)
-        self.head = CellHead(config.width, config.head_width, near, cells, code, drafts)
+        self.head = CellHead(config.embed_dim, config.head_width, near, cells, code, drafts)
         self._place_patches(side)
         self.register_buffer("signs", hashed_signs("position", config.grid**2, model.noise), persistent=False)
         mixing = hashed_signs("latent", model.noise, code) / model.noise**0.5
@@ -148,7 +148,7 @@ class LatentNetwork(nn.Module):
 
     def _place_patches(self, side: int) -> None:
         config = self.config
-        lattice = lattice_of(side, config.steps, config.halved)
+        lattice = lattice_of(side, config.steps, config.split_doublings)
         cells = cells_of(lattice, side, config.patch)
         self.bounds, self.turns = lattice.bounds, cells.turns
         step = torch.tensor(np.repeat(range(config.steps), np.diff(self.bounds)))
@@ -185,7 +185,7 @@ class LatentNetwork(nn.Module):
         return Drafts(
             rows=rows.index_select(2, self.order).transpose(1, 2),
             sketch=self.sketch(rows, near).index_select(1, self.placed),
-            hold=hold_of(composed, self.config),
+            hold=hold_of(composed, self.sampling),
         )
 
     def context(
@@ -259,7 +259,7 @@ class LatentNetwork(nn.Module):
         for step in range(self.config.steps):
             through = step >= self.config.steps - learned
             with contextlib.nullcontext() if through else torch.no_grad():
-                context = setting.context(step < self.config.open_steps)
+                context = setting.context(step < self.sampling.stochastic_steps)
                 states, own = self._states(context, content, step, seen)
                 chosen = []
                 for number, turn in enumerate(self.turns[step]):
@@ -271,7 +271,7 @@ class LatentNetwork(nn.Module):
                 here = torch.cat(chosen, 2)
                 content = torch.cat([content, here], 1)
                 if step + 1 < self.config.steps:
-                    closing = step + 1 == self.config.open_steps
+                    closing = step + 1 == self.sampling.stochastic_steps
                     seen = self._remembered(context, seen, own, here, closing=closing)
 
     def _states(self, context: Context, content: Tensor, step: int, seen: Past | None) -> tuple[Tensor, Past]:
@@ -319,14 +319,14 @@ class LatentNetwork(nn.Module):
         if context.copies == 2:
             told, speechless = raw.unflatten(0, (2, -1)).unbind()
             raw = told
-            if self.config.is_guided(step):
+            if self.sampling.is_guided(step, self.config.steps):
                 # Learned from (`plan_through`) is only what the words say.
                 speechless = speechless.detach()
                 hold = context.hold
-                guidance = self.config.guidance if hold is None else hold.guidance.flatten(1, 2)
+                guidance = self.sampling.guidance_scale if hold is None else hold.guidance.flatten(1, 2)
                 raw = speechless + guidance * (told - speechless)
-        if step < self.config.open_steps:
-            raw = raw + self.config.temperature * setting.chances[:, turn]
+        if step < self.sampling.stochastic_steps:
+            raw = raw + self.sampling.temperature * setting.chances[:, turn]
         return raw
 
     def _remembered(
@@ -360,7 +360,7 @@ class LatentNetwork(nn.Module):
     def setting(self, text: Tensor, attention_mask: Tensor, noise: Tensor, drafts: Drafts | None) -> Setting:
         """text (B, T, C), attention_mask (B, T), noise (B, Z) -> what the steps of a drawing go by."""
         chances = self.chances(noise)
-        if self.config.guidance == 1:
+        if self.sampling.guidance_scale == 1:
             told = self.context(text, attention_mask, noise, drafts)
             return Setting(told=told, guided=None, chances=chances)
         # One word that says nothing is what all words are when they say nothing.
@@ -410,7 +410,7 @@ class LatentNetwork(nn.Module):
         but the noise has to be given.
         """
         return (
-            noise.unsqueeze(1) * self.signs[: self.positions(self.config.open_steps - 1)[1]]
+            noise.unsqueeze(1) * self.signs[: self.positions(self.sampling.stochastic_steps - 1)[1]]
         ) @ self.mixing
 
     def told(self, context: Context, codes: Tensor, book: Codebook) -> Tensor:

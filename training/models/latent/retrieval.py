@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.config import ModelConfig
+from textual_vision.training.config import ModelConfig, SamplingConfig
 from textual_vision.training.models.latent.sign_hash import hashed_signs
 from textual_vision.training.models.text_encoder import sentence_from_text
 
@@ -59,18 +59,17 @@ class RetrievalIndex(nn.Module):
     behind: Tensor
     mixing: Tensor
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, sampling: SamplingConfig) -> None:
         super().__init__()
-        latent = model.latent
-        entries, key = latent.memory, latent.memory_key
-        self.drafts, self.wander = latent.drafts, latent.wander
+        entries, key = model.retrieval.entries or 0, model.retrieval.dim
+        self.drafts, self.wander = model.retrieval.count, sampling.query_noise
         # Until `fill`, anything.
         self.register_buffer("keys", F.normalize(torch.randn(entries, key), dim=1))
-        codes = torch.randint(0, model.codebook.codes, (entries, latent.grid**2))
+        codes = torch.randint(0, model.codebook.codebook_size, (entries, model.latent.grid**2))
         # Half precision holds whole numbers up to 2,048; TensorRT reads no integers of 16 bits.
         self.register_buffer("codes", codes.half())
         self.register_buffer("composed", (torch.arange(entries) % 2).half())
-        self.register_buffer("directions", torch.randn(key, model.text.width) / model.text.width**0.5)
+        self.register_buffer("directions", torch.randn(key, model.text.embed_dim) / model.text.embed_dim**0.5)
         self.register_buffer("offset", torch.zeros(key))
         self.register_buffer("behind", BEHIND * torch.arange(entries), persistent=False)
         mixing = hashed_signs("memory", model.noise, key) / (model.noise * key) ** 0.5
@@ -85,7 +84,7 @@ class RetrievalIndex(nn.Module):
 
         After the nearest come those nearest to what it leaves of the query (Mallat & Zhang 1993, matching
         pursuit), so that several may show together what none shows alone. The noise moves the query by a
-        length of about `model.latent.wander`, so that another seed may follow other pictures.
+        length of about `sampling.query_noise`, so that another seed may follow other pictures.
         """
         query = F.linear(sentence_from_text(text, attention_mask), self.directions, self.offset)
         query = F.normalize(F.normalize(query, dim=1) + self.wander * noise @ self.mixing, dim=1)
