@@ -97,7 +97,7 @@ def _parity(
             raise IntegrityError(problem, "leave out --checkpoint, or export the bundle again")
         graphs = {stage.name: bundle.read(spec.files[stage.name]) for stage in specs}
         for backend in backends:
-            sessions = open_sessions(graphs, backend)
+            sessions = open_sessions(graphs, backend, trusted=False)
             tolerance = TOLERANCES[precision]
             parity = parity_of(specs, sessions, batches, tolerance=tolerance, backend=backend)
             found[precision] = (*found.get(precision, ()), *parity)

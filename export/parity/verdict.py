@@ -88,11 +88,12 @@ MERGED_TOLERANCE = Tolerance(
 
 
 def open_sessions(
-    graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None
+    graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None, trusted: bool = True
 ) -> dict[str, Session]:
-    """Every graph, by its stage's name, loaded into `backend`; `threads` as in `SessionOptions`."""
+    """Every graph by its stage's name, loaded into `backend`; other arguments as in `SessionOptions`."""
     wanted = [(graph, f"{stage}.onnx") for stage, graph in graphs.items()]
-    return dict(zip(graphs, open_in_parallel(wanted, backend, threads=threads), strict=True))
+    sessions = open_in_parallel(wanted, backend, threads=threads, trusted=trusted)
+    return dict(zip(graphs, sessions, strict=True))
 
 
 def parity_of(

@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError
 
 import onnx
 
+from textual_vision.export.host.crash_watch import crash_watch
 from textual_vision.export.sessions.opening import open_in_parallel
 from textual_vision.runtime.backends.session import Array, Session
 
@@ -30,9 +31,15 @@ class CachingSession:
     """
 
     def __init__(
-        self, session: Session, stopped: threading.Event | None = None, *, several_threads: bool = False
+        self,
+        session: Session,
+        stopped: threading.Event | None = None,
+        *,
+        several_threads: bool = False,
+        name: str = "a backend",
     ) -> None:
-        self._session = session
+        """`name` says in the report of a crash what was running."""
+        self._session, self._name = session, name
         self._turn = threading.Lock() if several_threads else contextlib.nullcontext()
         self.inputs, self.outputs, self.largest_batch = session.inputs, session.outputs, session.largest_batch
         self._known: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
@@ -47,7 +54,7 @@ class CachingSession:
         with self._lock:
             found = self._known.get(key)
         if found is None:
-            with self._turn:
+            with self._turn, crash_watch().naming(f"{self._name} was running"):
                 found = self._session.run(inputs)
         with self._lock:
             self._known[key] = found
@@ -97,7 +104,8 @@ class SessionPool:
         opened = open_in_parallel(wanted, backend, threads=self._threads)
         for key, session in zip(missing, opened, strict=True):
             several = self._threads != 1
-            self._opened[key] = CachingSession(session, self._stopped, several_threads=several)
+            name = f"{backend} with {missing[key]}.onnx"
+            self._opened[key] = CachingSession(session, self._stopped, several_threads=several, name=name)
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._forget(list(keys.values()))
         return sessions

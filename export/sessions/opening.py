@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
+from textual_vision.export.host.crash_watch import crash_watch
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.manifest import StageSpec
@@ -36,13 +37,19 @@ def open_stage_sessions(
 
 
 def open_in_parallel(
-    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None
+    graphs: Sequence[tuple[bytes, str]], backend: str, *, threads: int | None = None, trusted: bool = True
 ) -> list[Session]:
-    """A session of each graph and name of its file, opened side by side: a backend opens one on one core."""
+    """A session of each graph and name of its file, opened side by side: a backend opens one on one core.
+
+    `trusted` as in `SessionOptions`: graphs of a build are this process's own. When a backend crashes, the
+    graph is named on the standard error.
+    """
     initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
-        return open_session(one[0], SessionOptions(backend=backend, name=one[1], threads=threads))
+        options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=trusted)
+        with crash_watch().naming(f"{backend} was opening {one[1]}"):
+            return open_session(one[0], options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))
