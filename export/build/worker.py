@@ -7,7 +7,9 @@ writes.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from textual_vision.export.build.float_workers import (
@@ -20,6 +22,7 @@ from textual_vision.export.build.float_workers import (
     rewritten_stage,
 )
 from textual_vision.export.host.gc_tuning import gc_frozen
+from textual_vision.export.host.worker_process import exit_with_parent
 from textual_vision.export.model.batch import batches_from_bytes
 from textual_vision.export.model.loading import model_of
 from textual_vision.runtime.errors import TextualVisionError
@@ -32,6 +35,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     spec = StageExportSpec(**{**given, "without": tuple(given["without"])})
     stage, folder = sys.argv[2], Path(sys.argv[3])
+    exit_with_parent(partial(shutil.rmtree, folder, ignore_errors=True))
     (example,) = batches_from_bytes((folder / EXAMPLE_FILE).read_bytes())
     try:
         model = model_of(spec.source, spec.tokens)

@@ -13,8 +13,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 
-import onnx
-
 from textual_vision.export.host.crash_watch import crash_watch
 from textual_vision.export.sessions.opening import open_in_parallel
 from textual_vision.runtime.backends.session import Array, Session
@@ -124,6 +122,8 @@ class SessionPool:
 
 def _graph_digest(graph: bytes) -> str:
     """A digest of the graph without what is only told to people: where it comes from, shapes in between."""
+    import onnx  # a device has none, and opens sessions too
+
     model = onnx.load_from_string(graph)
     model.graph.ClearField("name")
     model.graph.ClearField("value_info")
