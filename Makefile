@@ -37,14 +37,14 @@ test-slow: $(VENV)/.dev  ## tests that take minutes
 	$(PYTEST) -m "slow and not gpu"
 
 gpu-check: $(VENV)/.dev  ## on a machine with an NVIDIA GPU: build, run, compare, measure
-	$(BIN)/python -m textual_vision.export.tensorrt.gpu_check --output $(OUT)/gpu-check.json
+	$(BIN)/tv-export gpu-check --output $(OUT)/gpu-check.json
 
 reference: $(VENV)/.dev  ## write the reference pages of the commands and of the training config
 	$(BIN)/python docs/reference/generate.py
 
 train: $(VENV)/.dev  ## train the shipped model's recipe from an empty folder
-	$(BIN)/tv-train data --out $(OUT)/corpus
-	$(BIN)/tv-train run emoji-64 --corpus $(OUT)/corpus --out $(OUT)/run
+	$(BIN)/tv-train data --output $(OUT)/corpus
+	$(BIN)/tv-train run emoji-64 --corpus $(OUT)/corpus --output $(OUT)/run
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -16,7 +16,7 @@ from textual_vision.runtime.strict_json import dataclass_from_json, json_from_by
 
 SCHEMA_VERSION = 1
 CACHE_LIMIT_BYTES = 64 << 20
-AGAIN_HINT = "calibrate again: delete the file, or give another --calibration-cache"
+AGAIN_HINT = "calibrate again: delete the file, or give another --ranges"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
-"""What a build gives, as data: the table, `--json`, the manifest and the report are made of these.
+"""The results of a build as data, from which the tables, `--json`, the manifest and the report are made.
 
-Every class becomes JSON by `dataclasses.asdict`; durations are in seconds unless the name says milliseconds.
+`dataclasses.asdict` gives the JSON of every class. Durations are in seconds unless the name says
+milliseconds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeAlias
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 TEACHER_FORCED, FREE_RUNNING = "teacher-forced", "free-running"
 PASS, FAIL = "pass", "fail"
@@ -15,22 +19,25 @@ MERGED = "pipeline"  # the graph of all stages in one
 
 @dataclass(frozen=True, kw_only=True)
 class CodeMetrics:
-    """How many codes are equal; `near_ties` of the others lost by less than the budget's margin."""
+    """The number of equal codes; `near_ties` of the others lost by less than the tolerance's margin.
+
+    `propagated` codes differ because an earlier code was a near tie that the other candidate won.
+    """
 
     compared: int
     equal: int
     near_ties: int
-    propagated: int = 0  # chosen after a near tie fell the other way, and told of it
+    propagated: int = 0
 
     @property
     def agreement(self) -> float:
-        """The share of equal codes, 0 … 1."""
+        """Return the share of equal codes, 0 … 1."""
         return self.equal / self.compared if self.compared else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatMetrics:
-    """Difference of a float tensor from the reference; `cosine` is of the flattened tensors."""
+    """The difference of a float tensor from the reference; `cosine` is of the flattened tensors."""
 
     max_abs: float
     mean_abs: float
@@ -39,10 +46,10 @@ class FloatMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMetrics:
-    """Difference of uint8 pictures; decibels are None where pictures are identical.
+    """The difference of uint8 pictures; decibels are None where pictures are identical.
 
-    `psnr_db` is of the error pooled over all pictures, `worst_psnr_db` that of the worst picture, `ssim` the
-    mean over pictures, `max_abs` in levels of 255.
+    `psnr_db` pools the error over all pictures, `worst_psnr_db` is that of the worst picture, `ssim` is the
+    mean over pictures, and `max_abs` is in levels of 255.
     """
 
     compared: int
@@ -57,9 +64,9 @@ TensorMetrics: TypeAlias = "CodeMetrics | FloatMetrics | ImageMetrics"
 
 @dataclass(frozen=True, kw_only=True)
 class StageParity:
-    """One stage against the reference: fed the reference's inputs (teacher-forced) or its own.
+    """The comparison of one stage with the reference, on the reference's inputs (teacher-forced) or its own.
 
-    `excluded_pictures` pictures did not count for the verdict, since they follow from near ties.
+    `excluded_pictures` pictures do not count for the verdict, because they follow from near ties.
     """
 
     stage: str
@@ -72,18 +79,18 @@ class StageParity:
 
     @property
     def codes(self) -> CodeMetrics | None:
-        """The figures of the stage's codes, if it gives any."""
+        """Return the metrics of the stage's codes; None when it has no codes."""
         return next((f for f in self.tensors.values() if isinstance(f, CodeMetrics)), None)
 
     @property
     def image(self) -> ImageMetrics | None:
-        """The figures of the stage's pictures, if it gives any."""
+        """Return the metrics of the stage's pictures; None when it has no pictures."""
         return next((f for f in self.tensors.values() if isinstance(f, ImageMetrics)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageGraph:
-    """One graph as it stands in the bundle; `milliseconds` is a median of batch 1 on `backend`."""
+    """One graph in the bundle; `milliseconds` is the median latency of batch 1 on `backend`."""
 
     stage: str
     file: str
@@ -95,32 +102,32 @@ class StageGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionResult:
-    """One precision's graphs and how near they are to the reference; `notes` is the precision's own JSON."""
+    """One precision's graphs and their comparison with the reference; `notes` is the precision's own JSON."""
 
     precision: str
     graphs: tuple[StageGraph, ...]
     parity: tuple[StageParity, ...]
     verdict: str
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def stage_graphs(self) -> tuple[StageGraph, ...]:
-        """The graphs that it takes to draw: the stages', not the one of all in one."""
+        """Return the graphs of the stages, without the merged one."""
         return tuple(graph for graph in self.graphs if graph.stage != MERGED)
 
     def graph(self, stage: str) -> StageGraph:
-        """The graph of `stage`."""
+        """Return the graph of `stage`."""
         return next(graph for graph in self.graphs if graph.stage == stage)
 
     def stage_parity(self, stage: str, mode: str, backend: str) -> StageParity | None:
-        """The comparison of `stage` in `mode` by `backend`, if it was made."""
+        """Return the comparison of `stage` in `mode` by `backend`; None when there is none."""
         wanted = (stage, mode, backend)
         return next((p for p in self.parity if (p.stage, p.mode, p.backend) == wanted), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewriteResult:
-    """What one rewrite bought on one stage; milliseconds are None where it was not measured.
+    """The effect of one rewrite on one stage; milliseconds are None where it was not measured.
 
     `max_abs` is the largest change of any float output (or of the picture, in levels) on the samples.
     """
@@ -139,7 +146,7 @@ class RewriteResult:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTiming:
-    """One step of a build; `cached` when an earlier build had done it."""
+    """One step of a build; `cached` when its result was in the cache."""
 
     name: str
     seconds: float
@@ -148,8 +155,10 @@ class StepTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """All that a build found out. `bundle` is the folder as the user gave it; `seconds` is the whole time, in
-    which some `steps` went on side by side.
+    """All results of a build.
+
+    `bundle` is the folder as the user gave it. `seconds` is the total time, in which some `steps` run in
+    parallel.
     """
 
     bundle: str
@@ -164,3 +173,30 @@ class BuildResult:
     opset: int
     backends: tuple[str, ...]
     versions: dict[str, str]
+
+
+def bytes_from_results(results: Sequence[StageParity | RewriteResult]) -> bytes:
+    """Return the results as JSON, for the cache of steps."""
+    return json.dumps([dataclasses.asdict(result) for result in results]).encode()
+
+
+def parity_from_bytes(data: bytes) -> tuple[StageParity, ...]:
+    """Return the comparisons that `bytes_from_results` encoded."""
+    return tuple(
+        StageParity(
+            **{**one, "tensors": {name: _metrics_from_json(value) for name, value in one["tensors"].items()}}
+        )
+        for one in json.loads(data)
+    )
+
+
+def rewrites_from_bytes(data: bytes) -> tuple[RewriteResult, ...]:
+    """Return the rewrites that `bytes_from_results` encoded."""
+    return tuple(RewriteResult(**one) for one in json.loads(data))
+
+
+def _metrics_from_json(value: dict[str, Any]) -> TensorMetrics:
+    for kind in (CodeMetrics, FloatMetrics, ImageMetrics):
+        if set(value) == {field.name for field in dataclasses.fields(kind)}:
+            return kind(**value)
+    raise AssertionError(f"metrics of no known kind: {sorted(value)}")

@@ -24,7 +24,9 @@ COUNT_LIMIT = 10_000
 @click.command(name="tv-generate", no_args_is_help=True)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of each prompt's first picture.")
+@click.option(
+    "--seed", type=console.SEED, default=0, show_default=True, help="Seed of each prompt's first picture."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, COUNT_LIMIT),

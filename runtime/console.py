@@ -17,6 +17,7 @@ import click
 
 from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
 
+SEED = click.IntRange(0, 2**62)  # leaves room below 2**64 for the seeds of the pictures that follow
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_OF_SIGNAL = 128  # plus its number, as a shell counts

@@ -243,7 +243,7 @@ def rebuild_command(bundle: Bundle, precision: str, wanted: Fingerprint, dla_cor
         named = wanted.compute if wanted.compatibility == "none" else ()
         command += "".join(f" --compute-capability {compute}" for compute in named)
     elif wanted.compatibility != "none":
-        command += f" --hardware {wanted.compatibility}"
+        command += f" --hardware-compatibility {wanted.compatibility}"
     if wanted.version_compatible:
         command += " --version-compatible"
     if dla_core is not None:

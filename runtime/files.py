@@ -40,6 +40,15 @@ def _write_and_rename(path: Path, parts: Sequence[bytes], *, fsync: bool) -> Non
         raise
 
 
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for cached files called `name`; it may not exist yet.
+
+    It lies in XDG_CACHE_HOME, or in ~/.cache where that is not set.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "textual-vision" / name
+
+
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()

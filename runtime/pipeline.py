@@ -8,8 +8,9 @@ for all its pictures.
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,7 @@ class TextToImage:
         _check_text(manifest)
         _check_noise(manifest)
         _check_pictures(manifest)
+        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
         self._sessions = open_stages(bundle, precision, backend, threads)
         for stage in manifest.stages:
@@ -163,7 +165,10 @@ class TextToImage:
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
         sizes = sizes_of(stage, tensors)
         inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
+        start = time.perf_counter()
         outputs = self._sessions[stage.name].run(inputs)
+        if self.on_stage is not None:
+            self.on_stage(stage.name, time.perf_counter() - start)
         check_outputs(stage, outputs, sizes)
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 

@@ -21,7 +21,21 @@ MAX_FILES = 14  # source files of a folder
 # Of each package, the layers from top to bottom: a folder (or a file, by its name) imports from itself and
 # from the lines below its own. Folders of one line do not import each other.
 LAYERS = {
-    "export": [],
+    "export": [
+        ["cli"],
+        ["bench", "tensorrt"],
+        ["build"],
+        ["report", "bundle"],
+        ["int8"],
+        ["precision"],
+        ["parity", "tracing"],
+        ["passes"],
+        ["sessions"],
+        ["model"],
+        ["inference_network"],
+        ["graph", "host"],
+        ["results", "families"],
+    ],
     "training": [
         ["cli"],
         ["trainer"],

@@ -1,1 +1,1 @@
-"""Benchmarks of a bundle and its peers."""
+"""Benchmarks of a bundle, compared with PyTorch and other runtimes."""

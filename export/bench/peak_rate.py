@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices at best, by the backends that are here: what 100 % means."""
+"""Measure the peak rate of matrix products on this machine, with which runners are compared."""
 
 from __future__ import annotations
 
@@ -15,76 +15,79 @@ from textual_vision.runtime.backends.session import Array, Session, SessionOptio
 from textual_vision.runtime.errors import IntegrityError
 
 SIZE = 1024
-REPEATS, FEWEST, LIMIT_SECONDS = 12, 3, 0.4  # fewer where a repeat takes long
+MAX_REPEATS, MIN_REPEATS, LIMIT_SECONDS = 12, 3, 0.4
 OPSET, IR_VERSION = 17, 8
 FLOAT32, BFLOAT16, INT8 = "float32", "bfloat16", "int8"
-LOWER = {"openvino-bf16": BFLOAT16}  # backends that compute float32 graphs in something else
+# Backends that compute float32 graphs in another type.
+FLOAT_DTYPES = {"openvino-bf16": BFLOAT16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ceiling:
-    """The most multiply-accumulates per second that was seen for `dtype`, and by what."""
+class PeakRate:
+    """The highest measured number of multiply-accumulates per second in `dtype`, and `by` what library."""
 
     dtype: str
     macs_per_second: float
     by: str
 
 
-def ceilings(backends: Sequence[str], threads: int | None) -> dict[str, Ceiling]:
-    """Of float32 and of int8, each the best of the `backends` (for float32 of PyTorch too, where it is
-    installed); of bfloat16 where one of them computes in that.
+def measure_peak_rates(backends: Sequence[str], threads: int | None) -> dict[str, PeakRate]:
+    """Return the highest rate among `backends` for each dtype: float32, int8, and bfloat16 where one uses it.
 
-    int8 is tried as MatMulInteger and as explicit Q/DQ, since backends are fast at one or the other.
+    For float32, PyTorch is measured too where it is installed. int8 is measured as MatMulInteger and as
+    explicit Q/DQ, because a backend may be fast with only one of them.
     """
     values = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
     small = np.clip(values * 40, -127, 127).astype(np.int8)
-    found: list[Ceiling | None] = []
+    found: list[PeakRate | None] = []
     if importlib.util.find_spec("torch") is not None:
-        found.append(_by_torch(values, threads))
+        found.append(_torch_rate(values, threads))
     for backend in backends:
-        dtype = LOWER.get(backend, FLOAT32)
-        found.append(_ceiling(dtype, _float_graph(values), values, (backend, "MatMul", threads)))
+        dtype = FLOAT_DTYPES.get(backend, FLOAT32)
+        found.append(_session_rate(dtype, _float_graph(values), values, (backend, "MatMul", threads)))
         found.append(
-            _ceiling(INT8, _integer_graph(small), _unsigned(small), (backend, "MatMulInteger", threads))
+            _session_rate(INT8, _integer_graph(small), _unsigned(small), (backend, "MatMulInteger", threads))
         )
-        found.append(_ceiling(INT8, _qdq_graph(small), small, (backend, "MatMul with Q/DQ", threads)))
-    best: dict[str, Ceiling] = {}
+        found.append(_session_rate(INT8, _qdq_graph(small), small, (backend, "MatMul with Q/DQ", threads)))
+    best: dict[str, PeakRate] = {}
     for one in found:
         if one is not None and one.macs_per_second > getattr(best.get(one.dtype), "macs_per_second", 0.0):
             best[one.dtype] = one
     return best
 
 
-def higher(first: dict[str, Ceiling], second: dict[str, Ceiling]) -> dict[str, Ceiling]:
-    """The higher ceiling of two measurements, for every dtype."""
+def faster_peak(first: dict[str, PeakRate], second: dict[str, PeakRate]) -> dict[str, PeakRate]:
+    """Return the higher rate of two measurements for each dtype."""
     return {
         dtype: max((m[dtype] for m in (first, second) if dtype in m), key=lambda c: c.macs_per_second)
         for dtype in (*first, *(d for d in second if d not in first))
     }
 
 
-def _by_torch(values: Array, threads: int | None) -> Ceiling:
+def _torch_rate(values: Array, threads: int | None) -> PeakRate:
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     matrix, out = torch.from_numpy(values), torch.empty(SIZE, SIZE)
-    return Ceiling(
+    return PeakRate(
         dtype=FLOAT32,
         macs_per_second=_rate(lambda: torch.mm(matrix, matrix, out=out)),
         by=f"torch mm, threads: {torch.get_num_threads()}",
     )
 
 
-def _ceiling(dtype: str, graph: bytes, values: Array, how: tuple[str, str, int | None]) -> Ceiling | None:
-    """None when the backend cannot run such a graph."""
-    backend, name, threads = how
+def _session_rate(
+    dtype: str, graph: bytes, values: Array, where: tuple[str, str, int | None]
+) -> PeakRate | None:
+    """Return the rate of one graph; None when the backend cannot run it."""
+    backend, name, threads = where
     options = SessionOptions(backend=backend, name=name, threads=threads, trusted=True)
     try:
         session: Session = open_session(graph, options)
     except IntegrityError:
         return None
-    return Ceiling(
+    return PeakRate(
         dtype=dtype, macs_per_second=_rate(lambda: session.run({"x": values})), by=f"{backend} {name}"
     )
 
@@ -92,7 +95,7 @@ def _ceiling(dtype: str, graph: bytes, values: Array, how: tuple[str, str, int |
 def _rate(work: Callable[[], object]) -> float:
     work()
     times: list[float] = []
-    while len(times) < FEWEST or (len(times) < REPEATS and sum(times) < LIMIT_SECONDS):
+    while len(times) < MIN_REPEATS or (len(times) < MAX_REPEATS and sum(times) < LIMIT_SECONDS):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
@@ -130,13 +133,15 @@ def _qdq_graph(weights: Array) -> bytes:
     return _graph(nodes, constants, TensorProto.INT8, TensorProto.INT8)
 
 
-def _graph(nodes: list[onnx.NodeProto], constants: dict[str, Array], taken: int, given: int) -> bytes:
+def _graph(
+    nodes: list[onnx.NodeProto], constants: dict[str, Array], input_type: int, output_type: int
+) -> bytes:
     shape = [SIZE, SIZE]
     graph = helper.make_graph(
         nodes,
-        "ceiling",
-        [helper.make_tensor_value_info("x", taken, shape)],
-        [helper.make_tensor_value_info("y", given, shape)],
+        "matmul",
+        [helper.make_tensor_value_info("x", input_type, shape)],
+        [helper.make_tensor_value_info("y", output_type, shape)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opsets = [helper.make_opsetid("", OPSET)]

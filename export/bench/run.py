@@ -1,4 +1,4 @@
-"""How fast a bundle draws, beside PyTorch and the plainest export, on this machine and in one run."""
+"""Measure how fast a bundle generates, and compare it with other runtimes, all interleaved in one run."""
 
 from __future__ import annotations
 
@@ -14,56 +14,68 @@ from pathlib import Path
 
 import numpy as np
 
-from textual_vision.export.bench.cold_start import ColdStart, cold_start
-from textual_vision.export.bench.iterations import Laps, Timing, laps_of, ratio_of, timing_of
 from textual_vision.export.bench.macs import multiply_accumulates
-from textual_vision.export.bench.peak_rate import FLOAT32, INT8, LOWER, Ceiling, ceilings, higher
-from textual_vision.export.bench.plan import Tell, check_options, contestants_of
+from textual_vision.export.bench.peak_rate import (
+    FLOAT32,
+    FLOAT_DTYPES,
+    INT8,
+    PeakRate,
+    faster_peak,
+    measure_peak_rates,
+)
+from textual_vision.export.bench.plan import check_options, runner_specs
 from textual_vision.export.bench.results import (
     BenchOptions,
     BenchResult,
-    ContestantResult,
-    StageWork,
+    RunnerResult,
+    StageUtilization,
     Throughput,
 )
-from textual_vision.export.bench.runner_process import Racer
-from textual_vision.export.bench.runners import (
-    BUNDLE,
-    ContestantSpec,
-    PromptReader,
+from textual_vision.export.bench.runner import BUNDLE, RunnerSpec
+from textual_vision.export.bench.runner_process import ColdStart, RunnerProcess, cold_start
+from textual_vision.export.bench.runners import PromptReader
+from textual_vision.export.bench.timing import (
+    Iterations,
+    Timing,
+    ratio_of_times,
+    run_interleaved,
+    timing_from_seconds,
 )
-from textual_vision.export.host.step_cache import versions
+from textual_vision.export.host.progress import ProgressCallback, ignore_progress
+from textual_vision.export.host.versions import versions
 from textual_vision.export.model.batch import Array
 from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 
-LOAD_LIMIT = 0.5  # runnable processes besides us: above it figures are rough
-SAME_PICTURE_DB = 20.0  # less than that, and a contestant did other work
+MAX_LOAD = 0.5  # other runnable processes; above it the times are rough
+SAME_PICTURE_DB = 20.0  # below it, a runner does other work than the first
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What was measured, by contestant; `laps` by batch size first."""
+    """The measurements by runner; `iterations` by batch size first."""
 
-    ceilings: dict[str, Ceiling]
-    laps: dict[int, dict[str, Laps]]
+    peak_rates: dict[str, PeakRate]
+    iterations: dict[int, dict[str, Iterations]]
     decibels: dict[str, float | None]
-    cold: dict[str, ColdStart]
+    cold_starts: dict[str, ColdStart]
 
 
-def bench(folder: Path, options: BenchOptions, tell: Tell = lambda _: None) -> BenchResult:
-    """Measure the bundle at `folder`, and what it is to be compared with, in turns.
+def bench(
+    folder: Path, options: BenchOptions, on_progress: ProgressCallback = ignore_progress
+) -> BenchResult:
+    """Measure the bundle at `folder` and its peers in turns.
 
-    Raises UsageError (no such bundle, precision, backend or peer; no checkpoint or another one) and
+    Raises UsageError (unknown bundle, precision, backend or peer; a missing or another checkpoint) and
     BackendMissingError (a peer that is not installed).
     """
     load = os.getloadavg()[0]
     bundle = Bundle(folder)
     check_options(bundle, options)
-    with tempfile.TemporaryDirectory(prefix="tv-bench-") as scratch, _threads_put_back():
-        specs = tuple(contestants_of(folder, bundle, options, Path(scratch), tell))
-        run = _run(specs, options, tell)
+    with tempfile.TemporaryDirectory(prefix="tv-bench-") as scratch, _torch_threads_restored():
+        specs = tuple(runner_specs(folder, bundle, options, Path(scratch), on_progress))
+        run = _run(specs, options, on_progress)
     found = tuple(_result(bundle, spec, run, options) for spec in specs)
     return BenchResult(
         bundle=str(folder),
@@ -75,35 +87,38 @@ def bench(folder: Path, options: BenchOptions, tell: Tell = lambda _: None) -> B
         load=(load, os.getloadavg()[0]),
         versions=versions(),
         warm_up=options.warm_up,
-        iterations=found[0].whole.count,
-        ceilings=run.ceilings,
-        contestants=found,
+        iterations=found[0].end_to_end.count,
+        peak_rates=run.peak_rates,
+        runners=found,
         warnings=tuple(_warnings(load, options, found)),
     )
 
 
-def _run(specs: Sequence[ContestantSpec], options: BenchOptions, tell: Tell) -> _Run:
+def _run(specs: Sequence[RunnerSpec], options: BenchOptions, on_progress: ProgressCallback) -> _Run:
     backends = tuple(dict.fromkeys(spec.backend for spec in specs if spec.kind == BUNDLE))
-    tell("measure the ceiling")
-    top = ceilings(backends, options.threads)
-    with contextlib.ExitStack() as stack:  # a cold start is alone on the machine: they end before it
-        racers: dict[str, Racer] = {}
+    on_progress("measure the peak rates")
+    top = measure_peak_rates(backends, options.threads)
+    with contextlib.ExitStack() as stack:  # they end before the cold starts, which need all cores
+        processes: dict[str, RunnerProcess] = {}
         for spec in specs:
-            tell(f"load {spec.name}")
-            racers[spec.name] = stack.enter_context(Racer(spec))
-        decibels = _same_pictures(racers, options.prompts[0])
-        laps = {size: _laps(racers, options, size, tell) for size in sorted({1, *options.batches})}
-    top = higher(top, ceilings(backends, options.threads))
+            on_progress(f"load {spec.name}")
+            processes[spec.name] = stack.enter_context(RunnerProcess(spec))
+        decibels = _same_pictures(processes, options.prompts[0])
+        iterations = {
+            size: _iterations(processes, options, size, on_progress)
+            for size in sorted({1, *options.batch_sizes})
+        }
+    top = faster_peak(top, measure_peak_rates(backends, options.threads))
     cold = {}
     for spec in specs if options.cold_starts else ():
-        tell(f"cold start of {spec.name}")
+        on_progress(f"cold start of {spec.name}")
         cold[spec.name] = cold_start(spec, options.prompts[0], options.cold_starts)
-    return _Run(ceilings=top, laps=laps, decibels=decibels, cold=cold)
+    return _Run(peak_rates=top, iterations=iterations, decibels=decibels, cold_starts=cold)
 
 
 @contextlib.contextmanager
-def _threads_put_back() -> Iterator[None]:
-    """PyTorch's number of threads is the process's; measuring the ceiling sets it."""
+def _torch_threads_restored() -> Iterator[None]:
+    """Restore PyTorch's number of threads, which `measure_peak_rates` changes for the whole process."""
     if importlib.util.find_spec("torch") is None:
         yield
         return
@@ -116,64 +131,66 @@ def _threads_put_back() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _same_pictures(racers: Mapping[str, Racer], prompt: str) -> dict[str, float | None]:
-    """PSNR of each contestant's picture to the first's; None where it is identical."""
-    images = {name: racer.picture([prompt], [0]) for name, racer in racers.items()}
+def _same_pictures(processes: Mapping[str, RunnerProcess], prompt: str) -> dict[str, float | None]:
+    """Return the PSNR of each runner's picture to the first's in dB; None where they are identical."""
+    images = {name: process.images([prompt], [0]) for name, process in processes.items()}
     first = next(iter(images.values()))
     return {name: image_metrics(first, image).psnr_db for name, image in images.items()}
 
 
-def _laps(racers: Mapping[str, Racer], options: BenchOptions, size: int, tell: Tell) -> dict[str, Laps]:
+def _iterations(
+    processes: Mapping[str, RunnerProcess], options: BenchOptions, size: int, on_progress: ProgressCallback
+) -> dict[str, Iterations]:
     prompts = list(itertools.islice(itertools.cycle(options.prompts), size))
-    return laps_of(
-        racers,
+    return run_interleaved(
+        processes,
         prompts,
         list(range(size)),
         warm_up=options.warm_up,
         iterations=options.iterations,
-        tell=tell,
+        on_progress=on_progress,
     )
 
 
-def _result(bundle: Bundle, spec: ContestantSpec, run: _Run, options: BenchOptions) -> ContestantResult:
-    own = run.laps[1][spec.name]
-    others = {name: other for name, other in run.laps[1].items() if name != spec.name}
+def _result(bundle: Bundle, spec: RunnerSpec, run: _Run, options: BenchOptions) -> RunnerResult:
+    own = run.iterations[1][spec.name]
+    others = {name: other for name, other in run.iterations[1].items() if name != spec.name}
     ours = spec.kind == BUNDLE
-    stages = {name: timing_of(times, options.percentiles) for name, times in own.stages.items()}
-    return ContestantResult(
+    stages = {name: timing_from_seconds(times, options.percentiles) for name, times in own.stages.items()}
+    return RunnerResult(
         name=spec.name,
         kind=spec.kind,
-        whole=timing_of(own.whole, options.percentiles),
+        end_to_end=timing_from_seconds(own.end_to_end, options.percentiles),
         stages=stages,
         psnr_db=run.decibels[spec.name],
         throughput=tuple(
-            _throughput(size, run.laps[size][spec.name]) for size in dict.fromkeys(options.batches)
+            _throughput(size, run.iterations[size][spec.name]) for size in dict.fromkeys(options.batch_sizes)
         ),
-        work=_work(bundle, spec, stages, run.ceilings, options.prompts[0]) if ours else {},
-        cold=run.cold.get(spec.name),
-        ratios={name: ratio_of(other, own) for name, other in others.items()} if ours else {},
+        utilization=_utilization(bundle, spec, stages, run.peak_rates, options.prompts[0]) if ours else {},
+        cold_start=run.cold_starts.get(spec.name),
+        ratios={name: ratio_of_times(other, own) for name, other in others.items()} if ours else {},
     )
 
 
-def _throughput(size: int, laps: Laps) -> Throughput:
-    median = float(np.median(laps.whole))
+def _throughput(size: int, iterations: Iterations) -> Throughput:
+    median = float(np.median(iterations.end_to_end))
     return Throughput(batch=size, milliseconds=1e3 * median, pictures_per_second=size / median)
 
 
-def _work(
+def _utilization(
     bundle: Bundle,
-    spec: ContestantSpec,
+    spec: RunnerSpec,
     stages: Mapping[str, Timing],
-    top: Mapping[str, Ceiling],
+    top: Mapping[str, PeakRate],
     prompt: str,
-) -> dict[str, StageWork]:
-    """The multiply-accumulates of every stage, beside the ceiling of what it computes in."""
-    dtype = INT8 if spec.precision == "int8" and INT8 in top else LOWER.get(spec.backend, FLOAT32)
+) -> dict[str, StageUtilization]:
+    """Return the multiply-accumulates of every stage, compared with the peak rate of its dtype."""
+    dtype = INT8 if spec.precision == "int8" and INT8 in top else FLOAT_DTYPES.get(spec.backend, FLOAT32)
     work = {}
     for stage, macs in _stage_macs(bundle, spec.precision, spec.backend, prompt).items():
         rate = macs / (1e-3 * stages[stage].median)
         share = rate / top[dtype].macs_per_second
-        work[stage] = StageWork(macs=macs, macs_per_second=rate, share=share, ceiling=dtype)
+        work[stage] = StageUtilization(macs=macs, macs_per_second=rate, peak_share=share, peak_dtype=dtype)
     return work
 
 
@@ -189,19 +206,19 @@ def _stage_macs(bundle: Bundle, precision: str, backend: str, prompt: str) -> di
     return found
 
 
-def _warnings(load: float, options: BenchOptions, found: Sequence[ContestantResult]) -> Iterator[str]:
-    if load > LOAD_LIMIT:
-        yield f"other work was running (load average {load:.1f}): figures are rough, ratios less so"
+def _warnings(load: float, options: BenchOptions, found: Sequence[RunnerResult]) -> Iterator[str]:
+    if load > MAX_LOAD:
+        yield f"other programs were running (load average {load:.1f}): times are rough, ratios less so"
     if options.threads is None and "OMP_NUM_THREADS" in os.environ:
         value = os.environ["OMP_NUM_THREADS"]
-        yield f"OMP_NUM_THREADS={value} limits PyTorch but not every backend: give --threads for a fair race"
+        yield f"OMP_NUM_THREADS={value} limits PyTorch but not every backend: compare fairly with --threads"
     for one in found:
         if one.psnr_db is not None and one.psnr_db < SAME_PICTURE_DB:
-            yield f"{one.name} draws another picture than {found[0].name} ({one.psnr_db:.1f} dB)"
+            yield f"{one.name} generates another picture than {found[0].name} ({one.psnr_db:.1f} dB)"
 
 
 def _processor() -> str:
-    """The processor's name as the system tells it."""
+    """Return the processor's name as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

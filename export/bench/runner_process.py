@@ -1,75 +1,63 @@
-"""Contestants as the benchmark holds them: each in its own process, drawing only when it is its turn."""
+"""A runner in a process of its own, and the cold start of such a process."""
 
 from __future__ import annotations
 
-import base64
-import json
-import subprocess
-import sys
-import tempfile
+import statistics
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.bench.runners import ContestantSpec
-from textual_vision.export.bench.worker import Lap, argument_of
-from textual_vision.runtime import errors
-from textual_vision.runtime.errors import TextualVisionError
+from textual_vision.export.bench.runner import Iteration, RunnerSpec
+from textual_vision.export.host.worker_process import WorkerProcess
 
 WORKER = "textual_vision.export.bench.worker"
-PATIENCE_SECONDS = 10  # for a process that was told to end
+PATIENCE_SECONDS = 10.0
 
 
-class Racer:
-    """One contestant's process. Leaving the `with` block ends it."""
+class RunnerProcess:
+    """One runner in its own process, which runs on request. Leaving the `with` block ends it."""
 
-    def __init__(self, spec: ContestantSpec) -> None:
-        """Start it and wait until it is ready; raises what opening the contestant raises."""
-        self._name = spec.name
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - `close` does
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER, argument_of(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
+    def __init__(self, spec: RunnerSpec) -> None:
+        """Start the process and wait until the runner is loaded; raises what loading it raises."""
+        self.spawned = time.monotonic()
+        self._worker = WorkerProcess(
+            WORKER, spec, name=spec.name, hint="leave it out to continue", patience_seconds=PATIENCE_SECONDS
         )
         try:
-            self._answer()
+            self.start_times: dict[str, float] = self._worker.receive()
         except BaseException:
             self.close()
             raise
 
-    def burst(
-        self, prompts: Sequence[str], seeds: Sequence[int], unmeasured: int, measured: int
-    ) -> list[Lap]:
-        """Let it draw; how long each of the `measured` drawings took, and their stages, in seconds."""
-        answer = self._order(prompts, seeds, unmeasured=unmeasured, measured=measured)
-        return [(seconds, stages) for seconds, stages in answer["laps"]]
+    def run_iterations(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, warm_up: int, measured: int
+    ) -> list[Iteration]:
+        """Return the times of `measured` runs after `warm_up` runs."""
+        self._worker.send(("iterations", (list(prompts), list(seeds), warm_up, measured)))
+        iterations: list[Iteration] = self._worker.receive()
+        return iterations
 
-    def picture(self, prompts: Sequence[str], seeds: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """What it draws, uint8 (pictures, height, width, 3)."""
-        answer = self._order(prompts, seeds)
-        pixels: npt.NDArray[np.uint8] = np.frombuffer(base64.b64decode(answer["pixels"]), np.uint8)
-        return pixels.reshape(tuple(answer["shape"]))
+    def images(self, prompts: Sequence[str], seeds: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return the generated pictures, uint8 (pictures, height, width, 3)."""
+        self._worker.send(("images", (list(prompts), list(seeds))))
+        images: npt.NDArray[np.uint8] = self._worker.receive()
+        return images
+
+    def first_run(self, prompt: str) -> dict[str, float]:
+        """Generate one picture; return the time when it was `finished`, and the process's `peak_bytes`."""
+        self._worker.send(("first_run", (prompt,)))
+        times: dict[str, float] = self._worker.receive()
+        return times
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-            self._process.wait(PATIENCE_SECONDS)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
+        self._worker.close()
 
-    def __enter__(self) -> Racer:
+    def __enter__(self) -> RunnerProcess:
         return self
 
     def __exit__(
@@ -77,30 +65,38 @@ class Racer:
     ) -> None:
         self.close()
 
-    def _order(self, prompts: Sequence[str], seeds: Sequence[int], **more: int) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        order = json.dumps({"prompts": list(prompts), "seeds": list(seeds), **more})
-        try:
-            self._process.stdin.write(order + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; its answer says why
-        return self._answer()
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise TextualVisionError(
-                f"the process with {self._name} ended: {self._last_words()}", "leave it out to go on"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"], answer["hint"])
-        return answer
+@dataclass(frozen=True, kw_only=True)
+class ColdStart:
+    """Medians over `count` fresh processes.
 
-    def _last_words(self) -> str:
-        code = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().strip().splitlines()
-        return lines[-1] if lines else f"exit code {code}"
+    `first_picture_seconds` is the time from starting the interpreter to the first picture; `load_seconds` is
+    its part for imports and loading. `peak_megabytes` is the largest resident memory while single pictures
+    are generated.
+    """
+
+    first_picture_seconds: float
+    load_seconds: float
+    peak_megabytes: float
+    count: int
+
+
+def cold_start(spec: RunnerSpec, prompt: str, count: int) -> ColdStart:
+    """Start `count` processes one after the other; raises TextualVisionError when one fails."""
+    starts = [_cold_start(spec, prompt) for _ in range(count)]
+    return ColdStart(
+        first_picture_seconds=statistics.median(start["first_picture_seconds"] for start in starts),
+        load_seconds=statistics.median(start["load_seconds"] for start in starts),
+        peak_megabytes=statistics.median(start["peak_megabytes"] for start in starts),
+        count=count,
+    )
+
+
+def _cold_start(spec: RunnerSpec, prompt: str) -> dict[str, float]:
+    with RunnerProcess(spec) as process:
+        run = process.first_run(prompt)
+    return {
+        "first_picture_seconds": run["finished"] - process.spawned,
+        "load_seconds": process.start_times["loaded"] - process.start_times["start"],
+        "peak_megabytes": run["peak_bytes"] / 1e6,
+    }

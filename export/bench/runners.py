@@ -1,105 +1,55 @@
-"""What a benchmark compares: ways from a prompt to a picture, each doing the same work.
+"""Runners of a bundle and of one unoptimized ONNX graph, each doing the same work from prompt to pixels.
 
-This file needs the runtime alone, so that a fresh process that opens a bundle imports no more than an
-application would; PyTorch's contestants are in bench_torch.
+This module imports the runtime alone, so that the cold start of a bundle imports no more than an application
+does. The runners of PyTorch are in `torch_runners`, which `open_runner` imports when they are used.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.export.bench.runner import BUNDLE, NAIVE, Iteration, Runner, RunnerSpec, RunOutput
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS, TextToImage
 from textual_vision.runtime.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.generic]
 
-BUNDLE, NAIVE, EAGER, COMPILE = "bundle", "naive", "eager", "compile"
 
-
-@dataclass(frozen=True, kw_only=True)
-class ContestantSpec:
-    """How to open a contestant, in this process or in a fresh one; all plain JSON.
-
-    A contestant of kind "bundle" has `precision` and `backend`; "naive" the file of its `graph`; "eager" and
-    "compile" their `checkpoint`. `threads` None leaves the number to the library.
-    """
-
-    name: str
-    kind: str
-    bundle: str
-    precision: str = ""
-    backend: str = ""
-    graph: str = ""
-    checkpoint: str = ""
-    threads: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """`images` uint8 (pictures, height, width, 3), and how long each stage took, in seconds."""
-
-    images: npt.NDArray[np.uint8]
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-class Contestant(Protocol):
-    """Ready to draw picture k from prompt k and seed k."""
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing: ...
-
-
-def open_contestant(spec: ContestantSpec) -> Contestant:
+def open_runner(spec: RunnerSpec) -> Runner:
     """Load what `spec` describes; raises what loading it raises."""
     if spec.kind == BUNDLE:
-        return BundleContestant(spec)
+        return BundleRunner(spec)
     if spec.kind == NAIVE:
-        return NaiveContestant(spec)
-    from textual_vision.export.bench.torch_runners import TorchContestant
+        return NaiveRunner(spec)
+    from textual_vision.export.bench.torch_runners import TorchRunner
 
-    return TorchContestant(spec)
+    return TorchRunner(spec)
 
 
-class _Timed(TextToImage):
-    """The runtime itself, noting how long each stage takes."""
-
-    stage_seconds: dict[str, float]
-
-    def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
+def run_iterations(
+    runner: Runner, prompts: Sequence[str], seeds: Sequence[int], *, warm_up: int, measured: int
+) -> list[Iteration]:
+    """Return the times of `measured` runs after `warm_up` runs, which refill the caches."""
+    for _ in range(warm_up):
+        runner.run(prompts, seeds)
+    iterations = []
+    for _ in range(measured):
         start = time.perf_counter()
-        outputs = super()._run(stage, tensors)
-        taken = time.perf_counter() - start
-        self.stage_seconds[stage.name] = self.stage_seconds.get(stage.name, 0.0) + taken
-        return outputs
-
-
-class BundleContestant:
-    """A bundle, by one backend and in one precision, through the runtime's own pipeline."""
-
-    def __init__(self, spec: ContestantSpec) -> None:
-        model = _Timed.load(spec.bundle, precision=spec.precision, backend=spec.backend, threads=spec.threads)
-
-        assert isinstance(model, _Timed)
-        self._model = model
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
-        """Picture k from prompt k and seed k."""
-        self._model.stage_seconds = {}
-        images = self._model.generate(prompts, seeds).images
-        return Drawing(images=images, stage_seconds=self._model.stage_seconds)
+        output = runner.run(prompts, seeds)
+        seconds = time.perf_counter() - start
+        iterations.append(Iteration(seconds=seconds, stage_seconds=output.stage_seconds))
+    return iterations
 
 
 class PromptReader:
-    """Prompts and seeds into the tensors that every contestant starts from, as the runtime makes them."""
+    """Converts prompts and seeds to the tensors that every runner starts from, as the runtime does."""
 
     def __init__(self, bundle: Bundle) -> None:
         text = bundle.manifest.text
@@ -107,16 +57,36 @@ class PromptReader:
         self._dim = bundle.manifest.noise.dim
 
     def tensors(self, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Array]:
-        """`input_ids`, `attention_mask` (B, T) int64 and `noise` (B, Z) float32."""
+        """Return `input_ids`, `attention_mask` (B, T) int64 and `noise` (B, Z) float32."""
         tokens = self._tokenizer.encode(prompts)
         noise = np.concatenate([noise_from_seed(seed, 1, self._dim) for seed in seeds])
         return {PROMPT_TENSORS[0]: tokens.ids, PROMPT_TENSORS[1]: tokens.mask, NOISE: noise}
 
 
-class NaiveContestant:
-    """The whole model as one graph, as the exporter gave it, by ONNX Runtime with its defaults."""
+class BundleRunner:
+    """A bundle in one precision on one backend, through the runtime's own pipeline."""
 
-    def __init__(self, spec: ContestantSpec) -> None:
+    def __init__(self, spec: RunnerSpec) -> None:
+        self._model = TextToImage.load(
+            spec.bundle, precision=spec.precision, backend=spec.backend, threads=spec.threads
+        )
+        self._stage_seconds: dict[str, float] = {}
+        self._model.on_stage = self._add_seconds
+
+    def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
+        """Generate picture k from prompt k and seed k."""
+        self._stage_seconds = {}
+        images = self._model.generate(prompts, seeds).images
+        return RunOutput(images=images, stage_seconds=self._stage_seconds)
+
+    def _add_seconds(self, stage: str, seconds: float) -> None:
+        self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
+
+
+class NaiveRunner:
+    """The graph of all stages as the exporter wrote it, on ONNX Runtime with its default options."""
+
+    def __init__(self, spec: RunnerSpec) -> None:
         import onnxruntime
 
         self._reader = PromptReader(Bundle(spec.bundle))
@@ -125,10 +95,11 @@ class NaiveContestant:
             options.intra_op_num_threads = spec.threads
         graph = Path(spec.graph).read_bytes()
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        # Both outputs are asked for, as the bundle's own stages give both.
+        # Both outputs are computed, because the bundle's stages compute both.
         self._outputs = [o.name for o in self._session.get_outputs() if o.name in (IMAGE, CODES)]
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
-        """Picture k from prompt k and seed k."""
-        values = self._session.run(self._outputs, self._reader.tensors(prompts, seeds))
-        return Drawing(images=dict(zip(self._outputs, values, strict=True))[IMAGE])
+    def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
+        """Generate picture k from prompt k and seed k."""
+        values: Sequence[Array] = self._session.run(self._outputs, self._reader.tensors(prompts, seeds))
+        outputs: Mapping[str, Array] = dict(zip(self._outputs, values, strict=True))
+        return RunOutput(images=outputs[IMAGE].astype(np.uint8, copy=False))

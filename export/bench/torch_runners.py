@@ -1,4 +1,4 @@
-"""The benchmark's contestants that need the checkpoint: PyTorch itself, and the plainest export of it."""
+"""The runners that need the checkpoint: PyTorch, and one unoptimized export of the whole model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.bench.runners import COMPILE, ContestantSpec, Drawing, PromptReader
+from textual_vision.export.bench.runner import COMPILE, RunnerSpec, RunOutput
+from textual_vision.export.bench.runners import PromptReader
 from textual_vision.export.model.batch import BATCH, TOKENS
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.stage import StagedModel
@@ -28,10 +29,10 @@ from textual_vision.training.checkpoint import SHIPPED_FOLDER
 COMPILERS = ("c++", "g++", "clang++")
 
 
-class TorchContestant:
-    """The checkpoint's own modules, eagerly or by torch.compile, in float32."""
+class TorchRunner:
+    """The checkpoint's modules in float32, in eager mode or compiled by torch.compile."""
 
-    def __init__(self, spec: ContestantSpec) -> None:
+    def __init__(self, spec: RunnerSpec) -> None:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         bundle = Bundle(spec.bundle)
@@ -43,8 +44,8 @@ class TorchContestant:
             self._stages = [(s, torch.compile(module)) for s, module in self._stages]  # type: ignore[misc]
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
-        """Picture k from prompt k and seed k."""
+    def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
+        """Generate picture k from prompt k and seed k."""
         given = self._reader.tensors(prompts, seeds)
         tensors = {name: torch.from_numpy(value) for name, value in given.items()}
         seconds = {}
@@ -52,11 +53,11 @@ class TorchContestant:
             start = time.perf_counter()
             tensors.update(_outputs(spec, module, tensors))
             seconds[spec.name] = time.perf_counter() - start
-        return Drawing(images=tensors[IMAGE].numpy(), stage_seconds=seconds)
+        return RunOutput(images=tensors[IMAGE].numpy(), stage_seconds=seconds)
 
 
-class _Whole(nn.Module):
-    """All stages as one module: token ids, mask and noise → picture (and codes, when there are any)."""
+class _PipelineModule(nn.Module):
+    """All stages as one module: token ids, mask and noise → picture (and codes, if the model has any)."""
 
     def __init__(self, model: StagedModel) -> None:
         super().__init__()
@@ -80,35 +81,39 @@ def _outputs(spec: StageSpec, module: nn.Module, tensors: Mapping[str, Tensor]) 
 
 
 def model_of_bundle(checkpoint: str, bundle: Bundle) -> StagedModel:
-    """The model at `checkpoint`; UsageError unless the bundle was made of that very one."""
+    """Return the model at `checkpoint`; raises UsageError unless the bundle was exported from it."""
     model = load_model(checkpoint)
     expected = bundle.manifest.provenance.get("checkpoint")
     if expected != model.digest:
-        problem = f"{checkpoint} (digest {model.digest[:12]}…) is not what the bundle was made of"
-        raise UsageError(f"{problem} ({str(expected)[:12]}…)", "give the right one: --checkpoint FOLDER")
+        problem = (
+            f"{checkpoint} (digest {model.digest[:12]}…) is not the one that the bundle was exported from"
+        )
+        raise UsageError(
+            f"{problem} ({str(expected)[:12]}…)", "give the right checkpoint: --checkpoint FOLDER"
+        )
     return model
 
 
 def shipped_model_of_bundle(bundle: Bundle) -> str:
-    """The name of the shipped checkpoint that the bundle was made of, whatever the model calls itself.
+    """Return the name of the shipped checkpoint whose digest the bundle has.
 
-    UsageError when it was made of none of them.
+    Raises UsageError when the bundle was exported from another one.
     """
     names = sorted(config.parent.name for config in SHIPPED_FOLDER.glob("*/config.json"))
     expected = bundle.manifest.provenance.get("checkpoint")
     for name in names:
         if load_model(name).digest == expected:
             return name
-    problem = "comparing with PyTorch needs the checkpoint that the bundle was made of"
-    shipped = f"it is none of the shipped ones ({', '.join(names)})"
-    raise UsageError(f"{problem}, and {shipped}", "give it: --checkpoint FOLDER")
+    problem = "comparing with PyTorch needs the checkpoint that the bundle was exported from"
+    shipped = f"no shipped checkpoint has its digest ({', '.join(names)})"
+    raise UsageError(f"{problem}, and {shipped}", "name the checkpoint: --checkpoint FOLDER")
 
 
 def check_compiler() -> None:
-    """BackendMissingError unless there is a C++ compiler, which torch.compile needs on a CPU."""
+    """Raise BackendMissingError unless a C++ compiler is installed, which torch.compile needs on a CPU."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name):
         raise BackendMissingError(
-            "torch.compile needs a C++ compiler, and there is none", "install g++, or leave out `compile`"
+            "torch.compile needs a C++ compiler, and none is installed", "install g++, or leave out `compile`"
         )
 
 
@@ -123,26 +128,26 @@ def _only_errors(logger: logging.Logger) -> Iterator[None]:
 
 
 def naive_graph(model: StagedModel) -> bytes:
-    """One `torch.onnx.export` of the whole model: only the names and what may vary are told."""
+    """Return one `torch.onnx.export` of the whole model, given only tensor names and dynamic shapes."""
     dim = model.noise_dim
     ids = torch.zeros(2, 5, dtype=torch.int64)
     example = (ids, torch.ones_like(ids), torch.zeros(2, dim))
-    whole = _Whole(model).eval()
+    pipeline = _PipelineModule(model).eval()
     batch = torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)
     tokens = torch.export.Dim(TOKENS, min=1, max=model.text.max_tokens)
     words = {0: batch, 1: tokens}
-    # The exporter speaks of its own deprecations, and of torchvision, which is no concern of the user's.
+    # The exporter warns of its own deprecations and of torchvision, about which users can do nothing.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _only_errors(logger):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            whole,
+            pipeline,
             example,
             dynamo=True,
             verbose=False,
             external_data=False,
             input_names=[*PROMPT_TENSORS, NOISE],
-            output_names=whole.outputs,
+            output_names=pipeline.outputs,
             dynamic_shapes=(words, words, {0: batch}),
         )
     assert program is not None

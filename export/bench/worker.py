@@ -1,77 +1,79 @@
-"""A contestant in a process of its own, which draws when it is told to and tells how long it took.
+"""The process of one runner. `runner_process` starts it with `python -m` and sends it requests.
 
-Libraries keep threads waiting busily after a picture, and share one process's settings: in one process they
-would disturb each other. Run by bench_racers as `python -m`; the argument is a ContestantSpec in JSON, then
-every line that comes in is one order and every line that goes out its answer, both in JSON.
+Libraries keep threads in a busy wait after a run and share the settings of one process. Runners in one
+process would therefore disturb each other.
 """
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import gc
-import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from textual_vision.export.bench.runners import Contestant, ContestantSpec, open_contestant
-from textual_vision.runtime.errors import TextualVisionError
+START = time.monotonic()  # before the imports, which are part of the cold start
 
-Lap = tuple[float, Mapping[str, float]]  # seconds of the whole, and of each stage
+from textual_vision.export.bench.runner import Runner, RunnerSpec  # noqa: E402
+from textual_vision.export.host.worker_process import Channel, run_worker  # noqa: E402
+
+RUNS_BEFORE_MEMORY = 3  # the libraries take some of their memory in later runs
+KIBIBYTE = 1024
 
 
-def main() -> None:
-    """Answers go to what was stdout; what libraries print there goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def work(spec: RunnerSpec, channel: Channel) -> None:
+    """Open the runner, send the times of the start, and answer requests until the pipe closes.
+
+    Times are of the system's monotonic clock, which the parent process shares. A request is the name of a
+    function below and its arguments.
+    """
+    from textual_vision.export.bench.runners import open_runner
+
+    runner = open_runner(spec)
+    channel.send({"start": START, "loaded": time.monotonic()})
+    while True:
+        name, arguments = channel.receive()
+        channel.send(REQUESTS[name](runner, *arguments))
+
+
+def _first_run(runner: Runner, prompt: str) -> dict[str, float]:
+    runner.run([prompt], [0])
+    finished = time.monotonic()
+    for seed in range(RUNS_BEFORE_MEMORY):
+        runner.run([prompt], [seed])
+    return {"finished": finished, "peak_bytes": float(peak_bytes())}
+
+
+def _iterations(runner: Runner, prompts: list[str], seeds: list[int], warm_up: int, measured: int) -> Any:
+    from textual_vision.export.bench.runners import run_iterations
+
+    gc.collect()
+    gc.disable()
+    return run_iterations(runner, prompts, seeds, warm_up=warm_up, measured=measured)
+
+
+def _images(runner: Runner, prompts: list[str], seeds: list[int]) -> Any:
+    return runner.run(prompts, seeds).images
+
+
+REQUESTS: dict[str, Any] = {"first_run": _first_run, "iterations": _iterations, "images": _images}
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory of this process so far.
+
+    Linux's ru_maxrss is at least that of the parent at the start, so the kernel's own record of this process
+    is read where it exists.
+    """
     try:
-        contestant = open_contestant(ContestantSpec(**json.loads(sys.argv[1])))
-        _tell(answers, {})
-        gc.collect()
-        gc.disable()
-        for line in sys.stdin:
-            _tell(answers, _done(contestant, json.loads(line)))
-    except TextualVisionError as error:
-        _tell(answers, {"error": type(error).__name__, "message": error.message, "hint": error.hint})
-        sys.exit(error.exit_code)
+        with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - pathlib is another import
+            found = [line for line in status if line.startswith("VmHWM:")]
+        return int(found[0].split()[1]) * KIBIBYTE
+    except (OSError, IndexError):
+        import resource
 
-
-def burst(
-    contestant: Contestant, prompts: Sequence[str], seeds: Sequence[int], unmeasured: int, measured: int
-) -> list[Lap]:
-    """The laps of `measured` drawings after some that are not, which warm up what others have cooled."""
-    for _ in range(unmeasured):
-        contestant.generate(prompts, seeds)
-    found = []
-    for _ in range(measured):
-        start = time.perf_counter()
-        drawing = contestant.generate(prompts, seeds)
-        found.append((time.perf_counter() - start, drawing.stage_seconds))
-    return found
-
-
-def argument_of(spec: ContestantSpec) -> str:
-    """What the process is started with."""
-    return json.dumps(dataclasses.asdict(spec))
-
-
-def _done(contestant: Contestant, order: dict[str, Any]) -> dict[str, object]:
-    prompts, seeds = order["prompts"], order["seeds"]
-    if "measured" in order:
-        laps = burst(contestant, prompts, seeds, order["unmeasured"], order["measured"])
-        gc.collect()
-        return {"laps": laps}
-    images = contestant.generate(prompts, seeds).images
-    return {"shape": images.shape, "pixels": base64.b64encode(images.tobytes()).decode("ascii")}
-
-
-def _tell(answers: TextIO, answer: dict[str, object]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
+        unit = 1 if sys.platform == "darwin" else KIBIBYTE
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(work)

@@ -18,7 +18,9 @@ from textual_vision.export.build.report_files import command_of, files_of_report
 from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import gc_frozen
-from textual_vision.export.host.step_cache import StepCache, Tell, versions
+from textual_vision.export.host.progress import ProgressCallback, ignore_progress
+from textual_vision.export.host.step_cache import StepCache
+from textual_vision.export.host.versions import versions
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.loading import model_of
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
@@ -32,7 +34,12 @@ CALIBRATION_SEED = 1 << 32  # calibration draws other noise than the comparison
 
 @gc_frozen()
 def build(
-    source: str, folder: Path, options: BuildOptions, *, cache: Path | None = None, tell: Tell | None = None
+    source: str,
+    folder: Path,
+    options: BuildOptions,
+    *,
+    cache: Path | None = None,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> BuildResult:
     """Export the model at `source` (see `load_model`) into the bundle `folder`.
 
@@ -43,12 +50,12 @@ def build(
     check_options(options)
     check_place(folder, force=options.force)
     context = BuildContext(
-        model=model_of(source, options.tokens), options=options, steps=StepCache(cache, tell)
+        model=model_of(source, options.prompt_length), options=options, steps=StepCache(cache, on_progress)
     )
     task = StageExportSpec(
         source=source,
         opset=options.opset,
-        tokens=options.tokens,
+        tokens=options.prompt_length,
         target=options.target,
         without=options.no_rewrite,
     )
@@ -70,7 +77,7 @@ def build(
         if result.verdict == FAIL and not options.allow_failing:
             raise failure_of(precisions)
         graphs = {name: one.graphs for name, one in made.items()}
-        manifest, files = bundle_contents(context.model, result, graphs, batches, options.batch)
+        manifest, files = bundle_contents(context.model, result, graphs, batches, options.batch_profile)
         files.update({path: data for one in made.values() for path, data in one.files.items()})
         command = command_of(source, folder, options)
         sessions = comparisons.sessions
@@ -105,7 +112,7 @@ def _drawn(
         batches = reference_batches(context.model, texts, samples=samples, seed=seed, margins=margins)
         return bytes_from_batches(batches)
 
-    depends = [context.model.fingerprint, texts, samples, seed, context.options.tokens, margins]
+    depends = [context.model.fingerprint, texts, samples, seed, context.options.prompt_length, margins]
     return batches_from_bytes(context.steps.run(name, depends, work))
 
 
@@ -131,7 +138,7 @@ def _calibration(context: BuildContext) -> tuple[ReferenceBatch, ...]:
             chosen = chosen_prompts(context.model, texts, count=count, seed=seed)
             return json.dumps(chosen).encode()
 
-        depends = [context.model.fingerprint, texts, count, seed, options.tokens]
+        depends = [context.model.fingerprint, texts, count, seed, options.prompt_length]
         chosen = json.loads(context.steps.run("choose prompts to calibrate on", depends, work))
         texts = tuple(texts[index] for index in chosen)
     return _drawn(context, "draw to calibrate", texts, len(texts), seed, margins=False)

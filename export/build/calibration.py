@@ -106,5 +106,5 @@ def ranges_from_cache(path: Path, origin: Origin, method: str) -> dict[str, dict
     methods = sorted({found.method for stage in ranges.values() for found in stage.values()})
     if method != AUTO and methods != [method]:
         problem = f"{path} holds ranges by {', '.join(methods)}, not by {method}"
-        raise UsageError(problem, "leave out --range-method, or --calibration-cache to calibrate anew")
+        raise UsageError(problem, "leave out --calibration-method, or --ranges to calibrate anew")
     return ranges

@@ -29,8 +29,13 @@ from textual_vision.export.parity.verdict import (
     verdict_of,
 )
 from textual_vision.export.precision.registry import PrecisionGraphs
-from textual_vision.export.results import MERGED, PrecisionResult, StageGraph
-from textual_vision.export.results_json import bytes_from_results, parity_from_bytes
+from textual_vision.export.results import (
+    MERGED,
+    PrecisionResult,
+    StageGraph,
+    bytes_from_results,
+    parity_from_bytes,
+)
 from textual_vision.export.sessions.cached import CachingSession, GraphDigests, SessionPool
 from textual_vision.export.sessions.opening import initialize_backend, usable_backends
 from textual_vision.export.sessions.timing import median_latency_ms, node_count

@@ -22,8 +22,7 @@ from textual_vision.export.build.float_workers import (
 from textual_vision.export.host.step_cache import StepCache, unzip_bytes
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.results import RewriteResult
-from textual_vision.export.results_json import rewrites_from_bytes
+from textual_vision.export.results import RewriteResult, rewrites_from_bytes
 from textual_vision.export.sessions.opening import usable_backends
 
 

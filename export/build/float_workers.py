@@ -24,7 +24,7 @@ from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
 from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
 from textual_vision.export.model.stage import Stage, StagedModel, inference_stage
 from textual_vision.export.passes.manager import RewriteContext, rewrite_graph
-from textual_vision.export.results_json import bytes_from_results
+from textual_vision.export.results import bytes_from_results
 from textual_vision.runtime import errors
 from textual_vision.runtime.backends.session import default_backend
 

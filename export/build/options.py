@@ -19,23 +19,23 @@ from textual_vision.runtime.manifest import BatchProfile
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What `tv-export build` can be told; see its help. `tokens` None leaves the prompt's length open."""
+    """What `tv-export build` can be told; see its help. `prompt_length` None leaves it open."""
 
     precisions: tuple[str, ...] = ("fp32",)
     opset: int = 20
-    batch: BatchProfile = field(default_factory=lambda: BatchProfile(min=1, opt=1, max=8))
-    tokens: int | None = None
+    batch_profile: BatchProfile = field(default_factory=lambda: BatchProfile(min=1, opt=1, max=8))
+    prompt_length: int | None = None
     samples: int = 32
     seed: int = 0
     prompts: tuple[str, ...] = COMPARED
     calibration_prompts: tuple[str, ...] = CALIBRATED
     calibration_random: bool = False
     calibration_count: int = CALIBRATION_PROMPTS
-    calibration_cache: Path | None = None
+    ranges: Path | None = None
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
-    budget: str | None = None
-    range_method: str = AUTO
+    int8_tolerance: str | None = None
+    calibration_method: str = AUTO
     reference: bool = False
     merged: bool = True
     force: bool = False
@@ -50,18 +50,18 @@ def check_options(options: BuildOptions) -> None:
         raise UsageError("no precision", "give at least one: --precision fp32")
     for name in options.precisions:
         check_precision(name)
-    if options.budget is not None:
-        parse_budget(options.budget)
-    check_method(options.range_method)
+    if options.int8_tolerance is not None:
+        parse_budget(options.int8_tolerance)
+    check_method(options.calibration_method)
     if options.calibration_count < 1:
-        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-prompts 64")
-    if options.calibration_cache is not None:
+        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-count 64")
+    if options.ranges is not None:
         if "int8" not in options.precisions:
-            raise UsageError("--calibration-cache without int8 to use it", "add --precision int8")
-        read_cache(options.calibration_cache, None)
-    batch = options.batch
+            raise UsageError("--ranges without int8 to use it", "add --precision int8")
+        read_cache(options.ranges, None)
+    batch = options.batch_profile
     if not 1 <= batch.min <= batch.opt <= batch.max:
         problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
-        raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch 1,1,8")
+        raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch-profile 1,1,8")
     if options.samples < 2:
         raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")

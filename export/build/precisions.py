@@ -61,7 +61,7 @@ def floats_of(
         found[stage] = floats
         for name in parts if is_early else ():
             # Whether a cache's ranges fit, all exported graphs tell.
-            if name in STAGE_CONVERTERS and not (name == "int8" and context.options.calibration_cache):
+            if name in STAGE_CONVERTERS and not (name == "int8" and context.options.ranges):
                 source = _source(context, name, {stage: floats}, calibration)
                 work = partial(convert_stage, name, source, context.model.stage(stage).spec)
                 parts[name][stage] = context.steps.timed(f"begin {name} of {stage}", work)
@@ -82,10 +82,10 @@ def precision_of(
     origin = _origin(
         context, calibration, {stage.name: floats[stage.name].exported for stage in context.model.stages}
     )
-    given = options.calibration_cache if name == "int8" else None
+    given = options.ranges if name == "int8" else None
     source = dataclasses.replace(
         _source(context, name, floats, calibration),
-        ranges={} if given is None else ranges_from_cache(given, origin, options.range_method),
+        ranges={} if given is None else ranges_from_cache(given, origin, options.calibration_method),
         stage_results=parts,
     )
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
@@ -98,7 +98,7 @@ def precision_of(
     notes = json.loads(files.pop(NOTES_FILE))
     others = {path: files.pop(path) for path in list(files) if path.startswith(f"{FOLDER}/")}
     if name == "int8":
-        ranges = options.range_method if given is None else f"the cache {given.name}"
+        ranges = options.calibration_method if given is None else f"the cache {given.name}"
         offered = (
             options.calibration_count if options.calibration_random else len(options.calibration_prompts)
         )
@@ -119,8 +119,8 @@ def _source(
         fp32={stage: floats[stage].lowered if name == "int8" else floats[stage].graph for stage in order},
         batches=calibration,
         target=options.target,
-        budget=options.budget,
-        range_method=options.range_method,
+        budget=options.int8_tolerance,
+        range_method=options.calibration_method,
     )
 
 
@@ -132,7 +132,7 @@ def _origin(
         [prompt for batch in batches for prompt in batch.prompts],
         [seed for batch in batches for seed in batch.seeds],
         context.model.tokenizer,
-        {"noise": RECIPE, "tokens": context.options.tokens, "longest": context.model.text.max_tokens},
+        {"noise": RECIPE, "tokens": context.options.prompt_length, "longest": context.model.text.max_tokens},
         {**exported, "rewrites left out": json.dumps(sorted(context.options.no_rewrite)).encode()},
     )
 

@@ -57,21 +57,21 @@ def command_of(source: str, folder: Path, options: BuildOptions) -> str:
 
 
 def _options(options: BuildOptions) -> Iterator[str]:
-    batch = options.batch
-    yield from ("--opset", str(options.opset), "--batch", f"{batch.min},{batch.opt},{batch.max}")
+    batch = options.batch_profile
+    yield from ("--opset", str(options.opset), "--batch-profile", f"{batch.min},{batch.opt},{batch.max}")
     yield from ("--samples", str(options.samples), "--seed", str(options.seed), "--target", options.target)
-    if options.tokens is not None:
-        yield from ("--tokens", str(options.tokens))
-    if options.budget is not None:
-        yield from ("--budget", options.budget)
+    if options.prompt_length is not None:
+        yield from ("--prompt-length", str(options.prompt_length))
+    if options.int8_tolerance is not None:
+        yield from ("--int8-tolerance", options.int8_tolerance)
     if options.calibration_random:
-        yield from ("--calibration", RANDOM)
+        yield from ("--calibration-prompts", RANDOM)
     if options.calibration_count != CALIBRATION_PROMPTS:
-        yield from ("--calibration-prompts", str(options.calibration_count))
-    if options.calibration_cache is not None:
-        yield from ("--calibration-cache", options.calibration_cache.name)
-    if options.range_method != AUTO:
-        yield from ("--range-method", options.range_method)
+        yield from ("--calibration-count", str(options.calibration_count))
+    if options.ranges is not None:
+        yield from ("--ranges", options.ranges.name)
+    if options.calibration_method != AUTO:
+        yield from ("--calibration-method", options.calibration_method)
     for rewrite in options.no_rewrite:
         yield from ("--no-rewrite", rewrite)
     if options.reference:

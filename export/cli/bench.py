@@ -1,127 +1,142 @@
-"""tv-export bench: how fast a bundle draws, beside its peers."""
+"""tv-export bench: measure how fast a bundle generates, compared with PyTorch and other runtimes."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from textual_vision.export.cli.arguments import numbers_from_text
 from textual_vision.runtime import console
 from textual_vision.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from textual_vision.export.bench.results import BenchResult
 
 BATCH_LIMIT = 1024
 
 
 @click.command("bench")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--precision", "precisions", multiple=True, help="Repeat for several. [default: the bundle's]")
 @click.option(
-    "--backend", "backends", multiple=True, help="Repeat for several. [default: the first installed]"
+    "--precision",
+    "precisions",
+    multiple=True,
+    help="Precision to measure; repeat the option for several. [default: the bundle's]",
 )
 @click.option(
-    "--against",
+    "--backend",
+    "backends",
+    multiple=True,
+    help="Backend to measure; repeat the option for several. [default: the first that is installed]",
+)
+@click.option(
+    "--compare",
     multiple=True,
     metavar="PEER,…",
-    help="eager, compile (PyTorch), naive (one plain export), openvino.",
-)
-@click.option("--checkpoint", help="What the bundle was made of. [default: that one of the shipped ones]")
-@click.option("--prompt", "prompts", multiple=True, help="What to draw; repeat it for batches.")
-@click.option(
-    "--warm-up", type=click.IntRange(0), default=5, show_default=True, help="Drawings before measuring."
+    help="Compare with eager or compile (PyTorch), naive (one unoptimized export), or openvino.",
 )
 @click.option(
-    "--iterations", type=click.IntRange(1), default=30, show_default=True, help="Drawings that are measured."
+    "--checkpoint",
+    help="Checkpoint that the bundle was exported from. [default: the shipped one with the same digest]",
 )
-@click.option("--percentile", "percentiles", default="90,99", show_default=True, metavar="P,…")
-@click.option("--batch", "batches", default="1,4", show_default=True, metavar="N,…", help="For throughput.")
-@click.option("--threads", type=click.IntRange(1), help="For every contestant. [default: each one's choice]")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt to generate; repeat the option for batches.")
+@click.option(
+    "--warm-up",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Iterations before the measured ones.",
+)
+@click.option(
+    "--iterations", type=click.IntRange(1), default=30, show_default=True, help="Measured iterations."
+)
+@click.option(
+    "--percentile",
+    "percentiles",
+    default="90,99",
+    show_default=True,
+    metavar="P,…",
+    help="Percentiles of the latency to report.",
+)
+@click.option(
+    "--batch-sizes",
+    default="1,4",
+    show_default=True,
+    metavar="N,…",
+    help="Batch sizes to measure throughput at.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of every runner. [default: each library's choice]"
+)
 @click.option(
     "--cold-start",
     "cold_starts",
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Fresh processes per contestant; 0 for none.",
+    help="Fresh processes to measure the start with, for each runner; 0 skips it.",
 )
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the result here."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the JSON to this file.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
 def bench_command(
     bundle: Path,
-    precisions: tuple[str, ...],
-    backends: tuple[str, ...],
-    against: tuple[str, ...],
-    checkpoint: str | None,
-    prompts: tuple[str, ...],
-    warm_up: int,
-    iterations: int,
     percentiles: str,
-    batches: str,
-    threads: int | None,
-    cold_starts: int,
-    json_file: Path | None,
+    batch_sizes: str,
+    compare: tuple[str, ...],
+    prompts: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    **given: object,
 ) -> None:
-    """Measure how fast BUNDLE draws, and how that compares.
+    """Measure how fast BUNDLE generates, and compare it with other runtimes.
 
     \b
-    tv-export bench emoji.tv --against eager,naive,openvino
-    tv-export bench emoji.tv --precision fp32 --precision int8 --backend openvino --batch 1,2,4,8
+    tv-export bench emoji.tv --compare eager,naive,openvino
+    tv-export bench emoji.tv --precision fp32 --precision int8 --backend openvino --batch-sizes 1,2,4,8
     """
-    # What is wrong with the numbers is said before the heavy imports.
-    sizes = tuple(int(n) for n in numbers(batches, "--batch", 1, BATCH_LIMIT) if n == int(n))
-    marks = numbers(percentiles, "--percentile", 0, 100)
-    if json_file is not None and not json_file.parent.is_dir():
-        raise UsageError(f"{json_file.parent} is not a folder", f"make it first: mkdir -p {json_file.parent}")
+    # The numbers are checked before the heavy imports.
+    sizes = numbers_from_text(batch_sizes, "--batch-sizes", 1, BATCH_LIMIT, "1,4,8")
+    ranks = numbers_from_text(percentiles, "--percentile", 0, 100, "90,99")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"{output.parent} is not a folder", f"create it first: mkdir -p {output.parent}")
     from textual_vision.export.bench.results import BenchOptions
     from textual_vision.export.bench.run import bench
+    from textual_vision.export.cli.printing import print_progress
     from textual_vision.export.model.prompts import COMPARED
 
     options = BenchOptions(
-        precisions=precisions,
-        backends=backends,
-        against=tuple(name.strip() for entry in against for name in entry.split(",") if name.strip()),
-        checkpoint=checkpoint,
+        compare=tuple(name.strip() for entry in compare for name in entry.split(",") if name.strip()),
         prompts=prompts or COMPARED,
-        warm_up=warm_up,
-        iterations=iterations,
-        percentiles=marks,
-        batches=sizes,
-        cold_starts=cold_starts,
-        threads=threads,
+        percentiles=ranks,
+        batch_sizes=tuple(int(size) for size in sizes if size == int(size)),
+        **given,  # type: ignore[arg-type]
     )
-    result = bench(bundle, options, tell=lambda line: click.echo(line, err=True))
-    _show(result, json_file)
+    _show(bench(bundle, options, on_progress=print_progress), output, as_json)
 
 
-def _show(result: object, json_file: Path | None) -> None:
+def _show(result: BenchResult, output: Path | None, as_json: bool) -> None:
     import dataclasses
+    import json
 
     from rich.console import Console
 
-    from textual_vision.export.bench.results import BenchResult
     from textual_vision.export.bench.table import tables_from_result
     from textual_vision.runtime.files import write_atomic
 
-    assert isinstance(result, BenchResult)
     for warning in result.warnings:
         console.print_status("warning", warning, "yellow")
-    Console().print(tables_from_result(result))
-    if json_file is not None:
-        text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomic(json_file, (text + "\n").encode())
-        click.echo(f"wrote {json_file}", err=True)
-
-
-def numbers(text: str, option: str, low: float, high: float) -> tuple[float, ...]:
-    """The numbers of a list with commas; UsageError unless each is from `low` to `high`."""
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(low <= number <= high for number in found):
-        problem = f"{option} {text!r}: not a list of numbers from {low:g} to {high:g}"
-        raise UsageError(
-            problem, f"for example {option} 1,4,8" if option == "--batch" else "for example 90,99"
-        )
-    return found
+    text = json.dumps(dataclasses.asdict(result), indent=1, ensure_ascii=False, allow_nan=False)
+    if as_json:
+        click.echo(text)
+    else:
+        Console().print(tables_from_result(result))
+    if output is not None:
+        write_atomic(output, (text + "\n").encode())
+        click.echo(f"wrote {output}", err=True)

@@ -1,8 +1,7 @@
-"""What this machine can do: libraries and providers that really work, not merely listed, and its hardware."""
+"""tv-export doctor: find out which libraries, backends and GPUs work on this machine."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -13,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from textual_vision.export.graph.smoke_graph import smoke_graph
-from textual_vision.runtime.backends.session import BACKENDS, SessionOptions, open_session
+import click
+
 from textual_vision.runtime.errors import TextualVisionError
-from textual_vision.runtime.version import __version__
 
 LIBRARIES = (
     "numpy",
@@ -31,12 +29,12 @@ LIBRARIES = (
     "transformers",
 )
 TEGRA_MODEL = Path("/proc/device-tree/model")
-SECONDS = 10
+TIMEOUT_SECONDS = 10  # of another program
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked at: `works`, what was found, and what to do for more."""
+    """One checked part: whether it `works`, the details found, and a hint about making it work."""
 
     name: str
     works: bool
@@ -44,8 +42,17 @@ class Finding:
     hint: str = ""
 
 
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Show what works on this machine, and what to install for the rest."""
+    from textual_vision.export.cli import printing
+
+    printing.show_doctor(examined(), as_json)
+
+
 def examined() -> tuple[Finding, ...]:
-    """Look at everything; never raises for what is missing."""
+    """Return the findings of all checks; a missing part is a finding, not an error."""
     return (*_machine(), *_libraries(), *_backends(), _tensorrt(), _tensorrt_rtx(), _npm())
 
 
@@ -63,30 +70,27 @@ def _machine() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    found = [Finding(name="promptsprite", works=True, found=__version__)]
-    for name in LIBRARIES:
-        versions = [one.version for one in importlib.metadata.distributions(name=name)]
-        if versions:
-            found.append(Finding(name=name, works=True, found=versions[0]))
-    if {"onnxruntime", "onnxruntime-gpu"} <= {one.name for one in found}:
-        problem = "both onnxruntime and onnxruntime-gpu are installed: one overwrites the other"
-        hint = "pip uninstall onnxruntime onnxruntime-gpu, then install one"
+    from textual_vision.export.host.versions import DISTRIBUTION, installed_versions
+    from textual_vision.runtime.version import __version__
+
+    installed = {DISTRIBUTION: __version__, **installed_versions(LIBRARIES)}
+    found = [Finding(name=name, works=True, found=version) for name, version in installed.items()]
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        problem = "onnxruntime and onnxruntime-gpu are both installed, and each overwrites the other's files"
+        hint = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         found.append(Finding(name="ONNX Runtime", works=False, found=problem, hint=hint))
     return found
 
 
 def _backends() -> list[Finding]:
-    """Every backend that takes ONNX graphs computes a small one."""
-    graph = smoke_graph() if importlib.util.find_spec("onnx") is not None else None
-    if graph is None:
-        return [
-            Finding(
-                name="backends",
-                works=False,
-                found="not tried: onnx is not installed",
-                hint="pip install 'promptsprite[export]'",
-            )
-        ]
+    """Return a finding for each backend of ONNX graphs, which computes a small graph."""
+    if importlib.util.find_spec("onnx") is None:
+        hint = "pip install 'promptsprite[export]'"
+        return [Finding(name="backends", works=False, found="not tried: onnx is not installed", hint=hint)]
+    from textual_vision.export.graph.smoke_graph import smoke_graph
+    from textual_vision.runtime.backends.session import BACKENDS
+
+    graph = smoke_graph()
     return [
         _tried(f"backend {name}", lambda name=name: _computed(graph, name), backend.install)  # type: ignore[misc]
         for name, (backend, _) in BACKENDS.items()
@@ -96,6 +100,8 @@ def _backends() -> list[Finding]:
 
 def _computed(graph: bytes, backend: str) -> str:
     import numpy as np
+
+    from textual_vision.runtime.backends.session import SessionOptions, open_session
 
     session = open_session(graph, SessionOptions(backend=backend, name="a small graph"))
     inputs = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -121,7 +127,7 @@ def _tensorrt() -> Finding:
         device = probe(load_cudart())
         return f"TensorRT {library.__version__} on {device}"
 
-    return _tried("TensorRT", work, "pip install 'promptsprite[tensorrt]'; on Jetson use JetPack's own")
+    return _tried("TensorRT", work, "pip install 'promptsprite[tensorrt]'; a Jetson has it with JetPack")
 
 
 def _tensorrt_rtx() -> Finding:
@@ -134,15 +140,15 @@ def _tensorrt_rtx() -> Finding:
 
 
 def _npm() -> Finding:
-    place = shutil.which("npm")
-    hint = "" if place else "install Node.js with npm to fetch the corpus for training; drawing needs none"
-    return Finding(name="npm", works=place is not None, found=place or "not found", hint=hint)
+    path = shutil.which("npm")
+    hint = "" if path else "install Node.js with npm to fetch the emoji corpus; only training needs it"
+    return Finding(name="npm", works=path is not None, found=path or "not found", hint=hint)
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints, or nothing when it is not there or fails."""
+    """Return the output of a program; empty when the program is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -1,6 +1,6 @@
-"""What tv-export's commands print: tables for people, JSON for machines.
+"""Print the results of tv-export's commands: tables for people, JSON for machines.
 
-Only a build needs torch: what else there is to show is shown on devices that have none.
+Only `show_plan` imports torch, so that the other commands run on devices without it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,8 +21,7 @@ from textual_vision.export.bundle.inspection import Inspection
 from textual_vision.export.bundle.model_card import prompt_size
 from textual_vision.export.bundle.verify import Verification
 from textual_vision.export.cli.doctor import Finding
-from textual_vision.export.cli.printing_int8 import lines_of_notes
-from textual_vision.export.host.step_cache import Tell
+from textual_vision.export.int8.budget import table_lines
 from textual_vision.export.model.batch import TOKENS
 from textual_vision.export.results import (
     FAIL,
@@ -34,7 +33,6 @@ from textual_vision.export.results import (
     PrecisionResult,
     StageGraph,
     StageParity,
-    StepTiming,
 )
 from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.strict_json import json_from_dataclass
@@ -44,40 +42,39 @@ if TYPE_CHECKING:
     from textual_vision.export.cli.engine import EngineJob
     from textual_vision.export.tensorrt.engines import EngineResult
 
-WIDTH_ELSEWHERE = 120  # of tables that do not go to a terminal
+FILE_WIDTH = 120  # columns of tables that are written to a file or a pipe
+MAX_UNVISITED = 60  # characters of the list of unvisited rows; the report has all of it
 MARKS = {PASS: "[green]✓ pass[/]", FAIL: "[red]✗ fail[/]"}
 
 
 def console() -> Console:
-    """Of the standard output; wide enough for tables in files and pipes."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+    """Return a console for the standard output, wide enough for tables in files and pipes."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def print_json(value: object) -> None:
-    """One JSON document on the standard output."""
+    """Print one JSON document on the standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def step_teller() -> Tell:
-    """Tells of each step on the standard error as it is done."""
-
-    def tell(step: StepTiming) -> None:
-        time = "kept from before" if step.cached else f"{step.seconds:.1f} s"
-        click.echo(f"  {step.name}: {time}", err=True)
-
-    return tell
+def print_progress(line: str) -> None:
+    """Print one line about the progress of long work on the standard error."""
+    click.echo(f"  {line}", err=True)
 
 
 def show_plan(
     checkpoint: str, output: Path, options: BuildOptions, as_json: bool, engines: EngineJob | None = None
 ) -> None:
-    """What a build would do, its `engines` too; raises what the build would raise before its first step."""
+    """Print the steps of a build and of its `engines`.
+
+    Raises what the build would raise before its first step.
+    """
     from textual_vision.export.build.build import plan
     from textual_vision.export.build.options import check_options
     from textual_vision.export.model.loading import model_of
 
     check_options(options)
-    model = model_of(checkpoint, options.tokens)
+    model = model_of(checkpoint, options.prompt_length)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:
@@ -89,7 +86,7 @@ def show_plan(
 
 
 def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResult] = ()) -> None:
-    """The table of a build, what its rewrites bought, and the next command to type."""
+    """Print a build's comparisons, its rewrites, the int8 candidates and the next command."""
     if as_json:
         print_json({**dataclasses.asdict(result), "engines": [dataclasses.asdict(one) for one in engines]})
         return
@@ -100,11 +97,29 @@ def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResul
         out.print(_rewrite_table(result))
     for precision in result.precisions:
         if "table" in precision.notes:
-            for line in lines_of_notes(precision.notes):
+            for line in int8_lines(precision.notes):
                 click.echo(line)
     size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
     click.echo(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {result.seconds:.0f} s")
     click.echo(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
+
+
+def int8_lines(notes: Mapping[str, Any]) -> list[str]:
+    """Return the calibration and the Pareto table in the notes of `int8_from_float`, a line each."""
+    lines = _calibration_lines(notes["calibration"]) if "calibration" in notes else []
+    lines += [f"  warning: {text}" for text in notes["warnings"]]
+    table = [f"  {line}" for line in table_lines(notes["table"])]
+    return [*lines, f"int8 within {notes['budget']}: candidates that no other beats", *table]
+
+
+def _calibration_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"calibrated on {found['prompts']} of {found['offered']} prompts, ranges by {found['ranges']}"]
+    for table in found["tables"]:
+        never = table["never"]
+        shown = never if len(never) <= MAX_UNVISITED else f"{never[:MAX_UNVISITED].rpartition(',')[0]},…"
+        visited = f"  {table['tensor']}: {table['visited']} of {table['rows']} rows visited"
+        lines.append(f"{visited}, never {shown}" if never else visited)
+    return [*lines, *(f"  warning: {text}" for text in found["warnings"])]
 
 
 def _build_table(result: BuildResult, backend: str) -> Table:
@@ -118,8 +133,8 @@ def _build_table(result: BuildResult, backend: str) -> Table:
         "nodes",
         "ms",
         "codes equal",
-        "alone, dB",
-        "whole, dB",
+        "teacher-forced, dB",
+        "end to end, dB",
         "verdict",
     ):
         table.add_column(name, justify="left" if name in ("stage", "precision", "verdict") else "right")
@@ -175,8 +190,19 @@ def _rewrite_table(result: BuildResult) -> Table:
     return table
 
 
+def show_engines(bundle: Path, result: EngineResult, as_json: bool) -> None:
+    """Print the engines that were added to `bundle`, or that it has them already."""
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+    elif result.reused:
+        name = f"{result.fingerprint} {result.precision}"
+        click.echo(f"{bundle} has {name} engines already; --rebuild builds them again")
+    for stage in () if as_json else result.stages:
+        click.echo(f"wrote {bundle / stage.file}")
+
+
 def show_inspection(found: Inspection, as_json: bool) -> None:
-    """A bundle's contents."""
+    """Print the contents of a bundle."""
     manifest = found.manifest
     if as_json:
         graphs = [dataclasses.asdict(graph) for graph in found.graphs]
@@ -188,7 +214,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
     about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
     click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")
-    for name in ("stage", "takes", "gives"):
+    for name in ("stage", "inputs", "outputs"):
         tensors.add_column(name)
     stages = [*manifest.stages, *([manifest.merged] if manifest.merged else [])]
     for stage in stages:
@@ -226,7 +252,7 @@ def _shape(shape: Sequence[int | str], text: TextSpec) -> str:
 
 
 def show_verification(found: Verification, as_json: bool) -> None:
-    """What was checked, a line each."""
+    """Print the result of every check, a line each."""
     if as_json:
         golden = {
             precision: {
@@ -239,7 +265,7 @@ def show_verification(found: Verification, as_json: bool) -> None:
         }
         print_json({"bundle": found.bundle, "files": found.files, "golden": golden, "parity": parity})
         return
-    click.echo(f"-[✓] {found.files} files are what the manifest says")
+    click.echo(f"-[✓] {found.files} files have the digests in the manifest")
     for precision, backends in found.golden.items():
         for backend, results in backends.items():
             good = sum(one.passed for one in results)
@@ -256,7 +282,7 @@ def show_verification(found: Verification, as_json: bool) -> None:
 
 
 def show_doctor(findings: Sequence[Finding], as_json: bool) -> None:
-    """What works, what does not and what to do about it."""
+    """Print what works, what does not, and how to mend it."""
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])
         return

@@ -1,1 +1,1 @@
-"""The machine that a build runs on: cores, garbage collection, the cache of steps."""
+"""The machine that runs a build: processes, threads, garbage collection and the cache of steps."""

@@ -1,8 +1,8 @@
-"""The same work for many things, side by side on all cores.
+"""Run the same work for many items on all CPU cores.
 
-Backends let other threads of Python go on while they compute. Several runs at a time of a session that has
-one thread take half of what one after the other takes on all cores: a graph is thousands of small operations,
-at each of which a session's threads wait for each other busily.
+Backends release Python's global lock while they compute. Several single-threaded sessions in parallel take
+half the time of one session with a thread per core: a graph has thousands of small operations, and a
+session's threads busy-wait for each other at each of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def torch_single_thread() -> Iterator[None]:
-    """Torch on one thread: to load a model and a few drawings are thousands of small operations, each over
-    before a second thread has begun, and the threads wait for each other busily. With one core kept busy by
-    another program that took eight times as long.
+    """Limit torch to one thread inside the context.
+
+    Loading a model and generating a few pictures are thousands of short operations. Several threads busy-wait
+    for each other at each; with another busy program on one core, that took eight times as long.
     """
     import torch
 
@@ -35,24 +36,24 @@ def torch_single_thread() -> Iterator[None]:
 
 
 def parallel_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What `work` gives for each of the items, in their order; raises what it raises.
+    """Yield `work(item)` for each item in order; raises what `work` raises.
 
-    It goes on while a result is looked at, but is never further ahead than there are cores: memory does not
-    grow with the number of items.
+    At most one result more than there are cores is computed ahead, so memory does not grow with the number of
+    items.
     """
     cores = os.cpu_count() or 1
     if cores == 1:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(cores) as pool:
-        begun: deque[Future[R]] = deque()
+        pending: deque[Future[R]] = deque()
         try:
             for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) > cores:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) > cores:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in begun:
+            for future in pending:
                 future.cancel()

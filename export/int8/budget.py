@@ -22,7 +22,7 @@ METRICS = {
 }
 SHARES = ("code_agreement", "text_code_agreement")
 DEFAULT_BUDGET = "code_agreement>=0.995,psnr>=32,generator_psnr>=36"
-BUDGET_HINT = f"for example --budget code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
+BUDGET_HINT = f"for example --int8-tolerance code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
 TEXT_LIMIT = 1000
 _TERM = re.compile(r"\s*([a-z_]+)\s*(>=|<=)\s*([0-9]+(?:\.[0-9]+)?)\s*")
 

@@ -70,7 +70,7 @@ def check_any_quantized(stages: Sequence[QuantizedStage], modes: Mapping[str, Ma
     if not set(kept) & set(QUANTIZED):
         raise BudgetError(
             f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
-            "ask for less with --budget, or build fp16: --precision fp16",
+            "ask for less with --int8-tolerance, or build fp16: --precision fp16",
         )
 
 

@@ -1,14 +1,11 @@
-"""tv-export sensitivity: what int8 in each layer alone costs, and what it buys."""
+"""Measure how much accuracy, time and size change when one layer alone is in int8."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from textual_vision.runtime.errors import UsageError
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from textual_vision.export.model.batch import ReferenceBatch
     from textual_vision.runtime.bundle import Bundle
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 SHOWN_DECIBELS = 60.0  # the plot's end: more is not seen
 BATCH_SIZE = 4
 
@@ -159,67 +155,3 @@ def reference_batches_of_bundle(
             )
         )
     return found
-
-
-@click.command("sensitivity")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Prompts to draw, one a line; `random`: random words. [default: a few of ours]",
-)
-@click.option("--samples", type=click.IntRange(1), default=16, show_default=True, help="Prompts to draw.")
-@click.option(
-    "--method",
-    type=click.Choice(["auto", "minmax", "entropy", "percentile", "mse"]),
-    default="mse",
-    show_default=True,
-    help="How ranges are found.",
-)
-@click.option("--backend", help="onnxruntime or openvino. [default: the first that is installed]")
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .png, .svg or .pdf.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def sensitivity_command(
-    bundle: Path,
-    calibration: Path | None,
-    samples: int,
-    method: str,
-    backend: str | None,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """Quantize each layer of BUNDLE alone: what it costs in codes and decibels, what it saves."""
-    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
-        raise UsageError(f"--plot {plot}: not a picture's name", f"end it in {', '.join(PLOT_SUFFIXES)}")
-    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
-    from textual_vision.export.model.prompts import CALIBRATED
-    from textual_vision.runtime.backends.session import default_backend
-    from textual_vision.runtime.bundle import Bundle
-
-    opened = Bundle(bundle)
-    if calibration == Path(RANDOM):
-        prompts = random_prompts(opened.read(opened.manifest.text.tokenizer), samples)
-    else:
-        prompts = CALIBRATED if calibration is None else read_prompts(calibration).texts
-    found = []
-    layers = sensitivity_of_bundle(
-        opened, prompts[:samples], backend=backend or default_backend(), method=method
-    )
-    for one in layers:
-        found.append(one)
-        if not as_json:
-            click.echo(_line(one))
-    if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=1))
-    if plot is not None:
-        plot_sensitivity(found, plot)
-
-
-def _line(one: LayerSensitivity) -> str:
-    psnr = "identical" if one.psnr_db is None else f"{one.psnr_db:6.1f} dB"
-    return (
-        f"{one.stage:12} {one.layer:45} text {100 * one.text_code_agreement:6.2f} %  "
-        f"codes {100 * one.code_agreement:6.2f} %  {psnr:>9}  "
-        f"{one.milliseconds_saved:+6.2f} ms  {one.bytes_saved / 1000:8.1f} kB"
-    )

@@ -89,7 +89,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     """
     longest = model.text.max_tokens
     if not TOKENS_LOWEST <= tokens <= longest:
-        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --tokens {longest}"
+        hint = f"{model.name} takes {TOKENS_LOWEST} to {longest}: --prompt-length {longest}"
         raise UsageError(f"{tokens} tokens", hint)
     return replace(model, text=replace(model.text, max_tokens=tokens, fixed_length=True))
 

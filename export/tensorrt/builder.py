@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
-from textual_vision.export.tensorrt.progress import Report, build_with_progress
+from textual_vision.export.tensorrt.progress import build_with_progress
 from textual_vision.runtime.backends.tensorrt.api import (
     errors_in,
     has_api,
@@ -53,14 +54,15 @@ class EngineSettings:
     """How to build; `precision` is the graphs'.
 
     `workspace_bytes` None leaves all free memory to the library. `compute` names the GPUs of TensorRT-RTX
-    ("8.6"); () is the one that is here. `hardware` is one of engines.COMPATIBILITIES. `dla_core` puts what it
-    can on a Jetson's DLA, the rest on the GPU. `weakly_typed` lets the library choose types (≤ 10).
+    ("8.6"); () means the local one. `hardware_compatibility` is one of engines.COMPATIBILITIES. `dla_core`
+    runs what it can on a Jetson's DLA and the rest on the GPU. `weakly_typed` lets TensorRT choose types (≤
+    10).
     """
 
     precision: str
     workspace_bytes: int | None = None
     compute: tuple[str, ...] = ()
-    hardware: str = "none"
+    hardware_compatibility: str = "none"
     version_compatible: bool = False
     dla_core: int | None = None
     optimization_level: int | None = None
@@ -89,7 +91,7 @@ def build_plan(
     profile: dict[str, ShapeRange],
     settings: EngineSettings,
     *,
-    report: Report,
+    on_progress: ProgressCallback,
     timing_cache: bytes = b"",
     calibrator: Any = None,
 ) -> Plan:
@@ -111,7 +113,9 @@ def build_plan(
     if settings.dla_core is not None:
         check_dla_shapes(profile, name)
     cache = _use_timing_cache(trt, config, timing_cache, settings)
-    plan = build_with_progress(trt, config, lambda: builder.build_serialized_network(network, config), report)
+    plan = build_with_progress(
+        trt, config, lambda: builder.build_serialized_network(network, config), on_progress
+    )
     if plan is None:
         raise _build_error(name, logger, settings)
     return Plan(
@@ -230,11 +234,11 @@ def _allow_types(
 
 
 def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
-    if settings.hardware == "ampere+":
+    if settings.hardware_compatibility == "ampere+":
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    elif settings.hardware == "same-compute-capability":
+    elif settings.hardware_compatibility == "same-compute-capability":
         if not has_api(trt, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
-            hint = "use a newer TensorRT, or --hardware ampere+"
+            hint = "use a newer TensorRT, or --hardware-compatibility ampere+"
             raise UsageError(f"TensorRT {trt.__version__} has no same-compute-capability mode", hint)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     if settings.compute:
@@ -308,7 +312,9 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, Sha
         _check_shapes(tuple(tensor.shape), given, f"{name}: {tensor.name}")
         shapes.set_shape(tensor.name, given.min, given.opt, given.max)
     if config.add_optimization_profile(shapes) < 0:
-        raise UsageError(f"{name}: TensorRT refuses the profile", "give --batch as MIN,OPT,MAX, rising")
+        raise UsageError(
+            f"{name}: TensorRT refuses the profile", "give --batch-profile as MIN,OPT,MAX, rising"
+        )
 
 
 def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> None:
@@ -320,7 +326,8 @@ def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> N
             raise UsageError(f"{where}: the graph has shape {declared}, the profile {shape}")
     if not all(a <= b <= c for a, b, c in zip(given.min, given.opt, given.max, strict=True)):
         raise UsageError(
-            f"{where}: {given.min} to {given.opt} to {given.max} does not rise", "give --batch as MIN,OPT,MAX"
+            f"{where}: {given.min} to {given.opt} to {given.max} does not rise",
+            "give --batch-profile as MIN,OPT,MAX",
         )
 
 
@@ -346,9 +353,11 @@ def _build_error(name: str, logger: Any, settings: EngineSettings) -> TextualVis
     problem = f"{name}: TensorRT cannot build it: {last_error(logger)}"
     text = " ".join(errors_in(logger)).lower()
     if ("memory" in text or "workspace" in text) and settings.workspace_bytes is not None:
-        return UsageError(problem, "give --workspace more, or leave it out; or close other programs")
+        return UsageError(problem, "give --workspace-mib more, or leave it out; or close other programs")
     if "memory" in text:
-        return DeviceMismatchError(problem, "close other programs, add swap, or give a smaller --batch")
+        return DeviceMismatchError(
+            problem, "close other programs, add swap, or give a smaller --batch-profile"
+        )
     if "cuda" in text and "35" in text:
         hint = "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
         return BackendMissingError(problem, hint)

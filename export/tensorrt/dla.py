@@ -27,8 +27,8 @@ def check_dla_shapes(profile: Mapping[str, ShapeRange], name: str) -> None:
         if not shapes.min == shapes.opt == shapes.max:
             raise UsageError(
                 f"{name}: a DLA runs one shape only, {tensor!r} goes from {shapes.min} to {shapes.max}",
-                "give one batch size, --batch 1,1,1, and export with prompts of one length, "
-                "tv-export build --tokens N",
+                "give one batch size, --batch-profile 1,1,1, and export with prompts of one length, "
+                "tv-export build --prompt-length N",
             )
 
 

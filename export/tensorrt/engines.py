@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle.writer import check_place, write_bundle
+from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.tensorrt.builder import Plan, build_plan, choose_compute, table_from_plan
 from textual_vision.export.tensorrt.dla import check_dla_used
 from textual_vision.export.tensorrt.layer_table import (
@@ -51,7 +51,6 @@ from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
 
 ON_DLA = "dla"  # in place of a type
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +84,16 @@ class EngineBuild:
     bundle: Bundle
     options: EngineBuildOptions
     fingerprint: Fingerprint
-    tell: Tell
+    on_progress: ProgressCallback
 
 
 def add_engines(
-    path: Path, options: EngineBuildOptions, *, tell: Tell, trt: Any = None, device: Device | None = None
+    path: Path,
+    options: EngineBuildOptions,
+    *,
+    on_progress: ProgressCallback,
+    trt: Any = None,
+    device: Device | None = None,
 ) -> EngineResult:
     """Build the engines of every stage into the bundle at `path`; the bundle is replaced when all are done.
 
@@ -109,7 +113,9 @@ def add_engines(
         device = probe(load_cudart())  # before the library is loaded: it crashes without a driver
     trt = load_library(options.kind) if trt is None else trt
     fingerprint = fingerprint_to_build(trt, options.kind, options.settings, device)
-    job = EngineBuild(trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, tell=tell)
+    job = EngineBuild(
+        trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, on_progress=on_progress
+    )
     if (kept := _kept(job)) is not None:
         return kept
     return _write(job, *_build_stages(job))
@@ -159,7 +165,9 @@ def _build_stages(
             dla=plan.dla,
         )
         results.append(result)
-        job.tell(f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}")
+        job.on_progress(
+            f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}"
+        )
     if counts := {result.stage: result.dla for result in results if result.dla is not None}:
         check_dla_used(counts)
     return plans, engines, tuple(results)
@@ -174,14 +182,14 @@ def _build_stage(job: EngineBuild, stage: StageSpec) -> tuple[Plan, StageEngine,
     if not options.ignore_memory:
         needed = build_bytes(options.kind, len(graph), options.settings.workspace_bytes)
         check_memory(needed, available_bytes(), graph_file)
-    profile = profile_of(stage, options.batch or manifest.batch, manifest.text)
+    profile = profile_of(stage, options.batch_profile or manifest.batch, manifest.text)
     plan = build_plan(
         job.trt,
         graph,
         graph_file,
         profile,
         options.settings,
-        report=lambda text: job.tell(f"{stage.name}: {text}"),
+        on_progress=lambda text: job.on_progress(f"{stage.name}: {text}"),
         timing_cache=_timings(job),
         calibrator=_calibrator(job) if weak_int8 else None,
     )

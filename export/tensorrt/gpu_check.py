@@ -7,8 +7,6 @@ attached to an issue as it is.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
 import platform
 import shutil
 import statistics
@@ -19,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
+from textual_vision.export.host.progress import ProgressCallback
+from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.parity.verdict import (
@@ -35,7 +34,6 @@ from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.options import EngineBuildOptions
-from textual_vision.runtime import console
 from textual_vision.runtime.backends.session import Array, Session
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
@@ -43,8 +41,7 @@ from textual_vision.runtime.backends.tensorrt.api import load_library
 from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device, load_cudart, probe
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
-from textual_vision.runtime.errors import BackendMissingError, ParityError, TextualVisionError, UsageError
-from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.tokenizer import Tokenizer
@@ -53,9 +50,7 @@ from textual_vision.runtime.version import __version__
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100
 BATCH = 4
 PROVIDERS = ("onnxruntime-cuda", "onnxruntime-tensorrt")
-LIBRARIES = {"tensorrt", "tensorrt_rtx", "onnxruntime", "onnxruntime-gpu", "numpy"}
 
-Tell = Callable[[str], None]
 Opened = Mapping[str, Session]
 
 
@@ -95,7 +90,7 @@ def _loaded(kind: str, device: Device) -> Any:
     return library
 
 
-def check_bundle(path: Path, gpu: Gpu, *, tell: Tell) -> dict[str, object]:
+def check_bundle(path: Path, gpu: Gpu, *, on_progress: ProgressCallback) -> dict[str, object]:
     """Everything about the bundle's graphs on `gpu`, ready for JSON; the bundle itself is left as it is.
 
     What fails is in the report ("verdict", "error") and does not stop the rest.
@@ -104,7 +99,7 @@ def check_bundle(path: Path, gpu: Gpu, *, tell: Tell) -> dict[str, object]:
         copy = Path(folder) / "bundle.tv"
         shutil.copytree(path, copy)
         found = {
-            precision: _precision(copy, precision, gpu, tell)
+            precision: _precision(copy, precision, gpu, on_progress)
             for precision in Bundle(path).manifest.precisions
         }
     verdicts = [one["verdict"] for backends in found.values() for one in backends.values()]
@@ -114,35 +109,41 @@ def check_bundle(path: Path, gpu: Gpu, *, tell: Tell) -> dict[str, object]:
         "jetpack": jetpack_release(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "libraries": _versions(),
+        "libraries": {DISTRIBUTION: __version__, **installed_versions(RUNTIME_LIBRARIES)},
         "missing": dict(gpu.missing),
         "precisions": found,
         "verdict": PASS if verdicts and set(verdicts) == {PASS} else FAIL,
     }
 
 
-def _precision(path: Path, precision: str, gpu: Gpu, tell: Tell) -> dict[str, dict[str, object]]:
+def _precision(
+    path: Path, precision: str, gpu: Gpu, on_progress: ProgressCallback
+) -> dict[str, dict[str, object]]:
     reference = open_stages(Bundle(path), precision, "onnxruntime", None)
     batches = batches_of(Bundle(path), reference)
     found: dict[str, dict[str, object]] = {}
     for kind in gpu.libraries:
-        tell(f"{precision} on {kind}")
-        found[kind] = _attempt(partial(_engines, path, precision, kind, gpu, batches, tell))
+        on_progress(f"{precision} on {kind}")
+        found[kind] = _attempt(partial(_engines, path, precision, kind, gpu, batches, on_progress))
     for provider in PROVIDERS:
-        tell(f"{precision} on {provider}")
-        found |= _by_provider(path, precision, provider, batches, tell)
+        on_progress(f"{precision} on {provider}")
+        found |= _by_provider(path, precision, provider, batches, on_progress)
     return found
 
 
 def _by_provider(
-    path: Path, precision: str, provider: str, batches: Sequence[ReferenceBatch], tell: Tell
+    path: Path,
+    precision: str,
+    provider: str,
+    batches: Sequence[ReferenceBatch],
+    on_progress: ProgressCallback,
 ) -> dict[str, dict[str, object]]:
     """ONNX Runtime on the GPU, where its package for that is installed."""
     bundle = Bundle(path)
     try:
         sessions = open_stages(bundle, precision, provider, None)
     except BackendMissingError as error:
-        tell(f"left out: {error.message}")
+        on_progress(f"left out: {error.message}")
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
@@ -161,13 +162,18 @@ def _failed(error: TextualVisionError) -> dict[str, object]:
 
 
 def _engines(
-    path: Path, precision: str, kind: str, gpu: Gpu, batches: Sequence[ReferenceBatch], tell: Tell
+    path: Path,
+    precision: str,
+    kind: str,
+    gpu: Gpu,
+    batches: Sequence[ReferenceBatch],
+    on_progress: ProgressCallback,
 ) -> dict[str, object]:
     compute = (gpu.device.compute,) if kind == "tensorrt-rtx" else ()
     settings = EngineSettings(precision=precision, compute=compute)
     options = EngineBuildOptions(kind=kind, settings=settings, rebuild=True)
     library = gpu.libraries[kind]
-    built = add_engines(path, options, tell=tell, trt=library, device=gpu.device)
+    built = add_engines(path, options, on_progress=on_progress, trt=library, device=gpu.device)
     found: dict[str, object] = {"engines": dataclasses.asdict(built)}
     for name, graph in (("plain", False), ("cuda_graph", True)):
         run = tensorrt.EngineRunOptions(cuda_graph=graph)
@@ -230,54 +236,3 @@ def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
         tensors = {**given, **run_pipeline(manifest.stages, reference, empty)}
         batches.append(dataclasses.replace(empty, tensors=tensors))
     return tuple(batches)
-
-
-def _versions() -> dict[str, str]:
-    installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
-    return {"promptsprite": __version__} | {
-        name: installed[name] for name in sorted(LIBRARIES & installed.keys())
-    }
-
-
-def _built_bundle(folder: Path, tell: Tell) -> Path:
-    from textual_vision.export.build.build import build
-    from textual_vision.export.build.options import BuildOptions
-
-    tell("building the shipped model's bundle")
-    place = folder / "emoji.tv"
-    build("emoji", place, BuildOptions(precisions=("fp32", "fp16", "int8")))
-    return place
-
-
-@click.command("gpu-check")
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("gpu-check.json"), show_default=True
-)
-def command(bundle: Path | None, output: Path) -> None:
-    """Build, run, compare and measure engines of BUNDLE (or of the shipped model) on the GPU that is here."""
-    gpu = find_gpu()
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder", "give a file's name: -o gpu-check.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-
-    def tell(text: str) -> None:
-        click.echo(text, err=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        report = check_bundle(bundle or _built_bundle(Path(folder), tell), gpu, tell=tell)
-    write_atomic(output, (json.dumps(report, indent=2) + "\n").encode())
-    click.echo(f"wrote {output}: {report['verdict']}")
-    if report["verdict"] != PASS:
-        raise ParityError(
-            f"the GPU's pictures are not as they should be: see {output}", "attach it to an issue"
-        )
-
-
-def main() -> None:
-    """The entry point of `python -m textual_vision.export.tensorrt.gpu_check`."""
-    console.run(command)
-
-
-if __name__ == "__main__":
-    main()

@@ -37,5 +37,5 @@ def check_memory(needed: int, available: int | None, name: str) -> None:
     raise DeviceMismatchError(
         f"{name}: building takes about {needed // MIB} MB, {available // MIB} MB are free",
         "close other programs (on a Jetson: sudo init 3 stops the desktop), add swap, give a smaller "
-        "--workspace or --batch, or go on regardless with --ignore-memory",
+        "--workspace-mib or --batch-profile, or go on regardless with --ignore-memory",
     )

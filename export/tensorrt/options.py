@@ -13,20 +13,21 @@ from textual_vision.runtime.engines import EngineRecord, check_kind
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import BatchProfile, Manifest
 
-IN_FINGERPRINT = ("precision", "compute", "hardware", "version_compatible", "dla_core")
+IN_FINGERPRINT = ("precision", "compute", "hardware_compatibility", "version_compatible", "dla_core")
 RTX = "tensorrt-rtx"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBuildOptions:
-    """What `tv-export engine` can be told; `batch` None is the manifest's, `settings` go to the builder.
+    """What `tv-export engine` can be told; `batch_profile` None is the manifest's, `settings` go to the
+    builder.
 
     `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
     """
 
     kind: str
     settings: EngineSettings
-    batch: BatchProfile | None = None
+    batch_profile: BatchProfile | None = None
     rebuild: bool = False
     ignore_memory: bool = False
     calibration_cache: bytes | None = None
@@ -46,7 +47,7 @@ def check_options(options: EngineBuildOptions) -> None:
     # TensorRT-RTX takes a level and builds the same bytes; it knows nothing of the others.
     for name, given in (
         ("--optimization-level", settings.optimization_level is not None),
-        ("--hardware", settings.hardware != "none"),
+        ("--hardware-compatibility", settings.hardware_compatibility != "none"),
         ("--version-compatible", settings.version_compatible),
         ("--dla", settings.dla_core is not None),
     ):
@@ -69,12 +70,13 @@ def _other_than_asked(record: EngineRecord, options: EngineBuildOptions, manifes
     core = options.settings.dla_core
     if record.dla_core != core:
         yield f"DLA {_or_none(record.dla_core)}, asked for {_or_none(core)}"
-    if options.batch is not None:
+    if options.batch_profile is not None:
         for stage in manifest.stages:
-            profile = profile_of(stage, options.batch, manifest.text)
+            profile = profile_of(stage, options.batch_profile, manifest.text)
             built = record.stages[stage.name].profile if stage.name in record.stages else {}
             if built != profile:
-                yield f"{stage.name} is not for batches of {options.batch.min} to {options.batch.max}"
+                wanted = options.batch_profile
+                yield f"{stage.name} is not for batches of {wanted.min} to {wanted.max}"
 
 
 def _or_none(core: int | None) -> str:

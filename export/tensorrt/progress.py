@@ -12,10 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.runtime.backends.tensorrt.api import has_api
 
 T = TypeVar("T")
-Report = Callable[[str], None]
 HEARTBEAT_SECONDS = 5.0
 
 
@@ -70,7 +70,11 @@ def new_monitor(trt: Any, progress: Progress) -> Any:
 
 
 def build_with_progress(
-    trt: Any, config: Any, build: Callable[[], T], report: Report, every: float = HEARTBEAT_SECONDS
+    trt: Any,
+    config: Any,
+    build: Callable[[], T],
+    on_progress: ProgressCallback,
+    every: float = HEARTBEAT_SECONDS,
 ) -> T:
     """What `build` returns; meanwhile `report` hears every few seconds how long it takes and where it is."""
     progress = Progress()
@@ -82,7 +86,7 @@ def build_with_progress(
         building = pool.submit(build)
         try:
             while not wait([building], every).done:
-                report(f"{time.monotonic() - started:.0f} s  {progress.text()}".rstrip())
+                on_progress(f"{time.monotonic() - started:.0f} s  {progress.text()}".rstrip())
         finally:  # an interrupt, or a report that fails, waits for the build's next step, not for its end
             progress.cancelled = True
     del monitor  # it had to outlive the build

@@ -19,7 +19,7 @@ def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: 
 
     TensorRT-RTX builds, when no GPU is named, one engine for every GPU from compute capability 8.0 on.
     """
-    compute, compatibility = settings.compute, settings.hardware
+    compute, compatibility = settings.compute, settings.hardware_compatibility
     if not compute and kind == "tensorrt-rtx":
         compute, compatibility = RTX_DEFAULT_COMPUTE, "ampere+"
     elif not compute:

@@ -46,7 +46,7 @@ SMALL_BUILD = BuildOptions(
     samples=8,
     prompts=PROMPTS,
     calibration_prompts=("cat with apple", "red dog", "a river"),
-    batch=BatchProfile(min=1, opt=1, max=4),
+    batch_profile=BatchProfile(min=1, opt=1, max=4),
 )
 
 

@@ -37,7 +37,7 @@ def pretended_gpu(tmp_path, monkeypatch):
 
 def test_an_engine_that_draws_something_else_fails_the_check(tiny_bundle, pretended_gpu):
     """The pretended engines double their inputs, which is not what the graphs do."""
-    report = check_bundle(tiny_bundle, pretended_gpu, tell=lambda text: None)
+    report = check_bundle(tiny_bundle, pretended_gpu, on_progress=lambda text: None)
     assert report["verdict"] == "fail"
     assert report["device"]["compute"] == "8.6"
     assert report["precisions"]["fp32"]["tensorrt"]["verdict"] == "fail"
@@ -68,7 +68,7 @@ def test_the_reference_holds_every_tensor_of_the_way(tiny_bundle):
 
 def test_without_a_gpu_the_command_ends_with_exit_code_6_and_writes_nothing(tmp_path):
     output = tmp_path / "check.json"
-    arguments = [sys.executable, "-m", "textual_vision.export.tensorrt.gpu_check", "-o", str(output)]
+    arguments = [sys.executable, "-m", "textual_vision.export.cli.main", "gpu-check", "-o", str(output)]
     environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 6, done.stderr
@@ -79,7 +79,7 @@ def test_without_a_gpu_the_command_ends_with_exit_code_6_and_writes_nothing(tmp_
 @pytest.mark.gpu
 def test_all_that_runs_on_the_gpu_draws_what_onnx_runtime_draws(tiny_bundle):
     """Fails where nothing does."""
-    report = check_bundle(tiny_bundle, find_gpu(), tell=print)
+    report = check_bundle(tiny_bundle, find_gpu(), on_progress=print)
     assert report["verdict"] == "pass", json.dumps(report, indent=1)
 
 
@@ -95,7 +95,7 @@ def test_the_pipeline_runs_on_engines(tiny_bundle):
     for kind in gpu.libraries:
         compute = (gpu.device.compute,) if kind == "tensorrt-rtx" else ()
         settings = EngineSettings(precision="fp32", compute=compute)
-        add_engines(tiny_bundle, EngineBuildOptions(kind=kind, settings=settings), tell=print)
+        add_engines(tiny_bundle, EngineBuildOptions(kind=kind, settings=settings), on_progress=print)
         image = TextToImage.load(tiny_bundle, backend=kind)("a dog", seed=7)
         expected = TextToImage.load(tiny_bundle, backend="onnxruntime")("a dog", seed=7)
         assert abs(image.astype(int) - expected).mean() < 2

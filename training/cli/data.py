@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,16 +22,20 @@ SOURCES = ("emoji", "coco", "folder", "shards")
 
 
 @click.command(name="data")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write the corpus to.")
 @click.option(
-    "--from",
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write the corpus to."
+)
+@click.option(
+    "--format",
     "kind",
     type=click.Choice(SOURCES),
     default="emoji",
     show_default=True,
-    help="What SOURCE is: COCO's own layout, a folder with captions, or tar shards.",
+    help="Format of the input: COCO's layout, a folder with captions, or tar shards.",
 )
-@click.option("--source", type=click.Path(path_type=Path), help="Where the pictures lie; not for emoji.")
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), help="Folder of the pictures; not for emoji."
+)
 @click.option(
     "--size",
     type=click.IntRange(8, 2048),
@@ -43,7 +48,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
     type=click.Path(path_type=Path),
     help="Folder of the fetched npm packages. [default: the user's cache folder]",
 )
-@click.option("--tones", is_flag=True, help="emoji: also the variants by skin tone.")
+@click.option("--skin-tones", "tones", is_flag=True, help="Include the skin-tone variants; for emoji only.")
 @click.option(
     "--max-damaged",
     type=click.FloatRange(0, 1),
@@ -56,7 +61,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the corpus's summary as JSON.")
 def data_command(
-    out: Path,
+    output: Path,
     kind: str,
     source: Path | None,
     size: int,
@@ -69,31 +74,25 @@ def data_command(
     """Write a corpus: the emoji art by default, or your own captioned pictures.
 
     \b
-    tv-train data --out corpus
-    tv-train data --out corpus --from folder --source my-pictures --size 64
+    tv-train data --output corpus
+    tv-train data --output corpus --format folder --input my-pictures --size 64
     """
     workers = workers or os.cpu_count() or 1
     if kind == "emoji":
         if source is not None:
-            raise UsageError("--source is not for emoji", "name its kind: --from coco, folder or shards")
-        summary = _emoji(out, packages or default_packages_folder(), size, tones, workers)
+            raise UsageError("--input is not for emoji", "name its kind: --format coco, folder or shards")
+        summary = _emoji(output, packages or cache_folder("packages"), size, tones, workers)
     else:
         if source is None:
-            raise UsageError(f"--from {kind} needs --source", "name the folder that holds the pictures")
+            raise UsageError(f"--format {kind} needs --input", "name the folder that holds the pictures")
         if packages is not None or tones:
-            raise UsageError(f"--packages and --tones are not for {kind}", "leave them out")
-        summary = _captioned(out, kind, source, size, max_damaged, workers)
+            raise UsageError(f"--packages and --skin-tones are not for {kind}", "leave them output")
+        summary = _captioned(output, kind, source, size, max_damaged, workers)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
         return
     splits = ", ".join(f"{count:,} {name}" for name, count in summary["splits"].items())
-    click.echo(f"{out}: {summary['pictures']:,} pictures at {size} px ({splits})")
-
-
-def default_packages_folder() -> Path:
-    """Where fetched packages are kept between runs."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "textual-vision" / "packages"
+    click.echo(f"{output}: {summary['pictures']:,} pictures at {size} px ({splits})")
 
 
 def _emoji(out: Path, packages: Path, size: int, tones: bool, workers: int) -> dict[str, Any]:

@@ -18,41 +18,32 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("config")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the run; the result is OUT/checkpoint.")
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Folder of the run; the result is OUTPUT/checkpoint."
+)
 @click.option("--corpus", type=FOLDER, default=Path("out/corpus"), show_default=True, help="The pictures.")
-@click.option("--resume", is_flag=True, help="Go on with the run that OUT holds.")
+@click.option("--resume", is_flag=True, help="Continue the run in OUTPUT.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
-def run(config: str, out: Path, corpus: Path, resume: bool, threads: int | None) -> None:
+def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | None) -> None:
     """Train CONFIG (a shipped name such as emoji-64, or a .json file) through every phase.
 
     \b
-    tv-train data --out out/corpus
-    tv-train run emoji-64 --corpus out/corpus --out out/run
-    tv-train run emoji-64 --corpus out/corpus --out out/run --resume
+    tv-train data --output out/corpus
+    tv-train run emoji-64 --corpus out/corpus --output out/run
+    tv-train run emoji-64 --corpus out/corpus --output out/run --resume
     """
     from textual_vision.training.config_file import load_config
 
     parsed = load_config(config)
     import torch
 
-    from textual_vision.training.data.splits import TRAIN
-    from textual_vision.training.sources import open_source, validation_source
     from textual_vision.training.trainer.allocator import keep_freed_memory
-    from textual_vision.training.trainer.trainer import run as train
+    from textual_vision.training.trainer.train import train
 
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    opened = open_source(parsed, corpus, (TRAIN,))
-    train(
-        parsed,
-        opened.source,
-        opened.notice,
-        out,
-        resume=resume,
-        say=click.echo,
-        validation=validation_source(parsed, corpus),
-    )
+    train(parsed, corpus, output, resume=resume, on_progress=click.echo)
 
 
 @click.command()

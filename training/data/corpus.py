@@ -52,7 +52,7 @@ def load_corpus(folder: Path | str) -> Corpus:
     folder = Path(folder)
     if not (folder / SUMMARY).is_file():
         raise UsageError(
-            f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --out {folder}`"
+            f"no corpus at {folder}: {SUMMARY} is missing", f"run `tv-train data --output {folder}`"
         )
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))

@@ -1,7 +1,7 @@
-"""Keep freed memory: without this, glibc gives every large tensor back to the kernel.
+"""A setting of glibc that keeps freed memory, so that large tensors are not returned to the kernel each time.
 
-A step of the emoji-64 codebook on one CPU thread spent 27 % of its time in the kernel, faulting the
-same pages in again; with it 2 %.
+Eight steps of the emoji-64 codebook phase on one CPU thread took 11.2 s of CPU time with it and 12.5 s
+without: the difference is page faults.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOP_PAD_BYTES = 256 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep what is freed; False where the allocator is another one, which is fine too."""
+    """Whether glibc was set to keep freed memory; False with another C library, which is left as it is."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -22,7 +22,7 @@ from textual_vision.training.evaluation.sampling import CHUNK, generate_images, 
 from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.ema import interpolate_weights
-from textual_vision.training.trainer.losses import code_cross_entropy
+from textual_vision.training.trainer.objectives.losses import code_cross_entropy
 
 MIN_PICTURES, MAX_PICTURES = 64, 512  # pictures: fewer say nothing, more take long
 SCORE_EVERY = 500  # steps of the latent phase

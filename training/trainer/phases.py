@@ -18,12 +18,12 @@ from textual_vision.training.models.discriminator import make_discriminator
 from textual_vision.training.models.latent.retrieval import RetrievalIndex, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.joint_objectives import DiscriminatorObjective, JointObjective
 from textual_vision.training.trainer.muon import Muon
-from textual_vision.training.trainer.objectives import (
+from textual_vision.training.trainer.objectives.joint import DiscriminatorObjective, JointObjective
+from textual_vision.training.trainer.objectives.latent import LatentObjective
+from textual_vision.training.trainer.objectives.reconstruction import (
     CodebookObjective,
     EncoderObjective,
-    LatentObjective,
     PictureDistance,
     Terms,
 )

@@ -26,7 +26,7 @@ class Snapshot:
 def snapshot(run: Path, out: Path) -> Snapshot:
     """Writes the averaged weights of RUN/state.pt as a checkpoint to `out`; the run isn't disturbed."""
     if not (run / STATE).is_file():
-        raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --out named")
+        raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --output named")
     state = read_state(run / STATE)
     config = read_config(run)
     weights = round_weights_to_int8_grid(

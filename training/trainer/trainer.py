@@ -39,7 +39,7 @@ from textual_vision.training.trainer.model_selection import (
     ValidationScorer,
     select_interpolation,
 )
-from textual_vision.training.trainer.objectives import PictureDistance
+from textual_vision.training.trainer.objectives.reconstruction import PictureDistance
 from textual_vision.training.trainer.phases import (
     CodebookPhase,
     DivergedError,
@@ -239,7 +239,7 @@ class TrainingRun:
             if stop:
                 raise InterruptedRunError(
                     f"interrupted after step {self.next_step} of phase {phase.name}; everything is saved",
-                    f"tv-train run {self.out / 'config.json'} --out {self.out} --resume goes on",
+                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume goes on",
                 )
 
     def _phase(self, name: str) -> Phase:
@@ -353,7 +353,7 @@ def run(
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(
-            f"{out} holds a run already", "add --resume to go on with it, or choose another --out"
+            f"{out} holds a run already", "add --resume to go on with it, or choose another --output"
         )
     if resume and not exists:
         raise UsageError(f"{out} holds no run to resume", "leave --resume out to start one")

@@ -272,5 +272,5 @@ def _check_profile(shape: Shape, tensor: EngineTensor, where: str) -> None:
     if not fits:
         raise UsageError(
             f"{where}: shape {shape}, the engine was built for {low} to {high}",
-            "stay within it, or rebuild the engines: tv-export engine … --batch MIN,OPT,MAX --rebuild",
+            "stay within it, or build again: tv-export engine … --batch-profile MIN,OPT,MAX --rebuild",
         )

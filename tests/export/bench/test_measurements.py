@@ -1,4 +1,4 @@
-"""The parts of a benchmark: counted work, fair turns, ratios with spread, ceilings, fresh processes."""
+"""The parts of a benchmark: multiply-accumulates, turns, confidence intervals, peak rates, memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,27 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.bench import peak_rate as bench_ceiling
-from textual_vision.export.bench.iterations import BURST, UNMEASURED, Laps, laps_of, ratio_of, timing_of
+from textual_vision.export.bench import peak_rate
 from textual_vision.export.bench.macs import multiply_accumulates
-from textual_vision.export.bench.peak_rate import BFLOAT16, FLOAT32, INT8, Ceiling, ceilings, higher
-from textual_vision.export.bench.runners import Drawing
-from textual_vision.export.bench.worker import Lap, burst
-from textual_vision.export.cli.bench import numbers
+from textual_vision.export.bench.peak_rate import (
+    BFLOAT16,
+    FLOAT32,
+    INT8,
+    PeakRate,
+    faster_peak,
+    measure_peak_rates,
+)
+from textual_vision.export.bench.runner import Iteration, RunOutput
+from textual_vision.export.bench.runners import run_iterations
+from textual_vision.export.bench.timing import (
+    ITERATIONS_PER_TURN,
+    WARM_UP_PER_TURN,
+    Iterations,
+    ratio_of_times,
+    run_interleaved,
+    timing_from_seconds,
+)
+from textual_vision.export.cli.arguments import numbers_from_text
 from textual_vision.runtime.errors import UsageError
 
 
@@ -62,88 +76,95 @@ def test_multiply_accumulates_are_counted_from_real_shapes(
 
 
 class _Recorder:
-    """A contestant that notes when it draws, in this process."""
+    """A runner in this process that records its turns."""
 
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Drawing:
+    def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
         self.turns.append(self.name)
-        return Drawing(images=np.zeros((len(seeds), 1, 1, 3), np.uint8), stage_seconds={"latent": 0.5})
+        return RunOutput(images=np.zeros((len(seeds), 1, 1, 3), np.uint8), stage_seconds={"latent": 0.5})
 
-    def burst(
-        self, prompts: Sequence[str], seeds: Sequence[int], unmeasured: int, measured: int
-    ) -> list[Lap]:
-        return burst(self, prompts, seeds, unmeasured, measured)
+    def run_iterations(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, warm_up: int, measured: int
+    ) -> list[Iteration]:
+        return run_iterations(self, prompts, seeds, warm_up=warm_up, measured=measured)
 
 
-def test_contestants_take_turns_and_the_one_that_begins_changes() -> None:
+def test_runners_take_turns_and_their_order_rotates() -> None:
     turns: list[str] = []
     pair = {name: _Recorder(name, turns) for name in ("a", "b")}
-    laps = laps_of(pair, ["dog"], [0], warm_up=1, iterations=2 * BURST)
-    a, b = (["a"] * (UNMEASURED + BURST), ["b"] * (UNMEASURED + BURST))
+    times = run_interleaved(pair, ["dog"], [0], warm_up=1, iterations=2 * ITERATIONS_PER_TURN)
+    a, b = (
+        ["a"] * (WARM_UP_PER_TURN + ITERATIONS_PER_TURN),
+        ["b"] * (WARM_UP_PER_TURN + ITERATIONS_PER_TURN),
+    )
     assert turns == ["a", "b", *a, *b, *b, *a]
-    assert laps["a"].whole.shape == laps["b"].stages["latent"].shape == (2, BURST)
-    assert timing_of(laps["a"].stages["latent"], (90,)).percentiles == {"90": 500.0}
+    assert times["a"].end_to_end.shape == times["b"].stages["latent"].shape == (2, ITERATIONS_PER_TURN)
+    assert timing_from_seconds(times["a"].stages["latent"], (90,)).percentiles == {"90": 500.0}
 
 
 def test_iterations_are_rounded_up_to_whole_turns() -> None:
-    laps = laps_of({"a": _Recorder("a", [])}, ["dog"], [0], warm_up=0, iterations=BURST + 1)
-    assert laps["a"].whole.size == 2 * BURST
+    times = run_interleaved(
+        {"a": _Recorder("a", [])}, ["dog"], [0], warm_up=0, iterations=ITERATIONS_PER_TURN + 1
+    )
+    assert times["a"].end_to_end.size == 2 * ITERATIONS_PER_TURN
 
 
-def _laps(rounds: list[float]) -> Laps:
-    return Laps(whole=np.array([[seconds] * BURST for seconds in rounds]), stages={})
+def _times(rounds: list[float]) -> Iterations:
+    return Iterations(end_to_end=np.array([[seconds] * ITERATIONS_PER_TURN for seconds in rounds]), stages={})
 
 
 def test_a_ratio_without_noise_has_no_spread() -> None:
-    ratio = ratio_of(_laps([2.0] * 8), _laps([1.0] * 8))
+    ratio = ratio_of_times(_times([2.0] * 8), _times([1.0] * 8))
     assert (ratio.median, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
 
 
 def test_a_disturbance_of_whole_rounds_does_not_widen_a_ratio() -> None:
     busy = [1.0, 5.0, 1.0, 9.0, 1.0, 2.0, 3.0, 1.0]
-    ratio = ratio_of(_laps([2 * seconds for seconds in busy]), _laps(busy))
+    ratio = ratio_of_times(_times([2 * seconds for seconds in busy]), _times(busy))
     assert ratio.median == ratio.low == ratio.high == 2.0
 
 
 def test_the_spread_of_a_ratio_holds_its_median() -> None:
     random = np.random.default_rng(0)
-    ratio = ratio_of(_laps(list(2 + random.random(20))), _laps(list(1 + random.random(20))))
+    ratio = ratio_of_times(_times(list(2 + random.random(20))), _times(list(1 + random.random(20))))
     assert ratio.low < ratio.median < ratio.high
 
 
-def test_ceilings_are_measured_for_float_and_integers() -> None:
-    found = ceilings(("onnxruntime",), threads=1)
+def test_peak_rates_are_measured_for_float_and_integers() -> None:
+    found = measure_peak_rates(("onnxruntime",), threads=1)
     assert set(found) == {FLOAT32, INT8}
     assert all(one.macs_per_second > 0 and one.by for one in found.values())
 
 
-def test_what_computes_in_bfloat16_has_a_ceiling_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_ceiling.LOWER, "onnxruntime", BFLOAT16)
-    found = ceilings(("onnxruntime",), threads=1)
+def test_a_backend_that_computes_in_bfloat16_has_a_peak_rate_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(peak_rate.FLOAT_DTYPES, "onnxruntime", BFLOAT16)
+    found = measure_peak_rates(("onnxruntime",), threads=1)
     assert set(found) == {FLOAT32, BFLOAT16, INT8}
     assert found[FLOAT32].by.startswith("torch") and found[BFLOAT16].by == "onnxruntime MatMul"
 
 
-def test_of_two_ceilings_the_higher_counts() -> None:
-    low, high = (Ceiling(dtype=FLOAT32, macs_per_second=rate, by="") for rate in (1.0, 2.0))
-    other = Ceiling(dtype=INT8, macs_per_second=3.0, by="")
-    assert higher({FLOAT32: low}, {FLOAT32: high, INT8: other}) == {FLOAT32: high, INT8: other}
+def test_the_higher_of_two_peak_rates_counts() -> None:
+    low, high = (PeakRate(dtype=FLOAT32, macs_per_second=rate, by="") for rate in (1.0, 2.0))
+    other = PeakRate(dtype=INT8, macs_per_second=3.0, by="")
+    assert faster_peak({FLOAT32: low}, {FLOAT32: high, INT8: other}) == {FLOAT32: high, INT8: other}
 
 
-def test_the_peak_of_memory_includes_what_was_given_back() -> None:
+def test_the_peak_memory_includes_freed_memory() -> None:
     script = (
-        "from textual_vision.export.bench.cold_start_worker import peak_bytes as peak\n"
+        "from textual_vision.export.bench.worker import peak_bytes as peak\n"
         "before = peak(); taken = bytearray(b'x' * (64 << 20)); del taken; print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 64 << 20
 
 
-def test_the_peak_of_memory_is_not_that_of_the_process_that_started_it() -> None:
+def test_the_peak_memory_is_not_that_of_the_parent_process() -> None:
     held = bytearray(b"x" * (256 << 20))
-    script = "from textual_vision.export.bench.cold_start_worker import peak_bytes; print(peak_bytes())"
+    script = "from textual_vision.export.bench.worker import peak_bytes; print(peak_bytes())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < len(held)
 
@@ -151,5 +172,5 @@ def test_the_peak_of_memory_is_not_that_of_the_process_that_started_it() -> None
 @pytest.mark.parametrize("text", ["", "1,", "two", "0", "2000", "nan"])
 def test_a_bad_list_of_numbers_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        numbers(text, "--batch", 1, 1024)
-    assert "--batch" in caught.value.message and "--batch 1,4,8" in caught.value.hint
+        numbers_from_text(text, "--batch-sizes", 1, 1024, "1,4,8")
+    assert "--batch-sizes" in caught.value.message and "--batch-sizes 1,4,8" in caught.value.hint

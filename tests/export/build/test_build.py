@@ -129,7 +129,11 @@ def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_f
     told: list[str] = []
     place = tmp_path / "beside.tv"
     result = build(
-        str(checkpoint), place, small_build, cache=tmp_path / "kept", tell=lambda step: told.append(step.name)
+        str(checkpoint),
+        place,
+        small_build,
+        cache=tmp_path / "kept",
+        on_progress=lambda step: told.append(step.name),
     )
     others = [f"{work} {name}" for name in ("text_encoder", "generator") for work in STEPS_OF_A_STAGE]
     assert [name for name in told if name in others] == others
@@ -239,12 +243,12 @@ def test_an_existing_bundle_is_replaced_only_when_told_to(
         ({"opset": 99}, "opset 99"),
         ({"precisions": ("int4",)}, "unknown precision 'int4'"),
         ({"precisions": ()}, "no precision"),
-        ({"batch": BatchProfile(min=4, opt=1, max=2)}, "out of order"),
+        ({"batch_profile": BatchProfile(min=4, opt=1, max=2)}, "out of order"),
         ({"no_rewrite": ("fold",)}, "unknown rewrite"),
         ({"target": "toaster"}, "unknown target"),
-        ({"tokens": 99}, "99 tokens"),
+        ({"prompt_length": 99}, "99 tokens"),
         ({"samples": 1}, "1 samples"),
-        ({"range_method": "kl"}, "unknown range method 'kl'"),
+        ({"calibration_method": "kl"}, "unknown range method 'kl'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_any_work(
@@ -252,5 +256,5 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
 ) -> None:
     options = dataclasses.replace(small_build, **changed)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message) as error:
-        build(str(checkpoint), tmp_path / "no.tv", options, tell=lambda step: pytest.fail(step.name))
+        build(str(checkpoint), tmp_path / "no.tv", options, on_progress=lambda step: pytest.fail(step.name))
     assert error.value.hint

@@ -27,7 +27,7 @@ from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.results_json import rewrites_from_bytes
+from textual_vision.export.results import rewrites_from_bytes
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 TASK = StageExportSpec(source="", opset=18, tokens=None, target="cpu")

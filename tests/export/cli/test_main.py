@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.cli.main import ELSEWHERE, command
+from textual_vision.export.cli.main import COMMANDS, command
 from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.errors import TextualVisionError
@@ -43,9 +43,9 @@ def test_every_command_has_help_and_is_in_the_docs() -> None:
         assert f"tv-export {name}" in text
 
 
-def test_every_command_that_lives_elsewhere_is_where_it_is_said_to_be() -> None:
+def test_every_lazy_command_loads() -> None:
     listed = call("--help").output
-    for name in ELSEWHERE:
+    for name in COMMANDS:
         assert f"\n  {name} " in listed
         assert call(name, "--help").exit_code == 0
 
@@ -71,18 +71,18 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(checkpoint: Path, tm
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", "--precision", "fp16")
     assert "export latent, opset 20" in result.output and "make fp16" in result.output
     assert "to calibrate on" not in result.output
-    few = ("--precision", "int8", "--calibration-prompts", 3)
+    few = ("--precision", "int8", "--calibration-count", 3)
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", *few)
     assert f"choose 3 of {len(CALIBRATED)} prompts to calibrate on" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["1,2", "a,b,c", "1,1,8,9", "1,-1,8"])
-def test_a_batch_profile_that_is_not_three_numbers_is_refused(
+@pytest.mark.parametrize("text", ["1,2", "a,b,c", "1,1,8,9", "1,-1,8", "4,2,1", "²,1,8", "0,1,8"])
+def test_a_batch_profile_that_is_not_three_rising_numbers_is_refused(
     checkpoint: Path, tmp_path: Path, text: str
 ) -> None:
-    result = call("build", checkpoint, "-o", tmp_path / "x.tv", "--batch", text)
-    assert isinstance(result.exception, TextualVisionError) and "--batch" in result.exception.message
+    result = call("build", checkpoint, "-o", tmp_path / "x.tv", "--batch-profile", text)
+    assert isinstance(result.exception, TextualVisionError) and "--batch-profile" in result.exception.message
 
 
 def test_inspect_shows_stages_graphs_and_where_they_come_from(built: tuple[Path, BuildResult]) -> None:

@@ -1,8 +1,8 @@
-"""What a build prints of int8."""
+"""The lines that a build prints about int8."""
 
 from __future__ import annotations
 
-from textual_vision.export.cli.printing_int8 import NEVER_SHOWN, lines_of_notes
+from textual_vision.export.cli.printing import MAX_UNVISITED, int8_lines
 
 ROW = {
     "label": "latent: 3 int8",
@@ -17,6 +17,7 @@ NEVER = ",".join(str(row) for row in range(0, 200, 2))
 NOTES = {
     "budget": "psnr>=32",
     "table": [ROW],
+    "warnings": ["no layer is quantized"],
     "calibration": {
         "prompts": 4,
         "offered": 9,
@@ -31,18 +32,19 @@ NOTES = {
 
 
 def test_prompts_rows_and_warnings_come_before_the_choices() -> None:
-    lines = lines_of_notes(NOTES)
+    lines = int8_lines(NOTES)
     assert lines[0] == "calibrated on 4 of 9 prompts, ranges by auto"
-    assert lines[2:5] == [
+    assert lines[2:6] == [
         "  codes: 16 of 16 rows visited",
         "  warning: only 4 different prompts",
-        "int8 within psnr>=32: choices that no other beats",
+        "  warning: no layer is quantized",
+        "int8 within psnr>=32: candidates that no other beats",
     ]
     assert lines[-1].split() == ["98.00", "100.00", "33.0", "=", "12.50", "latent:", "3", "int8"]
 
 
 def test_a_long_list_of_rows_is_cut_between_two_rows() -> None:
-    words = lines_of_notes(NOTES)[1]
+    words = int8_lines(NOTES)[1]
     assert words.startswith("  text_codes: 100 of 200 rows visited, never 0,2,4,")
     shown = words.rpartition(" ")[2]
-    assert shown.endswith(",…") and NEVER.startswith(shown[:-1]) and len(shown) <= NEVER_SHOWN + 1
+    assert shown.endswith(",…") and NEVER.startswith(shown[:-1]) and len(shown) <= MAX_UNVISITED + 1

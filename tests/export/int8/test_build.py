@@ -38,8 +38,8 @@ def int8_options(small_build: BuildOptions) -> BuildOptions:
     return replace(
         small_build,
         precisions=("int8",),
-        budget="code_agreement>=0.5",
-        range_method="mse",
+        int8_tolerance="code_agreement>=0.5",
+        calibration_method="mse",
         calibration_prompts=OFFERED,
         calibration_count=CHOSEN,
         allow_failing=True,
@@ -135,7 +135,7 @@ def test_the_ranges_of_an_earlier_bundle_are_used_again(
         for found in stage.values():
             found["threshold"] *= 1.5  # so that ranges calibrated anew would be seen
     cache.write_text(json.dumps(whole))
-    options = replace(int8_options, calibration_cache=cache, budget="code_agreement>=0", merged=False)
+    options = replace(int8_options, ranges=cache, int8_tolerance="code_agreement>=0", merged=False)
     result = build(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
     for name, stage in notes_of(result)["stages"].items():
         for tensor, found in stage["ranges"].items():
@@ -154,7 +154,7 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
     cache = tmp_path / "ranges.json"
     whole = json.loads(calibration_of(int8_built[0]).read_bytes())
     cache.write_text(json.dumps({**whole, "origin": {**whole["origin"], "model": "0" * 64}}))
-    options = replace(int8_options, calibration_cache=cache)
+    options = replace(int8_options, ranges=cache)
     with pytest.raises(IntegrityError, match="of another model"):
         build(str(checkpoint), tmp_path / "no.tv", options, cache=kept_steps)
     cache.write_text(json.dumps(whole))
@@ -162,7 +162,12 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
         other = replace(options, calibration_prompts=OFFERED[:2])
         build(str(checkpoint), tmp_path / "no.tv", other, cache=kept_steps)
     with pytest.raises(UsageError, match="by mse, not by minmax"):
-        build(str(checkpoint), tmp_path / "no.tv", replace(options, range_method="minmax"), cache=kept_steps)
+        build(
+            str(checkpoint),
+            tmp_path / "no.tv",
+            replace(options, calibration_method="minmax"),
+            cache=kept_steps,
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["ranges.json"]
 
 
@@ -179,8 +184,8 @@ def test_a_budget_that_cannot_be_met_ends_with_code_4_and_the_best_found(
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(OFFERED))
     arguments = ["build", str(checkpoint), "-o", str(tmp_path / "no.tv"), "--precision", "int8"]
-    arguments += ["--samples", "8", "--calibration", str(prompts), "--calibration-prompts", str(CHOSEN)]
-    arguments += ["--range-method", "mse", "--budget", "megabytes<=0.0001"]
+    arguments += ["--samples", "8", "--calibration-prompts", str(prompts), "--calibration-count", str(CHOSEN)]
+    arguments += ["--calibration-method", "mse", "--int8-tolerance", "megabytes<=0.0001"]
     with pytest.raises(SystemExit) as ended:
         console.run(command, arguments)
     assert ended.value.code == 4
@@ -193,14 +198,14 @@ def test_a_budget_that_does_not_parse_is_refused_before_any_work(
     checkpoint: Path, small_build: BuildOptions, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="is not METRIC"):
-        build(str(checkpoint), tmp_path / "tiny.tv", replace(small_build, budget="psnr>32"))
+        build(str(checkpoint), tmp_path / "tiny.tv", replace(small_build, int8_tolerance="psnr>32"))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_calibration_cache_that_is_not_there_or_not_used_is_refused_before_any_work(
     checkpoint: Path, int8_options: BuildOptions, tmp_path: Path
 ) -> None:
-    options = replace(int8_options, calibration_cache=tmp_path / "none.json")
+    options = replace(int8_options, ranges=tmp_path / "none.json")
     with pytest.raises(UsageError, match="no calibration cache"):
         build(str(checkpoint), tmp_path / "tiny.tv", options)
     with pytest.raises(UsageError, match="without int8"):

@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from textual_vision.calibration.cache import TensorRange
+from textual_vision.export.cli.sensitivity import sensitivity_command
 from textual_vision.export.int8 import convert as quantize
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.int8.convert import Int8Options, check_any_quantized, int8_from_float
 from textual_vision.export.int8.layers import INT8, QUANTIZED, WEIGHT_ONLY, default_modes
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import search
-from textual_vision.export.int8.sensitivity import plot_sensitivity, sensitivity, sensitivity_command
+from textual_vision.export.int8.sensitivity import plot_sensitivity, sensitivity
 from textual_vision.export.int8.stage import (
     PLAIN,
     QuantizedStage,
@@ -198,7 +199,14 @@ def test_every_layer_is_measured_alone(stages, evaluator: Evaluator, tmp_path: P
 def test_the_command_measures_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("dog wearing sunglasses\ngreen forest with river\n", "utf-8")
-    arguments = [str(tiny_bundle), "--calibration", str(prompts), "--backend", "onnxruntime", "--json"]
+    arguments = [
+        str(tiny_bundle),
+        "--calibration-prompts",
+        str(prompts),
+        "--backend",
+        "onnxruntime",
+        "--json",
+    ]
     result = CliRunner().invoke(sensitivity_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert {one["stage"] for one in json.loads(result.stdout)} <= {"text_encoder", "latent", "generator"}

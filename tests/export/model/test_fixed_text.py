@@ -29,7 +29,7 @@ def fixed(
     small_build: BuildOptions, checkpoint: Path, kept_steps: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Built:
     folder = tmp_path_factory.mktemp("fixed") / "fixed.tv"
-    options = dataclasses.replace(small_build, tokens=LENGTH, reference=True)
+    options = dataclasses.replace(small_build, prompt_length=LENGTH, reference=True)
     return folder, build(str(checkpoint), folder, options, cache=kept_steps)
 
 

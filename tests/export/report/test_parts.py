@@ -195,8 +195,12 @@ def test_sizes_and_times_are_compared_with_float32_wherever_it_stands() -> None:
 
 
 def test_the_command_tells_of_no_place() -> None:
-    options = BuildOptions(precisions=("fp32", "int8"), tokens=16, reference=True, no_rewrite=("fold-film",))
+    options = BuildOptions(
+        precisions=("fp32", "int8"), prompt_length=16, reference=True, no_rewrite=("fold-film",)
+    )
     command = command_of("/home/someone/my model", Path("/home/someone/out.tv"), options)
     assert command.startswith("tv-export build 'my model' -o out.tv --precision fp32 --precision int8 ")
     assert "someone" not in command
-    assert "--tokens 16" in command and "--reference" in command and "--no-rewrite fold-film" in command
+    assert (
+        "--prompt-length 16" in command and "--reference" in command and "--no-rewrite fold-film" in command
+    )

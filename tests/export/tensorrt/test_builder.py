@@ -30,7 +30,7 @@ def build(
         "tiny.onnx",
         profile,
         EngineSettings(precision=precision, **settings),
-        report=lambda text: None,
+        on_progress=lambda text: None,
         timing_cache=timing_cache,
         calibrator=calibrator,
     )
@@ -92,7 +92,11 @@ def test_weak_types_are_refused_where_they_no_longer_exist(version):
 def test_workspace_version_and_hardware_compatibility_and_effort_are_passed_on(version):
     library = fake_library(version)
     _, _, config = build(
-        library, workspace_bytes=1 << 28, version_compatible=True, hardware="ampere+", optimization_level=2
+        library,
+        workspace_bytes=1 << 28,
+        version_compatible=True,
+        hardware_compatibility="ampere+",
+        optimization_level=2,
     )
     assert config._pools == {"WORKSPACE": 1 << 28}
     assert "VERSION_COMPATIBLE" in config._set
@@ -105,9 +109,9 @@ def test_the_same_compute_capability_mode_is_used_where_it_exists_and_refused_el
     library = fake_library(version)
     if version in ("8.6.1", "10.3.0"):
         with pytest.raises(UsageError, match="no same-compute-capability mode"):
-            build(library, hardware="same-compute-capability")
+            build(library, hardware_compatibility="same-compute-capability")
         return
-    _, _, config = build(library, hardware="same-compute-capability")
+    _, _, config = build(library, hardware_compatibility="same-compute-capability")
     assert config.hardware_compatibility_level.name == "SAME_COMPUTE_CAPABILITY"
 
 
@@ -143,8 +147,8 @@ def test_a_dla_is_refused_an_input_that_varies_which_would_put_all_of_it_on_the_
     library.Builder.num_DLA_cores = 1
     with pytest.raises(UsageError, match=r"one shape only, 'x' goes from \(1, 8, 8, 8\) to \(4,") as caught:
         build(library, "fp16", dla_core=0)
-    assert "--batch 1,1,1" in caught.value.hint
-    assert "--tokens" in caught.value.hint
+    assert "--batch-profile 1,1,1" in caught.value.hint
+    assert "--prompt-length" in caught.value.hint
 
 
 def test_what_a_dla_takes_is_counted_from_the_builds_log():
@@ -285,7 +289,7 @@ def test_too_little_memory_is_said_before_the_build_with_numbers_and_cures():
     check_memory(needed, None, "latent.onnx")
     with pytest.raises(DeviceMismatchError, match=r"latent\.onnx: .*2136 MB, 900 MB are free") as caught:
         check_memory(needed, 900 << 20, "latent.onnx")
-    for cure in ("swap", "--workspace", "--batch", "Jetson"):
+    for cure in ("swap", "--workspace-mib", "--batch-profile", "Jetson"):
         assert cure in caught.value.hint
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from textual_vision.export.cli import engine as engine_cli
-from textual_vision.export.tensorrt import gpu_check
+from textual_vision.export.cli.gpu_check import gpu_check_command
 from textual_vision.runtime import bundle, console
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.session import open_engines
@@ -26,7 +26,7 @@ def commands(page):
 
 
 ENGINE = [line for page in PAGES for line in commands(page) if line.startswith("tv-export engine ")]
-GPU_CHECK = [line for page in PAGES for line in commands(page) if "gpu_check" in line]
+GPU_CHECK = [line for page in PAGES for line in commands(page) if line.startswith("tv-export gpu-check")]
 
 
 def test_there_are_commands_to_check():
@@ -44,9 +44,8 @@ def test_an_engine_command_in_the_documents_parses(line):
 
 @pytest.mark.parametrize("line", GPU_CHECK)
 def test_the_check_in_the_documents_parses(line):
-    assert gpu_check.command.make_context("gpu-check", shlex.split(line)[3:]).params["bundle"] == Path(
-        "emoji.tv"
-    )
+    given = gpu_check_command.make_context("gpu-check", shlex.split(line)[2:]).params
+    assert given["bundle"] == Path("emoji.tv")
 
 
 def test_the_command_for_desktop_gpus_runs(tiny_bundle):
@@ -63,7 +62,7 @@ def test_the_command_for_desktop_gpus_runs(tiny_bundle):
 def test_every_option_in_the_documents_exists(page):
     text = (DOCS / page).read_text("utf-8")
     known = {name for option in engine_cli.engine_command.params for name in option.opts}
-    others = {"--backend", "--system-site-packages", "--output", "--opset", "--tokens", "--no-engines"}
+    others = {"--backend", "--system-site-packages", "--output", "--opset", "--prompt-length", "--no-engines"}
     others |= {"--no-engines", "--no-rewrite"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | others
 

@@ -40,13 +40,13 @@ def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_built(
 ):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UsageError, match="is not writable"):
-        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     assert not orin._built
 
 
 def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
     before = Bundle(tiny_bundle).manifest
-    result = add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    result = add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     assert result.fingerprint == "tensorrt-10.3.0-sm87"
     assert [stage.stage for stage in result.stages] == STAGES
     bundle = Bundle(tiny_bundle)
@@ -64,7 +64,7 @@ def test_engines_of_every_stage_are_added_and_found_again(tiny_bundle, orin):
 
 def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(tiny_bundle, orin):
     for rebuild, kept in ((False, False), (False, True), (True, False)):
-        result = add_engines(tiny_bundle, options(rebuild=rebuild), tell=silent, trt=orin, device=ORIN)
+        result = add_engines(tiny_bundle, options(rebuild=rebuild), on_progress=silent, trt=orin, device=ORIN)
         assert result.reused is kept
     assert len(Bundle(tiny_bundle).manifest.engines) == 1
 
@@ -72,16 +72,16 @@ def test_engines_that_are_there_are_kept_unless_asked_to_rebuild(tiny_bundle, or
 def test_a_rebuild_after_an_upgrade_replaces_the_older_engines_of_the_same_gpu_only(tiny_bundle, orin):
     other = dataclasses.replace(ORIN, compute="8.6")
     for device in (ORIN, other):
-        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=device)
+        add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=device)
     orin.__version__ = "10.4.0"
-    add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, options(rebuild=True), on_progress=silent, trt=orin, device=ORIN)
     manifest = Bundle(tiny_bundle).manifest
     assert [spec.fingerprint for spec in manifest.engines] == ["tensorrt-10.3.0-sm86", "tensorrt-10.4.0-sm87"]
     assert not any("10.3.0-sm87" in name for name in manifest.files)
 
 
 def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_asked(tiny_bundle, orin):
-    add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     manifest = Bundle(tiny_bundle).manifest
     graph = manifest.precisions["fp32"].files["latent"]
     data = (tiny_bundle / graph).read_bytes() + b"\x10\x01"  # another ir_version's field, still a graph
@@ -91,21 +91,23 @@ def test_engines_of_a_graph_that_has_changed_since_are_refused_and_rebuilt_when_
     )
     write_manifest(dataclasses.replace(manifest, files={**manifest.files, graph: about}), tiny_bundle)
     with pytest.raises(IntegrityError, match=r"latent\.plan: built from a graph"):
-        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
-    assert not add_engines(tiny_bundle, options(rebuild=True), tell=silent, trt=orin, device=ORIN).reused
+        add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
+    assert not add_engines(
+        tiny_bundle, options(rebuild=True), on_progress=silent, trt=orin, device=ORIN
+    ).reused
 
 
 def test_timings_are_kept_for_each_fingerprint(tiny_bundle, orin, tmp_path):
     told = options(timing_folder=tmp_path / "timing")
-    add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
     assert (
         tmp_path / "timing" / "tensorrt-10.3.0-sm87.timing"
     ).read_bytes() == b"+++"  # one + from each stage
 
 
 def test_a_batch_of_ones_own_is_built_for(tiny_bundle, orin):
-    told = options(batch=BatchProfile(min=1, opt=8, max=16))
-    add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
+    told = options(batch_profile=BatchProfile(min=1, opt=8, max=16))
+    add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
     bundle = Bundle(tiny_bundle)
     profile = read_record(bundle, bundle.manifest.engines[0]).stages["generator"].profile
     assert profile["codes"] == ShapeRange(min=(1, 4, 4), opt=(8, 4, 4), max=(16, 4, 4))
@@ -114,9 +116,9 @@ def test_a_batch_of_ones_own_is_built_for(tiny_bundle, orin):
 def test_too_little_memory_is_said_before_anything_is_built(tiny_bundle, orin, monkeypatch):
     monkeypatch.setattr(engine_bundle, "available_bytes", lambda: 100 << 20)
     with pytest.raises(DeviceMismatchError, match="100 MB are free"):
-        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     assert not orin._built
-    add_engines(tiny_bundle, options(ignore_memory=True), tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, options(ignore_memory=True), on_progress=silent, trt=orin, device=ORIN)
 
 
 def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tiny_bundle, orin, replace_file):
@@ -133,7 +135,7 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tin
     changed = dataclasses.replace(manifest, stages=(stage,), precisions={"fp32": only})
     write_manifest(changed, tiny_bundle)
     with pytest.raises(BudgetError, match=r"only\.onnx: 1 of 1 INT8 layers"):
-        add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     assert Bundle(tiny_bundle).manifest == changed
 
 
@@ -147,7 +149,7 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tin
 )
 def test_what_makes_no_sense_is_refused(tiny_bundle, orin, told, kind, words):
     with pytest.raises(kind, match=words):
-        add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
 
 
 def test_weak_int8_needs_scales(tiny_bundle, orin):
@@ -156,10 +158,14 @@ def test_weak_int8_needs_scales(tiny_bundle, orin):
     write_manifest(dataclasses.replace(manifest, precisions=precisions), tiny_bundle)
     told = options(precision="int8", weakly_typed=True)
     with pytest.raises(UsageError, match="needs scales"):
-        add_engines(tiny_bundle, told, tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
     cache = b"TRT-100300-EntropyCalibration2\ntext: 3c010a14\n"
     add_engines(
-        tiny_bundle, dataclasses.replace(told, calibration_cache=cache), tell=silent, trt=orin, device=ORIN
+        tiny_bundle,
+        dataclasses.replace(told, calibration_cache=cache),
+        on_progress=silent,
+        trt=orin,
+        device=ORIN,
     )
     _, config = orin._built[-1]
     assert config.int8_calibrator.read_calibration_cache() == cache
@@ -230,7 +236,7 @@ def test_the_command_builds_the_bundle_for_desktop_gpus_on_any_machine(
 
 @needs_rtx
 def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle):
-    result = add_engines(tiny_bundle, options("tensorrt-rtx"), tell=silent)
+    result = add_engines(tiny_bundle, options("tensorrt-rtx"), on_progress=silent)
     assert result.fingerprint.endswith("-ampere-plus")
     bundle = Bundle(tiny_bundle)
     record = read_record(bundle, bundle.manifest.engines[0])
@@ -247,8 +253,8 @@ def test_without_a_named_gpu_the_engine_is_for_every_one_from_8_0_on(tiny_bundle
             2,
             "as in 8.6",
         ),
-        (["--precision", "fp32", "--batch", "4,2,1"], 2, "three rising numbers"),
-        (["--precision", "fp32", "--batch", "1,2"], 2, "three rising numbers"),
+        (["--precision", "fp32", "--batch-profile", "4,2,1"], 2, "three rising numbers"),
+        (["--precision", "fp32", "--batch-profile", "1,2"], 2, "three rising numbers"),
         (["--precision", "fp4", "--target", "tensorrt-rtx"], 2, "no precision 'fp4'"),
         (["--target", "tensorrt-rtx"], 2, "--precision"),
         (["--precision", "fp32", "--target", "tensorrt-rtx", "--weakly-typed"], 2, "strongly typed"),
@@ -269,7 +275,7 @@ def test_tensorrt_without_a_driver_ends_before_the_library_is_loaded(tiny_bundle
     monkeypatch.setattr(engine_bundle, "load_library", loaded.append)
     monkeypatch.setattr(engine_bundle, "load_cudart", raising)
     with pytest.raises(BackendMissingError, match="no driver"):
-        add_engines(tiny_bundle, options(), tell=silent)
+        add_engines(tiny_bundle, options(), on_progress=silent)
     assert not loaded
 
 

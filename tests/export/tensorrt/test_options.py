@@ -27,8 +27,8 @@ def refused(capsys, *arguments):
     "given",
     [
         ("--optimization-level", 5),
-        ("--hardware", "ampere+"),
-        ("--hardware", "same-compute-capability"),
+        ("--hardware-compatibility", "ampere+"),
+        ("--hardware-compatibility", "same-compute-capability"),
         ("--version-compatible",),
         ("--dla", 0),
     ],
@@ -48,7 +48,7 @@ def test_scales_for_nothing_are_refused(tiny_bundle, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"batch": BatchProfile(min=1, opt=2, max=16)}, "text_encoder is not for batches of 1 to 16"),
+        ({"batch_profile": BatchProfile(min=1, opt=2, max=16)}, "text_encoder is not for batches of 1 to 16"),
         ({"workspace_bytes": 1 << 28}, "workspace_bytes none, asked for 268435456"),
         ({"optimization_level": 5}, "optimization_level none, asked for 5"),
         ({"dla_core": 1}, "DLA none, asked for 1"),
@@ -58,19 +58,19 @@ def test_engines_of_the_same_gpu_that_are_not_what_was_asked_for_are_not_passed_
     tiny_bundle, orin, asked, words
 ):
     orin.Builder.num_DLA_cores = 2
-    add_engines(tiny_bundle, options(), tell=silent, trt=orin, device=ORIN)
+    add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     with pytest.raises(UsageError, match=words) as caught:
-        add_engines(tiny_bundle, options(**asked), tell=silent, trt=orin, device=ORIN)
+        add_engines(tiny_bundle, options(**asked), on_progress=silent, trt=orin, device=ORIN)
     assert "--rebuild" in caught.value.hint
 
 
 def test_engines_that_were_built_as_asked_are_kept_and_so_are_others_when_nothing_was_asked(
     tiny_bundle, orin
 ):
-    asked = options(batch=BatchProfile(min=1, opt=2, max=16), workspace_bytes=1 << 28)
-    add_engines(tiny_bundle, asked, tell=silent, trt=orin, device=ORIN)
+    asked = options(batch_profile=BatchProfile(min=1, opt=2, max=16), workspace_bytes=1 << 28)
+    add_engines(tiny_bundle, asked, on_progress=silent, trt=orin, device=ORIN)
     for again in (asked, options()):
-        assert add_engines(tiny_bundle, again, tell=silent, trt=orin, device=ORIN).reused
+        assert add_engines(tiny_bundle, again, on_progress=silent, trt=orin, device=ORIN).reused
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_what_the_dla_takes_is_counted_in_the_engines_record(half_of_one_length,
     orin.Builder.num_DLA_cores = 1
     with_log(orin, monkeypatch, "[DlaLayer] {ForeignNode[a...b]}", "[GpuLayer] SHUFFLE: c")
     told = []
-    asked = options(precision="fp16", dla_core=0, batch=ONE)
-    result = add_engines(half_of_one_length, asked, tell=told.append, trt=orin, device=ORIN)
+    asked = options(precision="fp16", dla_core=0, batch_profile=ONE)
+    result = add_engines(half_of_one_length, asked, on_progress=told.append, trt=orin, device=ORIN)
     assert {stage.dla for stage in result.stages} == {DlaCount(dla=1, gpu=1)}
     bundle = Bundle(half_of_one_length)
     record = read_record(bundle, bundle.manifest.engines[0])
@@ -112,9 +112,9 @@ def test_what_the_dla_takes_is_counted_in_the_engines_record(half_of_one_length,
 def test_a_dla_that_takes_nothing_leaves_the_bundle_as_it_was(half_of_one_length, orin, monkeypatch):
     orin.Builder.num_DLA_cores = 1
     with_log(orin, monkeypatch, "[GpuLayer] SHUFFLE: c")
-    asked = options(precision="fp16", dla_core=0, batch=ONE)
+    asked = options(precision="fp16", dla_core=0, batch_profile=ONE)
     with pytest.raises(DeviceMismatchError, match="the DLA takes no layer"):
-        add_engines(half_of_one_length, asked, tell=silent, trt=orin, device=ORIN)
+        add_engines(half_of_one_length, asked, on_progress=silent, trt=orin, device=ORIN)
     assert not Bundle(half_of_one_length).manifest.engines
 
 
@@ -130,7 +130,7 @@ def test_products_on_the_dla_that_the_table_does_not_name_are_counted_as_its_own
         "table_from_plan",
         lambda trt, plan, settings, profile: "Name: {ForeignNode[a...b]}, LayerType: DLA",
     )
-    asked = options(precision="fp16", dla_core=0, batch=ONE)
-    result = add_engines(half_of_one_length, asked, tell=silent, trt=orin, device=ORIN)
+    asked = options(precision="fp16", dla_core=0, batch_profile=ONE)
+    result = add_engines(half_of_one_length, asked, on_progress=silent, trt=orin, device=ORIN)
     counts = {stage.stage: stage.dtype_counts for stage in result.stages}
     assert counts["latent"].other == 2

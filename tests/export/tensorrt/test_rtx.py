@@ -29,7 +29,7 @@ GPU = ("8.6",)
 def build(graph, *, batch=(1, 2, 4), precision="fp32", compute=GPU, name="tiny.onnx", **settings):
     tiny.checked(graph)
     told = EngineSettings(precision=precision, compute=compute, **settings)
-    return build_plan(trt, graph, name, profile_of(graph, batch), told, report=lambda text: None)
+    return build_plan(trt, graph, name, profile_of(graph, batch), told, on_progress=lambda text: None)
 
 
 def profile_of(graph, batch):
@@ -151,7 +151,7 @@ def test_empty_and_damaged_graphs_are_refused():
     for data in (b"", b"\0" * 40, tiny.conv()[:100]):
         with pytest.raises(IntegrityError, match="tiny"):
             build_plan(
-                trt, data, "tiny.onnx", {}, EngineSettings(precision="fp32", compute=GPU), report=print
+                trt, data, "tiny.onnx", {}, EngineSettings(precision="fp32", compute=GPU), on_progress=print
             )
 
 
@@ -159,7 +159,7 @@ def test_profiles_that_do_not_fit_are_refused_with_the_numbers():
     graph, settings = tiny.conv(), EngineSettings(precision="fp32", compute=GPU)
 
     def attempt(**shapes):
-        build_plan(trt, graph, "tiny.onnx", shapes, settings, report=print)
+        build_plan(trt, graph, "tiny.onnx", shapes, settings, on_progress=print)
 
     def shape(*batch, rest=(8, 8, 8)):
         return ShapeRange(**{k: (n, *rest) for k, n in zip(("min", "opt", "max"), batch, strict=True)})
@@ -206,7 +206,7 @@ def test_building_for_the_gpu_that_is_not_here_says_what_to_do(monkeypatch):
             "tiny.onnx",
             profile_of(graph, (1, 1, 1)),
             EngineSettings(precision="fp32", compute=GPU),
-            report=print,
+            on_progress=print,
         )
     assert "--compute-capability" in caught.value.hint
     assert caught.value.exit_code == 6
@@ -215,7 +215,7 @@ def test_building_for_the_gpu_that_is_not_here_says_what_to_do(monkeypatch):
 def test_too_little_room_to_work_in_says_so():
     with pytest.raises(UsageError, match=r"tiny\.onnx: TensorRT cannot build it") as caught:
         build(tiny.quantized("Conv"), workspace_bytes=1)
-    assert "--workspace" in caught.value.hint
+    assert "--workspace-mib" in caught.value.hint
 
 
 def test_weak_types_and_calibrators_are_refused():

@@ -29,7 +29,7 @@ def shipped(tmp_path_factory):
         pytest.skip("no model is shipped in this copy")
     place = tmp_path_factory.mktemp("shipped") / "emoji.tv"
     options = BuildOptions(
-        precisions=PRECISIONS, target="tensorrt", budget=ANYTHING, merged=False, allow_failing=True
+        precisions=PRECISIONS, target="tensorrt", int8_tolerance=ANYTHING, merged=False, allow_failing=True
     )
     build("emoji", place, options)
     return place
@@ -39,7 +39,7 @@ def shipped(tmp_path_factory):
 def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shipped, precision):
     settings = EngineSettings(precision=precision, compute=("8.6",))
     options = EngineBuildOptions(kind="tensorrt-rtx", settings=settings)
-    result = add_engines(shipped, options, tell=lambda text: None)
+    result = add_engines(shipped, options, on_progress=lambda text: None)
     bundle = Bundle(shipped)
     spec = next(spec for spec in bundle.manifest.engines if spec.precision == precision)
     record = read_record(bundle, spec)

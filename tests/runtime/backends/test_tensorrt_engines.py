@@ -135,7 +135,7 @@ def test_an_engine_of_another_device_is_refused_with_what_differs_and_the_comman
         (dataclasses.replace(DESKTOP, compatibility="ampere+"), "--target tensorrt-rtx --rebuild"),
         (
             dataclasses.replace(ORIN, compatibility="ampere+"),
-            "--target tensorrt --hardware ampere+ --rebuild",
+            "--target tensorrt --hardware-compatibility ampere+ --rebuild",
         ),
         (
             dataclasses.replace(ORIN, version_compatible=True),

@@ -136,7 +136,7 @@ def test_a_batch_beyond_the_profile_is_refused_with_the_numbers(engines_in, cuda
     stages = open_engines(engines_in(), "fp32", "tensorrt", cuda=cuda, trt=fake_library("10.3.0"))
     with pytest.raises(UsageError, match=r"input_ids.*\(5, 3\).*\(1, 2\) to \(4, 12\)") as caught:
         stages["text_encoder"].run(prompt(batch=5, tokens=3))
-    assert "--batch" in caught.value.hint
+    assert "--batch-profile" in caught.value.hint
     stages.close()
 
 

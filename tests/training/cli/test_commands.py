@@ -44,8 +44,8 @@ def corpus(made: dict[str, Path], shapes: PictureSource, tmp_path_factory: pytes
                 picture = np.roll(shapes.picture(index), copy % 3, axis=copy % 2)
                 Image.fromarray(picture).save(pictures / f"{name}.png")
                 (pictures / f"{name}.txt").write_text("\n".join(shapes.captions(index)))
-        arguments = ["data", "--from", "folder", "--source", str(pictures), "--size", "16"]
-        invoke(*arguments, "--out", str(root / "corpus"))
+        arguments = ["data", "--format", "folder", "--input", str(pictures), "--size", "16"]
+        invoke(*arguments, "--output", str(root / "corpus"))
         made["corpus"] = root / "corpus"
     return made["corpus"]
 
@@ -57,7 +57,7 @@ def trained(made: dict[str, Path], corpus: Path, tiny_config: TrainConfig) -> Pa
         config = corpus.parent / "tiny.json"
         config.write_bytes(bytes_from_config(tiny_config))
         out = corpus.parent / "run"
-        said = invoke("run", str(config), "--corpus", str(corpus), "--out", str(out), "--threads", "1")
+        said = invoke("run", str(config), "--corpus", str(corpus), "--output", str(out), "--threads", "1")
         assert f"wrote {out / 'checkpoint'}" in said
         made["run"] = out
     return made["run"]
@@ -116,9 +116,9 @@ def test_a_corpus_that_is_missing_or_of_another_size_is_told(
     config = tmp_path / "tiny.json"
     config.write_bytes(bytes_from_config(tiny_config))
     with pytest.raises(UsageError, match="no corpus at"):
-        invoke("run", str(config), "--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
+        invoke("run", str(config), "--corpus", str(tmp_path / "none"), "--output", str(tmp_path / "run"))
     with pytest.raises(TextualVisionError, match=r"16 pixels a side, no multiple of model\.image_size 64"):
-        invoke("run", "emoji-64", "--corpus", str(corpus), "--out", str(tmp_path / "run"))
+        invoke("run", "emoji-64", "--corpus", str(corpus), "--output", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -140,7 +140,7 @@ def test_half_precision_trains_through_every_phase(
     short = replace(tiny_config, precision="bfloat16", **two)
     config = tmp_path / "half.json"
     config.write_bytes(bytes_from_config(short))
-    invoke("run", str(config), "--corpus", str(corpus), "--out", str(tmp_path / "run"))
+    invoke("run", str(config), "--corpus", str(corpus), "--output", str(tmp_path / "run"))
     load_checkpoint(str(tmp_path / "run/checkpoint"))
 
 

@@ -259,7 +259,7 @@ def test_a_folder_without_pictures_says_what_is_expected(tmp_path: Path) -> None
 def test_the_command_writes_a_corpus_and_names_what_it_skipped(pictures: Path, tmp_path: Path) -> None:
     write_csv(pictures)
     (pictures / "more" / "c.png").write_bytes(b"no picture")
-    arguments = ["data", "--from", "folder", "--source", str(pictures), "--out", str(tmp_path / "out")]
+    arguments = ["data", "--format", "folder", "--input", str(pictures), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(command, [*arguments, "--size", "16", "--max-damaged", "0.5", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["pictures"] == 1
@@ -282,14 +282,14 @@ def test_a_disk_that_fills_up_leaves_nothing(pictures: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--from", "coco"],
-        ["--source", "somewhere"],
-        ["--from", "folder", "--source", "somewhere", "--tones"],
-        ["--from", "shards", "--source", "nowhere"],
+        ["--format", "coco"],
+        ["--input", "somewhere"],
+        ["--format", "folder", "--input", "somewhere", "--skin-tones"],
+        ["--format", "shards", "--input", "nowhere"],
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(arguments: list[str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(command, ["data", "--out", str(tmp_path / "out"), *arguments])
+    result = CliRunner().invoke(command, ["data", "--output", str(tmp_path / "out"), *arguments])
     assert isinstance(result.exception, TextualVisionError)
     assert result.exception.hint
     assert not (tmp_path / "out").exists()

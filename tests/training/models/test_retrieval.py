@@ -14,8 +14,8 @@ from textual_vision.training.data.batches import StepRandom
 from textual_vision.training.models.latent.drafts import Follow, Hold, Seen, Sketch, hold_of, known_of
 from textual_vision.training.models.latent.retrieval import RetrievalIndex, RetrievalTraining, entries_of
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.objectives import LatentObjective
-from textual_vision.training.trainer.retrieval_augmentation import (
+from textual_vision.training.trainer.objectives.latent import LatentObjective
+from textual_vision.training.trainer.objectives.retrieval_augmentation import (
     SIMILARITY_THRESHOLD,
     retrieval_augmentation,
 )

@@ -13,9 +13,10 @@ from textual_vision.training.config import LossConfig, TrainConfig
 from textual_vision.training.data.batches import StepRandom, TrainingBatch
 from textual_vision.training.models.discriminator import PixelDiscriminator
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.joint_objectives import JointObjective
-from textual_vision.training.trainer.losses import code_cross_entropy
-from textual_vision.training.trainer.objectives import LatentObjective, PictureDistance
+from textual_vision.training.trainer.objectives.joint import JointObjective
+from textual_vision.training.trainer.objectives.latent import LatentObjective
+from textual_vision.training.trainer.objectives.losses import code_cross_entropy
+from textual_vision.training.trainer.objectives.reconstruction import PictureDistance
 
 COUNT = 6
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from textual_vision.training.config import LossConfig
 from textual_vision.training.models.efficientnet import Perceptual
-from textual_vision.training.trainer import losses
-from textual_vision.training.trainer.objectives import psnr
+from textual_vision.training.trainer.objectives import losses
+from textual_vision.training.trainer.objectives.reconstruction import psnr
 
 HARD = LossConfig(label_smoothing=0.0)
 SMOOTH = LossConfig(label_smoothing=0.5)

@@ -11,15 +11,14 @@ from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import StepRandom, TrainingBatch
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
-from textual_vision.training.trainer.losses import (
+from textual_vision.training.trainer.objectives.latent import LatentObjective, LatentTargets
+from textual_vision.training.trainer.objectives.losses import (
     code_cross_entropy,
     diff_augment,
     discriminator_loss,
     generator_loss,
 )
-from textual_vision.training.trainer.objectives import (
-    LatentObjective,
-    LatentTargets,
+from textual_vision.training.trainer.objectives.reconstruction import (
     PictureDistance,
     Terms,
     in_full_precision,

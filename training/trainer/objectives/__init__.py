@@ -1,0 +1,1 @@
+"""The objectives of the phases, and their loss terms."""
