@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,13 +42,27 @@ def _write_and_rename(path: Path, parts: Sequence[bytes], *, fsync: bool) -> Non
         raise
 
 
-def cache_folder(name: str) -> Path:
-    """Return the user's folder for cached files called `name`; it may not exist yet.
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Rename the finished folder `fresh` to `folder`, and delete what was there only afterwards.
 
-    It lies in XDG_CACHE_HOME, or in ~/.cache where that is not set.
+    Both must have the same parent. On a failure or an interrupt the older folder is put back and the error is
+    raised again.
     """
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "textual-vision" / name
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", suffix=".old", dir=folder.parent))
+    old = aside / "old"
+    try:
+        folder.rename(old)
+        fresh.rename(folder)
+    except BaseException:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        raise
+    finally:
+        if folder.exists():  # else the older folder could not be put back, and is the only copy
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -56,3 +72,22 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again; None for a user without a home."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path | None:
+    """The user's folder for what is remembered; None for a user without a home."""
+    return _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _user_folder(variable: str, below_home: str) -> Path | None:
+    if root := os.environ.get(variable):
+        return Path(root) / "promptsprite"
+    try:
+        return Path.home() / below_home / "promptsprite"
+    except RuntimeError:  # no HOME, and no entry for the user
+        return None

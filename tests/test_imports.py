@@ -1,6 +1,7 @@
 """Who may import whom, and what the runtime must never load."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,11 @@ def test_asking_for_help_does_not_load_numpy():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "Usage" in result.stdout
     assert result.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_every_public_name_of_a_package_exists_and_is_listed_once(package):
+    module = importlib.import_module(f"textual_vision.{package}")
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None

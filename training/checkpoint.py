@@ -22,7 +22,7 @@ from safetensors.torch import save as safetensors_bytes
 from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
-from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.files import replace_folder, write_atomic
 from textual_vision.runtime.strict_json import json_from_bytes
 from textual_vision.training.config import SCHEMA_VERSION, TrainConfig
 from textual_vision.training.config_file import bytes_from_config, config_from_json
@@ -169,26 +169,9 @@ def save_checkpoint(
         write_atomic(fresh / "model.safetensors", safetensors_bytes(stored))
         write_atomic(fresh / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
         write_atomic(fresh / "NOTICE", notice.encode())
-        _put(fresh, folder)
+        replace_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put(fresh: Path, folder: Path) -> None:
-    if not folder.exists():
-        fresh.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".old", dir=folder.parent))
-    try:
-        folder.rename(old / folder.name)
-        fresh.rename(folder)
-    except BaseException:  # an interrupt puts the old checkpoint back too; it is raised again
-        if not folder.exists() and (old / folder.name).exists():
-            (old / folder.name).rename(folder)
-        raise
-    finally:
-        if folder.exists():  # else the old checkpoint could not be put back, and is all that there is
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _stored(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

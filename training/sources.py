@@ -16,8 +16,6 @@ from textual_vision.training.data.splits import VALIDATION
 from textual_vision.training.emoji.notice import WEIGHT_CREDITS, notice_text
 from textual_vision.training.emoji.source import EmojiSource
 
-DEFAULT_CORPUS = Path("out/corpus")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SourceWithNotice:

@@ -1,4 +1,4 @@
-"""What is inside a bundle, as data. A device without the onnx library can show it too."""
+"""Read what a bundle contains: sizes, operators and parameters of its graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ELEMENT_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class GraphContents:
-    """One graph: its file, size, operators (name → how many) and parameters (type → how many values)."""
+    """One graph: its file, size in bytes, operators (name → count) and parameters (dtype → count)."""
 
     precision: str
     stage: str
@@ -48,7 +48,7 @@ class GraphContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A bundle's manifest and graphs; `bytes` is all of it."""
+    """A bundle's manifest and graphs; `bytes` is the size of all its files."""
 
     bundle: str
     manifest: Manifest
@@ -56,8 +56,8 @@ class Inspection:
     graphs: tuple[GraphContents, ...]
 
 
-def inspected(folder: Path) -> Inspection:
-    """Read the bundle at `folder`; UsageError or IntegrityError as the runtime gives them."""
+def inspect_bundle(folder: Path) -> Inspection:
+    """Return the contents of the bundle at `folder`; raises UsageError and IntegrityError."""
     bundle = Bundle(folder)
     manifest = bundle.manifest
     graphs = [

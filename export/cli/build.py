@@ -161,7 +161,7 @@ def build_command(
     tv-export build emoji -o emoji.tv --precision int8 --precision fp32
     tv-export build emoji -o emoji.tv --precision fp16 --target tensorrt-rtx --compute-capability 8.6
     """
-    from textual_vision.export.build.build import build
+    from textual_vision.export.build.build import build_bundle
     from textual_vision.export.cli import printing
     from textual_vision.export.host.step_cache import default_cache
 
@@ -171,7 +171,7 @@ def build_command(
         printing.show_plan(checkpoint, output, options, as_json, job)
         return
     cache = None if no_cache else default_cache()
-    result = build(checkpoint, output, options, cache=cache, on_progress=printing.print_progress)
+    result = build_bundle(checkpoint, output, options, cache=cache, on_progress=printing.print_progress)
     engines_built = () if job is None else job.add_to(output)
     printing.show_build(result, as_json, engines_built)
 

@@ -49,10 +49,10 @@ def gpu_check_command(bundle: Path | None, output: Path) -> None:
 
 
 def _shipped_bundle(folder: Path, on_progress: ProgressCallback) -> Path:
-    from textual_vision.export.build.build import build
+    from textual_vision.export.build.build import build_bundle
     from textual_vision.export.build.options import BuildOptions
 
     on_progress("build a bundle of the shipped model")
     path = folder / "emoji.tv"
-    build("emoji", path, BuildOptions(precisions=("fp32", "fp16", "int8")))
+    build_bundle("emoji", path, BuildOptions(precisions=("fp32", "fp16", "int8")))
     return path

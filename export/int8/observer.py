@@ -16,12 +16,12 @@ from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import QuantizableLayer, activations_to_calibrate, quantizable_layers
+from textual_vision.export.sessions.opening import open_own_graph
 from textual_vision.runtime.backends.session import (
     Array,
     Session,
     SessionOptions,
     default_backend,
-    open_session,
 )
 from textual_vision.runtime.errors import UsageError
 
@@ -89,7 +89,8 @@ def exposed(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:
 
 def open_layer_session(graph: bytes, name: str) -> Session:
     """The graph on the first backend that is installed, on one core."""
-    return open_session(graph, SessionOptions(backend=default_backend(), name=name, threads=1, trusted=True))
+    options = SessionOptions(backend=default_backend(), name=name, threads=1, trusted=True)
+    return open_own_graph(graph, options)
 
 
 def open_observer(model: onnx.ModelProto, tensors: Sequence[str]) -> Observe:

@@ -142,14 +142,14 @@ class _PhasesRule(_ConvTransposeRule):
         return op.DepthToSpace(joined, blocksize=STRIDE, mode="DCR")
 
 
-def replace_conv_transpose_by_crop(model: ir.Model) -> None:
+def replace_conv_transpose_by_crop(model: ir.Model) -> bool:
     """ConvTranspose(4, 2, 1) → Conv 2x2 to four times the channels, DepthToSpace, crop by one."""
-    rewriter.RewriteRuleSet([_CropRule.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_CropRule.rule()]).apply_to_model(model))
 
 
-def replace_conv_transpose_by_phases(model: ir.Model) -> None:
+def replace_conv_transpose_by_phases(model: ir.Model) -> bool:
     """ConvTranspose(4, 2, 1) → four Conv 2x2, each padded on two sides, interleaved together."""
-    rewriter.RewriteRuleSet([_PhasesRule.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_PhasesRule.rule()]).apply_to_model(model))
 
 
 class _InterleaveRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -199,6 +199,6 @@ def interleave_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def replace_conv_transpose_by_3x3(model: ir.Model) -> None:
+def replace_conv_transpose_by_3x3(model: ir.Model) -> bool:
     """ConvTranspose(4, 2, 1) → Conv 3x3 to four times the channels, DepthToSpace."""
-    rewriter.RewriteRuleSet([_Conv3x3Rule.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_Conv3x3Rule.rule()]).apply_to_model(model))

@@ -21,7 +21,7 @@ LOOK_AT_PAIRS = ("SlicesSplit",)
 TABLE_BYTES = 1 << 12  # a smaller one may be stored more than once
 
 
-def fold_constants(model: ir.Model) -> None:
+def fold_constants(model: ir.Model) -> bool:
     """Whatever depends on weights alone: transposed matrices, squared codes, shapes. Bit for bit the same.
 
     Parts of a table that has several readers stay parts of it, and are stored once.
@@ -32,13 +32,15 @@ def fold_constants(model: ir.Model) -> None:
         output_size_limit=NO_LIMIT,
         should_fold=lambda node: False if _is_part_of_table(node) else None,
     )
+    modified = False
     for _ in range(2):
-        folding(model)
-        passes.RemoveUnusedNodesPass()(model)
+        modified |= bool(folding(model).modified)
+        modified |= bool(passes.RemoveUnusedNodesPass()(model).modified)
     if (model.opset_imports.get("") or 0) < 18:  # which knows no num_outputs: folding sets it all the same
         for node in model.graph.all_nodes():
             if node.op_type == "Split":
                 node.attributes.pop("num_outputs", None)
+    return modified
 
 
 def _is_part_of_table(node: ir.Node) -> bool:
@@ -48,7 +50,7 @@ def _is_part_of_table(node: ir.Node) -> bool:
     return table.const_value.nbytes >= TABLE_BYTES and len(table.uses()) > 1
 
 
-def fold_batch_norm(model: ir.Model) -> None:
+def fold_batch_norm(model: ir.Model) -> bool:
     """Batch norm into the convolution before it: (Wx - mean) / std * gamma + beta is one too."""
     found = rewriter.RewriteRuleSet(
         [
@@ -60,17 +62,20 @@ def fold_batch_norm(model: ir.Model) -> None:
             rules.fuse_batchnorm_into_gemm_rule,
         ]
     )
-    while found.apply_to_model(model):  # one application leaves some behind
+    count = 0
+    while applied := found.apply_to_model(model):  # one application leaves some behind
         tidy(model)
+        count += applied
+    return count > 0
 
 
-def simplify(model: ir.Model) -> None:
+def simplify(model: ir.Model) -> bool:
     """onnxscript's own list: operators that do nothing, or that one other does as well.
 
     But for the rules that look at every pair of nodes, which took most of a large graph's time.
     """
     found = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule.name not in LOOK_AT_PAIRS]
-    rewriter.RewritePass(found)(model)
+    return bool(rewriter.RewritePass(found)(model).modified)
 
 
 class _ScaledLinear(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -166,19 +171,19 @@ class _SubtractScaledProduct(pattern.RewriteRuleClassBase):  # type: ignore[misc
         return op.Add(offset, op.MatMul(x, _scaled(op, weight, factor)))
 
 
-def fold_attention_scale(model: ir.Model) -> None:
+def fold_attention_scale(model: ir.Model) -> bool:
     """Numbers that multiply a product by weights go into the weights: attention's 1 / sqrt(width)."""
-    rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_ScaledLinear.rule()]).apply_to_model(model))
 
 
-def fold_codebook_distance(model: ir.Model) -> None:
+def fold_codebook_distance(model: ir.Model) -> bool:
     """|c|^2 - 2 x c as one product with constants; powers of two, so bit for bit the same."""
-    rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_SubtractScaledProduct.rule()]).apply_to_model(model))
 
 
-def fold_film(model: ir.Model) -> None:
+def fold_film(model: ir.Model) -> bool:
     """FiLM's 1 + scale into the bias of what gives the scale."""
-    rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_OnePlusChunk.rule()]).apply_to_model(model))
 
 
 def _scaled(op, weight: ir.Value, factor: np.ndarray) -> ir.Value:  # type: ignore[no-untyped-def]

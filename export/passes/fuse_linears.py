@@ -11,7 +11,7 @@ from textual_vision.export.graph.naming import mark_merged
 MIN_LINEARS = 2
 
 
-def fuse_parallel_linears(model: ir.Model) -> None:
+def fuse_parallel_linears(model: ir.Model) -> bool:
     """x W1 + b1, x W2 + b2, … → Split(x [W1 W2 …] + [b1 b2 …]): queries, keys and values."""
     groups: dict[ir.Value, list[tuple[ir.Node, ir.Node]]] = {}
     for node in model.graph:
@@ -21,13 +21,14 @@ def fuse_parallel_linears(model: ir.Model) -> None:
             assert source is not None
             groups.setdefault(source, []).append(pair)
     made: dict[tuple[int, ...], tuple[ir.Value, ir.Value]] = {}
-    for source, pairs in groups.items():
-        if len(pairs) >= MIN_LINEARS:
-            _merge(model, source, pairs, made)
+    several = {source: pairs for source, pairs in groups.items() if len(pairs) >= MIN_LINEARS}
+    for source, pairs in several.items():
+        _merge(model, source, pairs, made)
     model.graph.sort()
+    return bool(several)
 
 
-def fuse_film_linears(model: ir.Model) -> None:
+def fuse_film_linears(model: ir.Model) -> bool:
     """Gemm(c, W1, b1), Gemm(c, W2, b2), … → Split(Gemm(c, [W1; W2; …], [b1 b2 …])): every FiLM at once."""
     groups: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
@@ -35,10 +36,11 @@ def fuse_film_linears(model: ir.Model) -> None:
             source = node.inputs[0]
             assert source is not None
             groups.setdefault(source, []).append(node)
-    for source, nodes in groups.items():
-        if len(nodes) >= MIN_LINEARS:
-            _merge_gemms(model, source, nodes)
+    several = {source: nodes for source, nodes in groups.items() if len(nodes) >= MIN_LINEARS}
+    for source, nodes in several.items():
+        _merge_gemms(model, source, nodes)
     model.graph.sort()
+    return bool(several)
 
 
 def _linear(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:

@@ -12,8 +12,9 @@ from onnxscript.rewriter.rules import common as rules
 from textual_vision.export.graph.constants import derived_constant, initializer
 
 
-def make_reshapes_static(model: ir.Model) -> None:
+def make_reshapes_static(model: ir.Model) -> bool:
     """Shapes that are computed at run time become constants: 0 keeps a size, -1 is the rest."""
+    changed = False
     for node in list(model.graph):
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -23,6 +24,8 @@ def make_reshapes_static(model: ir.Model) -> None:
         value = initializer(model, f"{node.outputs[0].name}_shape", np.array(sizes, np.int64))
         node.replace_input_with(1, value)
         node.attributes.pop("allowzero", None)
+        changed = True
+    return changed
 
 
 def _constant_shape(source: ir.Value | None, target: ir.Value) -> list[int] | None:
@@ -99,11 +102,12 @@ def _axes_of(value: ir.Value, keys: ir.Value) -> tuple[int, ...] | None:
     return tuple(range(4)[bounds])
 
 
-def fuse_key_transposes(model: ir.Model) -> None:
+def fuse_key_transposes(model: ir.Model) -> bool:
     """Attention's keys are turned once, not by two reshapes and a turn; the turn joins the one before it."""
-    rewriter.RewriteRuleSet([_KeyTranspose.rule()]).apply_to_model(model)
-    passes.RemoveUnusedNodesPass()(model)  # what computed the shapes also read the keys
-    rewriter.RewriteRuleSet([rules.transpose_transpose_rule]).apply_to_model(model)
+    fused = rewriter.RewriteRuleSet([_KeyTranspose.rule()]).apply_to_model(model)
+    if fused:
+        passes.RemoveUnusedNodesPass()(model)  # the nodes that computed the shapes also read the keys
+    return bool(fused + rewriter.RewriteRuleSet([rules.transpose_transpose_rule]).apply_to_model(model))
 
 
 class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
@@ -130,6 +134,6 @@ class _GroupLookup(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         return op.Gather(flat, op.Add(codes, first), axis=0)
 
 
-def fuse_group_gathers(model: ir.Model) -> None:
+def fuse_group_gathers(model: ir.Model) -> bool:
     """The product quantizer's rows by one Gather, which every backend has and runs well."""
-    rewriter.RewriteRuleSet([_GroupLookup.rule()]).apply_to_model(model)
+    return bool(rewriter.RewriteRuleSet([_GroupLookup.rule()]).apply_to_model(model))

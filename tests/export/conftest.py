@@ -16,7 +16,7 @@ from fake_tensorrt import fake_library
 from pretended_orin import table_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.model.loading import load_model
@@ -206,7 +206,7 @@ def built(
 ) -> tuple[Path, BuildResult]:
     """A bundle of the tiny checkpoint in float32 and half, and what building it found out."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny.tv"
-    return folder, build(str(checkpoint), folder, SMALL_BUILD, cache=kept_steps)
+    return folder, build_bundle(str(checkpoint), folder, SMALL_BUILD, cache=kept_steps)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from textual_vision.runtime.files import sha256_of_file, write_atomic
+from textual_vision.runtime.files import replace_folder, sha256_of_file, write_atomic
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -51,3 +51,24 @@ def test_a_failure_leaves_nothing_and_names_the_file_that_was_asked_for(tmp_path
 def test_the_digest_is_sha_256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_a_finished_folder_replaces_the_older_one(tmp_path):
+    fresh, folder = folder_of(tmp_path / "fresh", "new"), folder_of(tmp_path / "folder", "old")
+    replace_folder(fresh, folder)
+    assert (folder / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_replacement_that_fails_half_way_puts_the_older_folder_back(tmp_path):
+    folder = folder_of(tmp_path / "folder", "old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "missing", folder)
+    assert (folder / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def folder_of(folder, text):
+    folder.mkdir()
+    (folder / "file").write_text(text)
+    return folder

@@ -34,7 +34,8 @@ class PictureSource(Protocol):
     def style(self, index: int) -> str:
         """The words that name the art style; empty when there are none."""
 
-    def weight(self, index: int) -> int: ...
+    def weight(self, index: int) -> int:
+        """Return how often the picture is drawn, relative to the others."""
 
     def is_composition(self, index: int) -> bool:
         """Whether it shows several things that the caption names, and not one."""

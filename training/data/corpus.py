@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.files import replace_folder
 from textual_vision.training.data.records import Pixels, Record
 
 SCHEMA = 2
@@ -114,18 +115,7 @@ def fresh_corpus(folder: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         yield scratch
-        replace_folder(folder, scratch)
+        scratch.chmod(0o755)  # temporary folders are made for their owner alone
+        replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def replace_folder(folder: Path, written: Path) -> None:
-    """Puts the finished folder `written` where `folder` is; an older corpus there makes way at the end."""
-    written.chmod(0o755)  # temporary folders are made for their owner alone
-    if not folder.exists():
-        written.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-    folder.replace(old)
-    written.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

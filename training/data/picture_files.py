@@ -46,16 +46,6 @@ class Entry:
         return self.path.read_bytes() if self.path else self.data
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """`picture` uint8 (S, S, 3), sRGB; at least one caption; `style` names an art style or is empty."""
-
-    picture: Pixels
-    captions: tuple[str, ...]
-    style: str
-    key: str
-
-
 def _silent(name: str, reason: str) -> None:
     """Reports nothing; the counts remain."""
 

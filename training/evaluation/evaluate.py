@@ -56,14 +56,14 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Real pictures that were not trained on, and what was drawn for the same words."""
+    """Real pictures that were not trained on, and what was generated for the same words."""
 
     source: EmojiSource
     labels: list[str]  # the plainest caption, without the art style
     prompts: list[str]  # with it
     splits: list[str]
     real: Pictures
-    drawn: Pictures
+    generated: Pictures
     real_features: ImageFeatures
     generated_features: ImageFeatures
 
@@ -107,7 +107,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
     }
     say("nearest training pictures")
     train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
-    scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.drawn, held.real)
+    scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.generated, held.real)
     return Evaluation(scores=scores, sheet=_sheet(held))
 
 
@@ -126,16 +126,16 @@ def _held_out(
     labels = [source.captions(index)[0] for index in chosen]
     prompts = [caption_with_style(label, source.style(i)) for label, i in zip(labels, chosen, strict=True)]
     real = np.stack([source.picture(index) for index in chosen])
-    drawn = generate_images(checkpoint.model, checkpoint.tokenizer, prompts, chosen).pictures
+    generated = generate_images(checkpoint.model, checkpoint.tokenizer, prompts, chosen).pictures
     return HeldOut(
         source=source,
         labels=labels,
         prompts=prompts,
         splits=[source.records[index][1].split for index in chosen],
         real=real,
-        drawn=drawn,
+        generated=generated,
         real_features=extractor.extract(real),
-        generated_features=extractor.extract(drawn),
+        generated_features=extractor.extract(generated),
     )
 
 
@@ -144,13 +144,13 @@ def _kid(held: HeldOut) -> dict[str, float]:
     half = np.arange(len(held.labels)) % 2 == 0
     floor = kid(held.real_features.pooled[half], held.real_features.pooled[~half])
     return {
-        "drawn": _round(1e3 * kid(held.generated_features.pooled, held.real_features.pooled)),
+        "generated": _round(1e3 * kid(held.generated_features.pooled, held.real_features.pooled)),
         "two_halves_of_real": _round(1e3 * floor),
     }
 
 
 def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[str, Any]:
-    """R@1 of real and drawn pictures among all distinct held-out labels, whole and by split."""
+    """R@1 of real and generated pictures among all distinct held-out labels, whole and by split."""
     distinct = sorted(set(held.labels))
     sentences = Sentences().vectors(distinct)
     own = np.array([distinct.index(label) for label in held.labels])
@@ -159,11 +159,16 @@ def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[
     for name in ("all", *sorted(set(held.splits))):
         chosen = np.ones(len(own), bool) if name == "all" else splits == name
         real = recall_at_1(towers, held.real_features.pooled[chosen], sentences, own[chosen].tolist())
-        drawn = recall_at_1(towers, held.generated_features.pooled[chosen], sentences, own[chosen].tolist())
-        share = _round(drawn / real, 3) if real else None
+        generated = recall_at_1(
+            towers, held.generated_features.pooled[chosen], sentences, own[chosen].tolist()
+        )
+        share = _round(generated / real, 3) if real else None
         found[name] = {
-            "pictures": int(chosen.sum()), "real": _round(real, 3), "drawn": _round(drawn, 3), "share": share
-        }  # fmt: skip
+            "pictures": int(chosen.sum()),
+            "real": _round(real, 3),
+            "generated": _round(generated, 3),
+            "share": share,
+        }
     return found
 
 
@@ -181,10 +186,10 @@ def _recognition(
     for prompt, wanted in ASKED.items():
         if not wanted.keys() <= judge.probes.keys():
             continue
-        drawn = generate_images(
+        generated = generate_images(
             checkpoint.model, checkpoint.tokenizer, [prompt] * SEEDS, range(SEEDS)
         ).pictures
-        prompts[prompt] = _asked(judge, extractor.extract(drawn).whole, wanted)
+        prompts[prompt] = _asked(judge, extractor.extract(generated).whole, wanted)
     return {**found, "seeds": SEEDS, "prompts": prompts, "held_out": _held_compositions(judge, held)}
 
 
@@ -200,7 +205,7 @@ def _asked(judge: Judge, features: Features, wanted: Mapping[str, str]) -> dict[
 
 
 def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
-    """Each probe over held-out compositions and scenes: what the caption says, seen in real and drawn."""
+    """Each probe over held-out compositions and scenes: what the caption says, seen in real and generated."""
     by_label = {record.captions[0]: answers_of(record) for _, record in held.source.records}
     found: dict[str, Any] = {}
     for name in judge.probes:
@@ -212,7 +217,7 @@ def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
             kind: float((np.array(judge.probes[name].answer(features[rows])) == told).mean())
             for kind, features in (
                 ("real", held.real_features.whole),
-                ("drawn", held.generated_features.whole),
+                ("generated", held.generated_features.whole),
             )
         }
         found[name] = {"pictures": len(rows), **{kind: _round(share, 3) for kind, share in right.items()}}
@@ -247,7 +252,7 @@ def _sheet(held: HeldOut) -> bytes:
     first = [i for i, split in enumerate(held.splits) if split == "heldout_composition"]
     others = [i for i in range(len(held.labels)) if i not in set(first)]
     chosen = first[:SHEET_COLUMNS] + _spread(others, SHEET_PICTURES - len(first[:SHEET_COLUMNS]))
-    return contact_sheet(held.drawn[chosen], [held.prompts[i] for i in chosen], SHEET_COLUMNS)
+    return contact_sheet(held.generated[chosen], [held.prompts[i] for i in chosen], SHEET_COLUMNS)
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -76,13 +76,13 @@ def _thumbs(pictures: Pictures) -> NDArray[np.float32]:
     return thumbs
 
 
-def copying(train: TrainingThumbs, drawn: Pictures, real: Pictures) -> dict[str, Any]:
+def copying(train: TrainingThumbs, generated: Pictures, real: Pictures) -> dict[str, Any]:
     """How near drawings of held-out captions are to training pictures; real held-out pictures likewise."""
     found = {}
-    for name, pictures in (("drawn", drawn), ("real", real)):
+    for name, pictures in (("generated", generated), ("real", real)):
         ratio = train.nearest_db(pictures)
         found[name] = {
             "median_db": round(float(np.median(ratio)), 2),
             "share_above_30_db": round(float((ratio > COPY_DB).mean()), 4),
         }
-    return {"thumb_pixels": THUMB, "pictures": len(drawn), **found}
+    return {"thumb_pixels": THUMB, "pictures": len(generated), **found}

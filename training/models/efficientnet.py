@@ -39,11 +39,11 @@ class Perceptual(nn.Module):
                 found.append(x / (x.square().mean(1, keepdim=True) + 0.01).sqrt())
         return found
 
-    def forward(self, drawn: Tensor, real: Tensor) -> Tensor:
+    def forward(self, generated: Tensor, real: Tensor) -> Tensor:
         """Mean squared distance of the features, averaged over the scales."""
         with torch.no_grad():
             target = self.features(real)
-        pairs = zip(self.features(drawn), target, strict=True)
+        pairs = zip(self.features(generated), target, strict=True)
         return torch.stack([F.mse_loss(a, b) for a, b in pairs]).mean()
 
 

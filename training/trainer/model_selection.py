@@ -63,13 +63,15 @@ class ValidationScorer:
         return total / len(self.captions)
 
     def distance(self, weights: dict[str, Tensor]) -> float:
-        """KID of what is drawn for the captions against the pictures."""
+        """KID of what is generated for the captions against the pictures."""
         self.model.load_state_dict(weights)
         if self._extractor is None:
             self._extractor = EfficientNetFeatures()
             self._real = self._extractor.extract(self.pictures).pooled
-        drawn = generate_images(self.model, self.tokenizer, self.captions, range(len(self.captions))).pictures
-        return kid(self._extractor.extract(drawn).pooled, self._real)
+        generated = generate_images(
+            self.model, self.tokenizer, self.captions, range(len(self.captions))
+        ).pictures
+        return kid(self._extractor.extract(generated).pooled, self._real)
 
 
 @dataclass(frozen=True, kw_only=True)

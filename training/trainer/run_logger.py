@@ -121,9 +121,9 @@ def sample_sheet(
     captions = [source.captions(index)[0] for index in chosen]
     real = np.stack([source.picture(index) for index in chosen])
     again = reconstruct(shown, tokenizer, real, captions).pictures
-    drawn = generate_images(shown, tokenizer, captions, range(SAMPLES)).pictures
+    generated = generate_images(shown, tokenizer, captions, range(SAMPLES)).pictures
     below = ["real"] * SAMPLES + ["reconstructed"] * SAMPLES + captions
-    return contact_sheet(np.concatenate([real, again, drawn]), below, SAMPLES)
+    return contact_sheet(np.concatenate([real, again, generated]), below, SAMPLES)
 
 
 def curves_from_log(log: list[dict[str, Any]]) -> bytes:

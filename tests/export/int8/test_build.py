@@ -11,7 +11,7 @@ import pytest
 
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.cli.main import command
 from textual_vision.export.cli.printing import show_build
@@ -55,7 +55,7 @@ def int8_built(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, BuildResult]:
     folder = tmp_path_factory.mktemp("int8") / "tiny.tv"
-    return folder, build(str(checkpoint), folder, int8_options, cache=kept_steps)
+    return folder, build_bundle(str(checkpoint), folder, int8_options, cache=kept_steps)
 
 
 def notes_of(result: BuildResult) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_the_ranges_of_an_earlier_bundle_are_used_again(
             found["threshold"] *= 1.5  # so that ranges calibrated anew would be seen
     cache.write_text(json.dumps(whole))
     options = replace(int8_options, ranges=cache, int8_tolerance="code_agreement>=0", merged=False)
-    result = build(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
+    result = build_bundle(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
     for name, stage in notes_of(result)["stages"].items():
         for tensor, found in stage["ranges"].items():
             assert found["threshold"] == whole["ranges"][name][tensor]["threshold"]
@@ -156,13 +156,13 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
     cache.write_text(json.dumps({**whole, "origin": {**whole["origin"], "model": "0" * 64}}))
     options = replace(int8_options, ranges=cache)
     with pytest.raises(IntegrityError, match="of another model"):
-        build(str(checkpoint), tmp_path / "no.tv", options, cache=kept_steps)
+        build_bundle(str(checkpoint), tmp_path / "no.tv", options, cache=kept_steps)
     cache.write_text(json.dumps(whole))
     with pytest.raises(IntegrityError, match="of other prompts"):
         other = replace(options, calibration_prompts=OFFERED[:2])
-        build(str(checkpoint), tmp_path / "no.tv", other, cache=kept_steps)
+        build_bundle(str(checkpoint), tmp_path / "no.tv", other, cache=kept_steps)
     with pytest.raises(UsageError, match="by mse, not by minmax"):
-        build(
+        build_bundle(
             str(checkpoint),
             tmp_path / "no.tv",
             replace(options, calibration_method="minmax"),
@@ -198,7 +198,7 @@ def test_a_budget_that_does_not_parse_is_refused_before_any_work(
     checkpoint: Path, small_build: BuildOptions, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="is not METRIC"):
-        build(str(checkpoint), tmp_path / "tiny.tv", replace(small_build, int8_tolerance="psnr>32"))
+        build_bundle(str(checkpoint), tmp_path / "tiny.tv", replace(small_build, int8_tolerance="psnr>32"))
     assert not list(tmp_path.iterdir())
 
 
@@ -207,7 +207,7 @@ def test_a_calibration_cache_that_is_not_there_or_not_used_is_refused_before_any
 ) -> None:
     options = replace(int8_options, ranges=tmp_path / "none.json")
     with pytest.raises(UsageError, match="no calibration cache"):
-        build(str(checkpoint), tmp_path / "tiny.tv", options)
+        build_bundle(str(checkpoint), tmp_path / "tiny.tv", options)
     with pytest.raises(UsageError, match="without int8"):
-        build(str(checkpoint), tmp_path / "tiny.tv", replace(options, precisions=("fp32",)))
+        build_bundle(str(checkpoint), tmp_path / "tiny.tv", replace(options, precisions=("fp32",)))
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.results import PASS
@@ -21,7 +21,7 @@ def test_the_documented_model_exports_passes_and_draws(tmp_path: Path) -> None:
     text = (DOCS / "how-to" / "custom-model.md").read_text("utf-8")
     assert "docs/examples/custom_model.py:make" in text
     options = BuildOptions(samples=6, prompts=("red apple", "green forest", "blue sea"))
-    result = build(SOURCE, tmp_path / "colors.tv", options)
+    result = build_bundle(SOURCE, tmp_path / "colors.tv", options)
     assert result.verdict == PASS
     model = TextToImage.load(tmp_path / "colors.tv")
     red, sea = model("red apple", seed=1), model("blue sea", seed=1)

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from textual_vision.export.passes import conv_transpose as conv_transpose
-from textual_vision.export.passes import folding as folding
-from textual_vision.export.passes import fuse_linears as fuse_linears
-from textual_vision.export.passes import shapes as shapes
-from textual_vision.export.passes.manager import GraphPass, apply_pass, check_rewrites
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.stage import tensor
+from textual_vision.export.passes import conv_transpose, folding, fuse_linears, manager, shapes
+from textual_vision.export.passes.manager import GraphPass, apply_pass, check_rewrites, rewrite_graph
+from textual_vision.export.passes.measurement import RewriteContext
+from textual_vision.export.sessions.opening import UnloadableGraphError
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.manifest import StageSpec
 
 RANDOM = np.random.default_rng(0)
 FLOAT_TOLERANCE = 2e-6
@@ -406,3 +409,53 @@ def test_conditions_with_a_bias_of_one_number_are_fused() -> None:
     graph = graph_of(nodes, constants, {"x": ["batch", 3]}, {"y": ["batch", 4]})
     after = check_same(graph, fuse_linears.fuse_film_linears, {"x": weights(2, 3)}, 1e-5)
     assert operators(after)["Gemm"] == 1
+
+
+def context_of(graph: bytes) -> RewriteContext:
+    """x float32 (batch, 3) → y float32 (batch, 4), with one sample."""
+    spec = StageSpec(
+        name="tiny",
+        inputs=(tensor("x", "float32", "batch", 3),),
+        outputs=(tensor("y", "float32", "batch", 4),),
+    )
+    x, mask = weights(1, 3), np.ones((1, 1), np.int64)
+    batch = ReferenceBatch(
+        prompts=("",), seeds=(0,), tensors={"x": x, "attention_mask": mask}, margins={}, fixed_length=True
+    )
+    return RewriteContext(stage=spec, batch=batch, backend="onnxruntime", target="cpu")
+
+
+def lose_a_constant(model: ir.Model) -> bool:
+    """A rewrite with a fault: the graph reads a constant that it no longer has."""
+    model.graph.initializers.pop("a.weight")
+    return True
+
+
+def linear_graph() -> bytes:
+    nodes = [helper.make_node("Gemm", ["x", "a.weight"], ["y"], transB=1)]
+    return graph_of(nodes, {"a.weight": weights(4, 3)}, {"x": ["batch", 3]}, {"y": ["batch", 4]})
+
+
+def test_a_rewrite_whose_graph_does_not_load_is_left_out_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "REWRITES", {"lose-a-constant": lose_a_constant, **manager.REWRITES})
+    graph = linear_graph()
+    found = rewrite_graph(graph, context_of(graph))
+    (result,) = [one for one in found.results if one.rewrite == "lose-a-constant"]
+    assert not result.applied
+    assert "does not load: tiny.onnx: " in result.reason
+    x = {"x": weights(2, 3)}
+    old, new = (ReferenceEvaluator(onnx.load_from_string(g)).run(None, x)[0] for g in (graph, found.graph))
+    np.testing.assert_allclose(old, new, atol=1e-6)
+
+
+def test_a_graph_that_loads_before_no_rewrite_is_our_bug_and_asks_for_a_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = onnx.load_from_string(linear_graph())
+    del model.graph.initializer[:]
+    graph = model.SerializeToString()
+    monkeypatch.setattr(manager, "REWRITES", {"touch": lambda model: True})
+    with pytest.raises(UnloadableGraphError, match=r"tiny\.onnx") as error:
+        rewrite_graph(graph, context_of(graph))
+    assert error.value.exit_code == 1
+    assert "tv-export doctor --json" in error.value.hint

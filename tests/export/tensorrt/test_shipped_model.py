@@ -2,7 +2,7 @@
 
 import pytest
 
-from textual_vision.export.build.build import build
+from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.tensorrt.builder import EngineSettings
 from textual_vision.export.tensorrt.engines import add_engines
@@ -31,7 +31,7 @@ def shipped(tmp_path_factory):
     options = BuildOptions(
         precisions=PRECISIONS, target="tensorrt", int8_tolerance=ANYTHING, merged=False, allow_failing=True
     )
-    build("emoji", place, options)
+    build_bundle("emoji", place, options)
     return place
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from trained import assert_trained
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.training.checkpoint import load_checkpoint
@@ -141,7 +142,9 @@ def test_half_precision_trains_through_every_phase(
     config = tmp_path / "half.json"
     config.write_bytes(bytes_from_config(short))
     invoke("run", str(config), "--corpus", str(corpus), "--output", str(tmp_path / "run"))
-    load_checkpoint(str(tmp_path / "run/checkpoint"))
+    assert_trained(tmp_path / "run", steps=2)
+    model = load_checkpoint(str(tmp_path / "run/checkpoint")).model
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["run", "snapshot", "describe", "evaluate", "alignment", "data"])

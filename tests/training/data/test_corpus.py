@@ -15,7 +15,7 @@ import pytest
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data import splits
-from textual_vision.training.data.corpus import load_corpus
+from textual_vision.training.data.corpus import fresh_corpus, load_corpus
 from textual_vision.training.emoji import build as corpus_build
 from textual_vision.training.emoji.build import build_corpus
 from textual_vision.training.emoji.notice import notice_text
@@ -196,3 +196,22 @@ def test_scene_layouts_make_the_documented_number_of_pictures() -> None:
     from textual_vision.training.emoji.scenes import all_scenes
 
     assert len(all_scenes()) * corpus_build.SCENE_LAYOUTS == 1920
+
+
+def test_a_corpus_whose_replacement_fails_half_way_is_still_there(
+    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rename = Path.rename
+
+    def fail_for_the_fresh_one(path: Path, target: Path) -> Path:
+        if target == folder and not path.name == "old":
+            raise OSError("the disk went away")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_fresh_one)
+    with pytest.raises(OSError, match="the disk went away"), fresh_corpus(folder) as scratch:
+        (scratch / "corpus.json").write_text("{}")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(f".{folder.name}")] == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from trained import assert_trained
 
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.checkpoint import load_checkpoint
@@ -117,5 +118,7 @@ def test_a_tar_that_is_none_and_shards_without_captions_are_told(
 def test_a_run_trains_from_shards(folder: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:
     config = replace(tiny_config, corpus="shards")
     source = open_source(config, folder, (TRAIN,))
-    out = run(config, source.source, source.notice, tmp_path / "run", resume=False, say=lambda line: None)
-    load_checkpoint(str(out))
+    folder = tmp_path / "run"
+    out = run(config, source.source, source.notice, folder, resume=False, say=lambda line: None)
+    assert_trained(folder, steps=4)
+    assert all(weight.isfinite().all() for weight in load_checkpoint(str(out)).model.state_dict().values())

@@ -86,7 +86,7 @@ def test_a_copy_is_told_from_a_new_picture(shapes: PictureSource) -> None:
     pictures = all_pictures(shapes)[:4]
     noise = np.random.default_rng(0).integers(0, 255, pictures.shape).astype(np.uint8)
     found = measures.copying(train, pictures, noise)
-    assert found["drawn"]["share_above_30_db"] == 1.0
+    assert found["generated"]["share_above_30_db"] == 1.0
     assert found["real"]["share_above_30_db"] == 0.0
 
 
