@@ -20,7 +20,7 @@ from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarni
 SEED = click.IntRange(0, 2**62)  # leaves room below 2**64 for the seeds of the pictures that follow
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_OF_SIGNAL = 128  # plus its number, as a shell counts
 EXIT_CLOSED_PIPE = 141
 OS_HINTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another place",
@@ -51,15 +51,21 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
 
 
 def print_status(kind: str, text: str, style: str) -> None:
-    """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal."""
-    line = " ".join(text.split())
-    if not sys.stderr.isatty():
-        click.echo(f"{kind}: {line}", err=True)
-        return
-    from rich.console import Console
-    from rich.text import Text
+    """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal.
 
-    Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
+    Nothing where the standard error is closed, or its terminal is gone: the exit code says enough.
+    """
+    line = " ".join(text.split())
+    if sys.stderr is None or sys.stderr.closed:
+        return
+    with contextlib.suppress(OSError):
+        if not sys.stderr.isatty():
+            click.echo(f"{kind}: {line}", err=True)
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
 
 
 def print_error(message: str, hint: str = "") -> None:
@@ -70,27 +76,33 @@ def print_error(message: str, hint: str = "") -> None:
 
 
 class _Terminated(BaseException):
-    """SIGTERM; as an exception, so that what is half-written is removed on the way out."""
+    """SIGTERM or SIGHUP, by its number: an exception, so that the way out removes what is half-written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextlib.contextmanager
 def _termination_raised() -> Iterator[None]:
-    """Meanwhile SIGTERM raises, unless whoever started us has other plans for it."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    ):
-        yield
-        return
+    """Meanwhile SIGTERM and SIGHUP raise, unless whoever started us has other plans for them."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
 
     def stop(number: int, frame: object) -> None:
-        raise _Terminated
+        for one in ours:  # a second signal must not end what removes files
+            signal.signal(one, signal.SIG_IGN)
+        raise _Terminated(number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
@@ -104,9 +116,9 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted")
         return EXIT_INTERRUPTED
-    except _Terminated:
+    except _Terminated as error:
         print_error("terminated")
-        return EXIT_TERMINATED
+        return EXIT_OF_SIGNAL + error.number
     except BrokenPipeError:
         sys.stderr.close()  # else the interpreter complains again while it shuts down
         return EXIT_CLOSED_PIPE

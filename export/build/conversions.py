@@ -33,6 +33,8 @@ from textual_vision.export.precision.registry import (
     convert_stage,
 )
 from textual_vision.export.results import MERGED, RewriteResult
+from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.graph.check import check_graph
 from textual_vision.runtime.version import __version__
 
 NOTES_FILE = "notes.json"
@@ -174,4 +176,14 @@ def annotate(graph: bytes, model: StagedModel, stage: str, precision: str) -> by
     onnx.helper.set_model_props(proto, about)
     data: bytes = proto.SerializeToString()
     check(data)
+    _check_for_runtime(data, stage)
     return data
+
+
+def _check_for_runtime(graph: bytes, stage: str) -> None:
+    """Raise UsageError unless the runtime, which reads files of strangers, would load the graph."""
+    try:
+        check_graph(graph, f"{stage}.onnx")
+    except IntegrityError as error:
+        hint = "write that part of the module with other operators; see docs/how-to/custom-model.md"
+        raise UsageError(f"the runtime refuses the graph that was exported: {error.message}", hint) from None

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.graph.check import check_graph
+from textual_vision.runtime.graph.model import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT8,
+    INT32,
+    INT64,
+    UINT8,
+    model_from_bytes,
+)
 from textual_vision.runtime.manifest import Manifest
 
-if TYPE_CHECKING:
-    import onnx
+ELEMENT_NAMES = {
+    FLOAT: "float32",
+    FLOAT16: "float16",
+    DOUBLE: "float64",
+    INT64: "int64",
+    INT32: "int32",
+    INT8: "int8",
+    UINT8: "uint8",
+    BOOL: "bool",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,44 +70,18 @@ def inspect_bundle(folder: Path) -> Inspection:
 
 
 def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> GraphContents:
-    import onnx
-
     data = bundle.read(file)
-    model = _model(data, file)
-    operators: dict[str, int] = {}
-    for node in model.graph.node:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    parameters: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        parameters[kind] = parameters.get(kind, 0) + count
+    check_graph(data, file)
+    model = model_from_bytes(data)
+    parameters: Counter[str] = Counter()
+    for tensor in model.constants.values():
+        parameters[ELEMENT_NAMES[tensor.dtype]] += tensor.count
     return GraphContents(
         precision=precision,
         stage=stage,
         file=file,
         bytes=len(data),
-        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
-        parameters=parameters,
+        opset=next(version for domain, version in model.opsets if domain in ("", "ai.onnx")),
+        operators=dict(Counter(node.op_type for node in model.nodes).most_common()),
+        parameters=dict(parameters),
     )
-
-
-def _model(data: bytes, file: str) -> onnx.ModelProto:
-    """Parse the graph; raise IntegrityError when it is not ONNX or has a type that ONNX lacks."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load_from_string(data)
-    except DecodeError as error:
-        raise IntegrityError(f"{file}: not an ONNX graph ({error})", "export the bundle again") from None
-    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
-        raise IntegrityError(f"{file}: an ONNX graph without an opset", "export the bundle again")
-    for tensor in model.graph.initializer:
-        if tensor.data_type not in onnx.helper.get_all_tensor_dtypes():
-            problem = f"{file}: {tensor.name!a} has the unknown type {tensor.data_type}"
-            raise IntegrityError(problem, "export the bundle again")
-    return model

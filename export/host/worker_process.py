@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any
 
 from textual_vision.runtime.errors import TextualVisionError
+
+PARENT_LOOK_SECONDS = 0.25
 
 
 class WorkerProcess:
@@ -137,6 +140,7 @@ def run_worker(work: Callable[[Any, Channel], None]) -> None:
 
     `work` may return when `channel.receive` raises EOFError, which also ends the worker quietly.
     """
+    exit_with_parent(lambda: None)
     channel = Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     try:
@@ -146,6 +150,22 @@ def run_worker(work: Callable[[Any, Channel], None]) -> None:
         sys.exit(error.exit_code)
     except (EOFError, BrokenPipeError):
         sys.exit(0)
+
+
+def exit_with_parent(cleanup: Callable[[], None]) -> None:
+    """From now on this process calls `cleanup` and ends as soon as the one that started it is gone.
+
+    However that ended: after SIGKILL it could not end its worker itself.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_LOOK_SECONDS)
+        cleanup()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _message_from(stream: IO[bytes]) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage, is_codes
 from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
 from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics
@@ -94,7 +94,7 @@ class Evaluator:
         total = 0.0
         for tensor in stage.outputs:
             pair = tensor_pair(tensor, given, outputs, everything)
-            if tensor.dtype == "int64" and len(tensor.shape) > 2:
+            if is_codes(tensor):
                 total += float(np.mean(pair.expected != pair.found))
                 continue
             expected, found = pair.expected.astype(np.float64), pair.found.astype(np.float64)
@@ -107,7 +107,7 @@ class Evaluator:
         return mean_cpu_ms(sessions, stage, self.batches[0])
 
     def _picture_stage(self) -> StageSpec:
-        return self.stages[-1]
+        return next(one for one in self.stages if any(tensor.name == "image" for tensor in one.outputs))
 
     def _sessions_for(self, changed: Mapping[str, bytes]) -> dict[str, Session]:
         """Those of the first stage or loop that is changed and of all after it."""

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
-from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 BATCH, TOKENS = "batch", "tokens"  # names of dynamic dimensions
 MASKS = ("attention_mask",)  # says which tokens are padding, whichever stage is compared
 STEP = ".step"  # suffix of a tensor's name among the margins, see `model.stage.Stage`
+
+PICTURE_AXES = 4  # batch, height, width, channels
 
 Array = npt.NDArray[np.generic]
 
@@ -48,6 +50,27 @@ def batches_of_stage(batches: Sequence[ReferenceBatch], stage: StageSpec) -> lis
         given = {name: batch.tensors[name] for name in MASKS if name in batch.tensors}
         found += [replace(batch, tensors={**given, **tensors}, margins={}, steps={}) for tensors in runs]
     return found
+
+
+def is_codes(spec: TensorSpec) -> bool:
+    """Whether the tensor's values are compared for equality: integers and booleans, but no picture."""
+    is_picture = spec.dtype == "uint8" and len(spec.shape) == PICTURE_AXES
+    return not spec.dtype.startswith("float") and not is_picture
+
+
+def words_of(spec: TensorSpec, batch: ReferenceBatch) -> npt.NDArray[np.bool_]:
+    """Return which of a tensor's values belong to words, not to padding.
+
+    Of the tensor's axes up to its last axis of tokens; (batch,), all True, where it has none.
+    """
+    axes = [axis for axis, size in enumerate(spec.shape) if size == TOKENS]
+    sizes = batch.tensors[spec.name].shape[: max(axes, default=0) + 1]
+    keep = np.ones(sizes, bool)
+    for axis in axes if "attention_mask" in batch.tensors else ():
+        mask = batch.tensors["attention_mask"] == 1
+        others = [mask.shape[1] if axis == one else 1 for one in range(1, len(sizes))]
+        keep &= mask.reshape([len(mask), *others])
+    return keep
 
 
 def bytes_from_batches(batches: Sequence[ReferenceBatch]) -> bytes:

@@ -8,13 +8,21 @@ from typing import Any
 
 from torch import nn
 
-from textual_vision.export.model.batch import BATCH, STEP, TOKENS
+from textual_vision.export.model.batch import BATCH, PICTURE_AXES, STEP, TOKENS
 from textual_vision.export.model.stage import Stage, StagedModel, tensor
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.generation.checks import check_labels, check_loops, check_noise, check_parameters
 from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
-from textual_vision.runtime.manifest import DTYPES, SIZE_LIMIT, StageSpec, TensorSpec, TextSpec, is_plain_name
+from textual_vision.runtime.manifest import (
+    DTYPES,
+    SIZE_LIMIT,
+    ImageSpec,
+    StageSpec,
+    TensorSpec,
+    TextSpec,
+    is_plain_name,
+)
 from textual_vision.runtime.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
@@ -35,7 +43,15 @@ def normalized_model(model: StagedModel) -> StagedModel:
             problem = f"stage {stage.name!r}: its module is a {type(module).__name__}, not an nn.Module"
             raise UsageError(problem, f"give an instance of a subclass of torch.nn.Module; {HINT}")
         stages.append(dataclasses.replace(stage, spec=_normalized_spec(stage.spec)))
-    return dataclasses.replace(model, stages=tuple(stages))
+    return dataclasses.replace(model, stages=tuple(stages), image=_normalized_image(model.image, stages))
+
+
+def _normalized_image(image: ImageSpec, stages: Sequence[Stage]) -> ImageSpec:
+    """The picture's description with the channels that the stage says: its own are RGB by default."""
+    for one in (one for stage in stages for one in stage.spec.outputs):
+        if one.name == "image" and len(one.shape) == PICTURE_AXES and one.shape[3] in CHANNELS:
+            return dataclasses.replace(image, channels=int(one.shape[3]))
+    return image
 
 
 def _normalized_spec(spec: StageSpec) -> StageSpec:
@@ -207,7 +223,7 @@ def _check_image(model: StagedModel, known: dict[str, TensorSpec]) -> None:
             ".to(torch.uint8), where x lies in -1 to 1"
         )
         raise UsageError(f"'image' is {_shown(image)}, not {wanted}", hint)
-    if len(image.shape) != 4 or image.shape[3] not in CHANNELS or TOKENS in image.shape:
+    if len(image.shape) != PICTURE_AXES or image.shape[3] not in CHANNELS or TOKENS in image.shape:
         problem = f"'image' is {_shown(image)}, not {wanted}"
         raise UsageError(problem, "permute it to (batch, height, width, channels)")
     if image.shape[1:3] != size:

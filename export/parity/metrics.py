@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.export.model.batch import STEP, Array, ReferenceBatch
+from textual_vision.export.model.batch import PICTURE_AXES, STEP, Array, ReferenceBatch, words_of
 from textual_vision.export.results import CodeMetrics, FloatMetrics, ImageMetrics, TensorMetrics
 from textual_vision.runtime.manifest import TensorSpec
 from textual_vision.runtime.metrics import PEAK, psnr_db
@@ -42,9 +42,8 @@ def tensor_pair(
     """Return a tensor of the `chosen` samples of all batches, without the padding of prompts."""
     expected, found, margins, steps = [], [], [], []
     for batch, output, rows in zip(batches, outputs, chosen, strict=True):
-        keep: npt.NDArray[np.bool_] = rows
-        if len(tensor.shape) > 1 and tensor.shape[1] == "tokens":
-            keep = (batch.tensors["attention_mask"] == 1) & rows[:, None]
+        words = words_of(tensor, batch)
+        keep = words & rows.reshape(-1, *[1] * (words.ndim - 1))
         expected.append(batch.tensors[tensor.name][keep])
         found.append(output[tensor.name][keep])
         if tensor.name in batch.margins:
@@ -62,7 +61,7 @@ def tensor_pair(
 
 def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
     """Return the metrics of pictures for uint8, of floats for float dtypes, of codes otherwise."""
-    if pair.dtype == "uint8":
+    if pair.dtype == "uint8" and pair.expected.ndim == PICTURE_AXES:
         return image_metrics(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
     if pair.dtype.startswith("float"):
         return float_metrics(pair.expected, pair.found)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage, is_codes, words_of
 from textual_vision.export.parity.metrics import metrics_of, tensor_pair
 from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN, Tolerance, allowed_count, shortfall
 from textual_vision.export.results import (
@@ -184,7 +184,7 @@ def _eligible_rows(
     tolerance: Tolerance,
 ) -> Rows:
     """Return the samples that a tensor is judged on: what follows from the stage's near ties is excluded."""
-    if not tolerance.near_ties or spec.dtype == "int64":
+    if not tolerance.near_ties or is_codes(spec):
         return rows
     return _rows_with_equal_codes(stage, batches, outputs, rows)
 
@@ -237,10 +237,9 @@ def _equal_codes(
 ) -> npt.NDArray[np.bool_]:
     same = np.ones(len(batch.prompts), bool)
     for spec in stage.outputs:
-        if spec.dtype == "int64":
+        if is_codes(spec):
             equal = batch.tensors[spec.name] == tensors[spec.name]
-            if spec.shape[1] == "tokens":  # the codes of padding do not count
-                padding = batch.tensors["attention_mask"] == 0
-                equal |= padding.reshape(*equal.shape[:2], *[1] * (equal.ndim - 2))
+            words = words_of(spec, batch)  # the codes of padding do not count
+            equal |= ~words.reshape(*words.shape, *[1] * (equal.ndim - words.ndim))
             same &= equal.reshape(len(same), -1).all(1)
     return same

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage, is_codes
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.sessions.opening import UnloadableGraphError, open_stage_sessions
 from textual_vision.export.sessions.timing import min_cpu_ms, node_count
@@ -123,7 +123,7 @@ def _result(
     change: GraphChange, stage: StageSpec, found: Sequence[tuple[float, Mapping[str, Array]]]
 ) -> RewriteResult:
     (before, old), (after, new) = found
-    codes = [spec.name for spec in stage.outputs if spec.dtype == "int64"]
+    codes = [spec.name for spec in stage.outputs if is_codes(spec)]
     return RewriteResult(
         rewrite=change.rewrite,
         stage=stage.name,

@@ -13,8 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 
-import onnx
-
+from textual_vision.export.host.crash_watch import crash_watch
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Array, Session
 
@@ -30,9 +29,15 @@ class CachingSession:
     """
 
     def __init__(
-        self, session: Session, stopped: threading.Event | None = None, *, several_threads: bool = False
+        self,
+        session: Session,
+        stopped: threading.Event | None = None,
+        *,
+        several_threads: bool = False,
+        name: str = "a backend",
     ) -> None:
-        self._session = session
+        """`name` says in the report of a crash what was running."""
+        self._session, self._name = session, name
         self._turn = threading.Lock() if several_threads else contextlib.nullcontext()
         self.inputs, self.outputs, self.largest_batch = session.inputs, session.outputs, session.largest_batch
         self._cache: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
@@ -50,7 +55,7 @@ class CachingSession:
         with self._cache_lock:
             outputs = self._cache.get(key)
         if outputs is None:
-            with self._turn:
+            with self._turn, crash_watch().naming(f"{self._name} was running"):
                 outputs = self._session.run(inputs)
         with self._cache_lock:
             self._cache[key] = outputs
@@ -101,7 +106,10 @@ class SessionPool:
         opened = open_sessions(wanted, backend, threads=self._threads)
         for key, stage in missing.items():
             several = self._threads != 1
-            self._opened[key] = CachingSession(opened[stage], self._stopped, several_threads=several)
+            name = f"{backend} with {stage}.onnx"
+            self._opened[key] = CachingSession(
+                opened[stage], self._stopped, several_threads=several, name=name
+            )
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
         self._drop_oldest(list(keys.values()))
         return sessions
@@ -119,6 +127,8 @@ class SessionPool:
 
 
 def _digest_of_graph(graph: bytes) -> str:
+    import onnx  # a device has none, and opens sessions too
+
     model = onnx.load_from_string(graph)
     model.graph.ClearField("name")
     model.graph.ClearField("value_info")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
+from textual_vision.export.host.crash_watch import crash_watch
 from textual_vision.runtime.backends.session import BACKENDS, Session, SessionOptions, open_session
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, TextualVisionError
 from textual_vision.runtime.manifest import StageSpec
@@ -61,13 +62,15 @@ def open_in_parallel(
 ) -> list[Session]:
     """Return a session of each (graph, file name), opened in parallel: a backend opens one on one core.
 
-    `threads` and `trusted` as in `SessionOptions`. Raises UnloadableGraphError when the backend rejects one.
+    `threads` and `trusted` as in `SessionOptions`. Raises UnloadableGraphError when the backend rejects one;
+    when it crashes, the graph is named on the standard error.
     """
     initialize_backend(backend)
 
     def opened(one: tuple[bytes, str]) -> Session:
         options = SessionOptions(backend=backend, name=one[1], threads=threads, trusted=trusted)
-        return open_own_graph(one[0], options)
+        with crash_watch().naming(f"{backend} was opening {one[1]}"):
+            return open_own_graph(one[0], options)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(opened, graphs))

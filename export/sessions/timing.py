@@ -6,8 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import onnx
-
 from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch, batches_of_stage
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
@@ -79,14 +77,16 @@ def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
     batch = batches_of_stage([batch], stage)[0]
     mask = batch.tensors.get("attention_mask")
     words = None if mask is None or batch.fixed_length else int((mask[0] == 1).sum())
-    return {
-        tensor.name: batch.tensors[tensor.name][:1, :words]
-        if TOKENS in tensor.shape
-        else batch.tensors[tensor.name][:1]
-        for tensor in stage.inputs
-    }
+    found = {}
+    for tensor in stage.inputs:
+        parts = [slice(words) if size == TOKENS else slice(None) for size in tensor.shape[1:]]
+        place = (slice(1), *parts)
+        found[tensor.name] = batch.tensors[tensor.name][place]
+    return found
 
 
 def node_count(graph: bytes) -> int:
     """Return the number of nodes of a serialized graph."""
+    import onnx  # a device has none, and times sessions too
+
     return len(onnx.load_from_string(graph).graph.node)

@@ -6,7 +6,7 @@ import functools
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import openvino
 from openvino import frontend
@@ -50,14 +50,21 @@ class OpenVinoSession:
     providers = (DEVICE,)
 
     def __init__(
-        self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, object], name: str
+        self,
+        core: openvino.Core,
+        model: openvino.Model,
+        settings: Mapping[str, object],
+        name: str,
+        declared: Iterable[str],
     ) -> None:
+        """`declared` are the graph's inputs; `model` lacks those that no operator reads."""
         self._core, self._model, self._settings, self._name = core, model, dict(settings), name
         self._lock = threading.Lock()
         # After compilation, a port also has the names of equal tensors; before it, only its own.
         self._names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
         count = len(model.inputs)
-        self.inputs = frozenset(self._names[:count])
+        self._read = self._names[:count]
+        self.inputs = frozenset(declared)
         self.outputs = frozenset(self._names[count:])
         self._fixed: OrderedDict[int, _FixedSizes] = OrderedDict()
         self._request: openvino.InferRequest | None = None
@@ -74,7 +81,7 @@ class OpenVinoSession:
             with self._lock:
                 if self._request is None:
                     return self._fixed_for(max(len(value) for value in inputs.values())).run(inputs)
-                results = self._request.infer(dict(inputs))
+                results = self._request.infer({input_name: inputs[input_name] for input_name in self._read})
                 return {name: results[output].copy() for output, name in self._outputs}
         except OPENVINO_ERRORS as error:
             message = f"{self._name}: OpenVINO failed: {lines_of(error)[-1]}"
@@ -159,10 +166,15 @@ def _started() -> openvino.Core:
     return openvino.Core()
 
 
-def _read(graph: bytes) -> openvino.Model:
-    """The graph as OpenVINO's own, read as ONNX: `Core.read_model` would try other formats first."""
+def _read(graph: bytes) -> tuple[openvino.Model, list[str]]:
+    """The graph as OpenVINO's own, and the names of all inputs: OpenVINO drops those that nothing reads.
+
+    It is read as ONNX: `Core.read_model` would try other formats first.
+    """
     front_end = frontend.FrontEndManager().load_by_framework("onnx")
-    return front_end.convert(front_end.load(io.BytesIO(graph)))
+    found = front_end.load(io.BytesIO(graph))
+    declared = [place.get_names()[0] for place in found.get_inputs()]
+    return front_end.convert(found), declared
 
 
 def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
@@ -182,10 +194,10 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
             "this CPU does not compute in bfloat16", backend_by_name(options.backend).install
         )
     try:
-        model = _read(graph)
+        model, declared = _read(graph)
         move_topk_axis(model)
         fuse_depth_to_space(model)
-        return OpenVinoSession(core, model, settings, options.name)
+        return OpenVinoSession(core, model, settings, options.name, declared)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"
         raise IntegrityError(problem, "export it again, or use another --backend") from None

@@ -92,3 +92,17 @@ def test_on_a_terminal_an_error_is_red_and_still_one_line():
     assert process.returncode == 2
     assert "\x1b[1;31merror: " in shown
     assert "[bold]x" * 40 in shown
+
+
+def test_a_closed_standard_error_changes_no_exit_code():
+    program = (
+        "import sys, click\n"
+        "from textual_vision.runtime import console\n"
+        "from textual_vision.runtime.errors import UsageError\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    raise UsageError('no such thing')\n"
+        "console.run(command, [])\n"
+    )
+    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program], check=False)
+    assert done.returncode == 2

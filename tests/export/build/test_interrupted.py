@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 PROGRAM = """
 import signal, sys, time
 from pathlib import Path
@@ -40,9 +41,11 @@ MANIFEST = Manifest(schema_version=1, name="n", image=ImageSpec(height=1, width=
 console.run(command)
 """
 
+SIGNALS = [(getattr(signal, name), code) for name, code in CODES.items() if hasattr(signal, name)]
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_while_a_bundle_is_written_leaves_nothing_of_it(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -55,3 +58,32 @@ def test_a_signal_while_a_bundle_is_written_leaves_nothing_of_it(
     assert process.returncode == code
     assert errors.strip().startswith("error: ") and "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+WORKER = """
+import sys, time
+from functools import partial
+from pathlib import Path
+import shutil
+from textual_vision.export.host.worker_process import exit_with_parent
+exit_with_parent(partial(shutil.rmtree, sys.argv[1]))
+print("working", flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows gives orphans no other parent")
+def test_a_worker_whose_parent_is_killed_removes_its_folder_and_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    command = [sys.executable, "-c", PARENT, WORKER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "working\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # the worker, which has the pipe too, ended
+    assert not folder.exists()

@@ -29,9 +29,9 @@ def of_unknown_type(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[: len(data) // 2], "not an ONNX graph"),
-        (without_opset, "without an opset"),
-        (of_unknown_type, "unknown type 99"),
+        (lambda data: data[: len(data) // 2], "not a graph for a bundle"),
+        (without_opset, "not a graph for a bundle"),
+        (of_unknown_type, "not a graph for a bundle"),
     ],
 )
 def test_a_graph_that_is_none_is_named_when_the_bundle_is_looked_into(
