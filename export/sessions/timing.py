@@ -29,11 +29,7 @@ def median_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: Refe
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
         for session, found in zip(sessions, times, strict=True):
-            for turn in range(WARM_UP + OF_A_ROUND):
-                start = time.perf_counter()
-                session.run(inputs)
-                if turn >= WARM_UP:
-                    found.append(time.perf_counter() - start)
+            found += _elapsed_seconds(session, inputs)
     return tuple(1e3 * statistics.median(found) for found in times)
 
 
@@ -48,10 +44,30 @@ def min_cpu_ms(
     return tuple(1e3 * min(found) for found in times)
 
 
-def mean_cpu_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
-    """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS."""
-    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), LASTING_SECONDS)
-    return tuple(1e3 * statistics.mean(found) for found in times)
+def min_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
+    """Return the least elapsed milliseconds of each session for the first sample of `batch`.
+
+    The sessions take turns of WARM_UP and OF_A_ROUND runs until they have run for LASTING_SECONDS each, on
+    average: threads of the session before go on waiting busily for a while, and other programs may interrupt.
+    """
+    inputs = first_sample(stage, batch)
+    times: list[list[float]] = [[] for _ in sessions]
+    rounds = 0
+    while rounds < ROUNDS or sum(map(sum, times)) < LASTING_SECONDS * len(sessions):
+        for session, found in zip(sessions, times, strict=True):
+            found += _elapsed_seconds(session, inputs)
+        rounds += 1
+    return tuple(1e3 * min(found) for found in times)
+
+
+def _elapsed_seconds(session: Session, inputs: dict[str, Array]) -> list[float]:
+    """Return the seconds of OF_A_ROUND runs that follow WARM_UP others."""
+    found = []
+    for _ in range(WARM_UP + OF_A_ROUND):
+        start = time.perf_counter()
+        session.run(inputs)
+        found.append(time.perf_counter() - start)
+    return found[WARM_UP:]
 
 
 def _interleaved_cpu_times(
