@@ -15,7 +15,7 @@ from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics
 from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.export.sessions.opening import open_own_graph, open_stage_sessions
-from textual_vision.export.sessions.timing import mean_cpu_ms
+from textual_vision.export.sessions.timing import min_latency_ms
 from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.generation.program import Program, run_unit
 from textual_vision.runtime.manifest import StageSpec
@@ -31,7 +31,7 @@ class Score:
     """How a set of graphs does; agreements are shares 0 … 1, PSNR is infinite for identical pictures.
 
     `text_code_agreement`, `code_agreement` and `psnr` are free-running, `generator_psnr` teacher-forced;
-    `megabytes` of all stages' graphs; `milliseconds` of one drawing on one core, None where it was not timed.
+    `megabytes` of all stages' graphs; `milliseconds` of one picture, None where it was not timed.
     """
 
     text_code_agreement: float
@@ -102,9 +102,12 @@ class Evaluator:
         return total
 
     def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
-        """Milliseconds of one core that one drawing by each graph of the stage takes, measured in turns."""
-        sessions = open_stage_sessions(graphs, stage, self.backend, threads=1)
-        return mean_cpu_ms(sessions, stage, self.batches[0])
+        """Return each graph's milliseconds for one picture, with the threads that the runtime uses.
+
+        What is faster on one thread may be slower on several: integer products leave less to share.
+        """
+        sessions = open_stage_sessions(graphs, stage, self.backend)
+        return min_latency_ms(sessions, stage, self.batches[0])
 
     def _picture_stage(self) -> StageSpec:
         return next(one for one in self.stages if any(tensor.name == "image" for tensor in one.outputs))

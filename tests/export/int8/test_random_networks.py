@@ -1,0 +1,224 @@
+"""Random small networks of common parts give in fp32, fp16 and int8 what PyTorch gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from textual_vision.export.graph.opset import check
+from textual_vision.export.int8.layers import INT8, default_modes, quantizable_layers
+from textual_vision.export.int8.observer import calibrate_ranges
+from textual_vision.export.int8.qdq import quantize_graph
+from textual_vision.export.int8.stage import prepare_graph
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.stage import Stage, tensor
+from textual_vision.export.passes.manager import rewrite_graph
+from textual_vision.export.passes.measurement import RewriteContext
+from textual_vision.export.precision.fp16 import fp16_from_float
+from textual_vision.export.precision.registry import FloatGraphs
+from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
+from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.manifest import StageSpec
+
+SIDE = 4  # pixels of the input
+FLOAT_TOLERANCE, HALF_TOLERANCE, INT8_TOLERANCE = 1e-4, 2e-2, 0.35  # relative, of the root mean square
+
+
+class Flattened(nn.Module):
+    """Applies a part to the positions (batch, height * width, channels) of a picture."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.part(x.flatten(2).transpose(1, 2))
+        return y.transpose(1, 2).unflatten(2, tuple(x.shape[2:]))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return x + found
+
+
+class Rows(nn.Module):
+    """A one-dimensional convolution along the positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.conv(x.flatten(2))
+        return found.unflatten(2, tuple(x.shape[2:]))
+
+
+class Depth(nn.Module):
+    """A three-dimensional convolution of one picture."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.conv(x.unsqueeze(2))
+        return found.squeeze(2)
+
+
+class Twice(nn.Module):
+    """One part that is applied two times."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.part(torch.tanh(self.part(x)))
+        return found
+
+
+class Gate(nn.Module):
+    """Two products of one input with biases of one number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Parameter(torch.randn(width, width) / width**0.5) for _ in range(2))
+        self.bias = nn.Parameter(torch.randn(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ self.left + self.bias) * torch.sigmoid(x @ self.right + self.bias)
+
+
+class Film(nn.Module):
+    """Scales and shifts channels by what their means say."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.linear(x.mean((2, 3)))[:, :, None, None].chunk(2, 1)
+        return x * (1 + scale) + shift
+
+
+# Each makes a part from (batch, width, height, width) to the same number of channels.
+PARTS: Mapping[str, Callable[[int], nn.Module]] = {
+    "conv": lambda width: nn.Conv2d(width, width, 3, padding=1),
+    "conv without bias": lambda width: nn.Conv2d(width, width, 1, bias=False),
+    "grouped conv": lambda width: nn.Conv2d(width, width, 3, padding=1, groups=width),
+    "conv with batch norm": lambda width: nn.Sequential(nn.Conv2d(width, width, 3, padding=1), norm(width)),
+    "conv1d": Rows,
+    "conv3d": Depth,
+    "transposed": lambda width: nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.AvgPool2d(2)),
+    "transposed twice": lambda width: nn.Sequential(
+        Twice(nn.ConvTranspose2d(width, width, 4, 2, 1)), nn.MaxPool2d(4)
+    ),
+    "linear": lambda width: Flattened(nn.Linear(width, width)),
+    "linear twice": lambda width: Flattened(Twice(nn.Linear(width, width))),
+    "gate": lambda width: Flattened(Gate(width)),
+    "film": Film,
+    "film twice": lambda width: Twice(Film(width)),
+    "attention": lambda width: (
+        Flattened(Attention(2 * ((width + 1) // 2))) if width % 2 == 0 else nn.Identity()
+    ),
+    "layer norm": lambda width: Flattened(nn.LayerNorm(width)),
+    "group norm": lambda width: nn.GroupNorm(1, width),
+    "instance norm": lambda width: nn.InstanceNorm2d(width, affine=True),
+    "nearest": lambda width: nn.Sequential(nn.Upsample(scale_factor=2), nn.MaxPool2d(2)),
+    "bilinear": lambda width: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AvgPool2d(2)),
+    "shuffle": lambda width: nn.Sequential(
+        nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), nn.AvgPool2d(2)
+    ),
+    "relu": lambda width: nn.ReLU(),
+    "gelu": lambda width: nn.GELU(),
+    "silu": lambda width: nn.SiLU(),
+    "leaky relu": lambda width: nn.LeakyReLU(0.2),
+    "mish": lambda width: nn.Mish(),
+}
+NETWORKS = st.tuples(
+    st.sampled_from([5, 8, 16]),
+    st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
+
+
+def norm(width: int) -> nn.Module:
+    """A batch norm whose statistics are not those of its initialization."""
+    found = nn.BatchNorm2d(width)
+    nn.init.uniform_(found.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
+    nn.init.uniform_(found.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    return found
+
+
+def network(width: int, parts: list[str], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(*(PARTS[name](width) for name in parts), nn.Conv2d(width, 3, 1)).eval()
+
+
+def relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+    size = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
+    return float(np.sqrt(np.mean(np.square(expected - found, dtype=np.float64)))) / max(size, 1e-6)
+
+
+def run(graph: bytes, x: np.ndarray) -> np.ndarray:
+    check(graph)
+    session = open_session(graph, SessionOptions(backend="onnxruntime", name="random.onnx", threads=1))
+    return session.run({"x": x})["y"]
+
+
+def check_network(width: int, parts: list[str], seed: int) -> None:
+    """The network in fp32, fp16 and int8 stays as near to PyTorch as its precision allows."""
+    module = network(width, parts, seed)
+    spec = StageSpec(
+        name="random",
+        inputs=(tensor("x", "float32", "batch", width, SIDE, SIDE),),
+        outputs=(tensor("y", "float32", "batch", 3, SIDE, SIDE),),
+    )
+    x = np.random.default_rng(seed).standard_normal((8, width, SIDE, SIDE)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    tensors = {"x": x, "y": expected, "attention_mask": np.ones((8, 1), np.int64)}
+    batch = ReferenceBatch(prompts=("",) * 8, seeds=(0,) * 8, tensors=tensors, margins={}, fixed_length=True)
+    stage = Stage(module=module, spec=spec)
+    exported = onnx_from_stage(stage, {"x": x}, ExportOptions(opset=18, tokens=None, max_tokens=8))
+    context = RewriteContext(stage=spec, batch=batch, backend="onnxruntime", target="cpu")
+    graphs = rewrite_graph(exported.SerializeToString(), context)
+    broken = [one.rewrite for one in graphs.results if "does not load" in one.reason]
+    assert not broken
+    assert relative_error(expected, run(graphs.graph, x)) < FLOAT_TOLERANCE
+    source = FloatGraphs(stages=(spec,), fp32={"random": graphs.graph}, batches=[batch], target="cpu")
+    assert relative_error(expected, run(fp16_from_float(source).graphs["random"], x)) < HALF_TOLERANCE
+    model = prepare_graph(graphs.without_conv_transpose)
+    found = calibrate_ranges(model, [{"x": x}], "minmax")
+    thresholds = {name: one.threshold for name, one in found.items()}
+    quantized = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds)
+    assert relative_error(expected, run(quantized.SerializeToString(), x)) < INT8_TOLERANCE
+
+
+@pytest.mark.parametrize("part", random.Random(0).sample(sorted(PARTS), 5))
+def test_a_network_of_one_part_is_right_in_every_precision(part: str) -> None:
+    check_network(8, [part], 0)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(NETWORKS)
+def test_random_networks_are_right_in_every_precision(drawn: tuple[int, list[str], int]) -> None:
+    check_network(*drawn)
+
+
+def test_what_is_compared_would_notice_a_wrong_network() -> None:
+    a, b = (network(8, ["conv"], seed)(torch.ones(1, 8, SIDE, SIDE)).detach().numpy() for seed in (0, 1))
+    assert relative_error(a, b) > INT8_TOLERANCE
