@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from doc_pages import CARD, DOCS, PAGES, RECORDS, ROOT, anchors, id_of, links, prose, sentences, text_of
 
-from textual_vision.export.parity.verdict import TOLERANCES
+from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.passes.manager import REWRITE_NAMES
 from textual_vision.runtime import __all__ as runtime_names
 from textual_vision.runtime import errors
