@@ -33,9 +33,9 @@ COUNT_LIMIT = 10_000
     type=click.IntRange(1, COUNT_LIMIT),
     default=1,
     show_default=True,
-    help="GeneratedImages per prompt, from the seeds SEED, SEED+1, …",
+    help="Pictures per prompt, from the seeds SEED, SEED+1, …",
 )
-@click.option("--grid/--no-grid", default=False, help="All pictures on one sheet, a row per prompt.")
+@click.option("--grid/--no-grid", default=False, help="Put all pictures on one sheet, a row per prompt.")
 @click.option(
     "-o",
     "--output",
@@ -44,9 +44,9 @@ COUNT_LIMIT = 10_000
     show_default=True,
     help="PNG to write; several pictures without --grid become out-1.png, out-2.png, …",
 )
-@click.option("--precision", help="fp32, fp16, int8: what the bundle has. [default: the bundle's own]")
-@click.option("--backend", help="onnxruntime, openvino, … [default: the first that is installed]")
-@click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: the backend's choice]")
+@click.option("--precision", help="Precision, such as fp32. [default: the bundle's own]")
+@click.option("--backend", help="Backend, such as openvino. [default: the first that is installed]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: the backend's choice]")
 @click.option(
     "--isolated/--no-isolated",
     default=None,
@@ -54,8 +54,8 @@ COUNT_LIMIT = 10_000
     "[default: for bundles that were not built or trusted on this machine]",
 )
 @click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-@click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--verify", is_flag=True, help="Only check every file and the golden pictures.")
 @click.version_option(__version__)
 def command(
     bundle: Path,
@@ -72,9 +72,10 @@ def command(
     as_json: bool,
     verify: bool,
 ) -> None:
-    """Generate pictures of each PROMPT by the BUNDLE, a folder that `tv-export build` wrote.
+    """Generate pictures of each PROMPT with BUNDLE, a folder that `tv-export build` wrote.
 
-    A PROMPT is a label, by name or number, where the model takes labels, and left out where it takes neither.
+    For a model that takes labels, PROMPT is a label's name or number. Leave it out for a model that takes
+    neither.
 
     \b
     tv-generate emoji.tv "dog wearing sunglasses" -o dog.png

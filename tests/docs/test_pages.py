@@ -10,11 +10,23 @@ from pathlib import Path
 import pytest
 from doc_pages import CARD, DOCS, PAGES, RECORDS, ROOT, anchors, id_of, links, prose, sentences, text_of
 
-from textual_vision.export.parity.verdict import TOLERANCES
+from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.passes.manager import REWRITE_NAMES
 from textual_vision.runtime import __all__ as runtime_names
 from textual_vision.runtime import errors
-from textual_vision.runtime.manifest import Manifest
+from textual_vision.runtime.generation.specs import LabelSpec, LoopSpec, NoiseSpec, ParameterSpec, StartSpec
+from textual_vision.runtime.golden import Golden, GoldenBudget, GoldenPicture
+from textual_vision.runtime.manifest import (
+    BatchProfile,
+    EngineSpec,
+    FileSpec,
+    ImageSpec,
+    Manifest,
+    PrecisionSpec,
+    StageSpec,
+    TensorSpec,
+    TextSpec,
+)
 
 MAX_WORDS = 25
 GENERATED = {DOCS / "reference" / "cli.md", DOCS / "reference" / "training-config.md"}
@@ -96,6 +108,10 @@ def test_every_field_of_the_manifest_is_on_its_page():
     text = text_of(DOCS / "reference" / "bundle-format.md")
     names = [field.name for field in dataclasses.fields(Manifest)]
     assert [name for name in names if f"\n| `{name}` |" not in text] == []
+    parts = (TensorSpec, StageSpec, ImageSpec, TextSpec, PrecisionSpec, BatchProfile, EngineSpec, FileSpec)
+    parts += (NoiseSpec, LabelSpec, ParameterSpec, StartSpec, LoopSpec, Golden, GoldenPicture, GoldenBudget)
+    inner = {field.name for part in parts for field in dataclasses.fields(part)}
+    assert sorted(name for name in inner if f"`{name}`" not in text) == []
 
 
 def test_the_tolerances_on_the_page_are_those_of_the_code():

@@ -41,7 +41,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
     type=click.IntRange(8, 2048),
     default=128,
     show_default=True,
-    help="Pixels a side; training at a whole fraction of it needs no other corpus.",
+    help="Height and width in pixels. Training may use any whole fraction of it.",
 )
 @click.option(
     "--packages",
@@ -57,7 +57,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
     help="Stop when a larger share of the pictures is damaged.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Pictures drawn or decoded at once. [default: one a core]"
+    "--workers", type=click.IntRange(1), help="Pictures to decode in parallel. [default: one per core]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the corpus's summary as JSON.")
 def data_command(

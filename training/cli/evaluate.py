@@ -13,14 +13,16 @@ CORPUS = Path("out/corpus")
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="What it was trained on.")
+@click.option(
+    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus that it was trained on."
+)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the checkpoint's own]")
 @click.option("--limit", type=click.IntRange(64), help="Use this many held-out pictures. [default: all]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
 def evaluate(
     checkpoint: str, corpus: Path, output: Path | None, limit: int | None, threads: int | None
 ) -> None:
-    """Measure CHECKPOINT (a folder or a shipped name) on what it was not trained on.
+    """Measure CHECKPOINT (a folder or a shipped name) on held-out pictures and prompts.
 
     Writes evaluation.json and contact_sheet.png, and prints the scores.
     """
@@ -48,7 +50,7 @@ def evaluate(
 @click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Real captioned pictures.")
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
 def alignment(corpus: Path, output: Path | None) -> None:
-    """Train the small model that tells whether picture and words belong together."""
+    """Train the alignment model, which scores how well a picture fits a caption."""
     from textual_vision.training.data.corpus import load_corpus
 
     opened = load_corpus(corpus)

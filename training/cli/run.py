@@ -21,11 +21,13 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "-o", "--output", type=FOLDER, required=True, help="Folder of the run; the result is OUTPUT/checkpoint."
 )
-@click.option("--corpus", type=FOLDER, default=Path("out/corpus"), show_default=True, help="The pictures.")
+@click.option(
+    "--corpus", type=FOLDER, default=Path("out/corpus"), show_default=True, help="Corpus to train on."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in OUTPUT.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
 def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | None) -> None:
-    """Train CONFIG (a shipped name such as emoji-64, or a .json file) through every phase.
+    """Train CONFIG, a shipped name such as emoji-64 or a .json file, through all phases.
 
     \b
     tv-train data --output out/corpus
@@ -50,7 +52,7 @@ def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | No
 @click.argument("run", type=FOLDER)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write. [default: RUN/snapshot]")
 def snapshot(run: Path, output: Path | None) -> None:
-    """Write a checkpoint out of RUN as it is now, without stopping it."""
+    """Write a checkpoint of RUN in its current state, without stopping it."""
     from textual_vision.training.trainer.snapshot import snapshot as take
 
     taken = take(run, output or run / "snapshot")
