@@ -1,4 +1,4 @@
-"""From a config's `corpus` to captioned pictures and the licenses that travel with them."""
+"""The captioned pictures of a config's `corpus`, and the NOTICE with their licenses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textual_vision.training.emoji.source import EmojiSource
 
 @dataclass(frozen=True, kw_only=True)
 class SourceWithNotice:
-    """Pictures to train on or to judge by, and the NOTICE of what is trained on them."""
+    """Pictures for training or evaluation, and the NOTICE of a model trained on them."""
 
     source: PictureSource
     notice: str
@@ -28,7 +28,7 @@ class SourceWithNotice:
 def open_source(
     config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None] = print
 ) -> SourceWithNotice:
-    """The pictures in `folder` that belong to one of `splits`; UsageError when there are none."""
+    """The pictures of `splits` in the corpus at `folder`; UsageError when there are none."""
     source = _source(config, folder, splits, say)
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
@@ -36,14 +36,14 @@ def open_source(
 
 
 def validation_source(config: TrainConfig, folder: Path, say: Callable[[str], None] = print) -> PictureSource:
-    """The pictures in `folder` by which a run chooses what it keeps; there may be none."""
+    """The validation pictures in the corpus at `folder`, by which a run selects weights; may be empty."""
     return _source(config, folder, (VALIDATION,), say)
 
 
 def _source(
     config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None]
 ) -> PictureSource:
-    """Shards are read in place; everything else as the memory-mapped corpus that `tv-train data` makes."""
+    """Read tar shards in place, everything else as the memory-mapped corpus of `tv-train data`."""
     if config.corpus == "shards" and not (folder / SUMMARY).is_file():
         return ShardPictures(find_shards(folder), splits, config.model.image_size, say)
     return EmojiSource(load_corpus(folder), splits, config.model.image_size)

@@ -1,4 +1,4 @@
-"""tv-train data: any source of captioned pictures to a corpus on disk."""
+"""tv-train data: writes a corpus from captioned pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from textual_vision.training.data.picture_files import Entry
 
-LINE_EVERY = 2000  # pictures between two lines where there is no terminal
+LINE_EVERY = 2000  # pictures between two lines without a terminal
 SOURCES = ("emoji", "coco", "folder", "shards")
 
 
@@ -41,7 +41,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
     type=click.IntRange(8, 2048),
     default=128,
     show_default=True,
-    help="Pixels a side; training at a whole fraction of it needs no other corpus.",
+    help="Pixels along a side; training can use this size divided by a whole number.",
 )
 @click.option(
     "--packages",
@@ -57,7 +57,9 @@ SOURCES = ("emoji", "coco", "folder", "shards")
     help="Stop when a larger share of the pictures is damaged.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Pictures drawn or decoded at once. [default: one a core]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Pictures rendered or decoded at a time. [default: one per core]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the corpus's summary as JSON.")
 def data_command(
@@ -86,7 +88,7 @@ def data_command(
         if source is None:
             raise UsageError(f"--format {kind} needs --input", "name the folder that holds the pictures")
         if packages is not None or tones:
-            raise UsageError(f"--packages and --skin-tones are not for {kind}", "leave them output")
+            raise UsageError(f"--packages and --skin-tones are not for {kind}", "leave them out")
         summary = _captioned(output, kind, source, size, max_damaged, workers)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
@@ -142,7 +144,7 @@ def _entries(kind: str, source: Path) -> Iterator[Entry]:
 
 
 class _Progress:
-    """A bar on a terminal, a line now and then elsewhere; both on the standard error."""
+    """A progress bar on a terminal, a line every `LINE_EVERY` pictures elsewhere; both on standard error."""
 
     def __init__(self, verb: str) -> None:
         from rich.console import Console
@@ -162,7 +164,7 @@ class _Progress:
         self._bar.stop()
 
     def show(self, done: int, total: int | None) -> None:
-        """`done` pictures of `total`, where that is known."""
+        """Show that `done` pictures of `total` are finished; `total` is None when unknown."""
         self._bar.update(self._task, completed=done, total=total)
         if not self._terminal and done - self._said >= LINE_EVERY:
             self._said = done

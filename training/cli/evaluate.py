@@ -1,4 +1,4 @@
-"""tv-train evaluate and alignment: what a checkpoint is worth, and the model that judges it."""
+"""tv-train evaluate and alignment: scores of a checkpoint, and the model for the alignment score."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ CORPUS = Path("out/corpus")
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="What it was trained on.")
+@click.option(
+    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus that CHECKPOINT was trained on."
+)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the checkpoint's own]")
 @click.option("--limit", type=click.IntRange(64), help="Use this many held-out pictures. [default: all]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: one per core]")
 def evaluate(
     checkpoint: str, corpus: Path, output: Path | None, limit: int | None, threads: int | None
 ) -> None:
-    """Measure CHECKPOINT (a folder or a shipped name) on what it was not trained on.
+    """Measure CHECKPOINT (a folder or a shipped name) on held-out pictures.
 
-    Writes evaluation.json and contact_sheet.png, and prints the scores.
+    Write evaluation.json and contact_sheet.png, and print the scores.
     """
     from textual_vision.training.checkpoint import find_checkpoint, load_checkpoint
     from textual_vision.training.data.corpus import load_corpus
@@ -45,10 +47,12 @@ def evaluate(
 
 
 @click.command()
-@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Real captioned pictures.")
+@click.option(
+    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus of real captioned pictures."
+)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
 def alignment(corpus: Path, output: Path | None) -> None:
-    """Train the small model that tells whether picture and words belong together."""
+    """Train the model of the alignment score, which compares pictures with captions."""
     from textual_vision.training.data.corpus import load_corpus
 
     opened = load_corpus(corpus)

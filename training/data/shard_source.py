@@ -1,7 +1,7 @@
-"""Tar shards as a source of batches, read in place: what is kept in memory is where each sample lies.
+"""Tar shards as a source of batches, read in place; memory has only the offsets of each sample.
 
-Reading by place instead of in order keeps a step a function of (seed, step): a resumed run goes on with
-the very next sample, and no sample is seen twice in an epoch however many processes share it.
+With random access a batch is a function of (seed, step): a resumed run continues with the next sample, and no
+sample occurs twice in an epoch for any number of processes.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class ShardPictures:
         return len(self.places)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8; a damaged sample is reported once, and the one after it is taken for it.
+        """(size, size, 3) uint8; a damaged sample is reported once, and replaced by the next one.
 
-        IntegrityError when too many are damaged.
+        Raise IntegrityError when too many are damaged.
         """
         while True:
             sound = self._sound(index)
@@ -67,26 +67,26 @@ class ShardPictures:
             return picture
 
     def captions(self, index: int) -> Sequence[str]:
-        """Those of the sample that `picture` gave; a sample whose captions are damaged gives none."""
+        """Captions of the sample that `picture` returns; none when they are damaged."""
         try:
             return self._captions(self._sound(index))
         except ValueError:
             return ()
 
     def style(self, index: int) -> str:
-        """None is told."""
+        """Empty: shards name no style."""
         return ""
 
     def is_composition(self, index: int) -> bool:
-        """Nothing is known: a sentence mostly names several things."""
+        """True: a sentence mostly names several things."""
         return True
 
     def same_concept(self, index: int) -> Sequence[int]:
-        """Nothing is known."""
+        """Empty: shards name no concept."""
         return ()
 
     def weight(self, index: int) -> int:
-        """All weigh the same."""
+        """One for each sample."""
         return 1
 
     def _captions(self, place: int) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class ShardPictures:
 
 
 def _places(number: int, shard: Path, splits: Sequence[str]) -> NDArray[np.int64]:
-    """Where the samples of one shard lie, int64 (N, COLUMNS); IntegrityError when it is no tar."""
+    """Offsets of the samples of one shard, int64 (N, COLUMNS); IntegrityError when it is not a tar."""
     files: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:

@@ -1,4 +1,4 @@
-"""The alignment model made from a corpus: real pairs in, towers and their ceiling out."""
+"""Training of the alignment model on the real pairs of a corpus."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from textual_vision.training.evaluation.alignment import (
 )
 from textual_vision.training.evaluation.features import DETAIL, EfficientNetFeatures
 
-PHRASINGS = 4  # of each picture; more of the same hardly help
+PHRASINGS = 4  # captions of each picture; more hardly help
 CHUNK = 256  # pictures at once
 
 
 def build_alignment(corpus: Corpus, out: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains on the training split, measures on the others, writes to `out`; returns what is known."""
+    """Train on the training split, measure on the others and write to `out`; return the scores."""
     source = EmojiSource(corpus, SPLITS, min(DETAIL, corpus.size))
     say(f"looking at {len(source):,} pictures")
     features = _features(source)
@@ -74,5 +74,5 @@ def _features(source: EmojiSource) -> NDArray[np.float32]:
 
 
 def _phrasings(source: EmojiSource, index: int) -> Sequence[str]:
-    """The plainest caption first."""
+    """Captions of a picture, the plainest first."""
     return source.captions(index)[:PHRASINGS]

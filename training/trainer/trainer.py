@@ -1,11 +1,11 @@
 """A whole training run: every phase in turn, resumable after kill -9 at any moment.
 
-RUN/config.json      what was asked for
+RUN/config.json      the config
 RUN/tokenizer.json   the pruned tokenizer
 RUN/state.pt         weights, averages, optimizers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
-RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
-RUN/before-joint.safetensors   what the joint phase started from
+RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `run_logger`
+RUN/before-joint.safetensors   the weights before the joint phase
 RUN/kept.safetensors           the best weights of the phase so far, by the validation pictures
 RUN/checkpoint/      the result
 """
@@ -73,14 +73,14 @@ from textual_vision.training.trainer.state import (
 )
 from textual_vision.training.trainer.text_codes import fit_text_codes, token_states
 
-FITTED_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
+FITTED_CAPTIONS = 20_000  # that the text codes are fitted to, at most
 USAGE_CAPTIONS = 4000
 
 Say = Callable[[str], None]
 
 
 class TrainingRun:
-    """Everything that a run holds in memory."""
+    """The state of a run: model, averages, phase and step."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class TrainingRun:
     ) -> None:
         self.config, self.source, self.notice, self.out = config, source, notice, out
         self.validation = validation
-        self.best: float | None = None  # score of what the phase keeps so far
+        self.best: float | None = None  # lowest KID of the phase so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
         self.say = say if self.is_main else (lambda line: None)
@@ -108,10 +108,8 @@ class TrainingRun:
         self.saved = "nothing"
         self.logger = RunLogger(out, self.say)
 
-    # --- the way through -----------------------------------------------------------------------------
-
     def start(self) -> None:
-        """Phase 0, from nothing: vocabulary, warm start, text codes."""
+        """Start a run with phase 0: vocabulary, warm start, text codes."""
         captions = all_captions(self.source)
         self.say(f"{len(self.source):,} pictures, {len(captions):,} distinct captions")
         text, phase, seed = self.config.model.text, self.config.text_phase, self.config.seed
@@ -138,7 +136,7 @@ class TrainingRun:
             self.logger.log({"phase": "text", "error": error, **asdict(usage)})
 
     def go(self) -> Path:
-        """Every step that is left; returns the folder of the finished checkpoint."""
+        """Train the remaining steps; return the folder of the checkpoint."""
         if self.is_main:
             self.logger.open(self._global_step())
         try:
@@ -158,7 +156,7 @@ class TrainingRun:
             self.logger.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
         before = self._weights_before(self.phase.name)
         self._train(self.phase)
-        # What a phase hands on is an average; the last noisy steps are dropped.
+        # The next phase starts from an average, without the noise of the last steps.
         self.model.load_state_dict(self._weights_after(self.phase.name, before))
         self.phase_index, self.next_step, self.phase, self.best = self.phase_index + 1, 0, None, None
         self.accelerator.free_memory()
@@ -166,7 +164,7 @@ class TrainingRun:
         self.save()
 
     def _weights_before(self, phase: str) -> dict[str, torch.Tensor] | None:
-        """What the joint phase started from; kept in a file, for it may be resumed long after."""
+        """The weights before the joint phase, from a file so that the phase can be resumed."""
         if phase != "joint":
             return None
         path = self.out / BEFORE_JOINT
@@ -177,7 +175,7 @@ class TrainingRun:
 
     @cached_property
     def scorer(self) -> ValidationScorer | None:
-        """By what the best weights are told; None when there are too few validation pictures."""
+        """The scorer of weights; None when there are too few validation pictures."""
         if self.validation is None or len(self.validation) < MIN_PICTURES:
             self.say(
                 f"fewer than {MIN_PICTURES} validation pictures: the last weights of each phase are kept"
@@ -186,7 +184,7 @@ class TrainingRun:
         return ValidationScorer(self.model, self.tokenizer, self.validation)
 
     def _weights_after(self, phase: str, before: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-        """The best of a phase's averages; through a file, so that every process goes on with the same."""
+        """The selected weights of a phase, through a file so that every process has the same."""
         if self.is_main:
             if before is not None:
                 after = with_generator_of(before, self.ema.weights)
@@ -200,7 +198,7 @@ class TrainingRun:
         return read_weights(self.out / KEPT)
 
     def _keep_if_best(self, phase: str, step: int, steps: int) -> None:
-        """Scores the averaged weights of the latent phase now and then, and writes those that are best."""
+        """Score the averaged weights of the latent phase at intervals, and write the best."""
         due = (step + 1) % SCORE_EVERY == 0 or step + 1 == steps
         if phase != "latent" or not due or not self.is_main or self.scorer is None:
             return
@@ -239,14 +237,14 @@ class TrainingRun:
             if stop:
                 raise InterruptedRunError(
                     f"interrupted after step {self.next_step} of phase {phase.name}; everything is saved",
-                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume goes on",
+                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume continues",
                 )
 
     def _phase(self, name: str) -> Phase:
         config = self.config
         if name != "latent" and not hasattr(self, "distance"):
             self.distance = PictureDistance(config.losses).to(self.accelerator.device)
-        # What a phase brings of its own starts the same, whether or not the run was resumed before it.
+        # New weights of a phase are the same whether or not the run was resumed before it.
         torch.manual_seed(StepRandom(config.seed, name, -1).generator.initial_seed())
         if name == "latent":
             return LatentPhase(self.accelerator, self.batches, config, self.model)
@@ -262,10 +260,8 @@ class TrainingRun:
             style_in_caption=self.config.style_in_caption,
         )
 
-    # --- what is written ------------------------------------------------------------------------------
-
     def save(self) -> None:
-        """The run's state, whole or not at all."""
+        """Write the state of the run, whole or not at all."""
         if not self.is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
@@ -285,7 +281,7 @@ class TrainingRun:
         self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
 
     def resume(self) -> None:
-        """Goes on exactly where `save` left off."""
+        """Restore the state that `save` wrote."""
         state = read_state(self.out / STATE)
         self.tokenizer = read_tokenizer(self.out / TOKENIZER)
         self.model.load_state_dict(state["model"])
@@ -306,7 +302,7 @@ class TrainingRun:
         self.say(f"resumed: {self.saved}")
 
     def save_result(self) -> Path:
-        """The averaged weights as a checkpoint."""
+        """Write the averaged weights as a checkpoint; return its folder."""
         folder = self.out / "checkpoint"
         if self.is_main:
             weights = round_weights_to_int8_grid(
@@ -345,18 +341,19 @@ def run(
     say: Say,
     validation: PictureSource | None = None,
 ) -> Path:
-    """Trains `config` into `out`; raises UsageError when `out` holds another run.
+    """Train `config` in the folder `out`; return the folder of the checkpoint.
 
-    `validation` are pictures apart from `source` whose scores decide which weights are kept.
+    `validation` are pictures apart from `source` whose scores decide which weights are saved.
+    Raise UsageError when `out` has another run.
     """
     config = with_retrieval_entries(config, len(source))
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(
-            f"{out} holds a run already", "add --resume to go on with it, or choose another --output"
+            f"{out} has a run already", "add --resume to continue it, or choose another --output"
         )
     if resume and not exists:
-        raise UsageError(f"{out} holds no run to resume", "leave --resume out to start one")
+        raise UsageError(f"{out} has no run to resume", "leave out --resume to start one")
     if resume and read_config(out) != config:
         raise UsageError(f"{out} was started with another config", f"give {out / 'config.json'} as CONFIG")
     training = TrainingRun(config, source, notice, out, say, validation)
