@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, TextualVisionWarning, UsageError
 from textual_vision.runtime.strict_json import json_from_bytes
 
@@ -81,6 +82,14 @@ def distinct_prompts(texts: Sequence[str], where: str) -> Prompts:
     if few := warning_about_few_prompts(len(kept)):
         warnings.warn(f"{where}: {few}", CalibrationWarning, stacklevel=2)
     return Prompts(texts=kept, repeated=repeated)
+
+
+def tokenizer_of_bundle(bundle: Bundle) -> bytes:
+    """The text of the bundle's tokenizer.json; raises UsageError for a model that takes no prompts."""
+    text = bundle.manifest.text
+    if text is None:
+        raise UsageError(f"{bundle.manifest.name} takes no prompts", "leave out `random`")
+    return bundle.read(text.tokenizer)
 
 
 def random_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ...]:

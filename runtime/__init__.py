@@ -5,21 +5,62 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from textual_vision.runtime.errors import (
+    BackendMissingError,
+    BudgetError,
+    BundleWarning,
+    CancelledError,
+    DeviceMismatchError,
+    IntegrityError,
+    ParityError,
+    PromptWarning,
+    TextualVisionError,
+    TextualVisionWarning,
+    UsageError,
+)
 from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.generation.results import Description, GeneratedImages, Picture
+    from textual_vision.runtime.generation.text import EncodedText
+    from textual_vision.runtime.isolation.limits import IsolationLimits
     from textual_vision.runtime.noise import noise_from_seed
-    from textual_vision.runtime.pipeline import EncodedText, GeneratedImages, TextToImage
+    from textual_vision.runtime.pipeline import TextToImage
+
 
 _MODULES = {
     "Bundle": "bundle",
-    "EncodedText": "pipeline",
-    "GeneratedImages": "pipeline",
+    "Description": "generation.results",
+    "EncodedText": "generation.text",
+    "IsolationLimits": "isolation.limits",
+    "Picture": "generation.results",
+    "GeneratedImages": "generation.results",
     "TextToImage": "pipeline",
     "noise_from_seed": "noise",
 }
-__all__ = ["Bundle", "EncodedText", "GeneratedImages", "TextToImage", "__version__", "noise_from_seed"]
+__all__ = [
+    "BackendMissingError",
+    "BudgetError",
+    "Bundle",
+    "BundleWarning",
+    "CancelledError",
+    "Description",
+    "DeviceMismatchError",
+    "EncodedText",
+    "GeneratedImages",
+    "IntegrityError",
+    "IsolationLimits",
+    "ParityError",
+    "Picture",
+    "PromptWarning",
+    "TextToImage",
+    "TextualVisionError",
+    "TextualVisionWarning",
+    "UsageError",
+    "__version__",
+    "noise_from_seed",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -27,3 +68,8 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

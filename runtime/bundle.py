@@ -35,7 +35,9 @@ class Bundle:
         files are not exactly those it lists (missing, of another size, undeclared, or a link).
         """
         self.root = Path(path)
-        self.manifest = _manifest_at(self.root)
+        data = _manifest_bytes(self.root)
+        self.manifest = manifest_from_bytes(data)
+        self.digest = hashlib.sha256(data).hexdigest()  # of the manifest, which has the digests of all files
         _check_entries(self.root, self.manifest)
 
     def read(self, name: str) -> bytes:
@@ -59,7 +61,7 @@ class Bundle:
                 _check_digest(file, name, spec)
 
 
-def _manifest_at(root: Path) -> Manifest:
+def _manifest_bytes(root: Path) -> bytes:
     path = root / MANIFEST_NAME
     if not root.is_dir():
         problem = "is a file, not a bundle's folder" if root.exists() else "does not exist"
@@ -72,7 +74,7 @@ def _manifest_at(root: Path) -> Manifest:
         )
     if path.stat().st_size > MANIFEST_LIMIT_BYTES:
         raise IntegrityError(f"{MANIFEST_NAME}: larger than {MANIFEST_LIMIT_BYTES} bytes", AGAIN_HINT)
-    return manifest_from_bytes(path.read_bytes())
+    return path.read_bytes()
 
 
 def _check_entries(root: Path, manifest: Manifest) -> None:

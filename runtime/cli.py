@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.pipeline import TextToImage
 
 COUNT_LIMIT = 10_000
@@ -32,7 +33,7 @@ COUNT_LIMIT = 10_000
     type=click.IntRange(1, COUNT_LIMIT),
     default=1,
     show_default=True,
-    help="Pictures per prompt, from the seeds SEED, SEED+1, …",
+    help="GeneratedImages per prompt, from the seeds SEED, SEED+1, …",
 )
 @click.option("--grid/--no-grid", default=False, help="All pictures on one sheet, a row per prompt.")
 @click.option(
@@ -46,6 +47,13 @@ COUNT_LIMIT = 10_000
 @click.option("--precision", help="fp32, fp16, int8: what the bundle has. [default: the bundle's own]")
 @click.option("--backend", help="onnxruntime, openvino, … [default: the first that is installed]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: the backend's choice]")
+@click.option(
+    "--isolated/--no-isolated",
+    default=None,
+    help="Work in a child process with limits on memory and time. "
+    "[default: for bundles that were not built or trusted on this machine]",
+)
+@click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @click.option("--verify", is_flag=True, help="Check every file and redraw the golden pictures instead.")
 @click.version_option(__version__)
@@ -59,23 +67,31 @@ def command(
     precision: str | None,
     backend: str | None,
     threads: int | None,
+    isolated: bool | None,
+    trust: bool,
     as_json: bool,
     verify: bool,
 ) -> None:
-    """Draw each PROMPT with the BUNDLE (a folder that `tv-export build` wrote).
+    """Generate pictures of each PROMPT by the BUNDLE, a folder that `tv-export build` wrote.
+
+    A PROMPT is a label, by name or number, where the model takes labels, and left out where it takes neither.
 
     \b
     tv-generate emoji.tv "dog wearing sunglasses" -o dog.png
     tv-generate emoji.tv "green forest with river" --count 8 --grid
     """
+    from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.pipeline import TextToImage
 
-    if verify == bool(prompts):
-        hint = 'for example: tv-generate emoji.tv "dog wearing sunglasses"'
-        raise UsageError("--verify takes no prompt" if verify else "no prompt", hint)
+    if verify and prompts:
+        raise UsageError("--verify takes no prompt", "leave the prompt out")
     if not verify:
         _check_output(output)
-    model = TextToImage.load(bundle, precision=precision, backend=backend, threads=threads)
+    opened = Bundle(bundle)
+    if not verify:
+        prompts = _conditions(opened, prompts)
+    isolated = _isolation(opened, isolated, trust)
+    model = TextToImage.load(opened, precision, backend, threads, isolated=isolated)
     if verify:
         _verify(model, as_json)
         return
@@ -84,6 +100,31 @@ def command(
     pairs = [(prompt, one_seed) for prompt in prompts for one_seed in seeds]
     files = _write(images, output, count if grid else None)
     _report(model, pairs, files, as_json)
+
+
+def _conditions(bundle: Bundle, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """The prompts or labels to generate from: one empty condition for a model that takes none."""
+    manifest = bundle.manifest
+    if prompts or (manifest.text is None and manifest.labels is None):
+        return prompts or ("",)
+    if manifest.labels is not None:
+        names = ", ".join(manifest.labels.names[:8])
+        raise UsageError("no label", f"give one by its name or number: {names}"[:200])
+    raise UsageError("no prompt", 'for example: tv-generate emoji.tv "dog wearing sunglasses"')
+
+
+def _isolation(bundle: Bundle, isolated: bool | None, trust: bool) -> bool:
+    """Whether to work in a child process: as asked for, or when the bundle is unknown on this machine."""
+    from textual_vision.runtime.isolation import trusted
+
+    if trust and isolated:
+        raise UsageError("--trust and --isolated exclude each other", "leave out one of them")
+    if trust and not trusted.trust(bundle.digest):
+        raise UsageError(
+            "there is no home folder to record a trusted bundle in",
+            "name a folder by XDG_STATE_HOME, or use --no-isolated each time",
+        )
+    return not trusted.is_trusted(bundle.digest) if isolated is None else isolated
 
 
 def _check_output(output: Path) -> None:
@@ -154,9 +195,10 @@ def _verify(model: TextToImage, as_json: bool) -> None:
         for result in results:
             mark = "✓" if result.passed else "✗"
             psnr = "identical" if result.psnr_db is None else f"{result.psnr_db:.1f} dB"
-            codes = f"codes {100 * result.code_agreement:.1f} % equal, picture {psnr}"
+            agreement = result.code_agreement
+            codes = "" if agreement is None else f"codes {100 * agreement:.1f} % equal, "
             noise = "" if result.noise_equal else ", noise differs"
-            click.echo(f"[{mark}] {result.prompt!r} seed {result.seed}: {codes}{noise}")
+            click.echo(f"[{mark}] {result.prompt!r} seed {result.seed}: {codes}picture {psnr}{noise}")
     if failed := sum(not result.passed for result in results):
         problem = f"{failed} of {len(results)} golden pictures are outside the budget"
         raise ParityError(problem, "try another --backend or --precision; report it with the output above")

@@ -6,7 +6,8 @@ TextualVisionError          1
 ├── BudgetError             4   the accuracy that was asked for cannot be met
 ├── DeviceMismatchError     5   an engine was built for another device or library version
 ├── BackendMissingError     6   a library, driver or tool is not installed
-└── IntegrityError          7   a file is damaged, or is not what it claims to be
+├── IntegrityError          7   a file is damaged, or is not what it claims to be
+└── CancelledError        130   the caller cancelled the work
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ class IntegrityError(TextualVisionError):
     """A file is damaged, or is not what it claims to be."""
 
     exit_code = 7
+
+
+class CancelledError(TextualVisionError):
+    """The caller cancelled the work."""
+
+    exit_code = 130
 
 
 class TextualVisionWarning(UserWarning):

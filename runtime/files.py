@@ -65,15 +65,6 @@ def replace_folder(fresh: Path, folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def cache_folder(name: str) -> Path:
-    """Return the user's folder for cached files called `name`; it may not exist yet.
-
-    It lies in XDG_CACHE_HOME, or in ~/.cache where that is not set.
-    """
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "textual-vision" / name
-
-
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes as 64 lower-case hexadecimal digits."""
     digest = hashlib.sha256()
@@ -81,3 +72,22 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(DIGEST_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again; None for a user without a home."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder() -> Path | None:
+    """The user's folder for what is remembered; None for a user without a home."""
+    return _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _user_folder(variable: str, below_home: str) -> Path | None:
+    if root := os.environ.get(variable):
+        return Path(root) / "promptsprite"
+    try:
+        return Path.home() / below_home / "promptsprite"
+    except RuntimeError:  # no HOME, and no entry for the user
+        return None

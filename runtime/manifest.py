@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.generation.checks import check_labels, check_loops, check_noise, check_parameters
+from textual_vision.runtime.generation.specs import LabelSpec, LoopSpec, NoiseSpec, ParameterSpec
 from textual_vision.runtime.strict_json import (
     DAMAGED_HINT,
     dataclass_from_json,
@@ -65,18 +67,11 @@ class StageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """The picture's size in pixels."""
+    """The picture's size in pixels; `channels` is 3 for RGB, 1 for gray."""
 
     height: int
     width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseSpec:
-    """`dim` standard normals per picture, made by `recipe` (see `textual_vision.runtime.noise`)."""
-
-    dim: int
-    recipe: str
+    channels: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +79,16 @@ class TextSpec:
     """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
 
     `fixed_length` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a
-    tensor's shape is that number then.
+    tensor's shape is that number then. `drop_unknown` when the model was trained without unknown words: their
+    tokens are left out.
     """
 
     tokenizer: str
     max_tokens: int
     pad_id: int
     unknown_id: int
-    groups: int
-    width: int
     fixed_length: bool = False
+    drop_unknown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +135,15 @@ class Manifest:
 
     `files` lists every file of the bundle except manifest.json itself. `warnings` are shown whenever the
     bundle is loaded. `provenance` tells with what it was made: versions, opset, the checkpoint's digest.
+
+    The condition is a prompt (`text`), a class (`labels`), or nothing where both are None. `noise`,
+    `parameters` and `loops` may be empty.
     """
 
     schema_version: int
     name: str
     image: ImageSpec
-    noise: NoiseSpec
-    text: TextSpec
+    noise: tuple[NoiseSpec, ...]
     stages: tuple[StageSpec, ...]
     precisions: dict[str, PrecisionSpec]
     default_precision: str
@@ -154,6 +151,10 @@ class Manifest:
     files: dict[str, FileSpec]
     license: str
     provenance: dict[str, str]
+    text: TextSpec | None = None
+    labels: LabelSpec | None = None
+    parameters: tuple[ParameterSpec, ...] = ()
+    loops: tuple[LoopSpec, ...] = ()
     merged: StageSpec | None = None
     golden: str | None = None
     engines: tuple[EngineSpec, ...] = ()
@@ -198,11 +199,11 @@ def check(manifest: Manifest) -> None:
     _check_stages(manifest)
     _check_precisions(manifest)
     made_with = [text for pair in manifest.provenance.items() for text in pair]
-    for text in (manifest.name, manifest.license, manifest.noise.recipe, *manifest.warnings, *made_with):
+    for text in (manifest.name, manifest.license, *manifest.warnings, *made_with):
         _require(text.isprintable(), "manifest", f"{text[:40]!a} has characters that cannot be printed")
-    for field_name, text in (("name", manifest.name), ("noise.recipe", manifest.noise.recipe)):
-        where = f"manifest.{field_name}"
-        _require(0 < len(text) <= NAME_LIMIT, where, f"not between 1 and {NAME_LIMIT} characters")
+    good = 0 < len(manifest.name) <= NAME_LIMIT
+    _require(good, "manifest.name", f"not between 1 and {NAME_LIMIT} characters")
+    _check_declarations(manifest)
     _require(
         len(manifest.warnings) <= WARNINGS_LIMIT, "manifest.warnings", f"more than {WARNINGS_LIMIT} warnings"
     )
@@ -213,16 +214,29 @@ def check(manifest: Manifest) -> None:
         _check_stage_files(manifest, engine.files, f"{where}.files")
 
 
+def _check_declarations(manifest: Manifest) -> None:
+    """Noise, labels, parameters and loops, and that the model has one kind of condition at most."""
+    check_noise(manifest.noise, _require)
+    check_labels(manifest.labels, _require)
+    check_parameters(manifest.parameters, _require)
+    outputs = {stage.name: {spec.name for spec in stage.outputs} for stage in manifest.stages}
+    inputs = {stage.name: {spec.name for spec in stage.inputs} for stage in manifest.stages}
+    check_loops(manifest.loops, outputs, inputs, _require)
+    one = manifest.text is None or manifest.labels is None
+    _require(one, "manifest.labels", "a model is conditioned on text or on labels, not on both")
+
+
 def _check_sizes(manifest: Manifest) -> None:
-    for part_name in ("image", "noise", "text", "batch"):
+    for part_name in ("image", "text", "batch"):
         part = getattr(manifest, part_name)
-        for item in dataclasses.fields(part):
+        for item in () if part is None else dataclasses.fields(part):
             value, where = getattr(part, item.name), f"manifest.{part_name}.{item.name}"
             if type(value) is int:  # a bool is none
                 lowest = 0 if item.name.endswith("_id") else 1
                 _require(lowest <= value <= SIZE_LIMIT, where, f"not between {lowest} and {SIZE_LIMIT}")
     batch = manifest.batch
     _require(batch.min <= batch.opt <= batch.max, "manifest.batch", "min <= opt <= max does not hold")
+    _require(manifest.image.channels in (1, 3), "manifest.image.channels", "neither 1 nor 3")
 
 
 def _check_files(manifest: Manifest) -> None:
@@ -237,7 +251,8 @@ def _check_files(manifest: Manifest) -> None:
     _require(
         len(folded) == len(manifest.files), "manifest.files", "two paths differ only in upper and lower case"
     )
-    for field_name, named in (("text.tokenizer", manifest.text.tokenizer), ("golden", manifest.golden)):
+    tokenizer = None if manifest.text is None else manifest.text.tokenizer
+    for field_name, named in (("text.tokenizer", tokenizer), ("golden", manifest.golden)):
         if named is not None:
             _require(named in manifest.files, f"manifest.{field_name}", "not among manifest.files")
             _require(named.endswith(".json"), f"manifest.{field_name}", "not a .json file")

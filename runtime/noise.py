@@ -3,7 +3,8 @@
 The recipe, `philox4x32-10-as241` (written out in C in docs/reference/noise.md):
 
 1. Random words. Block b of image i under the 64-bit seed s is Philox4x32 with 10 rounds [1] of the counter
-   (b mod 2³², b div 2³², i, 0) and the key (s mod 2³², s div 2³²). It gives four 32-bit words x.
+   (b mod 2³², b div 2³², i, t · 2²⁰ + r) and the key (s mod 2³², s div 2³²). It gives four 32-bit words x.
+   t is the number of the noise tensor among those of the model, r the step of the loop; both begin with 0.
 2. Uniforms. u = (x + 0.5) · 2⁻³², which a double holds exactly; never 0 or 1.
 3. Normals. z = Φ⁻¹(u) by Wichura's AS 241, PPND16 [2], in IEEE doubles, rounded to nearest, with no operation
    but + − × ÷ √, in the order written below, and no multiply and add fused into one: each of these is exactly
@@ -32,6 +33,9 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 RECIPE = "philox4x32-10-as241"
 SEED_LIMIT = 1 << 64
 COUNT_LIMIT = 1 << 32
+STEP_LIMIT = 1 << 20  # steps of a loop, in the counter's last word; what is above numbers the tensors
+TENSOR_LIMIT = 1 << 12
+LAWS = ("normal", "truncated_normal", "uniform", "gumbel")
 
 ROUNDS = 10
 WORD_MASK = np.uint64(0xFFFFFFFF)
@@ -88,11 +92,17 @@ LN_2 = 0.6931471805599453
 LOG_COEFFICIENTS = (*(1.0 / odd for odd in range(21, 1, -2)), 1.0)  # 1/21, 1/19, … 1/3, 1
 
 
-def noise_from_seed(seed: int, count: int, dim: int) -> npt.NDArray[np.float32]:
+def noise_from_seed(seed: int, count: int, dim: int, stream: int = 0) -> npt.NDArray[np.float32]:
     """Standard normals, float32 (count, dim): row i is image i of `seed`, whatever `count` is.
 
-    Raises UsageError when the seed is not in 0 … 2⁶⁴−1, or count or dim is negative or too large.
+    `stream` (32 bits) separates the tensors and steps of one image; see `stream_of`. Raises UsageError when
+    the seed is not in 0 … 2⁶⁴−1, or count or dim is negative or too large.
     """
+    return normals_from_words(words_from_seed(seed, count, dim, stream))
+
+
+def words_from_seed(seed: int, count: int, dim: int, stream: int = 0) -> Words:
+    """Random 32-bit words, uint64 (count, dim); arguments and errors as of `noise_from_seed`."""
     seed = operator.index(seed)
     if not 0 <= seed < SEED_LIMIT:
         raise UsageError(f"seed {seed} is not between 0 and {SEED_LIMIT - 1}", "choose another --seed")
@@ -101,9 +111,38 @@ def noise_from_seed(seed: int, count: int, dim: int) -> npt.NDArray[np.float32]:
     blocks = -(-dim // 4)
     block = np.arange(blocks, dtype=np.uint64)[None, :]
     image = np.arange(count, dtype=np.uint64)[:, None]
-    counter = [block & WORD_MASK, block >> WORD_BITS, image, np.zeros((1, 1), np.uint64)]
+    counter = [block & WORD_MASK, block >> WORD_BITS, image, np.full((1, 1), stream, np.uint64)]
     words = philox(np.broadcast_arrays(*counter), (seed & 0xFFFFFFFF, seed >> 32))  # (count, blocks, 4)
-    return normals_from_words(words.reshape(count, blocks * 4)[:, :dim])
+    return words.reshape(count, blocks * 4)[:, :dim]
+
+
+def stream_of(tensor: int, step: int) -> int:
+    """The counter's last word for the noise tensor of this number at this step of a loop (0 outside)."""
+    return tensor * STEP_LIMIT + step
+
+
+def values_from_words(words: Words, law: str, *, tail: float | None = None) -> npt.NDArray[np.float32]:
+    """Float32 of the words' shape by one of LAWS; `tail` only for `truncated_normal`.
+
+    - `normal`: Φ⁻¹(u).
+    - `truncated_normal`: Φ⁻¹(t + u (1 − 2 t)) with t = `tail`, the probability below the lower bound.
+    - `uniform`: (⌊x / 2⁹⌋ + 0.5) · 2⁻²³, which float32 holds exactly; never 0 or 1.
+    - `gumbel`: −ln(−ln u).
+
+    u = (x + 0.5) · 2⁻³² as in the recipe; ln is the recipe's own series.
+    """
+    if law == "normal":
+        return normals_from_words(words)
+    if law == "uniform":
+        kept = (words >> np.uint64(9)).astype(np.float64)
+        uniforms: npt.NDArray[np.float32] = ((kept + 0.5) * 2.0**-23).astype(np.float32)
+        return uniforms
+    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+    if law == "truncated_normal" and tail is not None:
+        return _normals(tail + uniform * (1.0 - 2.0 * tail))
+    if law == "gumbel":
+        return (-_log(-_log(uniform))).astype(np.float32)
+    raise UsageError(f"no noise follows the law {law!r}", f"choose one of {', '.join(LAWS)}")
 
 
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> Words:
@@ -127,7 +166,10 @@ def philox(counter: Sequence[Words], key: tuple[int, int]) -> Words:
 
 def normals_from_words(words: Words) -> npt.NDArray[np.float32]:
     """Each 32-bit word (held in uint64, any shape) to its standard normal, float32 of the same shape."""
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+    return _normals((words.astype(np.float64) + 0.5) * 2.0**-32)
+
+
+def _normals(uniform: Float64) -> npt.NDArray[np.float32]:
     from_half = uniform - 0.5
     in_center = np.abs(from_half) <= CENTER_LIMIT
     normal = np.empty_like(uniform)

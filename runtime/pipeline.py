@@ -7,11 +7,13 @@ for all its pictures.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -20,232 +22,361 @@ from textual_vision.runtime.backends.session import (
     Array,
     Session,
     backend_by_name,
-    choice_hint,
     default_backend,
 )
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import BundleWarning, IntegrityError, UsageError, shortened
+from textual_vision.runtime.errors import (
+    BundleWarning,
+    CancelledError,
+    PromptWarning,
+    UsageError,
+)
+from textual_vision.runtime.generation.arguments import (
+    check_counts,
+    condition_from,
+    conditions_from,
+    parameters_from,
+    seed_from,
+    seeds_from,
+)
+from textual_vision.runtime.generation.conditions import Condition, ConditionReader, usual_texts
+from textual_vision.runtime.generation.consistency import (
+    CODES,
+    IMAGE,
+    check_choices,
+    check_names,
+    split_manifest,
+    warnings_of,
+)
+from textual_vision.runtime.generation.describe import describe_model
+from textual_vision.runtime.generation.memory import return_memory
+from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
+from textual_vision.runtime.generation.request import Request
+from textual_vision.runtime.generation.results import Description, GeneratedImages, Picture
 from textual_vision.runtime.generation.stages import check_outputs, sizes_of
-from textual_vision.runtime.manifest import Manifest, StageSpec
-from textual_vision.runtime.noise import RECIPE, noise_from_seed
-from textual_vision.runtime.tokenizer import PromptNote, Tokenizer
+from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
+from textual_vision.runtime.isolation.limits import IsolationLimits
+from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.tokenizer import warnings_of_note
 
-PROMPT_TENSORS = ("input_ids", "attention_mask")
-NOISE, IMAGE, CODES = "noise", "image", "codes"
-BATCH = "batch"  # the first dimension of every tensor
+TEXT_CACHE_ENTRIES = 32
+WARM_UP_PROMPT = "a"
 
+LOG = logging.getLogger("textual_vision")
+LOG.addHandler(logging.NullHandler())
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedText:
-    """What the stages that see only the prompt gave: tensors by name, one row per prompt."""
-
-    prompts: tuple[str, ...]
-    notes: tuple[PromptNote, ...]
-    tensors: Mapping[str, Array]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratedImages:
-    """`images` uint8 (pictures, height, width, 3) in RGB; `codes` int64 (pictures, rows, columns)."""
-
-    images: npt.NDArray[np.uint8]
-    codes: npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
 
 
 class TextToImage:
-    """A loaded bundle, ready to draw. `TextToImage.load(path)("a dog", seed=7)` is a picture."""
+    """A loaded bundle, ready to draw. `TextToImage.load(path)("a dog", seed=7)` is a picture.
 
-    def __init__(self, bundle: Bundle, *, precision: str, backend: str, threads: int | None) -> None:
+    Threads may share it. As a context manager it closes itself.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str,
+        backend: str,
+        threads: int | None,
+        isolated: bool = False,
+        limits: IsolationLimits | None = None,
+        text_cache: int = TEXT_CACHE_ENTRIES,
+    ) -> None:
         """Load every stage; `load` is the usual way here, with its defaults."""
-        self.bundle, self.precision, self.backend = bundle, precision, backend
+        self.bundle, self.precision, self.backend, self.isolated = bundle, precision, backend, isolated
+        self.backend_reason = "it was asked for"
+        self._closed = False
         manifest = bundle.manifest
-        self._prompt_stages, self._picture_stages = _split(manifest)
-        _check_text(manifest)
-        _check_noise(manifest)
-        _check_pictures(manifest)
+        self._program = program_from_manifest(manifest)
+        self._condition_units, self._image_units = split_manifest(manifest)
+        self._cache = TextCache(text_cache)
         self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
-        self._tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
-        self._sessions = open_stages(bundle, precision, backend, threads)
+        self._close: Callable[[], None] = _nothing
+        self.sessions: Mapping[str, Session]
+        if isolated:
+            from textual_vision.runtime.isolation.process import IsolatedProcess
+
+            process = IsolatedProcess(bundle, precision, backend, threads, limits or IsolationLimits())
+            self._conditions = ConditionReader(bundle, process.tokenizer)
+            self.sessions = process.sessions
+            self._close = process.close
+        else:
+            self._conditions = ConditionReader(bundle)
+            self.sessions = open_stages(bundle, precision, backend, threads)
         for stage in manifest.stages:
-            _check_names(stage, self._sessions[stage.name], manifest.precisions[precision].files[stage.name])
+            check_names(stage, self.sessions[stage.name], manifest.precisions[precision].files[stage.name])
 
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Bundle,
         precision: str | None = None,
         backend: str | None = None,
         threads: int | None = None,
+        *,
+        isolated: bool = False,
+        limits: IsolationLimits | None = None,
+        text_cache: int = TEXT_CACHE_ENTRIES,
     ) -> TextToImage:
-        """Open the bundle at `path`.
+        """Open the bundle at `path`, or one that is open already.
 
         `precision` None is the bundle's default; `backend` None is the first installed of ONNX Runtime and
-        OpenVINO; `threads` None is the backend's choice. Warns with BundleWarning of what the bundle's maker
-        found wrong. Raises UsageError (no such folder, precision or backend), BackendMissingError and
-        IntegrityError (a damaged bundle).
+        OpenVINO; `threads` None is the backend's choice. With `isolated` the tokenizer and the graphs
+        work in a child process within `limits`: for bundles from strangers, on Linux. `text_cache` encoded
+        batches of prompts are kept.
+
+        Warns with BundleWarning of what the bundle's maker found wrong. Raises UsageError (no such folder,
+        precision or backend, too many threads), BackendMissingError and IntegrityError (a damaged bundle).
         """
         chosen_backend = default_backend() if backend is None else backend
         backend_by_name(chosen_backend)
-        bundle = Bundle(path)
-        manifest = bundle.manifest
-        chosen = manifest.default_precision if precision is None else precision
-        if chosen not in manifest.precisions:
-            hint = choice_hint(chosen, list(manifest.precisions))
-            raise UsageError(f"the bundle has no precision {shortened(chosen)!r}", hint)
-        if manifest.noise.recipe != RECIPE:
-            problem = f"manifest.noise.recipe: unknown recipe {manifest.noise.recipe!r}"
-            raise IntegrityError(problem, "install a newer promptsprite")
-        _warn(manifest, chosen)
-        return cls(bundle, precision=chosen, backend=chosen_backend, threads=threads)
+        bundle = path if isinstance(path, Bundle) else Bundle(path)
+        chosen = bundle.manifest.default_precision if precision is None else precision
+        check_choices(bundle.manifest, chosen)
+        for text in warnings_of(bundle.manifest, chosen):
+            warn_caller(text, BundleWarning)
+        model = cls(
+            bundle,
+            precision=chosen,
+            backend=chosen_backend,
+            threads=threads,
+            isolated=isolated,
+            limits=limits,
+            text_cache=text_cache,
+        )
+        if backend is None:
+            model.backend_reason = "it is the first that is installed"
+        LOG.debug("loaded %s: %s by %s", bundle.root, chosen, chosen_backend)
+        return model
 
-    def __call__(self, prompt: str, seed: int = 0) -> npt.NDArray[np.uint8]:
-        """One picture, uint8 (height, width, 3) in RGB; the same prompt and seed give the same picture."""
-        image: npt.NDArray[np.uint8] = self.generate([prompt], [seed]).images[0]
+    def __call__(self, prompt: str | int | None = None, seed: int = 0) -> npt.NDArray[np.uint8]:
+        """One picture, uint8 (height, width, channels); the same prompt and seed give the same picture.
+
+        `prompt` is a label, by name or number, where the model takes labels, and None where it takes nothing.
+        """
+        given = None if prompt is None else [condition_from(prompt)]
+        image: npt.NDArray[np.uint8] = self.generate(given, [seed_from(seed)]).images[0]
         return image
 
-    def encode_text(self, prompts: Sequence[str]) -> EncodedText:
-        """Run the prompt's stages once for many `generate` calls. Raises UsageError for an empty prompt."""
-        if isinstance(prompts, str):
-            raise UsageError("one string where a list of prompts is expected", "write [prompt]")
-        tokens = self._tokenizer.encode(prompts)
-        size = self._batch_limit(self._prompt_stages, len(prompts))
-        parts = [
-            self._encode_batch(tokens.ids[start : start + size], tokens.mask[start : start + size])
-            for start in range(0, len(prompts), size)
-        ]
-        tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return EncodedText(prompts=tuple(prompts), notes=tokens.notes, tensors=tensors)
+    def encode_text(self, prompts: Sequence[str | int] | None) -> EncodedText:
+        """Run the condition's stages once for many `generate` calls.
 
-    def generate(self, prompts: Sequence[str] | EncodedText, seeds: Sequence[int]) -> GeneratedImages:
-        """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
-
-        Raises UsageError when the numbers of prompts and seeds do not fit, or a seed is not of 64 bits.
+        Raises UsageError for an empty prompt.
         """
-        text = prompts if isinstance(prompts, EncodedText) else self.encode_text(prompts)
-        count = max(len(text.prompts), len(seeds))
-        if not seeds or not {len(text.prompts), len(seeds)} <= {1, count}:
-            problem = f"{len(text.prompts)} prompts and {len(seeds)} seeds"
-            raise UsageError(problem, "give as many of one as of the other, or one of one")
-        rows = np.resize(np.arange(len(text.prompts)), count)
-        dim = self.bundle.manifest.noise.dim
-        noise = np.concatenate([noise_from_seed(seed, 1, dim) for seed in seeds])
-        noise = noise[np.resize(np.arange(len(seeds)), count)]
-        size = self._batch_limit(self._picture_stages, self.bundle.manifest.batch.max)
-        starts = range(0, count, size)
-        parts = [self._generate_batch(text, rows[i : i + size], noise[i : i + size]) for i in starts]
-        return GeneratedImages(
-            images=np.concatenate([part.images for part in parts]),
-            codes=np.concatenate([part.codes for part in parts]),
+        batches = self._read(conditions_from(prompts))
+        return EncodedText(
+            prompts=tuple(text for condition in batches for text in condition.texts),
+            notes=tuple(note for condition in batches for note in condition.notes),
+            batches=tuple(self._encoded(condition, None) for condition in batches),
+            source=self._source(),
         )
 
-    def _batch_limit(self, stages: Sequence[StageSpec], wanted: int) -> int:
-        """`wanted` rows at once, or fewer when a session of the stages takes no more: an engine may not."""
-        limits = (self._sessions[stage.name].largest_batch for stage in stages)
-        return min([wanted, *(limit for limit in limits if limit is not None)])
+    def generate(
+        self,
+        prompts: Sequence[str | int] | EncodedText | None,
+        seeds: Sequence[int],
+        *,
+        parameters: Mapping[str, float] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> GeneratedImages:
+        """Picture k from prompt k and seed k; one prompt with many seeds, or many with one, also goes.
 
-    def _encode_batch(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Array]:
-        tensors: dict[str, Array] = dict(zip(PROMPT_TENSORS, (ids, mask), strict=True))
-        for stage in self._prompt_stages:
-            tensors.update(self._run(stage, tensors))
+        A model with labels takes these, by name or number, in the place of prompts; one without a condition
+        takes None. `parameters` sets numbers that the model declares, such as a guidance scale.
+
+        `progress` is called with the numbers of finished and of all pictures after every batch. Setting
+        `cancel`, in another thread, ends the work before the next stage with CancelledError.
+
+        Raises UsageError when the numbers of prompts and seeds do not fit, a seed is not of 64 bits, or text
+        was encoded by another bundle or precision; IntegrityError when a stage gives what it must not.
+        """
+        stream = self.stream(prompts, seeds, parameters=parameters, progress=progress, cancel=cancel)
+        pictures = list(stream)
+        codes = [picture.codes for picture in pictures if picture.codes is not None]
+        return GeneratedImages(
+            images=np.stack([picture.image for picture in pictures]),
+            codes=np.stack(codes) if codes else None,
+            notes=tuple(picture.note for picture in pictures),
+        )
+
+    def stream(
+        self,
+        prompts: Sequence[str | int] | EncodedText | None,
+        seeds: Sequence[int],
+        *,
+        parameters: Mapping[str, float] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Picture]:
+        """The pictures of `generate`, each when its batch is finished; arguments are checked at once."""
+        numbers = parameters_from(parameters, self._program.parameters)
+        request = self._request(prompts, seeds, cancel)
+        return self._pictures(request, numbers, progress, cancel)
+
+    def _request(
+        self,
+        prompts: Sequence[str | int] | EncodedText | None,
+        seeds: Sequence[int],
+        cancel: threading.Event | None,
+    ) -> Request:
+        numbers = seeds_from(seeds)
+        if isinstance(prompts, EncodedText):
+            if prompts.source != self._source():
+                digest, precision = prompts.source
+                problem = f"this text was encoded by the bundle {digest[:12]}… in {precision}"
+                raise UsageError(problem, "encode it by the model that draws from it")
+            self._check_open()
+            wanted, notes = prompts.prompts, prompts.notes
+            parts = iter(prompts.batches)
+        else:
+            given = conditions_from(prompts)
+            check_counts(len(given), len(numbers))
+            batches = self._read(given)
+            wanted = tuple(text for condition in batches for text in condition.texts)
+            notes = tuple(note for condition in batches for note in condition.notes)
+            parts = (self._encoded(condition, cancel) for condition in batches)
+        count = check_counts(len(wanted), len(numbers))
+        repeated = tuple(numbers[row % len(numbers)] for row in range(count))
+        return Request(prompts=wanted, notes=notes, seeds=repeated, parts=parts)
+
+    def _pictures(
+        self,
+        request: Request,
+        parameters: Mapping[str, float],
+        progress: Progress | None,
+        cancel: threading.Event | None,
+    ) -> Iterator[Picture]:
+        size = self._batch_limit(self._image_units)
+        done = 0
+        for tensors, rows in request.rows_of_parts():
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                seeds = request.seeds[done : done + len(some)]
+                images, codes = self._generate_batch(tensors, some, seeds, parameters, cancel)
+                if progress is not None:
+                    progress(done + len(some), len(request.seeds))
+                for place, seed in enumerate(seeds):
+                    prompt, note = request.prompt_of(done + place)
+                    grid = None if codes is None else codes[place]
+                    yield Picture(prompt=prompt, seed=seed, image=images[place], codes=grid, note=note)
+                done += len(some)
+
+    def _read(self, texts: Sequence[str | int]) -> list[Condition]:
+        """The conditions in batches; warns of words that are unknown or cut."""
+        self._check_open()
+        batches = self._conditions.read_batches(texts, self._batch_limit(self._condition_units))
+        text = self.bundle.manifest.text
+        for condition in batches if text is not None else ():
+            for prompt, note in zip(condition.texts, condition.notes, strict=True):
+                for warning in warnings_of_note(prompt, note, 0 if text is None else text.max_tokens):
+                    warn_caller(warning, PromptWarning)
+        return batches
+
+    def _batch_limit(self, units: Sequence[Unit]) -> int:
+        """The profile's largest batch, or less when a session of the units takes no more."""
+        limits = (self.sessions[stage.name].largest_batch for unit in units for stage in unit.stages)
+        return min([self.bundle.manifest.batch.max, *(limit for limit in limits if limit is not None)])
+
+    def _encoded(self, condition: Condition, cancel: threading.Event | None) -> Tensors:
+        return self._cache.encoded(condition, lambda one: self._encode_batch(one, cancel))
+
+    def _encode_batch(self, condition: Condition, cancel: threading.Event | None) -> Tensors:
+        tensors: dict[str, Array] = dict(condition.tensors)
+        rows = len(condition.texts)
+        for unit in self._condition_units:
+            tensors.update(run_unit(unit, tensors, self._runner(cancel), _no_noise, rows))
         return tensors
 
     def _generate_batch(
-        self, text: EncodedText, rows: Array, noise: npt.NDArray[np.float32]
-    ) -> GeneratedImages:
-        tensors: dict[str, Array] = {name: tensor[rows] for name, tensor in text.tensors.items()}
-        tensors[NOISE] = noise
-        for stage in self._picture_stages:
-            tensors.update(self._run(stage, tensors))
-        image, codes = tensors[IMAGE], tensors[CODES]
-        return GeneratedImages(
-            images=image.astype(np.uint8, copy=False), codes=codes.astype(np.int64, copy=False)
+        self,
+        text: Tensors,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        parameters: Mapping[str, float],
+        cancel: threading.Event | None,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+        tensors: dict[str, Array] = {name: tensor[list(rows)] for name, tensor in text.items()}
+        tensors.update(self._program.start_tensors(seeds))
+        tensors.update({name: np.full(len(seeds), one, np.float32) for name, one in parameters.items()})
+        noise = self._program.step_noise(seeds)
+        for unit in self._image_units:
+            tensors.update(run_unit(unit, tensors, self._runner(cancel), noise, len(seeds)))
+        image, codes = tensors[IMAGE], tensors.get(CODES)
+        return image.astype(np.uint8, copy=False), None if codes is None else codes.astype(
+            np.int64, copy=False
         )
 
+    def _runner(self, cancel: threading.Event | None) -> StageRunner:
+        def run(stage: StageSpec, tensors: Mapping[str, Array], step: int) -> dict[str, Array]:
+            _check_cancelled(cancel)
+            return self._run(stage, tensors)
+
+        return run
+
     def _run(self, stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        self._check_open()
         sizes = sizes_of(stage, tensors)
         inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
         start = time.perf_counter()
-        outputs = self._sessions[stage.name].run(inputs)
+        outputs = self.sessions[stage.name].run(inputs)
         if self.on_stage is not None:
             self.on_stage(stage.name, time.perf_counter() - start)
         check_outputs(stage, outputs, sizes)
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 
+    def warm_up(self) -> None:
+        """Draw one picture and drop it: the first use of a backend is slower than later ones."""
+        self._check_open()
+        condition = self._conditions.read(usual_texts(self.bundle.manifest, [WARM_UP_PROMPT], 1))
+        self._generate_batch(self._encode_batch(condition, None), [0], [0], {}, None)
 
-def _split(manifest: Manifest) -> tuple[list[StageSpec], list[StageSpec]]:
-    """The stages that depend on the prompt alone, and those that also need noise; checks that all fit."""
-    by_prompt, by_picture = set(PROMPT_TENSORS), {NOISE}
-    prompt_stages: list[StageSpec] = []
-    picture_stages: list[StageSpec] = []
-    for stage in manifest.stages:
-        needs, gives = {spec.name for spec in stage.inputs}, {spec.name for spec in stage.outputs}
-        if missing := needs - by_prompt - by_picture:
-            problem = (
-                f"manifest.stages: {stage.name!r} needs {min(missing)!r}, which no stage before it gives"
-            )
-            raise IntegrityError(problem, "export the bundle again")
-        alone = needs <= by_prompt
-        (prompt_stages if alone else picture_stages).append(stage)
-        (by_prompt if alone else by_picture).update(gives)
-    if missing := {IMAGE, CODES} - by_picture:
-        problem = f"manifest.stages: no stage gives {min(missing)!r} from prompt and noise"
-        raise IntegrityError(problem, "export the bundle again")
-    return prompt_stages, picture_stages
+    def describe(self) -> Description:
+        """What is loaded, and what really computes it."""
+        self._check_open()
+        return describe_model(self.bundle, self)
 
+    def close(self) -> None:
+        """Give back the memory of the model; it cannot draw afterwards. Closing twice is fine."""
+        self._closed = True
+        self.sessions = {}
+        self._cache.clear()
+        self._close()
+        return_memory()
 
-def _check_text(manifest: Manifest) -> None:
-    """A number of tokens in a shape must be the one that every prompt is padded to."""
-    text = manifest.text
-    fixed = text.max_tokens if text.fixed_length else None
-    for stage in manifest.stages:
-        for spec in stage.inputs:
-            size = spec.shape[1] if spec.name in PROMPT_TENSORS and len(spec.shape) == 2 else fixed
-            if isinstance(size, int) and size != fixed:
-                takes = "varies" if fixed is None else f"is {fixed}"
-                problem = f"manifest.stages: {stage.name!r} takes {size} tokens, the text's length {takes}"
-                raise IntegrityError(problem, "export the bundle again")
+    def __enter__(self) -> TextToImage:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def _check_noise(manifest: Manifest) -> None:
-    for stage in manifest.stages:
-        for spec in stage.inputs:
-            if spec.name == NOISE and spec.shape[1:] != (manifest.noise.dim,):
-                problem = f"manifest.noise.dim: {manifest.noise.dim}, but {stage.name!r} takes {spec.shape}"
-                raise IntegrityError(problem, "export the bundle again")
+    def __reduce__(self) -> NoReturn:
+        hint = f"give the other process the path {str(self.bundle.root)!r} and load it there"
+        raise UsageError("a loaded model cannot be pickled or copied", hint)
+
+    def _source(self) -> tuple[str, str]:
+        return self.bundle.digest, self.precision
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the model is closed", "load it again")
 
 
-def _check_pictures(manifest: Manifest) -> None:
-    """The tensors that leave the model are those that callers are promised."""
-    size = manifest.image
-    promised = {IMAGE: ("uint8", (size.height, size.width, 3)), CODES: ("int64", None)}
-    for stage in manifest.stages:
-        for spec in stage.outputs:
-            dtype, rest = promised.get(spec.name, (spec.dtype, None))
-            batch = spec.shape[:1] == (BATCH,)
-            if spec.dtype != dtype or not batch or rest not in (None, spec.shape[1:]):
-                problem = f"manifest.stages: {stage.name!r} gives {spec.name!r} as {spec.dtype} {spec.shape}"
-                raise IntegrityError(problem, "export the bundle again")
+def _nothing() -> None:
+    """Close nothing."""
 
 
-def _check_names(stage: StageSpec, session: Session, file: str) -> None:
-    """A backend may fill an input that it is not given with zeros, so the names are compared beforehand."""
-    for side, specs, found in (
-        ("inputs", stage.inputs, session.inputs),
-        ("outputs", stage.outputs, session.outputs),
-    ):
-        if (declared := {spec.name for spec in specs}) != found:
-            names = shortened(f"{sorted(found)}")
-            problem = f"{file}: {side} {names}, the manifest says {shortened(f'{sorted(declared)}')}"
-            raise IntegrityError(problem, "export the bundle again")
+def _no_noise(step: int) -> dict[str, Array]:
+    """No noise: the condition's stages take none."""
+    return {}
 
 
-def _warn(manifest: Manifest, precision: str) -> None:
-    texts = list(manifest.warnings)
-    verdict = manifest.precisions[precision].verdict
-    if verdict == "fail":
-        texts.append(f"precision {precision!r} failed its comparison with the trained model")
-    elif verdict == "unchecked":
-        texts.append(f"precision {precision!r} was never compared with the trained model")
-    for text in texts:
-        warnings.warn(f"bundle {manifest.name!r}: {shortened(text)}", BundleWarning, stacklevel=3)
+def _check_cancelled(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise CancelledError("cancelled", "")

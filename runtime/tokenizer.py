@@ -87,20 +87,41 @@ class Tokenizer:
         Padded to the longest of them, or to `max_tokens` where the spec says that the length is fixed.
         Raises UsageError when there is no prompt or one has no text.
         """
+        (tokens,) = self.encode_batches(prompts, max(1, len(prompts)))
+        for prompt, note in zip(prompts, tokens.notes, strict=True):
+            for text in warnings_of_note(prompt, note, self._spec.max_tokens):
+                warnings.warn(text, PromptWarning, stacklevel=2)
+        return tokens
+
+    def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]:
+        """Token ids of each `size` prompts, every batch padded by itself; nothing is warned of.
+
+        Raises UsageError when there is no prompt or one has no text.
+        """
         if not prompts:
             raise UsageError("no prompt", EMPTY_HINT)
-        encodings = [self._encode_one(prompt) for prompt in prompts]
-        notes = tuple(self._note(p, encoding) for p, encoding in zip(prompts, encodings, strict=True))
-        for prompt, note in zip(prompts, notes, strict=True):
-            _warn(prompt, note, self._spec.max_tokens)
-        longest = max(len(encoding.ids) for encoding in encodings)
+        read = [self._read(prompt) for prompt in prompts]
+        return [self._padded(read[start : start + size]) for start in range(0, len(read), size)]
+
+    def _padded(self, read: Sequence[tuple[list[int], PromptNote]]) -> Tokens:
+        longest = max(len(ids) for ids, _ in read)
         length = self._spec.max_tokens if self._spec.fixed_length else longest
-        ids = np.full((len(prompts), length), self._spec.pad_id, np.int64)
-        mask = np.zeros((len(prompts), length), np.int64)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
-        return Tokens(ids=ids, mask=mask, notes=notes)
+        ids = np.full((len(read), length), self._spec.pad_id, np.int64)
+        mask = np.zeros((len(read), length), np.int64)
+        for row, (found, _) in enumerate(read):
+            ids[row, : len(found)] = found
+            mask[row, : len(found)] = 1
+        return Tokens(ids=ids, mask=mask, notes=tuple(note for _, note in read))
+
+    def _read(self, prompt: str) -> tuple[list[int], PromptNote]:
+        encoding = self._encode_one(prompt)
+        note = self._note(prompt, encoding)
+        if not self._spec.drop_unknown:
+            return encoding.ids, note
+        if note.nothing_known:
+            problem = f"the prompt {_short(prompt)} has no word that the model knows"
+            raise UsageError(problem, "use words of the captions that it was trained on")
+        return [number for number in encoding.ids if number != self._spec.unknown_id], note
 
     def _encode_one(self, prompt: str) -> Encoding:
         if len(prompt) > PROMPT_LIMIT_CHARACTERS:
@@ -139,7 +160,9 @@ def _library_errors(name: str) -> Iterator[None]:
         raise IntegrityError(f"{name}: {shortened(problem)}", "export the bundle again") from None
 
 
-def _warn(prompt: str, note: PromptNote, max_tokens: int) -> None:
+def warnings_of_note(prompt: str, note: PromptNote, max_tokens: int) -> list[str]:
+    """What to warn of: the unknown words of a prompt, and that it was cut."""
+    found = []
     if note.unknown:
         shown = ", ".join(_short(piece) for piece in note.unknown[:SHOWN_PIECES])
         more = len(note.unknown) - SHOWN_PIECES
@@ -148,11 +171,11 @@ def _warn(prompt: str, note: PromptNote, max_tokens: int) -> None:
         )
         if note.nothing_known:
             text += "; nothing in it is known, so expect an arbitrary picture"
-        warnings.warn(text, PromptWarning, stacklevel=3)
+        found.append(text)
     if note.words_cut:
         words = "1 word was" if note.words_cut == 1 else f"{note.words_cut} words were"
-        text = f"prompt {_short(prompt)}: longer than {max_tokens} tokens, the last {words} cut"
-        warnings.warn(text, PromptWarning, stacklevel=3)
+        found.append(f"prompt {_short(prompt)}: longer than {max_tokens} tokens, the last {words} cut")
+    return found
 
 
 def _short(text: str) -> str:

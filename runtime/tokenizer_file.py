@@ -85,6 +85,8 @@ PARTS = {
 ADDED_TOKEN = "id content single_word lstrip rstrip normalized special"
 REGEXES = {
     r"\s+",
+    r"\w+",
+    r"[^\x00-\x7F]",
     r" {2,}",
     # CLIP's, and GPT-2's byte pairs
     r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",

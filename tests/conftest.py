@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +15,19 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.golden import GOLDEN_NAME, Golden, GoldenBudget, bytes_from_golden, golden_files
 from textual_vision.runtime.manifest import (
     BatchProfile,
     FileSpec,
     ImageSpec,
     Manifest,
-    NoiseSpec,
     PrecisionSpec,
     StageSpec,
     TensorSpec,
     TextSpec,
     write_manifest,
 )
-from textual_vision.runtime.noise import RECIPE
 from textual_vision.runtime.pipeline import TextToImage
 
 # A machine that is busy with something else must not fail a test; nothing is left in the tree; a run that
@@ -62,6 +62,12 @@ STAGES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the commands remember is not written to the home of who runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Every file of the tiny bundle by its path, manifest.json included. The graphs are random but fixed."""
@@ -76,7 +82,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     manifest = _manifest(files)
     write_files(folder / "bare.tv", files, manifest)
     drawn = TextToImage.load(folder / "bare.tv", backend="onnxruntime").generate(GOLDEN_PROMPTS, [0, 7])
-    pictures, pngs = golden_files(GOLDEN_PROMPTS, [0, 7], drawn.images, drawn.codes, NOISE_DIM)
+    pictures, pngs = golden_files(GOLDEN_PROMPTS, [0, 7], drawn.images, drawn.codes, manifest.noise)
     budgets = {"fp32": GoldenBudget(code_agreement=1.0, psnr_db=50.0)}
     golden = Golden(schema_version=1, pictures=pictures, budgets=budgets)
     files = {**files, **pngs, GOLDEN_NAME: bytes_from_golden(golden)}
@@ -138,14 +144,12 @@ def _manifest(files: dict[str, bytes]) -> Manifest:
         schema_version=1,
         name="tiny",
         image=ImageSpec(height=SIZE, width=SIZE),
-        noise=NoiseSpec(dim=NOISE_DIM, recipe=RECIPE),
+        noise=(NoiseSpec(shape=(NOISE_DIM,)),),
         text=TextSpec(
             tokenizer="tokenizer.json",
             max_tokens=MAX_TOKENS,
             pad_id=0,
             unknown_id=1,
-            groups=GROUPS,
-            width=WIDTH,
         ),
         stages=tuple(
             StageSpec(name=name, inputs=_specs(inputs), outputs=_specs(outputs))

@@ -18,7 +18,7 @@ from textual_vision.calibration.ranges import METHODS, threshold_from_histogram
 from textual_vision.calibration.samples import FloatPipeline, samples_from_prompts
 from textual_vision.export.int8.observer import histograms_of
 from textual_vision.export.model.prompts import CALIBRATED
-from textual_vision.export.parity.verdict import open_sessions
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def calibrate(folder: Path, drawings: int) -> None:
         stages=manifest.stages,
         sessions=open_sessions(graphs, default_backend()),
         tokenizer=Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text),
-        noise_dim=manifest.noise.dim,
+        noise_dim=manifest.noise[0].shape[0],
         tables={},
     )
     prompts = CALIBRATED[: min(drawings, 10)]

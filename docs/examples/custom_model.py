@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from textual_vision.export import Stage, StagedModel, tensor
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "apple", "forest", "sea"]
@@ -115,14 +116,12 @@ def make() -> StagedModel:
             ),
         ),
         image=ImageSpec(height=SIZE, width=SIZE),
-        noise_dim=NOISE,
+        noise=(NoiseSpec(shape=(NOISE,)),),
         text=TextSpec(
             tokenizer="tokenizer.json",
             max_tokens=MAX_TOKENS,
             pad_id=0,
             unknown_id=1,
-            groups=GROUPS,
-            width=WIDTH,
         ),
         tokenizer=tokenizer,
         license="Apache-2.0",

@@ -93,8 +93,13 @@ def _checkpoint(bundle: Bundle, options: BenchOptions) -> str:
 
 
 def _naive_file(checkpoint: str, bundle: Bundle, scratch: Path) -> Path:
+    from textual_vision.export.bench.runners import PromptReader
     from textual_vision.export.bench.torch_runners import model_of_bundle, naive_graph
+    from textual_vision.export.model.prompts import COMPARED
+    from textual_vision.export.model.running import texts_of
 
     file = scratch / "naive.onnx"
-    file.write_bytes(naive_graph(model_of_bundle(checkpoint, bundle)))
+    model = model_of_bundle(checkpoint, bundle)
+    example = PromptReader(bundle).tensors(texts_of(model, COMPARED[:2], 2), (0, 1))
+    file.write_bytes(naive_graph(model, example))
     return file

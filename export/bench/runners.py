@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from textual_vision.export.bench.runner import BUNDLE, NAIVE, Iteration, Runner, RunnerSpec, RunOutput
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS, TextToImage
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.generation.conditions import ConditionReader
+from textual_vision.runtime.generation.consistency import CODES, IMAGE
+from textual_vision.runtime.generation.program import program_from_manifest
+from textual_vision.runtime.pipeline import TextToImage
 
 Array = npt.NDArray[np.generic]
 
@@ -52,15 +53,11 @@ class PromptReader:
     """Converts prompts and seeds to the tensors that every runner starts from, as the runtime does."""
 
     def __init__(self, bundle: Bundle) -> None:
-        text = bundle.manifest.text
-        self._tokenizer = Tokenizer(bundle.read(text.tokenizer), text)
-        self._dim = bundle.manifest.noise.dim
+        self._conditions, self._program = ConditionReader(bundle), program_from_manifest(bundle.manifest)
 
     def tensors(self, prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Array]:
-        """Return `input_ids`, `attention_mask` (B, T) int64 and `noise` (B, Z) float32."""
-        tokens = self._tokenizer.encode(prompts)
-        noise = np.concatenate([noise_from_seed(seed, 1, self._dim) for seed in seeds])
-        return {PROMPT_TENSORS[0]: tokens.ids, PROMPT_TENSORS[1]: tokens.mask, NOISE: noise}
+        """Return the tensors of the condition, such as `input_ids`, the noise, and the parameters."""
+        return {**self._conditions.read(prompts).tensors, **self._program.start_tensors(seeds)}
 
 
 class BundleRunner:
@@ -68,7 +65,11 @@ class BundleRunner:
 
     def __init__(self, spec: RunnerSpec) -> None:
         self._model = TextToImage.load(
-            spec.bundle, precision=spec.precision, backend=spec.backend, threads=spec.threads
+            spec.bundle,
+            spec.precision,
+            spec.backend,
+            spec.threads,
+            text_cache=0,  # each run encodes anew
         )
         self._stage_seconds: dict[str, float] = {}
         self._model.on_stage = self._add_seconds
@@ -100,6 +101,8 @@ class NaiveRunner:
 
     def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
         """Generate picture k from prompt k and seed k."""
-        values: Sequence[Array] = self._session.run(self._outputs, self._reader.tensors(prompts, seeds))
+        tensors = self._reader.tensors(prompts, seeds)
+        given = {one.name: tensors[one.name] for one in self._session.get_inputs()}
+        values: Sequence[Array] = self._session.run(self._outputs, given)
         outputs: Mapping[str, Array] = dict(zip(self._outputs, values, strict=True))
         return RunOutput(images=outputs[IMAGE].astype(np.uint8, copy=False))

@@ -56,7 +56,8 @@ class IterationSource(Protocol):
 
     def run_iterations(
         self, prompts: Sequence[str], seeds: Sequence[int], *, warm_up: int, measured: int
-    ) -> list[Iteration]: ...
+    ) -> list[Iteration]:
+        """Return the times of `measured` runs after `warm_up` runs."""
 
 
 def run_interleaved(

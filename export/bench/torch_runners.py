@@ -10,20 +10,23 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from textual_vision.export.bench.runner import COMPILE, RunnerSpec, RunOutput
 from textual_vision.export.bench.runners import PromptReader
-from textual_vision.export.model.batch import BATCH, TOKENS
+from textual_vision.export.graph.pipeline_graph import merged_spec
+from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.tracing.exporter import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError
+from textual_vision.runtime.generation.consistency import CODES, IMAGE
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.pipeline import CODES, IMAGE, NOISE, PROMPT_TENSORS
 from textual_vision.training.checkpoint import SHIPPED_FOLDER
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -38,37 +41,41 @@ class TorchRunner:
         bundle = Bundle(spec.bundle)
         model = model_of_bundle(spec.checkpoint, bundle)
         self._reader = PromptReader(bundle)
-        self._stages = [(stage.spec, stage.module.eval()) for stage in model.stages]
+        self._program = model.program
+        self._modules: dict[str, Any] = {stage.name: stage.module.eval() for stage in model.stages}
         if spec.kind == COMPILE:
             check_compiler()
-            self._stages = [(s, torch.compile(module)) for s, module in self._stages]  # type: ignore[misc]
+            self._modules = {name: torch.compile(module) for name, module in self._modules.items()}
 
     @torch.inference_mode()
     def run(self, prompts: Sequence[str], seeds: Sequence[int]) -> RunOutput:
         """Generate picture k from prompt k and seed k."""
-        given = self._reader.tensors(prompts, seeds)
-        tensors = {name: torch.from_numpy(value) for name, value in given.items()}
-        seconds = {}
-        for spec, module in self._stages:
+        seconds: dict[str, float] = {}
+
+        def run_stage(spec: StageSpec, known: Mapping[str, Array], step: int) -> dict[str, Array]:
             start = time.perf_counter()
-            tensors.update(_outputs(spec, module, tensors))
-            seconds[spec.name] = time.perf_counter() - start
-        return RunOutput(images=tensors[IMAGE].numpy(), stage_seconds=seconds)
+            inputs = {one.name: torch.from_numpy(known[one.name]) for one in spec.inputs}
+            outputs = _outputs(spec, self._modules[spec.name], inputs)
+            seconds[spec.name] = seconds.get(spec.name, 0.0) + time.perf_counter() - start
+            return {name: value.numpy() for name, value in outputs.items()}
+
+        tensors = self._program.run(self._reader.tensors(prompts, seeds), run_stage, seeds)
+        return RunOutput(images=tensors[IMAGE].astype(np.uint8, copy=False), stage_seconds=seconds)
 
 
 class _PipelineModule(nn.Module):
-    """All stages as one module: token ids, mask and noise → picture (and codes, if the model has any)."""
+    """All stages as one module: condition and noise → picture (and codes, when there are any)."""
 
     def __init__(self, model: StagedModel) -> None:
         super().__init__()
         self.specs = [stage.spec for stage in model.stages]
         self.stages = nn.ModuleList(stage.module for stage in model.stages)
         given = {tensor.name for spec in self.specs for tensor in spec.outputs}
+        self.inputs = merged_spec(self.specs).inputs
         self.outputs = [name for name in (IMAGE, CODES) if name in given]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        names = (*PROMPT_TENSORS, NOISE)
-        tensors = dict(zip(names, (input_ids, attention_mask, noise), strict=True))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        tensors = dict(zip([spec.name for spec in self.inputs], inputs, strict=True))
         for spec, module in zip(self.specs, self.stages, strict=True):
             tensors.update(_outputs(spec, module, tensors))
         return tuple(tensors[name] for name in self.outputs)
@@ -127,28 +134,35 @@ def _only_errors(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def naive_graph(model: StagedModel) -> bytes:
-    """Return one `torch.onnx.export` of the whole model, given only tensor names and dynamic shapes."""
-    dim = model.noise_dim
-    ids = torch.zeros(2, 5, dtype=torch.int64)
-    example = (ids, torch.ones_like(ids), torch.zeros(2, dim))
+def naive_graph(model: StagedModel, example: Mapping[str, Array]) -> bytes:
+    """One `torch.onnx.export` of the whole model: only names and sizes that vary are given.
+
+    `example` holds the tensors of a few pictures by name. Raises UsageError for a model that runs in a loop.
+    """
+    if model.loops:
+        problem = f"{model.name} runs the loop {model.loops[0].name!r}, which no single export holds"
+        raise UsageError(problem, "leave out `naive`")
     pipeline = _PipelineModule(model).eval()
     batch = torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)
-    tokens = torch.export.Dim(TOKENS, min=1, max=model.text.max_tokens)
-    words = {0: batch, 1: tokens}
+    longest = 1 if model.text is None else model.text.max_tokens
+    sizes = {BATCH: batch, TOKENS: torch.export.Dim(TOKENS, min=1, max=longest)}
+    shapes = tuple(
+        {axis: sizes[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in pipeline.inputs
+    )
     # The exporter warns of its own deprecations and of torchvision, about which users can do nothing.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _only_errors(logger):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             pipeline,
-            example,
+            tuple(torch.from_numpy(example[spec.name]) for spec in pipeline.inputs),
             dynamo=True,
             verbose=False,
             external_data=False,
-            input_names=[*PROMPT_TENSORS, NOISE],
+            input_names=[spec.name for spec in pipeline.inputs],
             output_names=pipeline.outputs,
-            dynamic_shapes=(words, words, {0: batch}),
+            dynamic_shapes=(shapes,),
         )
     assert program is not None
     data: bytes = program.model_proto.SerializeToString()

@@ -1,1 +1,1 @@
-"""A build: from a checkpoint to a bundle."""
+"""`tv-export build`: the steps from a checkpoint to a bundle, and the processes that share them."""

@@ -1,4 +1,4 @@
-"""The calibration of a build: which prompts, what they visited, and the ranges as files of the bundle."""
+"""Choose a build's calibration prompts, report their coverage, and write the ranges to the bundle."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import UsageError
 
 FOLDER = "calibration"
-CALIBRATION_PROMPTS = 64  # as many as there are of our own
-CHUNK_PROMPTS = 64  # drawn at a time when prompts are chosen: only the rows that they visit are kept
-TENSORRT_VERSION = "10.3.0"  # in the first line of TensorRT's own cache
+CALIBRATION_PROMPTS = 64  # the number of prompts in `model.prompts.CALIBRATED`
+CHUNK_PROMPTS = 64  # generated at a time while prompts are chosen, to bound the memory
+TENSORRT_VERSION = "10.3.0"  # written in the first line of TensorRT's calibration cache
 
 
-def chosen_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, seed: int) -> list[int]:
-    """Which `count` of the prompts to calibrate on so that they visit many rows of every codebook.
+def choose_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, seed: int) -> list[int]:
+    """Return the indices of `count` prompts that together visit many rows of every codebook, best first.
 
-    Indices in the order of choice; drawn by PyTorch with the seeds from `seed` on.
+    PyTorch generates a picture of every prompt, with the seeds `seed`, `seed + 1`, …
     """
     specs = [stage.spec for stage in model.stages]
     rows = []
@@ -46,16 +46,16 @@ def chosen_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, se
     return choose_for_coverage(rows, count)
 
 
-def notes_of_calibration(
-    model: StagedModel, batches: Sequence[ReferenceBatch], offered: int, ranges: str
+def calibration_notes(
+    model: StagedModel, batches: Sequence[ReferenceBatch], *, offered: int, ranges: str
 ) -> dict[str, object]:
-    """What the notes of int8 tell: prompts used of those `offered`, rows visited and not, and warnings."""
+    """Return int8's notes on its calibration: prompts used and `offered`, codebook rows visited, warnings."""
     prompts = sum(len(batch.prompts) for batch in batches)
     specs = [stage.spec for stage in model.stages]
     coverage = coverage_of(specs, model.tables, [batch.tensors for batch in batches])
     warnings = [warning_about_few_prompts(prompts), *(warning_about_few_rows(table) for table in coverage)]
     if not coverage:
-        warnings.append("the model names no codebooks: how much of them the prompts visit is not known")
+        warnings.append("the model declares no codebook sizes, so the coverage of the prompts is unknown")
     tables = [
         {
             "tensor": table.tensor,
@@ -70,7 +70,7 @@ def notes_of_calibration(
 
 
 def spans_of_rows(rows: Sequence[int]) -> str:
-    """Rising numbers in short: 0-3,7,9-11."""
+    """Return ascending numbers as spans, such as "0-3,7,9-11"."""
     if not len(rows):
         return ""
     numbers = np.asarray(rows, np.int64)
@@ -79,14 +79,14 @@ def spans_of_rows(rows: Sequence[int]) -> str:
 
 
 def calibration_files(
-    origin: Origin, ranges: Mapping[str, Mapping[str, TensorRange]], drawings: int
+    origin: Origin, ranges: Mapping[str, Mapping[str, TensorRange]], samples: int
 ) -> dict[str, bytes]:
-    """By path in the bundle: our cache, and TensorRT's own for versions up to 10.
+    """Return our calibration cache and TensorRT's (for versions up to 10), by path in the bundle.
 
-    The latter holds the tensors of all stages; of one that two stages share, the wider scale.
+    TensorRT's cache holds the tensors of all stages; a tensor of several stages gets their largest scale.
     """
     plain = {stage: dict(found) for stage, found in ranges.items()}
-    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, drawings=drawings, ranges=plain)
+    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, drawings=samples, ranges=plain)
     scales: dict[str, float] = {}
     for stage in plain:
         for tensor, scale in calibration.scales(stage).items():
@@ -98,13 +98,15 @@ def calibration_files(
 
 
 def ranges_from_cache(path: Path, origin: Origin, method: str) -> dict[str, dict[str, TensorRange]]:
-    """The ranges of the cache at `path`, which must come from `origin` and, unless AUTO, from `method`.
+    """Return the ranges of the cache at `path` by stage and tensor.
 
-    Raises what `read_cache` raises, and UsageError when the ranges were found by another method.
+    Raises what `read_cache` raises unless the cache was made from `origin`, and UsageError unless its ranges
+    were found by `method` (or `method` is AUTO).
     """
     ranges = read_cache(path, origin).ranges
     methods = sorted({found.method for stage in ranges.values() for found in stage.values()})
     if method != AUTO and methods != [method]:
-        problem = f"{path} holds ranges by {', '.join(methods)}, not by {method}"
-        raise UsageError(problem, "leave out --calibration-method, or --ranges to calibrate anew")
+        problem = f"{path} holds ranges of the method {', '.join(methods)}, not {method}"
+        hint = "leave out --calibration-method to use them, or --ranges to calibrate again"
+        raise UsageError(problem, hint)
     return ranges

@@ -1,4 +1,4 @@
-"""The precisions' graphs against PyTorch by every backend at hand, beside what a build does else."""
+"""Compare each precision with PyTorch on every installed backend, in parallel with the rest of the build."""
 
 from __future__ import annotations
 
@@ -20,14 +20,8 @@ from textual_vision.export.parity.onnx_reference import (
     first_samples,
     reference_sessions,
 )
-from textual_vision.export.parity.verdict import (
-    MERGED_TOLERANCE,
-    TOLERANCES,
-    free_parity,
-    parity_of,
-    run_pipeline,
-    verdict_of,
-)
+from textual_vision.export.parity.tolerance import MERGED_TOLERANCE, TOLERANCES
+from textual_vision.export.parity.verdict import free_parity, parity_of, run_pipeline, verdict_of
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import (
     MERGED,
@@ -39,14 +33,17 @@ from textual_vision.export.results import (
 from textual_vision.export.sessions.cached import CachingSession, GraphDigests, SessionPool
 from textual_vision.export.sessions.opening import initialize_backend, usable_backends
 from textual_vision.export.sessions.timing import median_latency_ms, node_count
+from textual_vision.runtime.generation.program import Program
 
 Parity = Callable[[], bytes]
 
 
 class Comparisons:
-    """Of one build. Every backend but the first compares one precision after the other in its own thread, by
-    sessions of one thread. The first compares when the results are wanted, by sessions that choose how many
-    threads to take: these are timed then, and others ask for them too.
+    """The comparisons of one build.
+
+    The first backend compares in `results`, with sessions that use their default number of threads: the build
+    times these, and the report uses them too. Every other backend compares one precision after the other in a
+    thread of its own, with sessions of one thread.
     """
 
     def __init__(
@@ -57,39 +54,39 @@ class Comparisons:
         pools: Mapping[str, ThreadPoolExecutor | None],
     ) -> None:
         self._model, self._batches, self._steps, self._pools = model, batches, steps, pools
-        self._specs = [stage.spec for stage in model.stages]
+        self._specs, self._program = [stage.spec for stage in model.stages], model.program
         digests = GraphDigests()
         self._opened = {
             backend: SessionPool(digests, threads=None if pool is None else 1)
             for backend, pool in pools.items()
         }
-        self._begun: dict[str, tuple[PrecisionGraphs, list[Parity]]] = {}
-        self._here: list[Parity] = []
+        self._submitted: dict[str, tuple[PrecisionGraphs, list[Parity]]] = {}
+        self._deferred: list[Parity] = []
 
     def submit(self, name: str, made: PrecisionGraphs, *, reference: bool = False) -> None:
-        """Begins to compare precision `name`, by the REFERENCE_BACKEND too if wanted."""
+        """Start to compare the graphs of precision `name`; with `reference`, on REFERENCE_BACKEND too."""
         expected = bytes_from_batches(self._batches)
-        begun: list[Parity] = []
+        comparisons: list[Parity] = []
         for backend, pool in self._pools.items():
             depends = [name, made.graphs, expected, backend, dataclasses.astuple(TOLERANCES[name])]
             work = partial(self._parity, name, made.graphs, backend)
-            run = partial(self._steps.run, f"compare {name} by {backend}", depends, work)
-            begun.append(self._later(run) if pool is None else pool.submit(run).result)
+            run = partial(self._steps.run, f"compare {name} on {backend}", depends, work)
+            comparisons.append(self._defer(run) if pool is None else pool.submit(run).result)
         if reference and name in REFERENCE_PRECISIONS:
-            begun.append(self._later(partial(self._by_reference, name, made.graphs)))
-        self._begun[name] = made, begun
+            comparisons.append(self._defer(partial(self._by_reference, name, made.graphs)))
+        self._submitted[name] = made, comparisons
 
     def results(self) -> tuple[PrecisionResult, ...]:
-        """Of all that was begun, in that order; verdicts are in the results.
+        """Return the results of all submitted precisions, in that order, with their verdicts.
 
-        Graphs are timed when all is compared: nothing of the build's own may go on beside. Raises
-        TextualVisionError when a backend cannot compute a graph.
+        Graphs are timed last, when no other thread of the build runs. Raises TextualVisionError when a
+        backend cannot compute a graph.
         """
-        for run in self._here:
-            run()  # while others go on
+        for run in self._deferred:
+            run()  # meanwhile the other backends compare
         parity = {
-            name: [one for found in begun for one in parity_from_bytes(found())]
-            for name, (_, begun) in self._begun.items()
+            name: [one for found in comparisons for one in parity_from_bytes(found())]
+            for name, (_, comparisons) in self._submitted.items()
         }
         times = self._milliseconds()
         return tuple(
@@ -100,35 +97,37 @@ class Comparisons:
                 verdict=verdict_of(parity[name]),
                 notes=made.notes,
             )
-            for name, (made, _) in self._begun.items()
+            for name, (made, _) in self._submitted.items()
         )
 
     def sessions(self, graphs: Mapping[str, bytes]) -> dict[str, CachingSession]:
-        """A precision's, on the first backend, by stage; what they were compared on they give at once."""
+        """Return the first backend's sessions of the graphs by stage; they cache the compared inputs."""
         first = usable_backends()[0]
         return self._opened[first].of(graphs, first)
 
     def stop(self) -> None:
-        """What goes on ends with its next run."""
+        """Make every running comparison end with its next session run."""
         for opened in self._opened.values():
             opened.stop()
 
-    def _later(self, run: Parity) -> Parity:
-        """To be done in this thread, once."""
-        self._here.append(functools.cache(run))
-        return self._here[-1]
+    def _defer(self, run: Parity) -> Parity:
+        """Return `run`, to be called once, in this thread."""
+        self._deferred.append(functools.cache(run))
+        return self._deferred[-1]
 
     def _parity(self, name: str, graphs: Mapping[str, bytes], backend: str) -> bytes:
-        specs, batches = self._specs, self._batches
+        program, batches = self._program, self._batches
         sessions = self._opened[backend].of(graphs, backend)
-        found = parity_of(specs, sessions, batches, tolerance=TOLERANCES[name], backend=backend)
+        found = parity_of(program, sessions, batches, tolerance=TOLERANCES[name], backend=backend)
         if MERGED in graphs:
-            # Against the same stages one by one: what merging changed, not what the precision did.
+            # Compare with the chained stages: merging is judged here, not the precision.
             chained = [
-                dataclasses.replace(batch, tensors={**batch.tensors, **run_pipeline(specs, sessions, batch)})
+                dataclasses.replace(
+                    batch, tensors={**batch.tensors, **run_pipeline(program, sessions, batch)}
+                )
                 for batch in batches
             ]
-            merged = [merged_spec(specs)]
+            merged = Program(stages=(merged_spec(self._specs),))
             found += free_parity(merged, sessions, chained, tolerance=MERGED_TOLERANCE, backend=backend)
         return bytes_from_results(found)
 
@@ -140,14 +139,14 @@ class Comparisons:
         def work() -> bytes:
             sessions = reference_sessions(stages)
             return bytes_from_results(
-                parity_of(self._specs, sessions, few, tolerance=TOLERANCES[name], backend=REFERENCE_BACKEND)
+                parity_of(self._program, sessions, few, tolerance=TOLERANCES[name], backend=REFERENCE_BACKEND)
             )
 
-        return self._steps.run(f"compare {name} by {REFERENCE_BACKEND}", depends, work)
+        return self._steps.run(f"compare {name} on {REFERENCE_BACKEND}", depends, work)
 
     def _milliseconds(self) -> dict[str, dict[str, float]]:
-        """By stage and precision the graphs' times, anew at every build: machines are busy now and then."""
-        opened = {name: self.sessions(made.graphs) for name, (made, _) in self._begun.items()}
+        """Return the graphs' times by stage and precision. Every build measures them anew."""
+        opened = {name: self.sessions(made.graphs) for name, (made, _) in self._submitted.items()}
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
             timed = {name: one[spec.name].uncached() for name, one in opened.items() if spec.name in one}
@@ -176,7 +175,7 @@ class Comparisons:
 def start_comparisons(
     model: StagedModel, batches: Sequence[ReferenceBatch], steps: StepCache
 ) -> Iterator[Comparisons]:
-    """Comparisons with the reference's `batches`; what still goes on when the context is left is stopped."""
+    """Yield comparisons with the reference `batches`; leaving the context stops those that still run."""
     backends = usable_backends()
     with contextlib.ExitStack() as stack:
         pools: dict[str, ThreadPoolExecutor | None] = dict.fromkeys(backends)

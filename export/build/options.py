@@ -1,4 +1,4 @@
-"""Options of a build, and the check that they make sense together."""
+"""The options of a build, and the check that they fit together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from textual_vision.runtime.manifest import BatchProfile
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What `tv-export build` can be told; see its help. `prompt_length` None leaves it open."""
+    """The options of `tv-export build`; its help describes them.
+
+    `prompt_length` None exports graphs for prompts of any length. `int8_tolerance` None uses the default of
+    int8. `ranges` is a calibration cache of an earlier build.
+    """
 
     precisions: tuple[str, ...] = ("fp32",)
     opset: int = 20
@@ -41,27 +45,32 @@ class BuildOptions:
     force: bool = False
     allow_failing: bool = False
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether a precision needs calibration pictures: all but fp32 do."""
+        return bool(set(self.precisions) - {"fp32"})
+
 
 def check_options(options: BuildOptions) -> None:
-    """UsageError when the options make no sense, before any work is done."""
+    """Raise UsageError when an option is wrong or two contradict each other."""
     check_opset(options.opset)
     check_rewrites(options.no_rewrite, options.target)
     if not options.precisions:
-        raise UsageError("no precision", "give at least one: --precision fp32")
+        raise UsageError("no precision was given", "give at least one: --precision fp32")
     for name in options.precisions:
         check_precision(name)
     if options.int8_tolerance is not None:
         parse_budget(options.int8_tolerance)
     check_method(options.calibration_method)
     if options.calibration_count < 1:
-        raise UsageError("no prompt to calibrate on", "give at least one: --calibration-count 64")
+        raise UsageError("no calibration prompts", "give at least one: --calibration-count 64")
     if options.ranges is not None:
         if "int8" not in options.precisions:
-            raise UsageError("--ranges without int8 to use it", "add --precision int8")
+            raise UsageError("--ranges has no effect without int8", "add --precision int8")
         read_cache(options.ranges, None)
     batch = options.batch_profile
     if not 1 <= batch.min <= batch.opt <= batch.max:
-        problem = f"batch profile {batch.min},{batch.opt},{batch.max} is out of order"
+        problem = f"the batch profile {batch.min},{batch.opt},{batch.max} is out of order"
         raise UsageError(problem, "give MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX: --batch-profile 1,1,8")
     if options.samples < 2:
-        raise UsageError(f"{options.samples} samples", "compare on 2 or more: --samples 32")
+        raise UsageError(f"{options.samples} samples are too few", "compare 2 or more: --samples 32")

@@ -1,62 +1,59 @@
-"""The report as a step of a build: what the build knows, as the report wants it."""
+"""Make the report of a build, and the command line that repeats it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.bundle.model_card import prompt_size
-from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.report.page import Opener, ReportSource, report_files
+from textual_vision.export.build.preparation import BuildContext
+from textual_vision.export.bundle.model_card import condition_in_words
+from textual_vision.export.report.page import ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
 
 
-def files_of_report(
-    model: StagedModel,
+def build_report(
+    context: BuildContext,
     manifest: Manifest,
     result: BuildResult,
     graphs: Mapping[str, Mapping[str, bytes]],
-    batches: Sequence[ReferenceBatch],
     command: str,
-    sessions: Opener,
 ) -> dict[str, bytes]:
-    """report/index.html and report/report.json of a build, by their path in the bundle."""
-    image = model.image
+    """Return report/index.html and report/report.json by their path in the bundle."""
+    model, image = context.model, context.model.image
     source = ReportSource(
-        result=dataclasses.replace(result, bundle=Path(result.bundle).name),  # a bundle tells of no place
+        result=dataclasses.replace(result, bundle=Path(result.bundle).name),  # no path of this machine
         stages=tuple(stage.spec for stage in model.stages),
         graphs=graphs,
-        batches=batches,
+        batches=context.batches,
         about={
             "picture": f"{image.width} × {image.height} pixels",
-            "prompt": prompt_size(model.text),
+            "condition": condition_in_words(model),
             "license": model.license,
             "checkpoint": model.digest,
         },
         command=command,
         warnings=manifest.warnings,
-        sessions=sessions,
+        sessions=context.comparisons.sessions,
     )
     return report_files(source)
 
 
-def command_of(source: str, folder: Path, options: BuildOptions) -> str:
-    """The command line that builds the same again; of places only the last part is told."""
+def build_command(source: str, folder: Path, options: BuildOptions) -> str:
+    """Return the command line that repeats the build; of paths it has the last part only."""
     words = ["tv-export", "build", Path(source).name, "-o", folder.name]
     for precision in options.precisions:
         words += ["--precision", precision]
-    return shlex.join([*words, *_options(options)])
+    return shlex.join([*words, *_arguments(options)])
 
 
-def _options(options: BuildOptions) -> Iterator[str]:
+def _arguments(options: BuildOptions) -> Iterator[str]:
     batch = options.batch_profile
     yield from ("--opset", str(options.opset), "--batch-profile", f"{batch.min},{batch.opt},{batch.max}")
     yield from ("--samples", str(options.samples), "--seed", str(options.seed), "--target", options.target)

@@ -1,4 +1,4 @@
-"""What a bundle holds: graphs, tokenizer, golden pictures, card, notice and the manifest about them."""
+"""Assemble a bundle's files: graphs, tokenizer, golden pictures, model card, NOTICE and manifest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import TOLERANCES
+from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.golden import (
     GOLDEN_NAME,
     GOLDEN_SCHEMA_VERSION,
@@ -22,20 +23,19 @@ from textual_vision.runtime.golden import (
     bytes_from_golden,
     golden_files,
 )
+from textual_vision.runtime.graph.check import check_graph
 from textual_vision.runtime.manifest import (
     SCHEMA_VERSION,
     BatchProfile,
     Manifest,
-    NoiseSpec,
     PrecisionSpec,
     StageSpec,
 )
-from textual_vision.runtime.noise import RECIPE
 
 GOLDEN_PICTURES = 4
-# Another processor rounds differently: a golden picture may be this much worse there than it was here.
-GOLDEN_CODES_SLACK, GOLDEN_SLACK_DB = 0.03, 10.0
-GOLDEN_LEAST_DB = 20.0
+# Other processors round differently, so golden pictures may be this much worse there.
+GOLDEN_SLACK_CODES, GOLDEN_SLACK_DB = 0.03, 10.0
+GOLDEN_MIN_DB = 20.0
 
 
 def bundle_contents(
@@ -45,22 +45,34 @@ def bundle_contents(
     batches: Sequence[ReferenceBatch],
     batch: BatchProfile,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest (without its list of files) and every other file; `graphs` by precision and stage."""
-    provenance = provenance_of(model, result)
+    """Return the manifest without its list of files, and all other files; `graphs` by precision and stage."""
+    provenance = provenance_from_result(model, result)
     files = {
         f"onnx/{precision}/{stage}.onnx": graph
         for precision, stages in graphs.items()
         for stage, graph in stages.items()
     }
-    files[model.text.tokenizer] = model.tokenizer
+    for name, graph in files.items():
+        _check_readable(graph, name)
+    if model.text is not None and model.tokenizer is not None:
+        files[model.text.tokenizer] = model.tokenizer
     files["MODEL_CARD.md"] = model_card(model, result.precisions, provenance).encode()
     files["NOTICE"] = model.notice.encode()
     files.update(_golden(model, result, batches))
     return _manifest(model, result, graphs, batch, provenance), files
 
 
-def provenance_of(model: StagedModel, result: BuildResult) -> dict[str, str]:
-    """With what the bundle was made."""
+def _check_readable(graph: bytes, name: str) -> None:
+    """Raise UsageError when the runtime would refuse the graph."""
+    try:
+        check_graph(graph, name)
+    except IntegrityError as error:
+        hint = "use other PyTorch operations there: a bundle's graphs have no control flow or sequences"
+        raise UsageError(error.message, hint) from None
+
+
+def provenance_from_result(model: StagedModel, result: BuildResult) -> dict[str, str]:
+    """Return the checkpoint, the options and the library versions that the bundle was made with."""
     return {
         "checkpoint": model.digest,
         "opset": str(result.opset),
@@ -85,8 +97,11 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         name=model.name,
         image=model.image,
-        noise=NoiseSpec(dim=model.noise_dim, recipe=RECIPE),
+        noise=model.noise,
         text=model.text,
+        labels=model.labels,
+        parameters=model.parameters,
+        loops=model.loops,
         stages=tuple(specs),
         precisions={
             one.precision: PrecisionSpec(
@@ -114,7 +129,7 @@ def _with_limits(spec: StageSpec, tables: Mapping[str, int]) -> StageSpec:
 
 
 def parity_json(result: PrecisionResult) -> dict[str, object]:
-    """A precision's comparisons as plain JSON: backend → mode → stage → figures."""
+    """Return a precision's comparisons as JSON: backend → mode → stage → metrics."""
     found: dict[str, dict[str, dict[str, object]]] = {}
     for one in result.parity:
         plain = json.loads(json.dumps(dataclasses.asdict(one)))
@@ -124,19 +139,23 @@ def parity_json(result: PrecisionResult) -> dict[str, object]:
 
 
 def _default_precision(result: BuildResult) -> str:
-    """The first that passed, in the order that was asked for; the first when none did."""
+    """Return the first precision that passed, or the first when none did."""
     passed = [one.precision for one in result.precisions if one.verdict != FAIL]
     return (passed or [one.precision for one in result.precisions])[0]
 
 
 def _golden(model: StagedModel, result: BuildResult, batches: Sequence[ReferenceBatch]) -> dict[str, bytes]:
-    """The first samples, as PyTorch drew them."""
+    """Return the golden files of the reference's first samples."""
     prompts = [prompt for batch in batches for prompt in batch.prompts][:GOLDEN_PICTURES]
     seeds = [seed for batch in batches for seed in batch.seeds][:GOLDEN_PICTURES]
     images = np.concatenate([batch.tensors["image"] for batch in batches])[:GOLDEN_PICTURES]
-    codes = np.concatenate([batch.tensors["codes"] for batch in batches])[:GOLDEN_PICTURES]
+    codes = [batch.tensors["codes"].astype(np.int64) for batch in batches if "codes" in batch.tensors]
     pictures, files = golden_files(
-        prompts, seeds, images.astype(np.uint8), codes.astype(np.int64), model.noise_dim
+        prompts,
+        seeds,
+        images.astype(np.uint8),
+        np.concatenate(codes)[:GOLDEN_PICTURES] if codes else None,
+        model.noise,
     )
     budgets = {one.precision: _golden_budget(one) for one in result.precisions}
     golden = Golden(schema_version=GOLDEN_SCHEMA_VERSION, pictures=pictures, budgets=budgets)
@@ -144,13 +163,13 @@ def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Reference
 
 
 def _golden_budget(result: PrecisionResult) -> GoldenBudget:
-    """As good as drawn here by the worst backend, less some slack for other processors."""
+    """Return the worst backend's metrics with slack for other processors."""
     free = [one for one in result.parity if one.mode == FREE_RUNNING]
     tolerance = TOLERANCES[result.precision]
     agreement = [one.codes.agreement for one in free if one.codes is not None]
     decibels = [one.image.worst_psnr_db for one in free if one.image and one.image.worst_psnr_db is not None]
     worst = min([tolerance.picture_db, *decibels]) - GOLDEN_SLACK_DB
     return GoldenBudget(
-        code_agreement=max(0.0, min([tolerance.codes, *agreement]) - GOLDEN_CODES_SLACK),
-        psnr_db=max(GOLDEN_LEAST_DB, worst),
+        code_agreement=max(0.0, min([tolerance.codes, *agreement]) - GOLDEN_SLACK_CODES),
+        psnr_db=max(GOLDEN_MIN_DB, worst),
     )

@@ -1,4 +1,4 @@
-"""What is inside a bundle, as data."""
+"""Read what a bundle contains: sizes, operators and parameters of its graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphContents:
-    """One graph: its file, size, operators (name → how many) and parameters (type → how many values)."""
+    """One graph: its file, size in bytes, operators (name → count) and parameters (dtype → count)."""
 
     precision: str
     stage: str
@@ -29,7 +29,7 @@ class GraphContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A bundle's manifest and graphs; `bytes` is all of it."""
+    """A bundle's manifest and graphs; `bytes` is the size of all its files."""
 
     bundle: str
     manifest: Manifest
@@ -37,8 +37,8 @@ class Inspection:
     graphs: tuple[GraphContents, ...]
 
 
-def inspected(folder: Path) -> Inspection:
-    """Read the bundle at `folder`; UsageError or IntegrityError as the runtime gives them."""
+def inspect_bundle(folder: Path) -> Inspection:
+    """Return the contents of the bundle at `folder`; raises UsageError and IntegrityError."""
     bundle = Bundle(folder)
     manifest = bundle.manifest
     graphs = [
@@ -77,7 +77,7 @@ def _graph_contents(bundle: Bundle, precision: str, stage: str, file: str) -> Gr
 
 
 def _model(data: bytes, file: str) -> onnx.ModelProto:
-    """The graph in `data`; IntegrityError when it is none, or one of types or operators that ONNX lacks."""
+    """Parse the graph; raise IntegrityError when it is not ONNX or has a type that ONNX lacks."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a bundle is, what it was made of and how good its precisions are."""
+"""Write MODEL_CARD.md: the model, its stages, the parity of its precisions, its limits."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual_vision.export.results import PrecisionResult
-from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from textual_vision.export.model.stage import StagedModel
 
 
 def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], provenance: dict[str, str]) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     return "\n".join(
         [
             f"# {model.name}",
             "",
-            f"Draws {model.image.width}×{model.image.height} pictures from English prompts of "
-            f"{prompt_size(model.text)} (word pieces).",
+            f"Generates pictures of {model.image.width}×{model.image.height} pixels from "
+            f"{condition_in_words(model)}.",
             "",
             f"License: {model.license}; see NOTICE for the works that the model was trained on.",
             "",
@@ -29,17 +29,17 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
             "",
             "## Precisions",
             "",
-            "Compared with the trained model on real prompts; codes are the integers that the stages before "
-            "the picture hand over, each stage fed the trained model's own inputs.",
+            "Each stage is compared with the trained model on the trained model's own inputs. Codes are the "
+            "integers that one stage passes to the next.",
             "",
-            "| precision | MB to draw with | codes equal | picture | verdict |",
+            "| precision | MB of graphs | codes equal | picture | verdict |",
             "|---|---|---|---|---|",
             *[_row(precision) for precision in precisions],
             "",
             "## Limits",
             "",
-            "The model draws what its training pictures show and nothing else. Words that it never saw are "
-            "approximated by similar ones or ignored. It writes no legible text and knows no persons.",
+            "The model generates only what its training pictures show. It approximates unknown words by "
+            "similar ones or ignores them. It writes no legible text and knows no persons.",
             "",
             "## Made with",
             "",
@@ -49,9 +49,14 @@ def model_card(model: StagedModel, precisions: Sequence[PrecisionResult], proven
     )
 
 
-def prompt_size(text: TextSpec) -> str:
-    """How long prompts may be, in words."""
-    return f"up to {text.max_tokens} tokens" + (", padded to as many" if text.fixed_length else "")
+def condition_in_words(model: StagedModel | Manifest) -> str:
+    """Return the condition that a model takes as a phrase: a prompt, a label, or nothing."""
+    if model.labels is not None:
+        return f"one of {len(model.labels.names)} labels"
+    if model.text is None:
+        return "no condition"
+    padded = ", padded to as many" if model.text.fixed_length else ""
+    return f"prompts of up to {model.text.max_tokens} tokens{padded}"
 
 
 def _parts(model: StagedModel) -> list[str]:

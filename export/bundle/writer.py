@@ -1,4 +1,4 @@
-"""The bundle's folder: everything into a temporary folder beside it, renamed when whole."""
+"""Write a bundle into a temporary folder next to its place, and rename it when complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textual_vision.runtime.manifest import MANIFEST_NAME, FileSpec, Manifest, w
 
 
 def check_place(folder: Path, *, force: bool) -> None:
-    """UsageError, before any work, when no bundle can or may be written at `folder`."""
+    """Raise UsageError when no bundle can or may be written at `folder`."""
     shown, folder = folder, folder.resolve()  # "." has no name, and a link's bundle lies elsewhere
     if not folder.parent.is_dir():
         raise UsageError(f"{folder.parent} is not a folder", f"make it first: mkdir -p {folder.parent}")
@@ -34,26 +34,26 @@ def check_place(folder: Path, *, force: bool) -> None:
 
 
 def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
-    """Writes `files` (path in the bundle → bytes) and the manifest, which gets their sizes and digests.
+    """Write `files` (path in the bundle → bytes) and the manifest; return it with their sizes and digests.
 
-    What was at `folder` is replaced only when everything is written; a link stays and its bundle is replaced.
-    Raises OSError as the system gives it; nothing is left behind then.
+    An existing bundle is replaced only after everything is written. A symbolic link stays; the bundle that it
+    points to is replaced. After an OSError nothing is left behind.
     """
     folder = folder.resolve()
     names = sorted(files)
     declared = dict(zip(names, parallel_map(lambda name: _spec(files[name]), names), strict=True))
-    whole = replace(manifest, files=declared)
+    complete = replace(manifest, files=declared)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         fresh.chmod(0o755)
         for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         list(parallel_map(lambda name: write_atomic(fresh / name, files[name]), names))
-        write_manifest(whole, fresh)
+        write_manifest(complete, fresh)
         replace_folder(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return whole
+    return complete
 
 
 def _spec(data: bytes) -> FileSpec:

@@ -178,7 +178,9 @@ def _checked_compute(versions: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(versions)))
 
 
-def _timing_folder() -> Path:
+def _timing_folder() -> Path | None:
+    """Return the folder of TensorRT's timing cache; None, for no cache, where the user has no home."""
     from textual_vision.runtime.files import cache_folder
 
-    return cache_folder("timing")
+    folder = cache_folder()
+    return None if folder is None else folder / "timing"

@@ -52,10 +52,10 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the contents as JSON.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
     """Show what BUNDLE contains: stages, tensors, precisions, sizes and provenance."""
-    from textual_vision.export.bundle.inspection import inspected
+    from textual_vision.export.bundle.inspection import inspect_bundle
     from textual_vision.export.cli import printing
 
-    printing.show_inspection(inspected(bundle), as_json)
+    printing.show_inspection(inspect_bundle(bundle), as_json)
 
 
 @command.command("verify")
@@ -84,12 +84,12 @@ def verify_command(
 
     With --checkpoint, also compare every stage with PyTorch.
     """
-    from textual_vision.export.bundle.verify import failures_in, verified
+    from textual_vision.export.bundle.verify import require_verified, verify_bundle
     from textual_vision.export.cli import printing
 
-    found = verified(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
+    found = verify_bundle(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
     printing.show_verification(found, as_json)
-    failures_in(found)
+    require_verified(found)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from textual_vision.export.bundle.inspection import Inspection
-from textual_vision.export.bundle.model_card import prompt_size
+from textual_vision.export.bundle.model_card import condition_in_words
 from textual_vision.export.bundle.verify import Verification
 from textual_vision.export.cli.doctor import Finding
 from textual_vision.export.int8.budget import table_lines
@@ -69,12 +69,12 @@ def show_plan(
 
     Raises what the build would raise before its first step.
     """
-    from textual_vision.export.build.build import plan
     from textual_vision.export.build.options import check_options
-    from textual_vision.export.model.loading import model_of
+    from textual_vision.export.build.plan import plan
+    from textual_vision.export.model.loading import load_checked_model
 
     check_options(options)
-    model = model_of(checkpoint, options.prompt_length)
+    model = load_checked_model(checkpoint, options.prompt_length)
     stages = [stage.name for stage in model.stages]
     steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
     if as_json:
@@ -210,8 +210,7 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         return
     out = console()
     size = f"{manifest.image.width}×{manifest.image.height}"
-    prompts = prompt_size(manifest.text)
-    about = f"{size} pictures, prompts of {prompts}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
+    about = f"{size} pictures, {condition_in_words(manifest)}, {found.bytes / 1e6:.1f} MB, {manifest.license}"
     click.echo(f"{manifest.name}: {about}")
     tensors = Table(title="stages")
     for name in ("stage", "inputs", "outputs"):
@@ -246,8 +245,8 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
         click.echo(f"warning: {warning}")
 
 
-def _shape(shape: Sequence[int | str], text: TextSpec) -> str:
-    known = {TOKENS: text.max_tokens} if text.fixed_length else {}
+def _shape(shape: Sequence[int | str], text: TextSpec | None) -> str:
+    known = {TOKENS: text.max_tokens} if text is not None and text.fixed_length else {}
     return "×".join(str(known.get(size, size) if isinstance(size, str) else size) for size in shape)
 
 
@@ -269,12 +268,10 @@ def show_verification(found: Verification, as_json: bool) -> None:
     for precision, backends in found.golden.items():
         for backend, results in backends.items():
             good = sum(one.passed for one in results)
-            worst = min(one.code_agreement for one in results)
+            agreements = [one.code_agreement for one in results if one.code_agreement is not None]
+            codes = f", at least {100 * min(agreements):.1f} % of codes equal" if agreements else ""
             mark = "✓" if good == len(results) else "✗"
-            click.echo(
-                f"-[{mark}] {precision} by {backend}: {good} of {len(results)} golden pictures, "
-                f"at least {100 * worst:.1f} % of codes equal"
-            )
+            click.echo(f"-[{mark}] {precision} by {backend}: {good} of {len(results)} golden pictures{codes}")
     for precision, parities in found.parity.items():
         for one in parities:
             mark = "✓" if one.verdict == PASS else "✗"

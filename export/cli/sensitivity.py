@@ -55,7 +55,7 @@ def sensitivity_command(
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         problem = f"--plot {plot} has no known picture format"
         raise UsageError(problem, f"choose a name that ends in one of: {', '.join(PLOT_SUFFIXES)}")
-    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts
+    from textual_vision.calibration.prompts import RANDOM, random_prompts, read_prompts, tokenizer_of_bundle
     from textual_vision.export.int8.sensitivity import plot_sensitivity, sensitivity_of_bundle
     from textual_vision.export.model.prompts import CALIBRATED
     from textual_vision.runtime.backends.session import default_backend
@@ -63,7 +63,7 @@ def sensitivity_command(
 
     opened = Bundle(bundle)
     if calibration_prompts == Path(RANDOM):
-        prompts = random_prompts(opened.read(opened.manifest.text.tokenizer), samples)
+        prompts = random_prompts(tokenizer_of_bundle(opened), samples)
     else:
         prompts = CALIBRATED if calibration_prompts is None else read_prompts(calibration_prompts).texts
     found = []

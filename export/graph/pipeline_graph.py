@@ -20,9 +20,8 @@ def merged_spec(stages: Sequence[StageSpec]) -> StageSpec:
     inputs: dict[str, TensorSpec] = {}
     for stage in stages:
         inputs.update({t.name: t for t in stage.inputs if t.name not in given})
-    return StageSpec(
-        name=MERGED, inputs=tuple(inputs.values()), outputs=tuple(given[name] for name in OUTPUTS)
-    )
+    outputs = tuple(given[name] for name in OUTPUTS if name in given)
+    return StageSpec(name=MERGED, inputs=tuple(inputs.values()), outputs=outputs)
 
 
 def merged_from_stages(stages: Sequence[StageSpec], graphs: Mapping[str, bytes]) -> bytes:

@@ -139,8 +139,12 @@ def unzip_bytes(data: bytes) -> dict[str, bytes]:
 
 
 def default_cache() -> Path:
-    """Return the user's folder for the results of build steps."""
-    return cache_folder("export")
+    """Where the operating system's conventions put such things."""
+    folder = cache_folder()
+    if folder is None:
+        problem = "this user has no home folder, so the results of steps cannot be kept"
+        raise UsageError(problem, "--no-cache does without them; XDG_CACHE_HOME names a place for them")
+    return folder / "export"
 
 
 def digest_of(value: object) -> str:

@@ -18,6 +18,7 @@ from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 
@@ -38,7 +39,7 @@ def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> 
     options = options or Int8Options(ranges=_range_options(source), budget=source.budget or DEFAULT_BUDGET)
     budget = parse_budget(options.budget)
     stored = {name: compressed_graph(graph, notes=False) for name, graph in source.fp32.items()}
-    evaluator = Evaluator(source.stages, source.fp32, source.batches, default_backend(), stored)
+    evaluator = Evaluator(source.program, source.fp32, source.batches, default_backend(), stored)
     stages = [
         source.stage_results.get(stage.name)
         or quantize_stage(stage, source.fp32[stage.name], evaluator, options.ranges, target=source.target)
@@ -56,7 +57,7 @@ def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> 
 def int8_stage_from_float(source: FloatGraphs, stage: StageSpec) -> QuantizedStage:
     """The stage made ready for int8; of the other stages no graph is needed for it."""
     graph = source.fp32[stage.name]
-    evaluator = Evaluator([stage], {stage.name: graph}, source.batches, default_backend())
+    evaluator = Evaluator(Program(stages=(stage,)), {stage.name: graph}, source.batches, default_backend())
     return quantize_stage(stage, graph, evaluator, _range_options(source), target=source.target)
 
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics
 from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.export.sessions.opening import open_own_graph, open_stage_sessions
 from textual_vision.export.sessions.timing import mean_cpu_ms
 from textual_vision.runtime.backends.session import Session, SessionOptions
+from textual_vision.runtime.generation.program import Program, run_unit
 from textual_vision.runtime.manifest import StageSpec
 
 TEXT_CODES, CODES = "text_codes", "codes"
@@ -50,13 +51,14 @@ class Evaluator:
 
     def __init__(
         self,
-        stages: Sequence[StageSpec],
+        program: Program,
         floats: Mapping[str, bytes],
         batches: Sequence[ReferenceBatch],
         backend: str,
         stored: Mapping[str, bytes] | None = None,
     ) -> None:
-        self.stages, self.floats, self.batches, self.backend = tuple(stages), dict(floats), batches, backend
+        self.program, self.stages = program, program.stages
+        self.floats, self.batches, self.backend = dict(floats), batches, backend
         self.stored = {**self.floats, **(stored or {})}
         self._sessions: dict[str, tuple[bytes, Session]] = {}
 
@@ -67,7 +69,9 @@ class Evaluator:
         free = list(parallel_map(lambda batch: self._free(batch, sessions), self.batches))
         forced: Sequence[Tensors] = [batch.tensors for batch in self.batches]
         if picture.name in changed:
-            inputs = [_inputs(picture, batch.tensors) for batch in self.batches]
+            # In a loop the last step gives the picture.
+            steps = [batches_of_stage([batch], picture)[-1] for batch in self.batches]
+            inputs = [_inputs(picture, batch.tensors) for batch in steps]
             forced = list(parallel_map(sessions[picture.name].run, inputs))
         graphs = {**self.stored, **changed}
         return Score(
@@ -84,7 +88,7 @@ class Evaluator:
         On the first `batches` drawings, None on all.
         """
         session = self._session(graph, stage.name)
-        given = self.batches[:batches]
+        given = batches_of_stage(self.batches[:batches], stage)
         outputs = list(parallel_map(session.run, [_inputs(stage, batch.tensors) for batch in given]))
         everything = [np.ones(len(batch.prompts), bool) for batch in given]
         total = 0.0
@@ -106,19 +110,24 @@ class Evaluator:
         return self.stages[-1]
 
     def _sessions_for(self, changed: Mapping[str, bytes]) -> dict[str, Session]:
-        """Those of the first stage that is changed and of all after it."""
+        """Those of the first stage or loop that is changed and of all after it."""
         sessions: dict[str, Session] = {}
-        for stage in self.stages:
-            if sessions or stage.name in changed:
-                graph = changed.get(stage.name, self.floats[stage.name])
-                sessions[stage.name] = self._session(graph, stage.name)
+        for unit in self.program.units:
+            if sessions or any(stage.name in changed for stage in unit.stages):
+                for stage in unit.stages:
+                    graph = changed.get(stage.name, self.floats[stage.name])
+                    sessions[stage.name] = self._session(graph, stage.name)
         return sessions
 
     def _free(self, batch: ReferenceBatch, sessions: Mapping[str, Session]) -> Tensors:
+        def run(stage: StageSpec, known: Tensors, step: int) -> Tensors:
+            return sessions[stage.name].run(_inputs(stage, known))
+
         tensors = dict(batch.tensors)
-        for stage in self.stages:
-            if stage.name in sessions:
-                tensors.update(sessions[stage.name].run(_inputs(stage, tensors)))
+        noise, rows = self.program.step_noise(batch.seeds), len(batch.seeds)
+        for unit in self.program.units:
+            if unit.stages[0].name in sessions:
+                tensors.update(run_unit(unit, tensors, run, noise, rows))
         return tensors
 
     def _agreement(self, name: str, outputs: Sequence[Tensors]) -> float:

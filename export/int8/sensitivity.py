@@ -117,7 +117,9 @@ def sensitivity_of_bundle(
     files = manifest.precisions["fp32"].files
     graphs = {stage.name: bundle.read(files[stage.name]) for stage in manifest.stages}
     batches = reference_batches_of_bundle(bundle, graphs, prompts, backend)
-    evaluator = Evaluator(manifest.stages, graphs, batches, backend)
+    from textual_vision.runtime.generation.program import program_from_manifest
+
+    evaluator = Evaluator(program_from_manifest(manifest), graphs, batches, backend)
     options = RangeOptions(method=method, corrections=(PLAIN,))
     stages = [quantize_stage(stage, graphs[stage.name], evaluator, options) for stage in manifest.stages]
     yield from sensitivity(stages, evaluator)
@@ -126,32 +128,12 @@ def sensitivity_of_bundle(
 def reference_batches_of_bundle(
     bundle: Bundle, graphs: dict[str, bytes], prompts: Sequence[str], backend: str
 ) -> list[ReferenceBatch]:
-    """Drawings of the prompts by the float graphs: the reference here."""
-    from textual_vision.calibration.samples import FloatPipeline, drawing
-    from textual_vision.export.model.batch import ReferenceBatch
-    from textual_vision.export.parity.verdict import open_sessions
-    from textual_vision.runtime.tokenizer import Tokenizer
+    """Return pictures of the prompts by the float graphs, the reference here."""
+    from textual_vision.export.parity.verdict import batch_from_graphs
+    from textual_vision.export.sessions.opening import open_sessions
 
-    manifest = bundle.manifest
-    pipeline = FloatPipeline(
-        stages=manifest.stages,
-        sessions=open_sessions(graphs, backend),
-        tokenizer=Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text),
-        noise_dim=manifest.noise.dim,
-        tables={},
-    )
-    found = []
-    for start in range(0, len(prompts), BATCH_SIZE):
-        part = tuple(prompts[start : start + BATCH_SIZE])
-        tokens = pipeline.tokenizer.encode(part)
-        tensors = drawing(pipeline, tokens.ids, tokens.mask, start)
-        found.append(
-            ReferenceBatch(
-                prompts=part,
-                seeds=(start,) * len(part),
-                tensors=tensors,
-                margins={},
-                fixed_length=manifest.text.fixed_length,
-            )
-        )
-    return found
+    sessions = open_sessions(graphs, backend)
+    parts = [prompts[start : start + BATCH_SIZE] for start in range(0, len(prompts), BATCH_SIZE)]
+    return [
+        batch_from_graphs(bundle, sessions, part, [index] * len(part)) for index, part in enumerate(parts)
+    ]

@@ -29,7 +29,7 @@ from textual_vision.export.int8.observer import calibrate_ranges
 from textual_vision.export.int8.qdq import Bias, quantize_graph
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.weights import QuantizedWeight, round_to_nearest_weights
-from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.runtime.errors import IntegrityError
@@ -210,4 +210,5 @@ def prepare_graph(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
 
 def inputs_of(stage: StageSpec, batches: Sequence[ReferenceBatch]) -> list[Inputs]:
     """The stage's inputs in every drawing."""
-    return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in batches]
+    found = batches_of_stage(batches, stage)
+    return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in found]

@@ -1,1 +1,1 @@
-"""Models to export: their stages, batches of tensors, prompts."""
+"""The models to export: their stages, reference batches and prompts."""

@@ -20,15 +20,16 @@ from textual_vision.export.model.spec_checks import check_specs, normalized_mode
 from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor, with_fixed_text
 from textual_vision.export.model.trial import tried_model
 from textual_vision.runtime.files import sha256_of_file
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
 from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel, stages_from_model
 
 
-def model_of(source: str, tokens: int | None) -> StagedModel:
-    """The model at `source`, for prompts of `tokens` if given, checked on a few prompts.
+def load_checked_model(source: str, tokens: int | None) -> StagedModel:
+    """Load the model at `source`, with `tokens` for prompts of that length only, and run it on a few prompts.
 
-    See `load_model`, `with_fixed_text` and `tried_model`.
+    Raises what `load_model`, `with_fixed_text` and `tried_model` raise.
     """
     with torch_single_thread():
         model = load_model(source)
@@ -36,10 +37,10 @@ def model_of(source: str, tokens: int | None) -> StagedModel:
 
 
 def load_model(source: str) -> StagedModel:
-    """A shipped checkpoint by name, a checkpoint's folder, or `FILE.py:FUNCTION` that gives a StagedModel.
+    """Load a shipped checkpoint by name, a checkpoint folder, or what `FILE.py:FUNCTION` returns.
 
-    Raises UsageError when there is none, or when its description cannot hold, and IntegrityError when the
-    checkpoint is damaged.
+    Raises UsageError when there is no such model or its description is contradictory, and IntegrityError when
+    the checkpoint is damaged.
     """
     path, colon, function = source.rpartition(":")
     if colon and path.endswith(".py"):
@@ -51,7 +52,7 @@ def load_model(source: str) -> StagedModel:
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
-    """The three stages of a trained checkpoint."""
+    """Return the three stages of a trained checkpoint: text encoder, latent network, generator."""
     config, model = checkpoint.config.model, checkpoint.model
     modules, digest = stages_from_model(model), _digest(checkpoint.folder)
     grid, size = config.latent.grid, config.image_size
@@ -82,7 +83,9 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
         ),
     )
     margins = {"text_encoder": _text_margins(model), "latent": _latent_margins(model)}
-    arrangements = {"latent": lambda: inference_latent_network(LatentStage(model.latent, model.codebook))}
+    inference_modules = {
+        "latent": lambda: inference_latent_network(LatentStage(model.latent, model.codebook))
+    }
     return StagedModel(
         name=checkpoint.config.name,
         stages=tuple(
@@ -90,13 +93,13 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
                 spec=spec,
                 module=getattr(modules, spec.name).eval(),
                 margins=margins.get(spec.name),
-                inference_module=arrangements.get(spec.name),
+                inference_module=inference_modules.get(spec.name),
                 blocks=config.latent.steps * config.latent.blocks if spec.name == "latent" else 1,
             )
             for spec in specs
         ),
         image=ImageSpec(height=size, width=size),
-        noise_dim=config.noise,
+        noise=(NoiseSpec(shape=(config.noise,)),),
         text=_text_spec(checkpoint),
         tokenizer=checkpoint.tokenizer.to_str(pretty=False).encode(),
         license="Apache-2.0",
@@ -115,8 +118,6 @@ def _text_spec(checkpoint: Checkpoint) -> TextSpec:
         max_tokens=config.max_tokens,
         pad_id=tokenizer.token_to_id("[PAD]") or 0,
         unknown_id=tokenizer.token_to_id("[UNK]") or 0,
-        groups=config.groups,
-        width=config.embed_dim,
     )
 
 
@@ -150,12 +151,12 @@ def _latent_margins(model: TextToImageModel) -> Margins:
 
 
 def _parameters(model: TextToImageModel) -> dict[str, int]:
-    """Parameters of what is drawn with; the rest of a checkpoint only trains."""
+    """Return the number of parameters of each stage; a checkpoint's other parameters are for training."""
     parts = {"text_encoder": model.text_encoder, "latent": model.latent, "generator": model.generator}
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 over the files that decide what is drawn."""
+    """Return a SHA-256 over the files that determine the generated pictures."""
     files = ("config.json", "model.safetensors", "tokenizer.json")
     return hashlib.sha256("".join(sha256_of_file(folder / name) for name in files).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Short prompts of the kind that people type: to compare on, and others to calibrate on."""
+"""Short prompts such as people type: some for comparisons, others for calibration."""
 
 from __future__ import annotations
 

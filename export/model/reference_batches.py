@@ -1,58 +1,60 @@
-"""Real prompts as the stages' inputs, and what PyTorch makes of them: the reference of every comparison."""
+"""Run prompts through the PyTorch stages: the reference of every comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.model.calling import run_module
+from textual_vision.export.model.running import StageRun, condition_of, run_model
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.tokenizer import Tokenizer
 
-BATCH_SIZE = 4  # of the comparison: several prompts of different length, so that padding is tested too
+BATCH_SIZE = 4  # several prompts of different lengths, so that padding is compared too
 
 
 def reference_batches(
     model: StagedModel, prompts: Sequence[str], *, samples: int, seed: int, margins: bool = True
 ) -> tuple[ReferenceBatch, ...]:
-    """`samples` drawings by PyTorch in float32: the prompts in turn, with the seeds from `seed` on.
+    """Return `samples` pictures by PyTorch in float32, with all tensors in between.
 
-    Without `margins`, which only a comparison asks for, it takes half the time.
+    The prompts repeat in order, with the seeds `seed`, `seed + 1`, … Without `margins`, which only
+    comparisons need, this takes half the time.
     """
-    tokenizer = Tokenizer(model.tokenizer, model.text)
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
     with torch_single_thread():
-        return tuple(_reference_batch(model, tokenizer, part, margins) for part in parts)
+        return tuple(_reference_batch(model, part, margins) for part in parts)
+
+
+def _reference_batch(
+    model: StagedModel, chosen: Sequence[tuple[str, int]], with_margins: bool
+) -> ReferenceBatch:
+    seeds = [seed for _, seed in chosen]
+    condition = condition_of(model, [text for text, _ in chosen])
+    tensors, runs = run_model(model, condition, seeds)
+    looped = {name: [run for run in runs if run.stage == name] for name in model.program.looped}
+    return ReferenceBatch(
+        prompts=condition.texts,
+        seeds=tuple(seeds),
+        tensors=tensors,
+        margins=_margins(model, runs) if with_margins else {},
+        fixed_length=model.text is not None and model.text.fixed_length,
+        steps={name: tuple({**run.inputs, **run.outputs} for run in steps) for name, steps in looped.items()},
+    )
 
 
 @torch.no_grad()
-def _reference_batch(
-    model: StagedModel, tokenizer: Tokenizer, chosen: Sequence[tuple[str, int]], with_margins: bool
-) -> ReferenceBatch:
-    tokens = tokenizer.encode([prompt for prompt, _ in chosen])
-    noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for _, seed in chosen])
-    tensors = {
-        "input_ids": torch.from_numpy(tokens.ids),
-        "attention_mask": torch.from_numpy(tokens.mask),
-        "noise": torch.from_numpy(noise),
-    }
-    margins: dict[str, Tensor] = {}
-    for stage in model.stages:
-        inputs = {spec.name: tensors[spec.name] for spec in stage.spec.inputs}
-        tensors.update(run_module(stage.spec, stage.module, inputs))
-        if with_margins and stage.margins is not None:
-            margins.update(stage.margins({name: value.clone() for name, value in inputs.items()}))
-    return ReferenceBatch(
-        prompts=tuple(prompt for prompt, _ in chosen),
-        seeds=tuple(seed for _, seed in chosen),
-        tensors={name: value.contiguous().numpy() for name, value in tensors.items()},
-        margins={name: value.contiguous().float().numpy() for name, value in margins.items()},
-        fixed_length=model.text.fixed_length,
-    )
+def _margins(model: StagedModel, runs: Sequence[StageRun]) -> dict[str, npt.NDArray[np.float32]]:
+    """How clearly the codes of stages outside of loops were chosen."""
+    found: dict[str, Tensor] = {}
+    for run in runs:
+        stage = model.stage(run.stage)
+        if stage.margins is not None and run.stage not in model.program.looped:
+            inputs = {name: torch.from_numpy(np.array(value)) for name, value in run.inputs.items()}
+            found.update(stage.margins(inputs))
+    return {name: value.contiguous().float().numpy() for name, value in found.items()}

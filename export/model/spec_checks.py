@@ -12,7 +12,9 @@ from textual_vision.export.model.batch import BATCH, STEP, TOKENS
 from textual_vision.export.model.stage import Stage, StagedModel, tensor
 from textual_vision.export.results import MERGED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
-from textual_vision.runtime.manifest import DTYPES, SIZE_LIMIT, StageSpec, TensorSpec, is_plain_name
+from textual_vision.runtime.generation.checks import check_labels, check_loops, check_noise, check_parameters
+from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
+from textual_vision.runtime.manifest import DTYPES, SIZE_LIMIT, StageSpec, TensorSpec, TextSpec, is_plain_name
 from textual_vision.runtime.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
@@ -60,7 +62,8 @@ def check_specs(model: StagedModel) -> None:
     _check_texts(model)
     _check_sizes(model)
     _check_stage_names(model)
-    known = dict(_prompt_tensors(model))
+    _check_declarations(model)
+    known = dict(_given_tensors(model))
     for stage in model.stages:
         for one in (*stage.spec.inputs, *stage.spec.outputs):
             _check_tensor(stage.name, one)
@@ -71,7 +74,8 @@ def check_specs(model: StagedModel) -> None:
     _check_codes(known)
     _check_image(model, known)
     _check_tables(model, known)
-    _check_tokenizer(model)
+    if model.text is not None:
+        _check_tokenizer(model.tokenizer, model.text)
 
 
 def _check_texts(model: StagedModel) -> None:
@@ -87,16 +91,16 @@ def _check_texts(model: StagedModel) -> None:
 
 def _check_sizes(model: StagedModel) -> None:
     text, image = model.text, model.image
-    sizes = {
-        "noise_dim": (model.noise_dim, 1),
+    sizes: dict[str, tuple[object, int]] = {
         "image.height": (image.height, 1),
         "image.width": (image.width, 1),
-        "text.max_tokens": (text.max_tokens, 1),
-        "text.pad_id": (text.pad_id, 0),
-        "text.unknown_id": (text.unknown_id, 0),
-        "text.groups": (text.groups, 1),
-        "text.width": (text.width, 1),
     }
+    if text is not None:
+        sizes |= {
+            "text.max_tokens": (text.max_tokens, 1),
+            "text.pad_id": (text.pad_id, 0),
+            "text.unknown_id": (text.unknown_id, 0),
+        }
     for name, (value, lowest) in sizes.items():
         if type(value) is not int or not lowest <= value <= SIZE_LIMIT:
             raise UsageError(f"StagedModel.{name} is {value!r}", f"give a whole number from {lowest} on")
@@ -115,13 +119,35 @@ def _check_stage_names(model: StagedModel) -> None:
         seen.add(name.casefold())
 
 
-def _prompt_tensors(model: StagedModel) -> dict[str, TensorSpec]:
-    """What every model is given, by name."""
-    given = (
-        tensor("input_ids", "int64", BATCH, TOKENS),
-        tensor("attention_mask", "int64", BATCH, TOKENS),
-        tensor("noise", "float32", BATCH, model.noise_dim),
-    )
+def _check_declarations(model: StagedModel) -> None:
+    """Noise, labels, parameters and loops, by the checks that the manifest will go through."""
+
+    def require(holds: object, where: str, problem: str) -> None:
+        if not holds:
+            raise UsageError(f"StagedModel.{where.removeprefix('manifest.')}: {problem}", HINT)
+
+    check_noise(model.noise, require)
+    check_labels(model.labels, require)
+    check_parameters(model.parameters, require)
+    outputs = {stage.name: {one.name for one in stage.spec.outputs} for stage in model.stages}
+    inputs = {stage.name: {one.name for one in stage.spec.inputs} for stage in model.stages}
+    check_loops(model.loops, outputs, inputs, require)
+    if model.text is not None and model.labels is not None:
+        raise UsageError("StagedModel has both text and labels", "a model is conditioned on one of them")
+
+
+def _given_tensors(model: StagedModel) -> dict[str, TensorSpec]:
+    """The tensors that the model is given, by name: condition, noise, parameters, and those of its loops."""
+    given: list[TensorSpec] = []
+    if model.text is not None:
+        given += [tensor(name, "int64", BATCH, TOKENS) for name in (INPUT_IDS, ATTENTION_MASK)]
+        given.append(tensor(LENGTHS, "int64", BATCH))
+    if model.labels is not None:
+        given.append(tensor(LABEL, "int64", BATCH))
+    given += [tensor(one.name, "float32", BATCH, *one.shape) for one in model.noise]
+    given += [tensor(one.name, "float32", BATCH) for one in model.parameters]
+    inputs = {one.name: one for stage in model.stages for one in stage.spec.inputs}
+    given += [inputs[name] for loop in model.loops for name in (*loop.carry, *loop.tables)]
     return {one.name: one for one in given}
 
 
@@ -160,9 +186,9 @@ def _check_outputs(stage: str, outputs: Sequence[TensorSpec], known: dict[str, T
 
 def _check_codes(known: dict[str, TensorSpec]) -> None:
     codes = known.get("codes")
-    if codes is None:
-        raise _missing("codes", "int64 (batch, rows, columns)", known)
-    if codes.dtype not in CODE_DTYPES or len(codes.shape) != 3 or TOKENS in codes.shape:
+    if codes is not None and (
+        codes.dtype not in CODE_DTYPES or len(codes.shape) != 3 or TOKENS in codes.shape
+    ):
         problem = f"'codes' is {_shown(codes)}, not int64 (batch, rows, columns)"
         raise UsageError(problem, f"give the grid of integers that the picture is drawn from; {HINT}")
     words = known.get("text_codes")
@@ -203,16 +229,15 @@ def _check_tables(model: StagedModel, known: dict[str, TensorSpec]) -> None:
             raise UsageError(f"StagedModel.tables: {name!r} has {rows!r} rows", "give a whole number")
 
 
-def _check_tokenizer(model: StagedModel) -> None:
-    tokenizer: object = model.tokenizer
+def _check_tokenizer(tokenizer: object, text: TextSpec) -> None:
     if not isinstance(tokenizer, bytes):
         problem = f"StagedModel.tokenizer is a {type(tokenizer).__name__}, not bytes"
         raise UsageError(problem, "give the text of tokenizer.json: tokenizer.to_str().encode()")
-    name = model.text.tokenizer
+    name = text.tokenizer
     if not is_plain_name(name) or not name.endswith(".json"):
         raise UsageError(f"TextSpec.tokenizer is {name!r}", 'write tokenizer="tokenizer.json"')
     try:
-        Tokenizer(tokenizer, model.text)
+        Tokenizer(tokenizer, text)
     except TextualVisionError as error:
         hint = f"tokenizer, pad_id and unknown_id must fit each other; {HINT}"
         raise UsageError(f"StagedModel.tokenizer: {error.message}", hint) from None

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -28,15 +29,23 @@ from textual_vision.export.model.calling import (
 from textual_vision.export.model.model_file import user_errors
 from textual_vision.export.model.op_watch import OperatorWatch, check_other_random, train_mode_module
 from textual_vision.export.model.prompts import COMPARED
+from textual_vision.export.model.running import condition_of, texts_of
 from textual_vision.export.model.stage import Stage, StagedModel
 from textual_vision.runtime.errors import PromptWarning, UsageError
-from textual_vision.runtime.manifest import TensorSpec
-from textual_vision.runtime.noise import noise_from_seed
+from textual_vision.runtime.generation.program import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    LENGTHS,
+    start_of_unit,
+    step_tensors,
+)
+from textual_vision.runtime.manifest import TensorSpec, TextSpec
 from textual_vision.runtime.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
 EVAL_HINT = "put it in eval mode before it is exported: module.eval()"
 PROMPTS = COMPARED[:3]
+SEEDS = tuple(range(len(PROMPTS)))
 RELATIVE_ERROR = 1e-3  # of a tensor in another batch: rounding in another order moves it by 1e-6
 DIFFERENT_CODES = 0.05  # the share that near ties may flip then
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
@@ -54,12 +63,25 @@ def tried_model(model: StagedModel) -> StagedModel:
     with torch_single_thread(), torch.no_grad():
         longest, several = _inputs(model)
         for stage in stages:
+            _add_step(model, stage, longest)
             _run(stage, longest)  # a table that grows with its inputs is as large as it gets
         prepared = []
         for stage in stages:
+            _add_step(model, stage, several)
             found.update(json.dumps([stage.name, *_try_stage(stage, several)]).encode())
             prepared.append(_with_tuple_outputs(stage, several))
-    return replace(model, stages=tuple(prepared), fingerprint=found.hexdigest())
+    image = replace(model.image, channels=several["image"].shape[3])
+    return replace(model, stages=tuple(prepared), image=image, fingerprint=found.hexdigest())
+
+
+def _add_step(model: StagedModel, stage: Stage, tensors: Tensors) -> None:
+    """Adds the tensors of a loop's first step before its first stage runs."""
+    for unit in model.program.units:
+        if unit.loop is not None and unit.stages[0].name == stage.name:
+            known = {name: value.numpy() for name, value in tensors.items()}
+            start = start_of_unit(unit, known, len(PROMPTS))
+            start |= step_tensors(unit, 0, model.program.step_noise(SEEDS), len(PROMPTS))
+            tensors.update({name: torch.from_numpy(value.copy()) for name, value in start.items()})
 
 
 def _prepared_stage(stage: Stage) -> Stage:
@@ -98,8 +120,19 @@ def _normalize_embeddings(module: nn.Module) -> None:
 
 
 def _inputs(model: StagedModel) -> tuple[Tensors, Tensors]:
-    """The longest prompt that there can be, and prompts of several lengths, two tokens of them any others."""
-    tokenizer = Tokenizer(model.tokenizer, model.text)
+    """The longest prompt that there can be, and prompts of several lengths; for labels both are the same."""
+    given = {name: torch.from_numpy(value) for name, value in model.program.start_tensors(SEEDS).items()}
+    if model.text is not None and model.tokenizer is not None:
+        longest, several = _prompts(model.tokenizer, model.text)
+    else:
+        condition = condition_of(model, texts_of(model, PROMPTS, len(PROMPTS)))
+        longest = several = {name: torch.from_numpy(value) for name, value in condition.tensors.items()}
+    return {**longest, **given}, {**several, **{name: value.clone() for name, value in given.items()}}
+
+
+def _prompts(data: bytes, text: TextSpec) -> tuple[Tensors, Tensors]:
+    """The longest prompt, with the largest id, and prompts of several lengths."""
+    tokenizer = Tokenizer(data, replace(text, drop_unknown=False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)
         try:
@@ -107,14 +140,19 @@ def _inputs(model: StagedModel) -> tuple[Tensors, Tensors]:
         except UsageError as error:
             problem = f"the tokenizer makes no tokens of {PROMPTS[0]!r}: {error.message}"
             raise UsageError(problem, f"give it an unknown token; {HINT}") from None
-    length = model.text.max_tokens
+    length, largest = text.max_tokens, tokenizer.largest_id
+    if text.drop_unknown:  # no stage ever gets the unknown token
+        largest = min(largest, text.unknown_id - 1)
+        several = replace(several, ids=np.where(several.ids == text.unknown_id, largest, several.ids))
     ids = np.resize(several.ids[0], (len(PROMPTS), length))
     ids[:, : several.ids.shape[1]] = several.ids[:, :length]
-    ids[0, length // 2] = tokenizer.largest_id
-    longest = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.int64)}
-    batch = {"input_ids": torch.from_numpy(several.ids), "attention_mask": torch.from_numpy(several.mask)}
-    noise = np.concatenate([noise_from_seed(seed, 1, model.noise_dim) for seed in range(len(PROMPTS))])
-    return {**longest, "noise": torch.from_numpy(noise)}, {**batch, "noise": torch.from_numpy(noise.copy())}
+    ids[0, length // 2] = largest
+    return _prompt_tensors(ids, np.ones_like(ids)), _prompt_tensors(several.ids, several.mask)
+
+
+def _prompt_tensors(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Tensors:
+    arrays = {INPUT_IDS: ids, ATTENTION_MASK: mask, LENGTHS: mask.sum(1)}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
 def _run(stage: Stage, tensors: Tensors) -> Tensors:
@@ -150,8 +188,8 @@ def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _check_output(stage: str, spec: TensorSpec, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
-    count, length = tensors["input_ids"].shape
-    sizes = {BATCH: count, TOKENS: length}
+    ids = tensors.get(INPUT_IDS)
+    sizes = {BATCH: len(PROMPTS), TOKENS: 1 if ids is None else ids.shape[1]}
     shape = tuple(sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape)
     dtype = str(value.dtype).removeprefix("torch.")
     if (dtype, tuple(value.shape)) != (spec.dtype, shape):

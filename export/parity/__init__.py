@@ -1,1 +1,1 @@
-"""Comparison of graphs with PyTorch."""
+"""Compare graphs with PyTorch."""

@@ -1,4 +1,4 @@
-"""Figures of one tensor against its reference: codes, floats or pictures, by dtype."""
+"""Metrics of one tensor against its reference: of codes, floats or pictures, by dtype."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ SSIM_C1, SSIM_C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 @dataclass(frozen=True, kw_only=True)
 class TensorPair:
-    """One tensor of many samples: as the reference gave it, as it was found, and the codes' margins."""
+    """One tensor of many samples: the reference's values, the values found, and the margins of codes."""
 
     dtype: str
     expected: Array
     found: Array
     margins: npt.NDArray[np.float32] | None = None
-    steps: npt.NDArray[np.float32] | None = None  # in which each code was chosen, told of all before it
+    steps: npt.NDArray[np.float32] | None = (
+        None  # in which each code was chosen, conditioned on the steps before
+    )
 
 
 def tensor_pair(
@@ -37,7 +39,7 @@ def tensor_pair(
     outputs: Sequence[Mapping[str, Array]],
     chosen: Sequence[npt.NDArray[np.bool_]],
 ) -> TensorPair:
-    """The `chosen` samples of all batches; of tensors with a tokens axis only the words, not the padding."""
+    """Return a tensor of the `chosen` samples of all batches, without the padding of prompts."""
     expected, found, margins, steps = [], [], [], []
     for batch, output, rows in zip(batches, outputs, chosen, strict=True):
         keep: npt.NDArray[np.bool_] = rows
@@ -59,7 +61,7 @@ def tensor_pair(
 
 
 def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
-    """Pictures for uint8, floats for float32, codes for anything else."""
+    """Return the metrics of pictures for uint8, of floats for float dtypes, of codes otherwise."""
     if pair.dtype == "uint8":
         return image_metrics(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
     if pair.dtype.startswith("float"):
@@ -68,7 +70,7 @@ def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
     ties = np.zeros_like(differs) if pair.margins is None else differs & (pair.margins < near_tie_margin)
     propagated = 0
     if pair.steps is not None:
-        # What differs after a sample's first difference, if that was a near tie, follows from it.
+        # Differences after a sample's first one propagate from it, if that was a near tie.
         apart = tuple(range(1, differs.ndim))
         first = np.where(ties, pair.steps, np.inf).min(axis=apart, keepdims=True)
         earliest = np.where(differs, pair.steps, np.inf).min(axis=apart, keepdims=True)
@@ -82,7 +84,7 @@ def metrics_of(pair: TensorPair, near_tie_margin: float) -> TensorMetrics:
 
 
 def float_metrics(expected: Array, found: Array) -> FloatMetrics:
-    """Both of one shape, any float dtype; a NaN makes every figure NaN and so fails any tolerance."""
+    """Compare two tensors of one shape and any float dtype; NaN makes every metric NaN, which fails."""
     a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
     error = np.abs(a - b)
     norm = math.sqrt(float(a @ a) * float(b @ b))
@@ -94,7 +96,7 @@ def float_metrics(expected: Array, found: Array) -> FloatMetrics:
 
 
 def image_metrics(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> ImageMetrics:
-    """Pictures uint8 (N, H, W, 3)."""
+    """Compare pictures, uint8 (N, H, W, 3)."""
     error = expected.astype(np.float64) - found.astype(np.float64)
     squares = (error**2).mean(axis=(1, 2, 3))
     return ImageMetrics(
@@ -107,7 +109,7 @@ def image_metrics(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8])
 
 
 def psnr(expected: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> float | None:
-    """Decibels over all pictures; None for identical ones."""
+    """Return the PSNR over all pictures in dB; None for identical ones."""
     error = expected.astype(np.float64) - found.astype(np.float64)
     return _decibels(float((error**2).mean(axis=(1, 2, 3)).mean()))
 
@@ -117,10 +119,10 @@ def _decibels(mean_square: float) -> float | None:
 
 
 def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
-    """Structural similarity of two pictures (H, W, 3), mean over windows and channels; 1 when equal.
+    """Return the structural similarity of two pictures (H, W, 3): the mean over windows and channels.
 
-    Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a smaller window when the picture
-    is smaller).
+    It is 1 for equal pictures. Wang et al. 2004, eq. 13, with its Gaussian window of 11 and sigma 1.5 (a
+    smaller window when the picture is smaller).
     """
     if np.array_equal(first, second):
         return 1.0
@@ -134,7 +136,7 @@ def ssim(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
 
 
 def _blur(x: Float64) -> Float64:
-    """(H, W, C) by a separable Gaussian, only where the whole window fits."""
+    """Blur (H, W, C) by a separable Gaussian, where the entire window fits."""
     for axis in (0, 1):
         size = min(SSIM_WINDOW, x.shape[axis])
         offsets = np.arange(size) - (size - 1) / 2

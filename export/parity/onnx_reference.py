@@ -1,7 +1,7 @@
-"""ONNX's own reference implementation as a backend of the comparison: slow, and nobody else's code.
+"""Run graphs with ONNX's own reference implementation, as one more backend to compare.
 
-It computes each operator in numpy as the standard's text says, so that where ONNX Runtime and OpenVINO agree
-with it, the graph means what PyTorch computed, and not only what one backend makes of it.
+It is slow, and computes each operator in numpy as the standard defines it. When it agrees, the graph is right
+by the standard, not only by the interpretation of one backend.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.runtime.errors import TextualVisionError
 
 REFERENCE_BACKEND = "onnx.reference"
-# Of half graphs it keeps every partial sum in half, which no device does: what it gives says nothing of them.
+# It rounds every partial sum of a float16 graph to float16. No device does, so fp16 is not compared.
 REFERENCE_PRECISIONS = ("fp32", "int8")
-REFERENCE_SAMPLES = 2  # it takes seconds a picture
+REFERENCE_SAMPLES = 2  # each takes seconds
 
 
 class ReferenceSession:
-    """One graph by the reference implementation; a `Session`."""
+    """A `Session` that runs one graph with the reference implementation."""
 
     largest_batch: int | None = None
 
@@ -33,27 +33,27 @@ class ReferenceSession:
         self.outputs = frozenset(self._evaluator.output_names)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name; TextualVisionError when it cannot compute an operator."""
+        """Return all outputs by name; raise TextualVisionError when an operator cannot be computed."""
         names = self._evaluator.output_names
         try:
             values = self._evaluator.run(names, dict(inputs))
-        # Its operators are plain numpy functions: what they raise has no common class of its own.
+        # Its operators are plain numpy functions, whose errors have no common class.
         except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            problem = f"{self._name}: ONNX's reference implementation cannot compute it: {reason}"
+            problem = f"{self._name}: ONNX's reference implementation failed: {reason}"
             raise TextualVisionError(problem, "leave out --reference") from error
         return dict(zip(names, values, strict=True))
 
 
 def reference_sessions(graphs: Mapping[str, bytes]) -> dict[str, ReferenceSession]:
-    """Every graph by its stage's name."""
+    """Return a session of every graph, by its stage's name."""
     return {stage: ReferenceSession(graph, f"{stage}.onnx") for stage, graph in graphs.items()}
 
 
 def first_samples(
     batches: Sequence[ReferenceBatch], count: int = REFERENCE_SAMPLES
 ) -> tuple[ReferenceBatch, ...]:
-    """The first `count` samples of the first batch."""
+    """Return the first `count` samples of the first batch."""
     first = batches[0]
     return (
         dataclasses.replace(

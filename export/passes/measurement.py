@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.export.results import RewriteResult
 from textual_vision.export.sessions.opening import UnloadableGraphError, open_stage_sessions
 from textual_vision.export.sessions.timing import min_cpu_ms, node_count
@@ -80,6 +80,7 @@ def measure_changes(
         _raise_first_broken(changes, opened)
         raise  # the graph before every rewrite does not load
     times = min_cpu_ms(sessions, stage, batch, seconds=seconds)
+    batch = batches_of_stage([batch], stage)[0]
     inputs = {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
     outputs = [session.run(inputs) for session in sessions]
     place = {id(graph): index for index, graph in enumerate(graphs)}

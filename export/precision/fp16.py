@@ -17,14 +17,15 @@ import onnx
 from textual_vision.export.graph.constants import consumers_of
 from textual_vision.export.graph.strip_weights import expose_tensors, strip_weights
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.parity.verdict import TOLERANCES, forced_parity, open_sessions
+from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
+from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.verdict import forced_parity
 from textual_vision.export.precision.fp16_cast import fp16_graph_from_float, infer_types, is_float32
 from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.export.results import FAIL, StageParity
 from textual_vision.export.sessions.cached import CachingSession
-from textual_vision.export.sessions.opening import open_own_graph
+from textual_vision.export.sessions.opening import open_own_graph, open_sessions
 from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.manifest import StageSpec
 
@@ -174,7 +175,10 @@ def _largest_values(
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT
     }
-    inputs = [{tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs} for batch in batches]
+    inputs = [
+        {tensor.name: batch.tensors[tensor.name] for tensor in stage.inputs}
+        for batch in batches_of_stage(batches, stage)
+    ]
     for outputs in parallel_map(session.run, inputs):
         for name in names:
             here = float(np.abs(outputs[name]).max(initial=0.0))

@@ -13,6 +13,7 @@ from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 
@@ -20,15 +21,16 @@ from textual_vision.runtime.manifest import StageSpec
 class FloatGraphs:
     """What a precision starts from.
 
-    `stages` in running order; `fp32` holds a serialized graph per stage name (for int8 without transposed
-    convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to look for
-    overflow, others than those that the result is compared on; `target` is what the graphs are for: "cpu" or
-    "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual; `range_method` is
-    how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor → range, are those of a
-    cache, if there is one; `stage_results`, by stage, are results of `convert_stage` so far.
+    `program` is how the stages run; `fp32` holds a serialized graph per stage name (for int8 without
+    transposed convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to
+    look for overflow, others than those that the result is compared on; `target` is what the graphs are
+    for: "cpu" or "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual;
+    `range_method` is how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor →
+    range, are those of a cache, if there is one; `stage_results`, by stage, are results of `convert_stage`
+    so far.
     """
 
-    stages: tuple[StageSpec, ...]
+    program: Program
     fp32: Mapping[str, bytes]
     batches: Sequence[ReferenceBatch]
     target: str
@@ -36,6 +38,11 @@ class FloatGraphs:
     range_method: str = AUTO
     ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
     stage_results: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages in running order."""
+        return self.program.stages
 
 
 @dataclass(frozen=True, kw_only=True)

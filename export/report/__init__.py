@@ -1,1 +1,1 @@
-"""The report of a build: one HTML page and its JSON."""
+"""The report of a build: one HTML page, and the same data as JSON."""

@@ -1,7 +1,7 @@
-"""Where in a graph a lower precision loses its accuracy: signal-to-noise, layer by layer.
+"""Find the layers where a lower precision loses accuracy: their signal-to-noise ratio.
 
-The float32 graph and the others run on the same inputs with the outputs of their layers exposed; layers that
-two of them have, by the name of what they give, are compared.
+The float32 graph and the others run on the same inputs, with the outputs of their layers exposed. Layers of
+two graphs correspond when their outputs have the same name.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MEASURED, IDENTICAL, NOT_FINITE = "measured", "identical", "not finite"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRatio:
-    """One layer: the power of what it gives in float32 over that of the difference, in decibels.
+    """One layer's signal-to-noise ratio in dB: the power of its float32 output over that of the error.
 
-    `state` tells why `db` is None: identical, or something became infinite or not a number.
+    `state` says why `db` is None: the outputs are identical, or one is not finite.
     """
 
     name: str
@@ -51,7 +51,7 @@ class LayerRatio:
 def layer_ratios(
     stage: StageSpec, reference: bytes, others: Mapping[str, bytes], batch: ReferenceBatch, backend: str
 ) -> dict[str, tuple[LayerRatio, ...]]:
-    """For each of the `others` every layer that it and `reference` have, in the order of the reference's."""
+    """Return, for each of the `others`, the ratios of its layers that `reference` has too, in order."""
     nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
     layers = [name for name, node in nodes.items() if node.op_type in LAYER_OPS]
     inputs = {spec.name: batch.tensors[spec.name] for spec in stage.inputs}
@@ -71,7 +71,7 @@ def layer_ratios(
 def _outputs(
     graph: bytes, names: Sequence[str], inputs: Mapping[str, Array], backend: str
 ) -> dict[str, Array]:
-    """What those of `names` that the graph has come to."""
+    """Run the graph and return those of the tensors `names` that it has."""
     options = SessionOptions(backend=backend, name="graph with its layers exposed", threads=1, trusted=True)
     read = onnx.load_from_string(graph).graph
     made = {name for node in read.node for name in node.output} - {output.name for output in read.output}

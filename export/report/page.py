@@ -1,4 +1,4 @@
-"""report/index.html, one file that needs nothing else, and report.json with the same figures."""
+"""Render report/index.html, a self-contained page, and report.json with the same data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.report.layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
     AMPLIFICATION,
@@ -30,6 +29,7 @@ from textual_vision.export.report.pictures import (
 from textual_vision.export.report.plots import layer_plot, stacked_bars
 from textual_vision.export.report.summary import PrecisionRows, reference_of, rows_from_precisions
 from textual_vision.export.results import MERGED, BuildResult
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.manifest import StageSpec
@@ -39,9 +39,9 @@ HTML_NAME, JSON_NAME = "index.html", "report.json"
 SCHEMA_VERSION = 1
 TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE = "report.html.jinja"
-WEAKEST_LAYERS = 8
-MAX_SAMPLES = 16
-KINDS_SHOWN = 5
+WEAKEST_LAYERS = 8  # listed for each precision
+MAX_SAMPLES = 16  # generated again for the report
+MAX_KINDS = 5  # of values that a summary counts
 
 Opener = Callable[[Mapping[str, bytes]], Mapping[str, Session]]
 Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
@@ -49,11 +49,11 @@ Layers = dict[str, dict[str, tuple[LayerRatio, ...]]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSource:
-    """All that a report is made of.
+    """The inputs of a report.
 
-    `graphs` by precision and stage, the same precisions as `result.precisions`. `batches` are the reference.
-    `about` is shown as it is (license, picture size, checkpoint); `command` is the command line that made the
-    bundle. `sessions` gives a precision's from its graphs where they are open already.
+    `graphs` by precision and stage, for the precisions of `result`. `batches` are the reference. `about` is
+    shown as it is (license, picture size, checkpoint). `command` is the command line that made the bundle.
+    `sessions` opens the sessions of one precision's graphs; None opens new ones.
     """
 
     result: BuildResult
@@ -74,14 +74,14 @@ class _Findings:
 
 
 def write_report(folder: Path, source: ReportSource) -> None:
-    """Write index.html and report.json into `folder`, which is made when it is not there."""
+    """Write index.html and report.json into `folder`, which is created if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in report_files(source).items():
         write_atomic(folder / Path(name).name, data)
 
 
 def report_files(source: ReportSource) -> dict[str, bytes]:
-    """Both files by their path in a bundle. Draws every sample and runs every stage once more."""
+    """Return both files by their path in a bundle; runs every stage of every precision again."""
     found = _findings(source)
     return {
         f"{REPORT_FOLDER}/{HTML_NAME}": _html(source, found).encode(),
@@ -105,7 +105,7 @@ def _findings(source: ReportSource) -> _Findings:
 
 
 def _first(batches: Sequence[ReferenceBatch]) -> Sequence[ReferenceBatch]:
-    """As many batches as hold MAX_SAMPLES samples: more would only take time."""
+    """Return as many batches as hold MAX_SAMPLES samples."""
     counts = np.cumsum([len(batch.prompts) for batch in batches])
     return batches[: int(np.searchsorted(counts, MAX_SAMPLES)) + 1]
 
@@ -135,7 +135,7 @@ def _html(source: ReportSource, found: _Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["records"], environment.filters["summary"] = are_records, summary_of
+    environment.tests["records"], environment.filters["summary"] = are_records, summary_from_mapping
     return environment.get_template(TEMPLATE).render(
         result=source.result,
         about=source.about,
@@ -162,7 +162,7 @@ def _bars(rows: Sequence[PrecisionRows], value: str) -> dict[str, dict[str, floa
 
 
 def _cards(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
-    """For each shown sample its columns: PyTorch, then the precisions, each with pictures as data."""
+    """Return each shown sample's columns, PyTorch first, then the precisions; pictures are data URIs."""
     return [
         {
             "prompt": sample.prompt,
@@ -170,16 +170,16 @@ def _cards(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
             "worst": worst,
             "image": data_uri(sample.image),
             "codes": None if sample.codes is None else data_uri(reference_grid(sample.codes)),
-            "drawn": [
+            "generated": [
                 {
                     "precision": precision,
-                    "image": data_uri(drawn.image),
-                    "error": data_uri(error_map(sample.image, drawn.image)),
-                    "codes": None if sample.codes is None else data_uri(agreement_grid(sample, drawn.codes)),
-                    "picture": drawn.image_metrics,
-                    "code": drawn.code_metrics,
+                    "image": data_uri(one.image),
+                    "error": data_uri(error_map(sample.image, one.image)),
+                    "codes": None if sample.codes is None else data_uri(agreement_grid(sample, one.codes)),
+                    "picture": one.image_metrics,
+                    "code": one.code_metrics,
                 }
-                for precision, drawn in sample.drawn.items()
+                for precision, one in sample.generated.items()
             ],
         }
         for sample, worst in select_samples(samples)
@@ -197,7 +197,7 @@ def _layer_plots(source: ReportSource, layers: Layers) -> list[dict[str, str]]:
 
 
 def _weakest(layers: Layers) -> dict[str, list[tuple[str, LayerRatio]]]:
-    """For each precision the layers with the least signal-to-noise, those that overflowed first."""
+    """Return each precision's layers with the smallest ratios; those that overflowed come first."""
 
     def order(entry: tuple[str, LayerRatio]) -> float:
         ratio = entry[1]
@@ -211,7 +211,7 @@ def _weakest(layers: Layers) -> dict[str, list[tuple[str, LayerRatio]]]:
 
 
 def are_records(values: Sequence[object]) -> bool:
-    """Whether the values are mappings with nothing nested in them: rows of a table."""
+    """Whether the values are mappings without nested values, which the page shows as rows of a table."""
     return bool(values) and all(
         isinstance(value, Mapping)
         and bool(value)
@@ -220,10 +220,10 @@ def are_records(values: Sequence[object]) -> bool:
     )
 
 
-def summary_of(value: Mapping[str, object]) -> str:
-    """A long mapping in few words: how often each of its values is there when they are few words."""
+def summary_from_mapping(value: Mapping[str, object]) -> str:
+    """Summarize a mapping: the count of each value where these are few texts, else of all entries."""
     counts = Counter(item for item in value.values() if isinstance(item, str))
-    if sum(counts.values()) == len(value) and len(counts) <= KINDS_SHOWN:
+    if sum(counts.values()) == len(value) and len(counts) <= MAX_KINDS:
         return ", ".join(f"{count} {text}" for text, count in counts.most_common())
     return f"{len(value)} entries"
 
@@ -242,12 +242,10 @@ def _json(source: ReportSource, found: _Findings) -> bytes:
                 "seed": sample.seed,
                 "precisions": {
                     name: {
-                        "picture": dataclasses.asdict(drawn.image_metrics),
-                        "codes": None
-                        if drawn.code_metrics is None
-                        else dataclasses.asdict(drawn.code_metrics),
+                        "picture": dataclasses.asdict(one.image_metrics),
+                        "codes": None if one.code_metrics is None else dataclasses.asdict(one.code_metrics),
                     }
-                    for name, drawn in sample.drawn.items()
+                    for name, one in sample.generated.items()
                 },
             }
             for sample in found.samples
@@ -262,7 +260,7 @@ def _json(source: ReportSource, found: _Findings) -> bytes:
 
 
 def _finite(value: object) -> object:
-    """The value with None where a float is not finite: JSON has no such numbers."""
+    """Return the value with None for floats that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

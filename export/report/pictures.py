@@ -1,4 +1,4 @@
-"""Every sample as each precision draws it, beside what PyTorch drew: pictures, error maps, grids of codes."""
+"""Generate the report's samples with each precision: pictures, error maps and grids of codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.parity.metrics import image_metrics
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics, ImageMetrics
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.golden import png_from_image
@@ -22,7 +22,7 @@ Image = npt.NDArray[np.uint8]
 
 AMPLIFICATION = 8
 FIRST_SAMPLES, WORST_SAMPLES = 4, 2
-# Black, violet, red, yellow, white: an error of 0, 1/4, 1/2, 3/4 and all of 255 after amplification.
+# Black, violet, red, yellow, white: amplified errors of 0, 1/4, 1/2, 3/4 and all of 255.
 HEAT = np.array([(0, 0, 0), (75, 12, 107), (203, 52, 70), (249, 178, 49), (255, 255, 255)], np.float64)
 EQUAL_DARK, EQUAL_LIGHT = (44, 62, 92), (132, 160, 204)
 NEAR_TIE, DIFFERENT = (240, 173, 40), (214, 40, 70)
@@ -30,7 +30,7 @@ NEAR_TIE, DIFFERENT = (240, 173, 40), (214, 40, 70)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportImage:
-    """One sample by one precision, each stage fed what the stage before it gave; `image` (H, W, 3) uint8."""
+    """One sample as one precision generates it, free-running; `image` (H, W, 3) uint8."""
 
     image: Image
     codes: Array
@@ -40,14 +40,14 @@ class ReportImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSample:
-    """One prompt and seed: what PyTorch drew, and `drawn` by precision; `margins` are of the codes."""
+    """One prompt and seed: PyTorch's picture, codes and their margins, and the precisions' pictures."""
 
     prompt: str
     seed: int
     image: Image
     codes: Array | None
     margins: npt.NDArray[np.float32] | None
-    drawn: dict[str, ReportImage]
+    generated: dict[str, ReportImage]
 
 
 def samples_from_batches(
@@ -55,15 +55,15 @@ def samples_from_batches(
     sessions: Mapping[str, Mapping[str, Session]],
     batches: Sequence[ReferenceBatch],
 ) -> tuple[ReportSample, ...]:
-    """Every sample of `batches` drawn by the `sessions` (precision → stage → session)."""
+    """Generate every sample of `batches` with the `sessions` (precision → stage → session)."""
     found: list[ReportSample] = []
-    drawn = parallel_map(lambda batch: _drawn(stages, sessions, batch), batches)
-    for batch, outputs in zip(batches, drawn, strict=True):
-        found += [_sample(batch, index, outputs) for index in range(len(batch.prompts))]
+    outputs = parallel_map(lambda batch: _generate(stages, sessions, batch), batches)
+    for batch, tensors in zip(batches, outputs, strict=True):
+        found += [_sample(batch, index, tensors) for index in range(len(batch.prompts))]
     return tuple(found)
 
 
-def _drawn(
+def _generate(
     stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batch: ReferenceBatch
 ) -> dict[str, dict[str, Array]]:
     return {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
@@ -82,10 +82,10 @@ def _sample(batch: ReferenceBatch, index: int, outputs: Mapping[str, Mapping[str
     image = batch.tensors["image"][index].astype(np.uint8)
     codes = batch.tensors["codes"][index] if "codes" in batch.tensors else None
     margins = batch.margins["codes"][index] if "codes" in batch.margins else None
-    drawn = {}
+    images = {}
     for name, tensors in outputs.items():
         found = tensors["image"][index].astype(np.uint8)
-        drawn[name] = ReportImage(
+        images[name] = ReportImage(
             image=found,
             codes=tensors["codes"][index] if codes is not None else np.zeros(0, np.int64),
             image_metrics=image_metrics(image[None], found[None]),
@@ -97,7 +97,7 @@ def _sample(batch: ReferenceBatch, index: int, outputs: Mapping[str, Mapping[str
         image=image,
         codes=codes,
         margins=margins,
-        drawn=drawn,
+        generated=images,
     )
 
 
@@ -108,10 +108,10 @@ def _code_metrics(expected: Array, found: Array, margins: npt.NDArray[np.float32
 
 
 def select_samples(samples: Sequence[ReportSample]) -> tuple[tuple[ReportSample, bool], ...]:
-    """The first few, then those of the rest that any precision draws worst; True marks the latter."""
+    """Return the first samples, then those of the rest with the lowest PSNR, marked by True."""
 
     def badness(sample: ReportSample) -> float:
-        decibels = [drawn.image_metrics.psnr_db for drawn in sample.drawn.values()]
+        decibels = [one.image_metrics.psnr_db for one in sample.generated.values()]
         return min((db for db in decibels if db is not None), default=np.inf)
 
     worst = sorted(samples[FIRST_SAMPLES:], key=badness)[:WORST_SAMPLES]
@@ -122,7 +122,7 @@ def select_samples(samples: Sequence[ReportSample]) -> tuple[tuple[ReportSample,
 
 
 def error_map(expected: Image, found: Image) -> Image:
-    """The largest error of a pixel's three channels, amplified, as heat; (H, W, 3)."""
+    """Return the largest error of each pixel's channels, amplified, as a heat map (H, W, 3)."""
     error = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(axis=2)
     level = np.minimum(error * AMPLIFICATION / 255.0, 1.0) * (len(HEAT) - 1)
     channels = [np.interp(level, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
@@ -131,7 +131,7 @@ def error_map(expected: Image, found: Image) -> Image:
 
 
 def reference_grid(codes: Array) -> Image:
-    """A grid of codes (rows, columns), a color per code: one pixel each."""
+    """Return codes (rows, columns) as a picture of one pixel each, with a color per code."""
     hue = codes.astype(np.float64) * 0.61803398875  # the golden angle keeps neighboring codes apart
     phases = np.stack([hue, hue + 1 / 3, hue + 2 / 3], -1)
     colors: Image = (128 + 84 * np.cos(2 * np.pi * phases)).astype(np.uint8)
@@ -139,7 +139,7 @@ def reference_grid(codes: Array) -> Image:
 
 
 def agreement_grid(sample: ReportSample, found: Array) -> Image:
-    """Equal codes in blue, near ties in amber, all other differences in red: one pixel per code."""
+    """Return a picture of one pixel per code: equal in blue, near tie in amber, different in red."""
     assert sample.codes is not None
     share = (sample.codes.astype(np.float64) * 0.61803398875) % 1.0
     grid = np.array(EQUAL_DARK) + share[..., None] * (np.array(EQUAL_LIGHT) - np.array(EQUAL_DARK))
@@ -152,5 +152,5 @@ def agreement_grid(sample: ReportSample, found: Array) -> Image:
 
 
 def data_uri(image: Image) -> str:
-    """A picture as a `data:` URI of a PNG."""
+    """Return the picture as a `data:` URI of a PNG."""
     return "data:image/png;base64," + base64.b64encode(png_from_image(image)).decode()

@@ -1,4 +1,4 @@
-"""Plots as inline SVG. Positions across are percentages: any width fits, and text does not shrink."""
+"""Plots as inline SVG; horizontal positions are percentages, so that plots fit any width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = 6
 
 
 def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str, title: str) -> str:
-    """A bar per row, a segment per part; all parts are of the same `unit`."""
+    """Return a plot with a bar per row and a segment per part, all in one `unit`."""
     widest = max((sum(parts.values()) for parts in rows.values()), default=0.0) or 1.0
     names = list(dict.fromkeys(part for parts in rows.values() for part in parts))
     pieces = []
@@ -35,7 +35,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str, title: str)
 
 
 def layer_plot(series: Mapping[str, Sequence[LayerRatio]], title: str) -> str:
-    """Decibels over the layers in running order, a line per precision; gaps where nothing was measured."""
+    """Return a plot of decibels over the layers in running order, a line per precision; "" without data."""
     measured = [r.db for ratios in series.values() for r in ratios if r.db is not None]
     if not measured:
         return ""

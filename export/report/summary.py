@@ -1,4 +1,4 @@
-"""The report's table: for each precision and stage the figures that decide, of the worst backend."""
+"""The report's table: each precision's and stage's metrics, of the worst backend."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ REFERENCE = "fp32"
 
 @dataclass(frozen=True, kw_only=True)
 class WorstMetrics:
-    """The worst of several comparisons; None where there is nothing of the kind.
+    """The worst metrics of several comparisons; None where there are none.
 
-    `excluded_pictures` pictures were not judged, since they follow from near ties. `identical` pictures have
-    no decibels. `cosine` and `max_abs` are of the float tensors.
+    `excluded_pictures` were not judged, since near ties changed their codes. `psnr_db` is None for identical
+    pictures too. `cosine` and `max_abs` are of the float tensors.
     """
 
     agreement: float | None
@@ -44,7 +44,7 @@ class WorstMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRow:
-    """One graph of one precision, fed the reference's inputs."""
+    """One graph of one precision, compared on the reference's inputs."""
 
     stage: str
     megabytes: float
@@ -56,7 +56,7 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRows:
-    """One precision: its graphs, and `end_to_end`: from prompt to pixels, each stage fed what was before it.
+    """One precision: its graphs, and `end_to_end`, the free-running pipeline from prompt to pixels.
 
     Sizes and times are sums over the stages; `size_ratio` and `speedup` are ratios to the reference
     precision's.
@@ -73,7 +73,7 @@ class PrecisionRows:
 
 
 def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[PrecisionRows, ...]:
-    """The whole table; sizes and times are compared with those of `reference_of` the precisions."""
+    """Return the table's rows; size and time ratios are to `reference_of` the precisions."""
     sums = [_sums(one) for one in precisions]
     names = [one.precision for one in precisions]
     first = sums[names.index(reference_of(names))]
@@ -103,7 +103,7 @@ def rows_from_precisions(precisions: Sequence[PrecisionResult]) -> tuple[Precisi
 
 
 def reference_of(precisions: Sequence[str]) -> str:
-    """What the others are compared with: float32 where it was made, else the first."""
+    """Return the precision that others are compared with: fp32 where it was built, else the first."""
     return REFERENCE if REFERENCE in precisions else precisions[0]
 
 
@@ -116,20 +116,20 @@ def _ratio(first: float, other: float) -> float:
 
 
 def _of_stage(result: PrecisionResult, stage: str) -> list[StageParity]:
-    """Of one stage fed the reference's inputs; the merged graph is compared with its own stages instead."""
+    """Return a stage's teacher-forced comparisons; of the merged graph, those with its own stages."""
     mode = FREE_RUNNING if stage == MERGED else TEACHER_FORCED
     return [p for p in result.parity if (p.stage, p.mode) == (stage, mode)]
 
 
 def _last_free(result: PrecisionResult) -> list[StageParity]:
-    """Of the whole: codes and pictures that come out at the end, whichever stages give them."""
+    """Return the free-running comparisons of the last stages that output codes and pictures."""
     free = [p for p in result.parity if p.mode == FREE_RUNNING and p.stage != MERGED]
     with_codes = [p.stage for p in free if "codes" in p.tensors]
     return [p for p in free if p.image is not None or p.stage in with_codes[-1:]]
 
 
 def worst_metrics(parity: Sequence[StageParity]) -> WorstMetrics:
-    """The worst figures of comparisons of the same stage, or of the same way, by several backends."""
+    """Return the worst metrics of one stage's comparisons by several backends."""
     codes = [p.codes for p in parity if p.codes is not None]
     images = [p.image for p in parity if p.image is not None]
     floats = [f for p in parity for f in p.tensors.values() if isinstance(f, FloatMetrics)]

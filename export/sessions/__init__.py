@@ -1,1 +1,1 @@
-"""Sessions of inference backends, and their timing."""
+"""Open, cache and time sessions of inference backends."""

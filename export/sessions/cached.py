@@ -1,7 +1,7 @@
-"""Sessions of a build's graphs: each is opened once, and not run again on what it was run on before.
+"""Keep sessions open during a build, and cache what they return.
 
-To open the largest takes OpenVINO seconds, and a comparison asks for the same drawings several times:
-teacher-forced, free-running, and as what a merged graph should give.
+OpenVINO takes seconds to open the largest graph. A build runs the same inputs several times: teacher-forced,
+free-running, as the reference of the merged graph, and for the report.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from concurrent.futures import CancelledError
 
 import onnx
 
-from textual_vision.export.sessions.opening import open_in_parallel
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Array, Session
 
-SESSIONS_KEPT = 12  # of three precisions' stages and merged graphs
-RUNS_KEPT = 32  # of each
+MAX_SESSIONS = 12  # the stages and merged graphs of three precisions
+MAX_RUNS = 32  # of each session
 
 
 class CachingSession:
-    """A `Session` that keeps what its last runs gave; its outputs are not to be written to.
+    """A `Session` that caches the outputs of its last runs; callers must not write to them.
 
-    Several threads may run it at a time; in turns if it has `several_threads` of its own: those of two runs
-    would wait busily for each other.
+    Several threads may call it at the same time. A session with `several_threads` of its own computes one run
+    at a time, since the threads of two runs would wait for each other busily.
     """
 
     def __init__(
@@ -35,54 +35,58 @@ class CachingSession:
         self._session = session
         self._turn = threading.Lock() if several_threads else contextlib.nullcontext()
         self.inputs, self.outputs, self.largest_batch = session.inputs, session.outputs, session.largest_batch
-        self._known: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
-        self._lock = threading.Lock()  # of what is known
+        self._cache: OrderedDict[bytes, dict[str, Array]] = OrderedDict()
+        self._cache_lock = threading.Lock()
         self._stopped = stopped
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, the same arrays for the same inputs; CancelledError when `stopped` is set."""
+        """Return all outputs by name, the same arrays for the same inputs.
+
+        Raises CancelledError when `stopped` is set.
+        """
         if self._stopped is not None and self._stopped.is_set():
             raise CancelledError
-        key = _digest(inputs)
-        with self._lock:
-            found = self._known.get(key)
-        if found is None:
+        key = _digest_of_inputs(inputs)
+        with self._cache_lock:
+            outputs = self._cache.get(key)
+        if outputs is None:
             with self._turn:
-                found = self._session.run(inputs)
-        with self._lock:
-            self._known[key] = found
-            self._known.move_to_end(key)
-            if len(self._known) > RUNS_KEPT:
-                self._known.popitem(last=False)
-        return dict(found)
+                outputs = self._session.run(inputs)
+        with self._cache_lock:
+            self._cache[key] = outputs
+            self._cache.move_to_end(key)
+            if len(self._cache) > MAX_RUNS:
+                self._cache.popitem(last=False)
+        return dict(outputs)
 
     def uncached(self) -> Session:
-        """The session itself, to be timed."""
+        """Return the session itself, for timing."""
         return self._session
 
 
 class GraphDigests:
-    """Of graphs, found out once: every backend's thread asks for the same ones."""
+    """The digests of graphs, each computed once: the threads of all backends ask for the same graphs."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[bytes, str]] = {}  # by the graph's identity, which is kept with it
+        # By the graph's identity. The graph is kept too, so that no other object can get its identity.
+        self._known: dict[int, tuple[bytes, str]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._known)
 
     def of(self, graph: bytes) -> str:
-        """What the graph computes."""
+        """Return a digest of what the graph computes; names and documentation do not count."""
         with self._lock:
             if id(graph) not in self._known:
-                self._known[id(graph)] = graph, _graph_digest(graph)
+                self._known[id(graph)] = graph, _digest_of_graph(graph)
             return self._known[id(graph)][1]
 
 
 class SessionPool:
-    """The last SESSIONS_KEPT sessions, by what their graph computes: some precisions share a stage.
+    """The last MAX_SESSIONS sessions by what their graphs compute, since precisions may share a stage.
 
-    `threads` of each as in `SessionOptions`.
+    `threads` of each session as in `SessionOptions`.
     """
 
     def __init__(self, digests: GraphDigests | None = None, *, threads: int | None = None) -> None:
@@ -90,32 +94,31 @@ class SessionPool:
         self._opened: OrderedDict[tuple[str, str], CachingSession] = OrderedDict()
 
     def of(self, graphs: Mapping[str, bytes], backend: str) -> dict[str, CachingSession]:
-        """A session of each graph, by its stage's name."""
+        """Return a session of each graph by its stage's name; open those that the pool does not hold."""
         keys = {stage: (self._digests.of(graph), backend) for stage, graph in graphs.items()}
         missing = {key: stage for stage, key in keys.items() if key not in self._opened}
-        wanted = [(graphs[stage], f"{stage}.onnx") for stage in missing.values()]
-        opened = open_in_parallel(wanted, backend, threads=self._threads)
-        for key, session in zip(missing, opened, strict=True):
+        wanted = {stage: graphs[stage] for stage in missing.values()}
+        opened = open_sessions(wanted, backend, threads=self._threads)
+        for key, stage in missing.items():
             several = self._threads != 1
-            self._opened[key] = CachingSession(session, self._stopped, several_threads=several)
+            self._opened[key] = CachingSession(opened[stage], self._stopped, several_threads=several)
         sessions = {stage: self._opened[key] for stage, key in keys.items()}
-        self._forget(list(keys.values()))
+        self._drop_oldest(list(keys.values()))
         return sessions
 
     def stop(self) -> None:
-        """From now on they refuse to run."""
+        """Make every further run of the pool's sessions raise CancelledError."""
         self._stopped.set()
 
-    def _forget(self, used: list[tuple[str, str]]) -> None:
-        """All but the last; `used` are the last."""
+    def _drop_oldest(self, used: list[tuple[str, str]]) -> None:
+        """Drop the sessions beyond MAX_SESSIONS, those `used` now last."""
         for key in used:
             self._opened.move_to_end(key)
-        while len(self._opened) > max(SESSIONS_KEPT, len(used)):
+        while len(self._opened) > max(MAX_SESSIONS, len(used)):
             self._opened.popitem(last=False)
 
 
-def _graph_digest(graph: bytes) -> str:
-    """A digest of the graph without what is only told to people: where it comes from, shapes in between."""
+def _digest_of_graph(graph: bytes) -> str:
     model = onnx.load_from_string(graph)
     model.graph.ClearField("name")
     model.graph.ClearField("value_info")
@@ -124,17 +127,17 @@ def _graph_digest(graph: bytes) -> str:
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    found = hashlib.sha256()
-    for tensor in model.graph.initializer:  # one by one: all at once they would be copied twice
-        found.update(tensor.raw_data)
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:  # one by one: serialized together they would be copied twice
+        digest.update(tensor.raw_data)
         tensor.ClearField("raw_data")
-    found.update(model.SerializeToString())
-    return found.hexdigest()
+    digest.update(model.SerializeToString())
+    return digest.hexdigest()
 
 
-def _digest(inputs: Mapping[str, Array]) -> bytes:
-    found = hashlib.sha256()
+def _digest_of_inputs(inputs: Mapping[str, Array]) -> bytes:
+    digest = hashlib.sha256()
     for name, value in sorted(inputs.items()):
-        found.update(f"{name} {value.dtype} {value.shape}".encode())
-        found.update(value.tobytes())
-    return found.digest()
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.digest()

@@ -1,11 +1,11 @@
-"""Open sessions of a build's graphs."""
+"""Open inference sessions of serialized graphs, several in parallel."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from textual_vision.export.graph.smoke_graph import smoke_graph
@@ -21,7 +21,7 @@ class UnloadableGraphError(TextualVisionError):
 
 
 def usable_backends() -> tuple[str, ...]:
-    """The backends that work without a GPU and are installed; BackendMissingError when there is none."""
+    """Return the installed backends that need no GPU; raise BackendMissingError when there is none."""
     found = tuple(
         name
         for name, (backend, by_default) in BACKENDS.items()
@@ -29,9 +29,20 @@ def usable_backends() -> tuple[str, ...]:
     )
     if not found:
         raise BackendMissingError(
-            "no backend is installed to compare with", BACKENDS["onnxruntime"][0].install
+            "no inference backend is installed to compare with", BACKENDS["onnxruntime"][0].install
         )
     return found
+
+
+def open_sessions(
+    graphs: Mapping[str, bytes], backend: str, *, threads: int | None = None
+) -> dict[str, Session]:
+    """Return a session of every graph, by its stage's name; `threads` as in `SessionOptions`.
+
+    Raises UnloadableGraphError when the backend rejects a graph, or a bundle may not hold it.
+    """
+    named = [(graph, f"{stage}.onnx") for stage, graph in graphs.items()]
+    return dict(zip(graphs, open_in_parallel(named, backend, threads=threads), strict=True))
 
 
 def open_stage_sessions(
@@ -72,5 +83,5 @@ def open_own_graph(graph: bytes, options: SessionOptions) -> Session:
 
 @functools.cache
 def initialize_backend(backend: str) -> None:
-    """Once, alone and in this thread: a backend may do something for good when it begins."""
+    """Open a tiny graph, once and before threads start: backends initialize global state on first use."""
     open_session(smoke_graph(), SessionOptions(backend=backend, name="tiny.onnx"))

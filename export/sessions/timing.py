@@ -1,4 +1,4 @@
-"""Quick figures of a graph for the table of a build; `tv-export bench` measures thoroughly."""
+"""Time a build's graphs; `tv-export bench` measures thoroughly."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Sequence
 
 import onnx
 
-from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch
+from textual_vision.export.model.batch import TOKENS, Array, ReferenceBatch, batches_of_stage
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.manifest import StageSpec
 
 WARM_UP, ITERATIONS = 2, 7
-ROUNDS, OF_A_ROUND = 3, 3
-LASTING_SECONDS = 0.1  # of each graph, where what it takes of a core decides
+ROUNDS, ITERATIONS_PER_ROUND = 3, 3
+MEAN_SECONDS = 0.1  # how long `mean_cpu_ms` runs each graph
 
-Timing = tuple[float, ...]  # milliseconds of each session
+Timing = tuple[float, ...]  # milliseconds, of each session
 
 
 def median_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
-    """The median time of one drawing by each, on the first sample of `batch`.
+    """Return each session's median elapsed time of a run on the first sample of `batch`.
 
-    In rounds, since a machine is now faster and now slower; in each some drawings one after another, since
-    the threads of the session before go on waiting busily for a while.
+    The sessions take turns, since the machine's speed changes over time. A turn has several runs, since the
+    threads of the previous session still wait busily for a while.
     """
     inputs = first_sample(stage, batch)
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
         for session, found in zip(sessions, times, strict=True):
-            for turn in range(WARM_UP + OF_A_ROUND):
+            for turn in range(WARM_UP + ITERATIONS_PER_ROUND):
                 start = time.perf_counter()
                 session.run(inputs)
                 if turn >= WARM_UP:
@@ -40,28 +40,28 @@ def median_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: Refe
 def min_cpu_ms(
     sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch, *, seconds: float = 0.0
 ) -> Timing:
-    """The least that one drawing by each, a session of one thread, takes of a core, in turns.
+    """Return each session's minimum CPU time of a run; the sessions use one thread and take turns.
 
-    After ITERATIONS turns more are taken until they last `seconds` for each session, on average.
+    There are at least ITERATIONS turns, and more until they last `seconds` for each session on average.
     """
     times = _interleaved_cpu_times(sessions, first_sample(stage, batch), seconds)
     return tuple(1e3 * min(found) for found in times)
 
 
 def mean_cpu_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
-    """What one drawing by each, a session of one thread, takes of a core: the mean of LASTING_SECONDS."""
-    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), LASTING_SECONDS)
+    """Return each session's mean CPU time of a run over MEAN_SECONDS; the sessions use one thread."""
+    times = _interleaved_cpu_times(sessions, first_sample(stage, batch), MEAN_SECONDS)
     return tuple(1e3 * statistics.mean(found) for found in times)
 
 
 def _interleaved_cpu_times(
     sessions: Sequence[Session], inputs: dict[str, Array], seconds: float
 ) -> list[list[float]]:
-    """By session the seconds of every turn but the first WARM_UP.
+    """Return, by session, the CPU seconds of every turn except the first WARM_UP.
 
-    CPU time of this thread, in which a session of one thread computes: other programs hardly change it, nor
-    does what a build does beside. In elapsed time with several threads a graph of 1 ms took 15 and more on a
-    busy machine, in the best of its turns too: threads wait for the one that lost its core.
+    A session of one thread computes in the calling thread. That thread's CPU time hardly depends on other
+    programs or on the build's other threads. Elapsed time of several threads does: on a busy machine a graph
+    of 1 ms took 15 ms at best, since threads wait for the one that lost its core.
     """
     times: list[list[float]] = [[] for _ in sessions]
     turns, spent = 0, 0.0
@@ -75,9 +75,10 @@ def _interleaved_cpu_times(
 
 
 def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
-    """The stage's inputs for the batch's first sample, without its padding where that may be left out."""
-    mask = batch.tensors["attention_mask"]
-    words = mask.shape[1] if batch.fixed_length else int((mask[0] == 1).sum())
+    """Return the stage's inputs for the batch's first sample, without padding unless its length is fixed."""
+    batch = batches_of_stage([batch], stage)[0]
+    mask = batch.tensors.get("attention_mask")
+    words = None if mask is None or batch.fixed_length else int((mask[0] == 1).sum())
     return {
         tensor.name: batch.tensors[tensor.name][:1, :words]
         if TOKENS in tensor.shape
@@ -87,5 +88,5 @@ def first_sample(stage: StageSpec, batch: ReferenceBatch) -> dict[str, Array]:
 
 
 def node_count(graph: bytes) -> int:
-    """Nodes of a serialized graph."""
+    """Return the number of nodes of a serialized graph."""
     return len(onnx.load_from_string(graph).graph.node)

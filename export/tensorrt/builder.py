@@ -1,8 +1,8 @@
-"""One builder of engines for TensorRT 8.6, 10, 11 and TensorRT-RTX: the library's module is an argument.
+"""Build engines with TensorRT 8.6, 10, 11 or TensorRT-RTX, whose module is passed as the argument `trt`.
 
-Precision lies in the graph (Cast, Q/DQ), which every version reads. Where networks can be strongly typed they
-are; 8.6 cannot, so there the builder is allowed the types that the graph uses. Letting the library choose
-types itself, with the entropy calibrator for INT8, is possible up to 10 and only when asked for.
+The precision is in the graph (Cast, Q/DQ), which every version reads. Networks are strongly typed where the
+library supports it. TensorRT 8.6 does not, so its builder is allowed the types that the graph uses. Up to 10,
+the library can choose the types with --weakly-typed, and uses the entropy calibrator for INT8.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
+from textual_vision.export.tensorrt.layer_table import TABLE_START
 from textual_vision.export.tensorrt.progress import build_with_progress
 from textual_vision.runtime.backends.tensorrt.api import (
     errors_in,
@@ -32,26 +33,23 @@ from textual_vision.runtime.errors import (
     UsageError,
 )
 
-TABLE_START = "Layers:"
-PRECISIONS_OF_GRAPH = ("fp32", "fp16", "int8")
-
-# What the parser says → what to do about it
-REFUSALS = (
+# Pattern of the parser's message → hint.
+PARSER_HINTS = (
     (r"DQ_bias|has type Int32 but must have type", "quantize without biases (they stay float32)"),
     (r"zero.?point", "quantize symmetrically: every zero point 0"),
-    (r"UINT8", "the Cast to uint8 must be the graph's very last node"),
+    (r"UINT8", "make the Cast to uint8 the graph's last node"),
     (
         r"QLinear|DynamicQuantizeLinear|ConvInteger|MatMulInteger",
         "quantize with QuantizeLinear/DequantizeLinear pairs, not with integer operators",
     ),
-    (r"unsupported|No importer|not found|support", "this operator is not in TensorRT: export without it"),
+    (r"unsupported|No importer|not found|support", "TensorRT lacks this operator: export without it"),
 )
 OTHER_HINT = "export the bundle again, or build with another version of the library"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How to build; `precision` is the graphs'.
+    """How to build engines of the graphs in `precision`.
 
     `workspace_bytes` None leaves all free memory to the library. `compute` names the GPUs of TensorRT-RTX
     ("8.6"); () means the local one. `hardware_compatibility` is one of engines.COMPATIBILITIES. `dla_core`
@@ -71,9 +69,9 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A built engine: its bytes, the types of its inputs and outputs, its layer table when the log had it.
+    """A built engine: its bytes, the types of its inputs and outputs, and its layer table if the log has it.
 
-    `dla` says what a DLA takes of it, None when none was asked for.
+    `dla` counts the layers on the DLA; None without one.
     """
 
     plan: bytes
@@ -97,9 +95,10 @@ def build_plan(
 ) -> Plan:
     """Build the ONNX `graph` (called `name` in errors) for the shapes of `profile`.
 
-    With `tensorrt` a driver must be there: probe it before. Raises UsageError for what this version cannot
-    do or a profile that does not fit, IntegrityError for a graph it cannot read, DeviceMismatchError without
-    memory enough, BackendMissingError without the GPU that it wants, TextualVisionError when a build fails.
+    TensorRT crashes without a driver, so call `probe` first. Raises UsageError for an option that this
+    version lacks or a profile that does not fit, IntegrityError for a graph it cannot read,
+    DeviceMismatchError for too little memory, BackendMissingError without the GPU, and TextualVisionError
+    when a build fails.
     """
     logger = new_logger(trt)
     builder = _new_builder(trt, logger)
@@ -129,10 +128,10 @@ def build_plan(
 
 @released_on_error()
 def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: dict[str, ShapeRange]) -> str:
-    """The layer table of a plan built just now, by the inspector, which needs the GPU that it is for.
+    """Return the layer table of a plan from TensorRT's inspector, which needs the plan's GPU.
 
-    A type may depend on shapes, so it is asked about the usual ones of `profile`; 8.6.0 says "N/A due to
-    dynamic shapes" all the same, but names the type of a convolution's weights.
+    Types may depend on shapes, so the inspector is given the usual shapes of `profile`. TensorRT 8.6.0 still
+    reports "N/A due to dynamic shapes", but names the type of a convolution's weights.
 
     Raises IntegrityError when the plan cannot be loaded.
     """
@@ -143,21 +142,25 @@ def table_from_plan(trt: Any, plan: bytes, settings: EngineSettings, profile: di
         runtime.DLA_core = settings.dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise IntegrityError(f"TensorRT cannot read its own plan: {last_error(logger)}", OTHER_HINT)
+        raise IntegrityError(
+            f"TensorRT cannot load the engine it just built: {last_error(logger)}", OTHER_HINT
+        )
     inspector = engine.create_engine_inspector()
     context = new_context(trt, engine)
     if context is None or not all(context.set_input_shape(name, one.opt) for name, one in profile.items()):
-        raise TextualVisionError(f"TensorRT cannot tell of its own plan: {last_error(logger)}", OTHER_HINT)
+        raise TextualVisionError(
+            f"TensorRT cannot inspect the engine it just built: {last_error(logger)}", OTHER_HINT
+        )
     inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.ONELINE))
 
 
 def network_flags(trt: Any, settings: EngineSettings) -> int:
-    """The bits for `create_network`: strongly typed where possible, explicit batch where that is a choice."""
+    """Return the flags for `create_network`: strongly typed where possible, explicit batch where optional."""
     if settings.weakly_typed and not has_api(trt, "BuilderFlag.INT8"):
         version = trt.__version__
         raise UsageError(
-            f"TensorRT {version} knows strongly typed networks only",
+            f"TensorRT {version} has only strongly typed networks",
             "leave out --weakly-typed: the precision is in the bundle's graphs",
         )
     if has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED") and not settings.weakly_typed:
@@ -177,12 +180,13 @@ def configure(
     quantized: bool = True,
     half: bool = True,
 ) -> None:
-    """Everything in the configuration but the profile; UsageError for what this version cannot do.
+    """Set everything in the configuration except the profile.
 
-    `quantized`: whether the network has Q/DQ; `half`: whether anything in it is to be computed in float16.
+    `quantized` says whether the network has Q/DQ, `half` whether any layer computes in float16. Raises
+    UsageError for an option that this version lacks.
     """
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32: TF32 keeps ten bits of the mantissa
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the layer table
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means float32; TF32 keeps ten bits of the mantissa
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
@@ -196,13 +200,13 @@ def configure(
 
 
 def _new_builder(trt: Any, logger: Any) -> Any:
-    """TextualVisionError with the library's own words, which its bindings keep to themselves."""
+    """Return a builder; raises TextualVisionError with the logged reason, which the bindings omit."""
     try:
         return trt.Builder(logger)
     except TypeError:  # "factory function returned nullptr"
-        problem = f"TensorRT {trt.__version__} makes no builder: {last_error(logger)}"
+        problem = f"TensorRT {trt.__version__} creates no builder: {last_error(logger)}"
         raise TextualVisionError(
-            problem, "install its package again; `nvidia-smi` tells of the GPU"
+            problem, "install its package again, and check the GPU with `nvidia-smi`"
         ) from None
 
 
@@ -214,11 +218,12 @@ def _is_quantized(trt: Any, network: Any) -> bool:
 def _allow_types(
     trt: Any, config: Any, settings: EngineSettings, calibrator: Any, *, quantized: bool, half: bool
 ) -> None:
-    """Flags of a weakly typed network: always so in 8.6, later only when asked for.
+    """Set the type flags of a weakly typed network: always in 8.6, later only with `weakly_typed`.
 
-    Told of INT8 with neither Q/DQ nor a calibrator, 8.6 asks for one and builds nothing: seen with stages
-    whose int8 graph holds nothing quantized. Told of FP16 it computes in it whatever the graph says: seen
-    with a text encoder that is stored in half and computed in float. A DLA computes in nothing wider.
+    With the INT8 flag but neither Q/DQ nor a calibrator, 8.6 asks for a calibrator and builds nothing; this
+    happened with stages whose int8 graph has no quantized layer. With the FP16 flag, 8.6 computes in float16
+    whatever the graph says; this happened with a text encoder stored in float16 and computed in float32. A
+    DLA computes in nothing wider than float16.
     """
     weakly_typed = settings.weakly_typed or not has_api(trt, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
     if not weakly_typed or not has_api(trt, "BuilderFlag.INT8"):
@@ -246,10 +251,10 @@ def _choose_gpus(trt: Any, config: Any, settings: EngineSettings) -> None:
 
 
 def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> None:
-    """Build for GPUs such as "8.6"; UsageError where the library cannot. `config` None only checks that."""
+    """Set the GPUs to build for, such as "8.6"; `config` None only checks them. Raises UsageError."""
     if not has_api(trt, "ComputeCapability.SM86"):
         raise UsageError(
-            "only TensorRT-RTX builds for other GPUs than the one that is here",
+            "only TensorRT-RTX builds for other GPUs than this machine's",
             "leave out --compute-capability and build on the device, or use --target tensorrt-rtx",
         )
     members = {name: member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
@@ -258,7 +263,7 @@ def choose_compute(trt: Any, compute: tuple[str, ...], config: Any = None) -> No
         known = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in members)
         raise UsageError(
             f"TensorRT-RTX {trt.__version__} does not build for compute capability {unknown[0]}",
-            f"it builds for {known}; for others, a Jetson too, use --target tensorrt on the device",
+            f"choose one of: {known}; for other GPUs and a Jetson, use --target tensorrt on the device",
         )
     if config is not None:
         config.num_compute_capabilities = len(wanted)
@@ -270,7 +275,7 @@ def _use_dla(trt: Any, builder: Any, config: Any, settings: EngineSettings) -> N
     core = settings.dla_core
     assert core is not None
     if not 0 <= core < builder.num_DLA_cores:
-        problem = f"DLA core {core} asked for, {builder.num_DLA_cores} are here"
+        problem = f"DLA core {core} is requested, and this device has {builder.num_DLA_cores}"
         raise UsageError(problem, "leave out --dla: only Jetson Xavier and Orin have DLA cores")
     check_dla_precision(settings.precision)
     config.default_device_type = trt.DeviceType.DLA
@@ -280,20 +285,22 @@ def _use_dla(trt: Any, builder: Any, config: Any, settings: EngineSettings) -> N
 
 def _parse(trt: Any, parser: Any, network: Any, graph: bytes, name: str) -> None:
     read = bool(graph) and parser.parse(graph)
-    # Bytes that are no graph at all can be "read": what comes of them gives nothing.
+    # The parser accepts some bytes that are no graph; the network then has no outputs.
     if read and network.num_outputs:
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     shown = " | ".join(_reason(trt, error) for error in errors[:3]) or "it is empty or damaged"
     text = " ".join(_reason(trt, error) for error in errors)
-    hint = next((hint for pattern, hint in REFUSALS if re.search(pattern, text, re.IGNORECASE)), OTHER_HINT)
+    hint = next(
+        (hint for pattern, hint in PARSER_HINTS if re.search(pattern, text, re.IGNORECASE)), OTHER_HINT
+    )
     raise IntegrityError(f"{name}: TensorRT cannot read the graph: {shown}", hint)
 
 
 def _reason(trt: Any, error: Any) -> str:
-    """The parser's words, shortened, and the node they are about (8.6 has its number only)."""
+    """Return the parser's message, shortened, and its node (in 8.6, the node's number)."""
     words = " ".join(error.desc().split())[:200]
-    if words == "false":  # all that is said of an operator without an importer
+    if words == "false":  # the parser's message for an operator without an importer
         words = "unsupported operator"
     if has_api(trt, "ParserError.node_operator"):
         return f"{error.node_operator()} {error.node_name()!r}: {words}"
@@ -304,7 +311,7 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, Sha
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     if set(inputs) != set(profile):
         problem = f"{name}: the graph takes {sorted(inputs)}, the profile has {sorted(profile)}"
-        raise UsageError(problem, "export the bundle again: manifest and graph do not fit")
+        raise UsageError(problem, "export the bundle again, because manifest and graph differ")
     shapes = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -313,12 +320,12 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: dict[str, Sha
         shapes.set_shape(tensor.name, given.min, given.opt, given.max)
     if config.add_optimization_profile(shapes) < 0:
         raise UsageError(
-            f"{name}: TensorRT refuses the profile", "give --batch-profile as MIN,OPT,MAX, rising"
+            f"{name}: TensorRT refuses the profile", "give rising numbers: --batch-profile MIN,OPT,MAX"
         )
 
 
 def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> None:
-    """UsageError, with the numbers, for what the library would refuse with less to say."""
+    """Raise UsageError with the numbers for shapes that the library would refuse without them."""
     for shape in (given.min, given.opt, given.max):
         if len(shape) != len(declared) or any(
             size not in (-1, n) for size, n in zip(declared, shape, strict=True)
@@ -326,18 +333,19 @@ def _check_shapes(declared: tuple[int, ...], given: ShapeRange, where: str) -> N
             raise UsageError(f"{where}: the graph has shape {declared}, the profile {shape}")
     if not all(a <= b <= c for a, b, c in zip(given.min, given.opt, given.max, strict=True)):
         raise UsageError(
-            f"{where}: {given.min} to {given.opt} to {given.max} does not rise",
-            "give --batch-profile as MIN,OPT,MAX",
+            f"{where}: {given.min} to {given.opt} to {given.max} is not rising",
+            "give rising numbers: --batch-profile MIN,OPT,MAX",
         )
 
 
 def _use_timing_cache(trt: Any, config: Any, data: bytes, settings: EngineSettings) -> Any:
-    """Measurements of earlier builds on this device; TensorRT-RTX measures nothing and has none."""
+    """Return the timing cache of earlier builds on this device; None for TensorRT-RTX, which times
+    nothing."""
     if has_api(trt, "ComputeCapability"):
         return None
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")  # of another version: it starts anew
+        cache = config.create_timing_cache(b"")  # the old one is of another version
         config.set_timing_cache(cache, False)
     return cache
 
@@ -349,16 +357,16 @@ def _dtypes(network: Any) -> dict[str, str]:
 
 
 def _build_error(name: str, logger: Any, settings: EngineSettings) -> TextualVisionError:
-    """Why the library built nothing, and what to do about it."""
+    """Return the error that says why the build failed, with a hint."""
     problem = f"{name}: TensorRT cannot build it: {last_error(logger)}"
     text = " ".join(errors_in(logger)).lower()
     if ("memory" in text or "workspace" in text) and settings.workspace_bytes is not None:
-        return UsageError(problem, "give --workspace-mib more, or leave it out; or close other programs")
+        return UsageError(problem, "raise --workspace-mib or leave it out, or close other programs")
     if "memory" in text:
         return DeviceMismatchError(
-            problem, "close other programs, add swap, or give a smaller --batch-profile"
+            problem, "close other programs, add swap, or choose a smaller --batch-profile"
         )
     if "cuda" in text and "35" in text:
-        hint = "there is no driver here: name the GPUs with --compute-capability (TensorRT-RTX only)"
+        hint = "this machine has no driver: name the GPUs with --compute-capability (TensorRT-RTX only)"
         return BackendMissingError(problem, hint)
     return TextualVisionError(problem, "try another precision or version of the library")

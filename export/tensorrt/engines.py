@@ -1,4 +1,4 @@
-"""Engines into a bundle: build every stage, check what the engine says of itself, write all or nothing."""
+"""Add engines to a bundle: build every stage, check the layer tables, and write all engines or none."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from textual_vision.export.tensorrt.layer_table import (
 from textual_vision.export.tensorrt.memory import available_bytes, build_bytes, check_memory
 from textual_vision.export.tensorrt.options import (
     EngineBuildOptions,
-    check_kept,
     check_options,
+    check_reused,
     settings_as_text,
 )
 from textual_vision.export.tensorrt.targets import fingerprint_to_build, profile_of
@@ -48,14 +48,15 @@ from textual_vision.runtime.engines import (
 )
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.isolation.trusted import is_trusted, trust_written
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
 
-ON_DLA = "dla"  # in place of a type
+DLA_TYPE = "dla"  # the type of layers on the DLA, which TensorRT does not report
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """One stage's engine: its size, how long it took, what it computes in (None: it does not tell), where."""
+    """One stage's engine: its file, size, build time, and layer types (None: not reported)."""
 
     stage: str
     file: str
@@ -68,7 +69,7 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineResult:
-    """What was added; `reused` when fitting engines were there already and nothing was built."""
+    """The added engines; `reused` when the bundle has fitting engines already and nothing is built."""
 
     fingerprint: str
     precision: str
@@ -78,7 +79,7 @@ class EngineResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBuild:
-    """A build under way."""
+    """The inputs of one build of engines."""
 
     trt: Any
     bundle: Bundle
@@ -95,34 +96,34 @@ def add_engines(
     trt: Any = None,
     device: Device | None = None,
 ) -> EngineResult:
-    """Build the engines of every stage into the bundle at `path`; the bundle is replaced when all are done.
+    """Build engines of every stage and replace the bundle at `path` by one that contains them.
 
-    `trt` and `device` None are the installed library and the GPU that is here. Raises UsageError (no such
+    `trt` and `device` None mean the installed library and this machine's GPU. Raises UsageError (no such
     precision or option in this version), BackendMissingError (no library, driver or GPU), BudgetError
     (layers that should run in INT8 do not), DeviceMismatchError (too little memory), IntegrityError (a graph
     that the library cannot read, engines of an older graph without `rebuild`), TextualVisionError.
     """
     check_options(options)
     bundle = Bundle(path)
-    check_place(path, force=True)  # building takes minutes or hours: not to be told only then
+    check_place(path, force=True)  # before the build, which takes minutes or hours
     precision = options.settings.precision
     if precision not in bundle.manifest.precisions:
         hint = choice_hint(precision, list(bundle.manifest.precisions))
         raise UsageError(f"the bundle has no precision {precision!r}", hint)
     if device is None and options.kind == "tensorrt":
-        device = probe(load_cudart())  # before the library is loaded: it crashes without a driver
+        device = probe(load_cudart())  # before the library is loaded, which crashes without a driver
     trt = load_library(options.kind) if trt is None else trt
     fingerprint = fingerprint_to_build(trt, options.kind, options.settings, device)
     job = EngineBuild(
         trt=trt, bundle=bundle, options=options, fingerprint=fingerprint, on_progress=on_progress
     )
-    if (kept := _kept(job)) is not None:
-        return kept
+    if (reused := _reused(job)) is not None:
+        return reused
     return _write(job, *_build_stages(job))
 
 
 def check_machine(kind: str, compute: tuple[str, ...] = ()) -> None:
-    """BackendMissingError where this machine cannot build engines of `kind`, UsageError for another GPU."""
+    """Raise BackendMissingError or UsageError unless this machine can build engines of `kind`."""
     check_kind(kind)
     if kind == "tensorrt":
         probe(load_cudart())
@@ -131,14 +132,14 @@ def check_machine(kind: str, compute: tuple[str, ...] = ()) -> None:
         choose_compute(trt, compute)
 
 
-def _kept(job: EngineBuild) -> EngineResult | None:
-    """The engines that are there already, unless they shall be built again."""
+def _reused(job: EngineBuild) -> EngineResult | None:
+    """Return the bundle's existing engines; None when there are none or --rebuild is given."""
     name, precision = job.fingerprint.name, job.options.settings.precision
     for spec in job.bundle.manifest.engines:
         if (spec.fingerprint, spec.precision) == (name, precision) and not job.options.rebuild:
             record = read_record(job.bundle, spec)
             check_graphs(job.bundle, spec, record)
-            check_kept(record, job.options, job.bundle.manifest)
+            check_reused(record, job.options, job.bundle.manifest)
             return EngineResult(fingerprint=name, precision=precision, reused=True, stages=())
     return None
 
@@ -153,7 +154,7 @@ def _build_stages(
     for stage in job.bundle.manifest.stages:
         file = f"{folder}/{stage.name}.plan"
         started = time.monotonic()
-        plan, engines[stage.name], meant = _build_stage(job, stage)
+        plan, engines[stage.name], expected = _build_stage(job, stage)
         plans[file] = plan.plan
         result = StageResult(
             stage=stage.name,
@@ -161,12 +162,12 @@ def _build_stages(
             bytes=len(plan.plan),
             seconds=round(time.monotonic() - started, 2),
             dtype_counts=engines[stage.name].dtype_counts,
-            expected_int8=meant,
+            expected_int8=expected,
             dla=plan.dla,
         )
         results.append(result)
         job.on_progress(
-            f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_shown(result)}"
+            f"{stage.name}: {result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s, {_summary(result)}"
         )
     if counts := {result.stage: result.dla for result in results if result.dla is not None}:
         check_dla_used(counts)
@@ -193,8 +194,8 @@ def _build_stage(job: EngineBuild, stage: StageSpec) -> tuple[Plan, StageEngine,
         timing_cache=_timings(job),
         calibrator=_calibrator(job) if weak_int8 else None,
     )
-    _keep_timings(job, plan.timing_cache)
-    types, meant = _verified(job, graph, graph_file, plan, profile)
+    _write_timings(job, plan.timing_cache)
+    types, expected = _layer_types(job, graph, graph_file, plan, profile)
     engine = StageEngine(
         graph=graph_file,
         graph_sha256=manifest.files[graph_file].sha256,
@@ -204,36 +205,40 @@ def _build_stage(job: EngineBuild, stage: StageSpec) -> tuple[Plan, StageEngine,
         layers=types,
         dla=plan.dla,
     )
-    return plan, engine, meant
+    return plan, engine, expected
 
 
-def _verified(
+def _layer_types(
     job: EngineBuild, graph: bytes, name: str, plan: Plan, profile: dict[str, ShapeRange]
 ) -> tuple[dict[str, str], int]:
-    """Each product's type by the engine's own account; BudgetError when INT8 was asked for and not done."""
+    """Return each product's type in the layer table, and the number of nodes expected in INT8.
+
+    Raises BudgetError when one of these does not run in INT8.
+    """
     table = (
         plan.table
         if plan.table is not None
         else table_from_plan(job.trt, plan.plan, job.options.settings, profile)
     )
-    operators, meant = product_nodes(graph)
+    operators, expected = product_nodes(graph)
     if not operators:
         return {}, 0
     types = node_types(layers_from_table(table), operators)
     unnamed = operators.keys() - types.keys()
     if plan.dla is not None and plan.dla.dla:
-        # A piece on the DLA is one row, which need not name what is in it, nor what it computes in.
-        types |= dict.fromkeys(unnamed, ON_DLA)
-        check_int8(types, operators, meant - unnamed, name)
+        # A subgraph on the DLA is one row, which may not name its nodes or its type.
+        types |= dict.fromkeys(unnamed, DLA_TYPE)
+        check_int8(types, operators, expected - unnamed, name)
     else:
-        check_int8(types, operators, meant, name)
-    return types, len(meant)
+        check_int8(types, operators, expected, name)
+    return types, len(expected)
 
 
 def _float_precision(manifest: Manifest) -> str:
     if "fp32" not in manifest.precisions:
         raise UsageError(
-            "--weakly-typed int8 starts from the fp32 graphs, which the bundle lacks", "export them too"
+            "--weakly-typed int8 needs fp32 graphs, which the bundle lacks",
+            "export with --precision fp32 too",
         )
     return "fp32"
 
@@ -243,7 +248,7 @@ def _calibrator(job: EngineBuild) -> Any:
 
     if job.options.calibration_cache is None:
         raise UsageError(
-            "--weakly-typed with int8 needs scales",
+            "--weakly-typed with int8 needs a calibration cache",
             "give --calibration-cache FILE, or leave out --weakly-typed",
         )
     return calibrator_from_cache(job.trt, job.options.calibration_cache)
@@ -259,7 +264,7 @@ def _timings(job: EngineBuild) -> bytes:
     return file.read_bytes() if file is not None and file.is_file() else b""
 
 
-def _keep_timings(job: EngineBuild, data: bytes | None) -> None:
+def _write_timings(job: EngineBuild, data: bytes | None) -> None:
     file = _timing_file(job)
     if file is not None and data:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -293,23 +298,25 @@ def _write(
     files |= plans
     files[f"{folder}/{ENGINE_JSON}"] = bytes_from_record(record)
     kept = tuple(old for old in manifest.engines if old not in replaced)
-    write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
+    written = write_bundle(job.bundle.root, dataclasses.replace(manifest, engines=(*kept, spec)), files)
+    if is_trusted(job.bundle.digest):  # engines of a stranger's graphs are a stranger's still
+        trust_written(written)
     return EngineResult(fingerprint=spec.fingerprint, precision=spec.precision, reused=False, stages=results)
 
 
 def engine_folder_of(spec: EngineSpec) -> str:
-    """The folder in the bundle where the plans of `spec` lie."""
+    """Return the folder of the plans of `spec` in the bundle."""
     return next(iter(spec.files.values())).rpartition("/")[0]
 
 
 def _is_replaced(job: EngineBuild, old: EngineSpec) -> bool:
-    """The same precision for the same GPUs: an engine of another version of the library is of no more use."""
+    """Return whether the new engines replace `old`: the same precision and GPUs, of any library version."""
     if old.precision != job.options.settings.precision:
         return False
     if old.fingerprint == job.fingerprint.name:
         return True
-    was = read_record(job.bundle, old).fingerprint
-    same = (was.kind, was.compute, was.compatibility) == (
+    built = read_record(job.bundle, old).fingerprint
+    same = (built.kind, built.compute, built.compatibility) == (
         job.fingerprint.kind,
         job.fingerprint.compute,
         job.fingerprint.compatibility,
@@ -317,11 +324,11 @@ def _is_replaced(job: EngineBuild, old: EngineSpec) -> bool:
     return same and job.options.rebuild
 
 
-def _shown(result: StageResult) -> str:
+def _summary(result: StageResult) -> str:
     count = result.dtype_counts
     where = f", {result.dla.dla} layers on the DLA, {result.dla.gpu} on the GPU" if result.dla else ""
     if count is None:
-        return f"its layer table names no product{where}"
+        return f"its layer table names no convolution or matrix product{where}"
     parts = [
         f"{number} in {name}"
         for name, number in (

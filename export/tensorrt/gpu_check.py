@@ -1,7 +1,6 @@
-"""On a machine with an NVIDIA GPU: build engines, run them, compare them with ONNX Runtime, measure.
+"""Build engines on an NVIDIA GPU, compare them with ONNX Runtime on the CPU, and measure their latency.
 
-`make gpu-check` writes one JSON with everything that someone else needs to see how the GPU did; it can be
-attached to an issue as it is.
+`tv-export gpu-check` writes the report as one JSON file, which can be attached to an issue.
 """
 
 from __future__ import annotations
@@ -17,24 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
-from textual_vision.export.parity.verdict import (
-    MERGED_TOLERANCE,
-    TOLERANCES,
-    parity_of,
-    run_pipeline,
-    verdict_of,
-)
+from textual_vision.export.parity.tolerance import MERGED_TOLERANCE, TOLERANCES
+from textual_vision.export.parity.verdict import batch_from_graphs, parity_of, verdict_of
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.tensorrt.builder import EngineSettings, choose_compute
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.options import EngineBuildOptions
-from textual_vision.runtime.backends.session import Array, Session
+from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.backends.tensorrt import session as tensorrt
 from textual_vision.runtime.backends.tensorrt.api import load_library
@@ -42,9 +34,9 @@ from textual_vision.runtime.backends.tensorrt.cudart import CudaRuntime, Device,
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import KINDS, jetpack_release
 from textual_vision.runtime.errors import BackendMissingError, TextualVisionError, UsageError
+from textual_vision.runtime.generation.conditions import usual_texts
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.tokenizer import Tokenizer
 from textual_vision.runtime.version import __version__
 
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100
@@ -56,7 +48,7 @@ Opened = Mapping[str, Session]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The GPU to check, and the libraries that are there for it, by kind."""
+    """The GPU to check, the installed libraries for it by kind, and the reasons why others are missing."""
 
     cuda: CudaRuntime
     device: Device
@@ -65,7 +57,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu:
-    """What is here; BackendMissingError without a driver or GPU."""
+    """Return this machine's GPU and libraries; raises BackendMissingError without a driver or GPU."""
     cuda = load_cudart()
     device = probe(cuda)
     libraries: dict[str, Any] = {}
@@ -80,7 +72,7 @@ def find_gpu() -> Gpu:
 
 
 def _loaded(kind: str, device: Device) -> Any:
-    """The library, or why there is none for `device`: TensorRT-RTX knows some GPUs only, Hopper not."""
+    """Return the library of `kind`, or the error why none supports `device`; TensorRT-RTX has no Hopper."""
     try:
         library = load_library(kind)
         if kind == "tensorrt-rtx":
@@ -91,9 +83,9 @@ def _loaded(kind: str, device: Device) -> Any:
 
 
 def check_bundle(path: Path, gpu: Gpu, *, on_progress: ProgressCallback) -> dict[str, object]:
-    """Everything about the bundle's graphs on `gpu`, ready for JSON; the bundle itself is left as it is.
+    """Return the report on all graphs of a bundle on `gpu`, ready for JSON; the bundle stays unchanged.
 
-    What fails is in the report ("verdict", "error") and does not stop the rest.
+    A failure is recorded in the report ("verdict", "error"), and the other checks go on.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "bundle.tv"
@@ -138,16 +130,20 @@ def _by_provider(
     batches: Sequence[ReferenceBatch],
     on_progress: ProgressCallback,
 ) -> dict[str, dict[str, object]]:
-    """ONNX Runtime on the GPU, where its package for that is installed."""
+    """Return the comparison of ONNX Runtime on the GPU; empty when its GPU package is not installed."""
     bundle = Bundle(path)
     try:
         sessions = open_stages(bundle, precision, provider, None)
     except BackendMissingError as error:
-        on_progress(f"left out: {error.message}")
+        on_progress(f"skipped: {error.message}")
         return {}
     except TextualVisionError as error:
         return {provider: _failed(error)}
-    return {provider: _attempt(partial(_compared, bundle.manifest.stages, sessions, batches, precision))}
+    return {
+        provider: _attempt(
+            partial(_compared, program_from_manifest(bundle.manifest), sessions, batches, precision)
+        )
+    }
 
 
 def _attempt(work: Callable[[], dict[str, object]]) -> dict[str, object]:
@@ -179,7 +175,9 @@ def _engines(
         run = tensorrt.EngineRunOptions(cuda_graph=graph)
         sessions = tensorrt.open_engines(Bundle(path), precision, kind, run, cuda=gpu.cuda, trt=library)
         try:
-            found[name] = _compared(Bundle(path).manifest.stages, sessions, batches, precision)
+            found[name] = _compared(
+                program_from_manifest(Bundle(path).manifest), sessions, batches, precision
+            )
         finally:
             sessions.close()
     found["verdict"] = FAIL if FAIL in (_verdict(found["plain"]), _verdict(found["cuda_graph"])) else PASS
@@ -192,16 +190,18 @@ def _verdict(found: object) -> object:
 
 
 def _compared(
-    stages: Sequence[StageSpec], sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
+    program: Program, sessions: Opened, batches: Sequence[ReferenceBatch], precision: str
 ) -> dict[str, object]:
-    """Parity with ONNX Runtime's CPU on the same graphs, and the time of each stage for one picture."""
-    # The reference is the same graph, not PyTorch: float32 has no margins to excuse near ties by.
+    """Return the parity with ONNX Runtime on the CPU, and the latency of each stage at batch 1."""
+    # The reference is the same graph, not PyTorch: its codes have no margins that identify near ties.
     tolerance = TOLERANCES[precision] if precision in TOLERANCES and precision != "fp32" else MERGED_TOLERANCE
-    parity = parity_of(stages, sessions, batches, tolerance=tolerance, backend="gpu")
+    parity = parity_of(program, sessions, batches, tolerance=tolerance, backend="gpu")
     return {
         "verdict": verdict_of(parity),
         "parity": [dataclasses.asdict(one) for one in parity],
-        "milliseconds": {stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in stages},
+        "milliseconds": {
+            stage.name: _times(sessions[stage.name], stage, batches[0]) for stage in program.stages
+        },
     }
 
 
@@ -221,18 +221,11 @@ def _times(session: Session, stage: StageSpec, batch: ReferenceBatch) -> dict[st
 
 
 def batches_of(bundle: Bundle, reference: Opened) -> tuple[ReferenceBatch, ...]:
-    """Prompts and seeds with every tensor of the way as the `reference` gives it."""
+    """Return prompts and seeds with every tensor of the pipeline as the `reference` computes it."""
     manifest = bundle.manifest
-    tokenizer = Tokenizer(bundle.read(manifest.text.tokenizer), manifest.text)
     size = min(BATCH, manifest.batch.max)
     batches = []
     for start in range(0, SAMPLES, size):
-        prompts = tuple(COMPARED[index % len(COMPARED)] for index in range(start, start + size))
-        seeds = tuple(range(start, start + size))
-        tokens = tokenizer.encode(prompts)
-        noise = np.concatenate([noise_from_seed(seed, 1, manifest.noise.dim) for seed in seeds])
-        given: dict[str, Array] = {"input_ids": tokens.ids, "attention_mask": tokens.mask, "noise": noise}
-        empty = ReferenceBatch(prompts=prompts, seeds=seeds, tensors=given, margins={})
-        tensors = {**given, **run_pipeline(manifest.stages, reference, empty)}
-        batches.append(dataclasses.replace(empty, tensors=tensors))
+        texts = usual_texts(manifest, COMPARED, size, start)
+        batches.append(batch_from_graphs(bundle, reference, texts, range(start, start + size)))
     return tuple(batches)

@@ -1,9 +1,9 @@
-"""Which arithmetic an engine really uses, by its own account, and whether that is what the graph asked for.
+"""Read the arithmetic of an engine's layers from its layer table, and check that INT8 layers run in INT8.
 
-TensorRT-RTX logs a table of an engine's layers as it builds; TensorRT's inspector gives the same rows. A row
-has the types of its tensors and the names of the ONNX nodes it computes. Rows may hold several nodes (matrix
-products that share an input are run as one) and a node may be in several rows (its bias is often added
-elsewhere): the row that multiplies is the one that counts.
+TensorRT-RTX logs a table of the layers during a build; TensorRT's inspector gives the same rows. A row has
+the types of its tensors and the names of the ONNX nodes that it computes. A row may hold several nodes,
+because matrix products with a common input are fused. A node may be in several rows, because its bias is
+often added in another layer; the row that multiplies counts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from textual_vision.runtime.engines import LayerCount
 from textual_vision.runtime.errors import BudgetError, IntegrityError
 
 TABLE_START = "Layers:"
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-PASSED_THROUGH = ("Transpose", "Reshape")  # between a weight's dequantization and its use
+PRODUCT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVEMENT_OPS = ("Transpose", "Reshape")  # between the dequantization of a weight and its use
 INT8, FP16, FLOAT32 = "int8", "fp16", "float32"
 
-# Names of types in the table, both libraries' spellings; wider ones later
+# Names of types in the tables of both libraries, from narrow to wide.
 TYPES = {
     "Int4": "int4",
     "FP4": "fp4",
@@ -47,13 +47,13 @@ _DIMENSIONS = re.compile(r"Dimensions: \[([-\d, ]*)\]")
 _TYPE_WORD = re.compile("|".join(sorted(TYPES, key=len, reverse=True)))
 _WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
 _PRODUCT_KIND = re.compile(r"correlation|conv|gemm|matrixmultiply", re.IGNORECASE)
-# A fusion is called after the steps in it, as in __myl_FcAddRelu_myl0_5 or _gemm_mha_v2_myl0_17.
+# The name of a fusion lists its steps, as in __myl_FcAddRelu_myl0_5 or _gemm_mha_v2_myl0_17.
 _PRODUCT_STEP = re.compile(r"_gemm|__myl_\w*?(?:Fc|Conv|Corr|Deco|Gemm|Bmm|Mha)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableTensor:
-    """A tensor in a row: its type as we call it ("int8", "fp16", "float32", …) and its sizes, -1 = varies."""
+    """A tensor in a row: its type ("int8", "fp16", "float32", …) and its shape, in which -1 varies."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -61,9 +61,9 @@ class TableTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLayer:
-    """One row: the engine's layer, the ONNX nodes in it, and its tensors.
+    """One row: a layer of the engine, its ONNX nodes, and its tensors.
 
-    `weights` is the type of a convolution's, where the row tells of them apart from the tensors (8.6).
+    `weights` is the type of a convolution's weights where the row lists them separately (8.6).
     """
 
     name: str
@@ -76,14 +76,14 @@ class EngineLayer:
 
     @property
     def multiplies(self) -> int:
-        """2 for a layer that is a product, 1 for a fusion that holds one by its name, 0 for others."""
+        """Return 2 for a matrix product or convolution, 1 for a fusion whose name has one, 0 for others."""
         if _PRODUCT_KIND.search(self.kind):
             return 2
         return int(_PRODUCT_STEP.match(self.name) is not None)
 
     @property
     def dtype(self) -> str:
-        """The type it multiplies in: its weights' when an input has the same, else its inputs' widest."""
+        """Return the type of the product: that of the weights if an input has it too, else the widest."""
         weights = [tensor for tensor in self.constants if sum(size > 1 for size in tensor.shape) >= 2]
         types = [tensor.dtype for tensor in self.inputs]
         if weights:
@@ -96,7 +96,7 @@ class EngineLayer:
 
 
 def layers_from_table(text: str) -> list[EngineLayer]:
-    """The rows of a layer table; IntegrityError when there are none that can be read."""
+    """Return the rows of a layer table; raises IntegrityError when the text has none."""
     rows = _ROW.split(text)[1:]
     layers = [_layer(row) for row in rows]
     if not layers:
@@ -107,7 +107,7 @@ def layers_from_table(text: str) -> list[EngineLayer]:
 def _layer(row: str) -> EngineLayer:
     kind, name = _KIND.search(row), row.split(", LayerType:")[0].strip()
     weights = _WEIGHTS.search(row)
-    # Where a row does not say which nodes it computes, its name does: "conv_1 + relu_2".
+    # A row without a list of nodes has them in its name, as in "conv_1 + relu_2".
     nodes = _ONNX.findall(row) or name.split(" + ")
     return EngineLayer(
         name=name,
@@ -121,7 +121,7 @@ def _layer(row: str) -> EngineLayer:
 
 
 def _tensors(row: str, side: str) -> tuple[TableTensor, ...]:
-    # The list ends at the first "]" that follows no tensor: those inside belong to a tensor's own lists.
+    # The list ends at the first "]" after a tensor; earlier ones end lists inside a tensor.
     start = row.find(f"{side}: [")
     if start < 0:
         return ()
@@ -149,7 +149,7 @@ def _tensor(text: str) -> TableTensor:
 
 
 def node_types(layers: Iterable[EngineLayer], nodes: Iterable[str]) -> dict[str, str]:
-    """The type in which each of `nodes` is multiplied; those that no layer names are left out."""
+    """Return the type in which each of `nodes` is multiplied, without nodes that no layer names."""
     best: dict[str, EngineLayer] = {}
     for layer in layers:
         for node in layer.nodes:
@@ -159,7 +159,7 @@ def node_types(layers: Iterable[EngineLayer], nodes: Iterable[str]) -> dict[str,
 
 
 def count_types(types: dict[str, str]) -> LayerCount:
-    """How many nodes run in which arithmetic."""
+    """Return how many nodes run in each type."""
     values = list(types.values())
     known = {name: values.count(name) for name in (INT8, FP16, FLOAT32)}
     return LayerCount(
@@ -171,43 +171,47 @@ def count_types(types: dict[str, str]) -> LayerCount:
 
 
 def product_nodes(graph: bytes) -> tuple[dict[str, str], frozenset[str]]:
-    """Each convolution and matrix product of an ONNX graph, by name, with its operator; and which are INT8.
+    """Return the operator of each convolution and matrix product by node name, and the names of INT8 nodes.
 
-    A node is meant for INT8 when both factors come from DequantizeLinear. Raises IntegrityError for products
-    without a name of their own, since the engine could not be asked about them.
+    A node is expected in INT8 when both factors come from DequantizeLinear. Raises IntegrityError for
+    products without a unique name, which a layer table could not identify.
     """
     import onnx
 
     nodes = onnx.load_model_from_string(graph).graph.node
     maker = {output: node for node in nodes for output in node.output}
-    products = [node for node in nodes if node.op_type in PRODUCTS]
+    products = [node for node in nodes if node.op_type in PRODUCT_OPS]
     names = [node.name for node in products]
     if not all(names) or len(set(names)) != len(names):
         wrong = next((name for name in names if not name or names.count(name) > 1), "")
-        raise IntegrityError(f"two nodes or none are called {wrong!r}", "give every node its own name")
-    meant = (node.name for node in products if all(_dequantized(maker, name) for name in node.input[:2]))
-    return {node.name: node.op_type for node in products}, frozenset(meant)
+        raise IntegrityError(
+            f"the node name {wrong!r} is empty or not unique", "give every node its own name"
+        )
+    expected = (node.name for node in products if all(_dequantized(maker, name) for name in node.input[:2]))
+    return {node.name: node.op_type for node in products}, frozenset(expected)
 
 
 def _dequantized(maker: dict[str, object], name: str) -> bool:
     node = maker.get(name)
-    while node is not None and node.op_type in PASSED_THROUGH:  # type: ignore[attr-defined]
+    while node is not None and node.op_type in MOVEMENT_OPS:  # type: ignore[attr-defined]
         node = maker.get(node.input[0])  # type: ignore[attr-defined]
     return node is not None and node.op_type == "DequantizeLinear"  # type: ignore[attr-defined]
 
 
-def check_int8(types: dict[str, str], operators: dict[str, str], meant: frozenset[str], name: str) -> None:
-    """BudgetError unless every node in `meant` is multiplied in INT8."""
-    failed = sorted(node for node in meant if types.get(node) != INT8)
+def check_int8(types: dict[str, str], operators: dict[str, str], expected: frozenset[str], name: str) -> None:
+    """Raise BudgetError unless every node in `expected` is multiplied in INT8."""
+    failed = sorted(node for node in expected if types.get(node) != INT8)
     if not failed:
         return
-    shown = ", ".join(f"{node} ({operators[node]}: {types.get(node, 'not in it')})" for node in failed[:5])
+    shown = ", ".join(
+        f"{node} ({operators[node]}: {types.get(node, 'not in the engine')})" for node in failed[:5]
+    )
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    hint = "export for it (tv-export build --target tensorrt), or leave these layers in float"
+    hint = "export for TensorRT (tv-export build --target tensorrt), or keep these layers in float"
     if any(operators[node] == "ConvTranspose" for node in failed):
         hint = (
             "TensorRT keeps ConvTranspose in float: rewrite it as Conv + DepthToSpace, or do not quantize it"
         )
     raise BudgetError(
-        f"{name}: {len(failed)} of {len(meant)} INT8 layers do not run in INT8: {shown}{more}", hint
+        f"{name}: {len(failed)} of {len(expected)} INT8 layers do not run in INT8: {shown}{more}", hint
     )

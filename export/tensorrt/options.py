@@ -1,4 +1,4 @@
-"""What `tv-export engine` was asked for: whether it makes sense, and whether the engines there are that."""
+"""The options of `tv-export engine`, and the check that existing engines were built with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class EngineBuildOptions:
     """What `tv-export engine` can be told; `batch_profile` None is the manifest's, `settings` go to the
     builder.
 
-    `calibration_cache` is TensorRT's own, for weakly typed INT8. `timing_folder` None keeps no timings.
+    `calibration_cache` is TensorRT's format, for weakly typed INT8. `timing_folder` None keeps no timing
+    cache.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class EngineBuildOptions:
 
 
 def check_options(options: EngineBuildOptions) -> None:
-    """UsageError for what contradicts itself, or would be of no effect without a word."""
+    """Raise UsageError when options contradict each other or would have no effect."""
     check_kind(options.kind)
     settings = options.settings
     if options.calibration_cache is not None and not (settings.weakly_typed and settings.precision == "int8"):
@@ -44,7 +45,7 @@ def check_options(options: EngineBuildOptions) -> None:
         )
     if options.kind != RTX:
         return
-    # TensorRT-RTX takes a level and builds the same bytes; it knows nothing of the others.
+    # TensorRT-RTX accepts a level without effect, and has none of the other options.
     for name, given in (
         ("--optimization-level", settings.optimization_level is not None),
         ("--hardware-compatibility", settings.hardware_compatibility != "none"),
@@ -52,24 +53,26 @@ def check_options(options: EngineBuildOptions) -> None:
         ("--dla", settings.dla_core is not None),
     ):
         if given:
-            raise UsageError(f"{name} is for TensorRT, TensorRT-RTX has no such thing", "leave it out")
+            raise UsageError(f"{name} is for TensorRT; TensorRT-RTX has no such option", "leave it out")
 
 
-def check_kept(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> None:
-    """UsageError when the engines of `record` are for the same GPU but otherwise not what was asked for."""
-    if wrong := list(_other_than_asked(record, options, manifest)):
-        problem = f"the bundle's {record.fingerprint.name} {record.precision} engines are others"
-        raise UsageError(f"{problem}: {'; '.join(wrong)}", "add --rebuild: it puts new ones in their place")
+def check_reused(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> None:
+    """Raise UsageError when the engines of `record` were built with other options than the requested."""
+    if wrong := list(_differences(record, options, manifest)):
+        problem = (
+            f"the bundle's {record.fingerprint.name} {record.precision} engines were built with other options"
+        )
+        raise UsageError(f"{problem}: {'; '.join(wrong)}", "replace them with --rebuild")
 
 
-def _other_than_asked(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> Iterator[str]:
+def _differences(record: EngineRecord, options: EngineBuildOptions, manifest: Manifest) -> Iterator[str]:
     asked = settings_as_text(options.settings)
     for name, value in asked.items():
         if (was := record.settings.get(name, "none")) != value:
-            yield f"{name} {was}, asked for {value}"
+            yield f"{name} {was}, requested {value}"
     core = options.settings.dla_core
     if record.dla_core != core:
-        yield f"DLA {_or_none(record.dla_core)}, asked for {_or_none(core)}"
+        yield f"DLA {_or_none(record.dla_core)}, requested {_or_none(core)}"
     if options.batch_profile is not None:
         for stage in manifest.stages:
             profile = profile_of(stage, options.batch_profile, manifest.text)
@@ -84,7 +87,7 @@ def _or_none(core: int | None) -> str:
 
 
 def settings_as_text(settings: EngineSettings) -> dict[str, str]:
-    """The settings that were given and are not in the fingerprint, for engine.json."""
+    """Return the given settings that are not in the fingerprint, for engine.json."""
     return {
         name: str(value)
         for name, value in dataclasses.asdict(settings).items()

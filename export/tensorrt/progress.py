@@ -1,7 +1,7 @@
-"""A sign of life while an engine is built, which on a Jetson can take many minutes.
+"""Report progress while an engine is built, which takes many minutes on a Jetson.
 
-Where the library has a progress monitor its phases are shown, and Ctrl-C stops the build at its next step.
-Elsewhere (8.6) there is the time that has passed, and Ctrl-C waits for the build to end.
+Where the library has a progress monitor, the phases are reported, and Ctrl-C stops the build at its next
+step. In TensorRT 8.6, only the elapsed time is reported, and Ctrl-C waits for the end of the build.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEARTBEAT_SECONDS = 5.0
 
 
 class Progress:
-    """The phases that are running, innermost last. The library calls from threads of its own."""
+    """The phases that are running, innermost last. The library calls it from its own threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,28 +28,30 @@ class Progress:
         self.cancelled = False
 
     def start(self, phase: str, steps: int) -> None:
+        """Record the start of a phase of `steps` steps."""
         with self._lock:
             self._phases[phase] = (0, steps)
 
     def step(self, phase: str, step: int) -> bool:
-        """Note that `step` is done; whether to go on."""
+        """Record that `step` is done; return whether the build shall continue."""
         with self._lock:
             if phase in self._phases:
                 self._phases[phase] = (step + 1, self._phases[phase][1])
         return not self.cancelled
 
     def finish(self, phase: str) -> None:
+        """Record the end of a phase."""
         with self._lock:
             self._phases.pop(phase, None)
 
     def text(self) -> str:
-        """Such as "Building engine 2/6, Optimizing graph 12/30"."""
+        """Return the running phases, such as "Building engine 2/6, Optimizing graph 12/30"."""
         with self._lock:
             return ", ".join(f"{name} {done}/{steps}" for name, (done, steps) in self._phases.items())
 
 
 def new_monitor(trt: Any, progress: Progress) -> Any:
-    """The library's own kind of monitor, telling `progress`; None where it has none."""
+    """Return a monitor for the library that updates `progress`; None where the library has no monitors."""
     if not has_api(trt, "IProgressMonitor"):
         return None
 
@@ -76,7 +78,7 @@ def build_with_progress(
     on_progress: ProgressCallback,
     every: float = HEARTBEAT_SECONDS,
 ) -> T:
-    """What `build` returns; meanwhile `report` hears every few seconds how long it takes and where it is."""
+    """Return `build()`; report the elapsed time and the running phases every few seconds."""
     progress = Progress()
     monitor = new_monitor(trt, progress)
     if has_api(trt, "IBuilderConfig.progress_monitor"):
@@ -87,7 +89,7 @@ def build_with_progress(
         try:
             while not wait([building], every).done:
                 on_progress(f"{time.monotonic() - started:.0f} s  {progress.text()}".rstrip())
-        finally:  # an interrupt, or a report that fails, waits for the build's next step, not for its end
+        finally:  # after an interrupt, the build stops at its next step
             progress.cancelled = True
-    del monitor  # it had to outlive the build
+    del monitor  # the library needs it until the build ends
     return building.result()

@@ -1,4 +1,4 @@
-"""What engines are built for: which GPUs, and which shapes of each input."""
+"""Choose what engines are built for: GPUs, and the shapes of each input."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ RTX_DEFAULT_COMPUTE = ("8.0",)
 
 
 def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: Device | None) -> Fingerprint:
-    """What the engines will be for: the GPU that is here, or those that were named.
+    """Return the fingerprint of the engines: for this machine's GPU, or for the GPUs in `settings`.
 
-    TensorRT-RTX builds, when no GPU is named, one engine for every GPU from compute capability 8.0 on.
+    Without named GPUs, TensorRT-RTX builds one engine for every GPU from compute capability 8.0.
     """
     compute, compatibility = settings.compute, settings.hardware_compatibility
     if not compute and kind == "tensorrt-rtx":
@@ -36,14 +36,15 @@ def fingerprint_to_build(trt: Any, kind: str, settings: EngineSettings, device: 
     )
 
 
-def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec) -> dict[str, ShapeRange]:
-    """The smallest, usual and largest shape of each of a stage's inputs, from the manifest."""
-    max_tokens = text.max_tokens
+def profile_of(stage: StageSpec, batch: BatchProfile, text: TextSpec | None) -> dict[str, ShapeRange]:
+    """Return the smallest, usual and largest shape of each input of a stage, by its name."""
+    max_tokens = 1 if text is None else text.max_tokens  # without a prompt no shape has tokens
+    fixed_length = text is not None and text.fixed_length
     tokens = {"min": min(MINIMUM_TOKENS, max_tokens), "opt": max(2, max_tokens // 2), "max": max_tokens}
     sizes = {
         which: {
             "batch": getattr(batch, which),
-            "tokens": max_tokens if text.fixed_length else min(tokens[which], max_tokens),
+            "tokens": max_tokens if fixed_length else min(tokens[which], max_tokens),
         }
         for which in tokens
     }
@@ -63,5 +64,5 @@ def _size(stage: StageSpec, name: str, dimension: int | str, known: dict[str, in
         return dimension
     if dimension not in known:
         problem = f"stage {stage.name!r}: {name!r} varies in {dimension!r}"
-        raise UsageError(problem, f"an engine can vary in {' and '.join(known)} only")
+        raise UsageError(problem, f"an engine can only vary in {' and '.join(known)}")
     return known[dimension]

@@ -1,1 +1,1 @@
-"""From PyTorch modules to ONNX graphs."""
+"""Export PyTorch modules to ONNX graphs."""

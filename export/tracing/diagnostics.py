@@ -1,4 +1,4 @@
-"""What the exporter's errors mean: which operator, of which module, at which line."""
+"""Turn errors of torch's exporter into one line: which operator, of which module, at which line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.export._draft_export import DraftExportReport, FailureReport
 
 from textual_vision.runtime.errors import UsageError
 
-HINT = "replace it by operators that ONNX has; see docs/how-to/custom-model.md"
+HINT = "replace it with operators that ONNX has; see docs/how-to/custom-model.md"
 _NODE = re.compile(r"translating node %(\w+)")
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
 _PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
@@ -21,7 +21,7 @@ _CONSTANT = re.compile(r"marked (\w+) as dynamic but your code specialized it to
 
 
 def export_error(stage: str, error: BaseException, traced: torch.export.ExportedProgram | None) -> UsageError:
-    """A UsageError in one line; `traced` is the program when tracing it had gone well."""
+    """Return a UsageError of one line; `traced` is the program, if tracing succeeded."""
     texts = [str(link) for link in _chain(error)]
     found = _NODE.search("\n".join(texts))
     node = _node_called(traced, found.group(1)) if traced is not None and found else None
@@ -41,28 +41,28 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
 
 
 def constant_size(error: BaseException) -> tuple[str, int] | None:
-    """The size that was to stay open, and the number that the code makes of it, if that is the error."""
+    """Return the dynamic size and the constant that the code makes of it, if that is the error."""
     found = _CONSTANT.search(str(error))
     return (found.group(1), int(found.group(2))) if found else None
 
 
 def constant_size_error(stage: str, size: str, value: int, report: DraftExportReport) -> UsageError:
-    """A UsageError for `constant_size`; `report` is what torch's draft export of the same module found."""
-    # Sizes are also compared with each other, which leaves them open.
+    """Return a UsageError for `constant_size`; `report` is of torch's draft export of the same module."""
+    # Sizes are also compared with each other, which leaves them dynamic.
     numbered = [one for one in report.failures if f", {value})" in str(one.data.get("expr"))]
     places = map(_compared_at, [*numbered, *report.failures])
     where = next((place for place in places if place), "")
     return UsageError(
         f"stage {stage!r} cannot be exported for more than one size of {size}: "
         f"its code makes it {value}{where}",
-        f"write it so that any {size} goes: no if, // or list over a size taken from a shape; "
+        f"make the code work for any {size}: no if, // or list over a size taken from a shape; "
         "see docs/how-to/custom-model.md",
     )
 
 
 def _compared_at(failure: FailureReport) -> str:
-    """` at FILE:LINE: code` of the line outside torch that compared a size with a number."""
-    # The report's own names of files lack those that an earlier export has met.
+    """Return ` at FILE:LINE: code` of the line outside torch that compared a size with a number."""
+    # The report itself lacks the names of files that an earlier export already recorded.
     files = {number: name for name, number in INTERN_TABLE.items()}
     for frame in reversed(failure.data.get("user_stack", [])):
         file = files.get(frame["filename"], "")
@@ -72,7 +72,7 @@ def _compared_at(failure: FailureReport) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what it was raised from, down to the first cause."""
+    """Return the error and its causes, down to the first."""
     found = [error]
     while found[-1].__cause__ is not None:
         found.append(found[-1].__cause__)
@@ -84,7 +84,7 @@ def _node_called(traced: torch.export.ExportedProgram, name: str) -> torch.fx.No
 
 
 def _module(node: torch.fx.Node) -> str:
-    """The innermost module that the node belongs to, by its path in the stage and its class."""
+    """Return the node's innermost module: its path in the stage and its class."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     if not stack:
         return "the stage itself"
@@ -94,7 +94,7 @@ def _module(node: torch.fx.Node) -> str:
 
 
 def _line(text: str) -> str:
-    """` at FILE:LINE: code` of the last place in a stack trace that is not torch's own."""
+    """Return ` at FILE:LINE: code` of the last place in a stack trace that is outside torch."""
     places = [place for place in _PLACE.findall(text) if not _is_torch(place[0])]
     if not places:
         return ""
@@ -103,7 +103,7 @@ def _line(text: str) -> str:
 
 
 def _raised_at(error: BaseException) -> str:
-    """The last place in the error's traceback that is neither torch's nor ours."""
+    """Return the last place in the error's traceback that is neither in torch nor in this package."""
     found = ""
     for link in _chain(error):
         trace = link.__traceback__

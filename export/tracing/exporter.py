@@ -1,4 +1,4 @@
-"""A stage as an ONNX graph, by torch's dynamo exporter."""
+"""Export a stage to an ONNX graph with torch's dynamo exporter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from textual_vision.export.model.calling import arguments_from_inputs, open_size
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
 from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
-from textual_vision.export.tracing.fast_translation import traced_once, translations
+from textual_vision.export.tracing.fast_translation import patch_torch_export, translations
 from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
 from textual_vision.export.tracing.tensor_names import name_tensors
 from textual_vision.runtime.errors import UsageError
@@ -44,7 +44,7 @@ Shapes = tuple[Any, ...]  # of each argument of forward: open axes with their si
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """`tokens` None leaves the number of tokens open, up to `max_tokens`; else it is fixed."""
+    """Options of an export. `tokens` None keeps the number of tokens dynamic, up to `max_tokens`."""
 
     opset: int = OPSET_NEWEST_OF_TENSORRT_10
     tokens: int | None = None
@@ -67,7 +67,7 @@ def onnx_from_stage(stage: Stage, example: Mapping[str, Array], options: ExportO
         downgrade_to_17(found)
         model = ir.to_proto(found)
     written = opset_of(model)
-    if written != options.opset:  # the exporter leaves what it can't convert as it was, without a word
+    if written != options.opset:  # the exporter silently skips a conversion that it cannot do
         problem = f"{stage.name}: torch's exporter wrote opset {written}, not {options.opset}"
         raise UsageError(problem, f"export with --opset {written}")
     check(model)
@@ -80,9 +80,9 @@ def _program_from_stage(
     inputs = tuple(torch.from_numpy(example[spec.name]) for spec in stage.spec.inputs)
     shapes = _dynamic_shapes(stage, options)
     traced: torch.export.ExportedProgram | None = None
-    # Undecomposed, a chunk is a Split of so many outputs, which can't be said before opset 18.
-    once = traced_once() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
-    # What operations give is remembered for sizes that come again, which takes longer than to find it out.
+    # Without decomposition a chunk becomes a Split with num_outputs, which needs opset 18.
+    once = patch_torch_export() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
+    # The cache of fake tensors takes longer than computing them again.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with _quiet(), gc_disabled(), once, uncached, exportable_recurrence():
         try:
@@ -96,7 +96,7 @@ def _program_from_stage(
                 verbose=False,
                 custom_translation_table={**translations(options.opset), **recurrent_translations()},
             )
-        # Whatever a user's module raises while it is traced comes through here as one of these.
+        # Any error of a user's module during tracing arrives here as one of these.
         except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
             if (constant := constant_size(error)) is not None:
                 report = _draft_report(stage, inputs, shapes)
@@ -107,9 +107,9 @@ def _program_from_stage(
 
 
 def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes) -> DraftExportReport:
-    """What torch's draft export, which goes on after an error, says of the lines that make a size constant.
+    """Return the report of torch's draft export, which continues after errors: the lines that fix a size.
 
-    It writes a log, by default to stay in the system's folder for temporary files, and leaves it open.
+    Draft export writes a log that by default stays in the system's temporary folder, and does not close it.
     """
     with tempfile.TemporaryDirectory() as logs, mock.patch.dict(os.environ, TORCH_TRACE=logs):
         program: Any = torch.export.draft_export(stage.module.eval(), inputs, dynamic_shapes=shapes)
@@ -131,7 +131,7 @@ def _dynamic_shapes(stage: Stage, options: ExportOptions) -> Shapes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks of things that are no concern of the user's: torchvision, its own deprecations."""
+    """Silence the exporter's messages about torchvision and its own deprecations."""
     logging.disable(logging.CRITICAL)
     try:
         quiet = io.StringIO()

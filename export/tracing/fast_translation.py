@@ -1,9 +1,9 @@
-"""A traced program as an ONNX graph, without tracing it anew.
+"""Translate a traced program to ONNX without tracing it again; patches private functions of torch.
 
-Before torch translates a program it decomposes what has no translation, for which it traces all operations
-two more times, and inserts casts, for which it runs them all once more, on tensors without values: three
-quarters of the time that the latent network's 2,000 operations took. Where all have a translation there is
-nothing to decompose, and what operations give is known since they were traced.
+Before torch translates a program, it decomposes operators without a translation, which traces all operators
+two more times. Then it inserts casts, which runs them once more on fake tensors. Together that took three
+quarters of the export of the latent network's 2,000 operators. Where all operators have a translation,
+nothing needs decomposing, and the first trace already recorded every operator's output.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Translations = dict[Callable[..., object], Callable[..., object]]
 
 
 def translations(opset: int) -> Translations:
-    """Operators that torch would decompose first, or would not export as ONNX Runtime wants them.
+    """Return translations of operators that torch would decompose, or would export in a form that fails.
 
-    Only those whose inputs need no casts: torch knows which do by what it decomposes operators into.
-    From opset 23 on torch writes attention as one operator, its mask one row for all queries: ONNX allows it,
-    ONNX Runtime refuses it. As products and a softmax it runs everywhere, and rewrites see into it.
+    They cover operators whose inputs need no casts: torch finds the others by their decomposition. From
+    opset 23 on torch exports attention as one operator, whose mask has one row for all queries. ONNX allows
+    that, ONNX Runtime rejects it. As products and a softmax it runs everywhere, and rewrites apply to it.
     """
     aten = torch.ops.aten
     found: Translations = {
@@ -49,12 +49,12 @@ def _squared(x: Any) -> Any:
 
 
 def _unflattened(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
-    """In torch's own translation nothing is constant: it cuts the shape of `x`, known or not, in pieces."""
+    """Use constants for known sizes; torch's own translation slices the shape of `x` even then."""
     dim %= len(x.shape)
     after = list(x.shape[dim + 1 :])
     if 0 in [*sizes, *after] or not all(isinstance(size, int) for size in after):
         return core.aten_unflatten(x, dim, sizes)
-    before = [0] * dim  # as they are
+    before = [0] * dim  # 0 in Reshape keeps a dimension
     if all(isinstance(size, int) for size in sizes):
         return op.Reshape(x, op.Constant(value_ints=[*before, *sizes, *after]))
     first, last = ([op.Constant(value_ints=part)] if part else [] for part in (before, after))
@@ -63,8 +63,8 @@ def _unflattened(x: Any, dim: int, sizes: Sequence[Any]) -> Any:
 
 
 @contextlib.contextmanager
-def traced_once() -> Iterator[None]:
-    """In it, torch.onnx.export decomposes programs that need it only, and casts without running them."""
+def patch_torch_export() -> Iterator[None]:
+    """Make torch.onnx.export decompose only where necessary, and insert casts without a run."""
     decompose = _fx_passes.decompose_with_registry
 
     def decomposed(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> Any:
@@ -78,24 +78,26 @@ def traced_once() -> Iterator[None]:
 
 
 def _is_translatable(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> bool:
-    """Whether it is one graph of operations that write nothing in place and have a translation each."""
+    """Whether the program is one graph of operators that are not in-place and have a translation."""
 
     def is_known(target: Any) -> bool:
         if target is operator.getitem:
             return True
         if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
             return False
-        return not target._schema.returns or registry.is_registered(target)  # those of none only check
+        return not target._schema.returns or registry.is_registered(
+            target
+        )  # operators without outputs are checks
 
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
     return len(list(program.graph_module.modules())) == 1 and all(map(is_known, calls))
 
 
 class _Promotion(type_promotion._TypePromotionInterpreter):
-    """Runs only operations to whose inputs it adds casts: what all others give is known."""
+    """Run only the operators whose inputs get casts; the outputs of all others are recorded."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
-        if n.op != "call_function" or "val" not in n.meta:  # checks give nothing
+        if n.op != "call_function" or "val" not in n.meta:  # checks have no output
             return super().run_node(n)
         with self._set_current_node(n):
             if rule := type_promotion.get_type_promotion_rule(n, self.type_promotion_table):

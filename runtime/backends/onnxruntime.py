@@ -61,6 +61,7 @@ class OnnxRuntimeSession:
         self._run = run
         self._name = name
         self._outputs = [output.name for output in session.get_outputs()]
+        self.providers = tuple(session.get_providers())
         self.inputs = frozenset(entry.name for entry in session.get_inputs())
         self.outputs = frozenset(self._outputs)
 

@@ -39,6 +39,7 @@ class OpenVinoSession:
     """
 
     largest_batch: int | None = None
+    providers = (DEVICE,)
 
     def __init__(
         self, core: openvino.Core, model: openvino.Model, settings: Mapping[str, object], name: str

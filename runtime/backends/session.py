@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,10 +24,12 @@ class Session(Protocol):
     """One stage, loaded and ready to run; `inputs` and `outputs` are the names in the graph."""
 
     @property
-    def inputs(self) -> frozenset[str]: ...
+    def inputs(self) -> frozenset[str]:
+        """The names of the graph's inputs."""
 
     @property
-    def outputs(self) -> frozenset[str]: ...
+    def outputs(self) -> frozenset[str]:
+        """The names of the graph's outputs."""
 
     @property
     def largest_batch(self) -> int | None:
@@ -119,14 +122,29 @@ def open_session(graph: bytes, options: SessionOptions) -> Session:
     IntegrityError when the graph cannot be loaded or is none that a bundle may hold (see `graph.check`).
     """
     backend = backend_by_name(options.backend)
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"{options.threads} threads", "give 1 or more, or leave it to the backend")
+    check_threads(options.threads)
     if backend.engines:
         raise UsageError(f"{options.backend} runs a bundle's engines, not a graph", "load the bundle with it")
     if not options.trusted:
         check_graph(graph, options.name)
     session: Session = _imported(options.backend).open_session(graph, options)
     return session
+
+
+def check_threads(threads: int | None) -> None:
+    """UsageError unless `threads` is None or between 1 and the processor cores that this process may use."""
+    cores = available_cores()
+    if threads is None or (type(threads) is int and 1 <= threads <= cores):
+        return
+    problem = f"{threads!r} threads on {cores} processor core{'s' if cores > 1 else ''}"
+    raise UsageError(problem, f"give 1 to {cores}, or leave it to the backend")
+
+
+def available_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _imported(name: str) -> ModuleType:

@@ -31,7 +31,7 @@ def pipeline(tiny_bundle: Path) -> FloatPipeline:
             for stage, file in files.items()
         },
         tokenizer=Tokenizer(bundle.read("tokenizer.json"), manifest.text),
-        noise_dim=manifest.noise.dim,
+        noise_dim=manifest.noise[0].shape[0],
         tables={"codes": 16},
     )
 

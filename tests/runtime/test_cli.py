@@ -92,7 +92,34 @@ def test_verify_finds_a_byte_changed_in_a_file_that_drawing_does_not_read(genera
     assert generate("BUNDLE", "--verify")[0] == 7
 
 
+@pytest.fixture
+def loaded(monkeypatch):
+    """Whether each model that was loaded is isolated."""
+    found = []
+    load = TextToImage.load
+
+    def noted(*given, **named):
+        found.append(named["isolated"])
+        return load(*given, **named)
+
+    monkeypatch.setattr(TextToImage, "load", noted)
+    return found
+
+
+def test_an_unknown_bundle_is_isolated_until_it_is_trusted(generate, loaded, edit_manifest):
+    edit_manifest(lambda manifest: manifest.update(name="unknown"))
+    calls = [[], ["--no-isolated"], [], ["--trust"], [], ["--isolated"]]
+    codes = [generate("BUNDLE", "dog", *options) for options in calls]
+    assert codes == [(0, "wrote out.png\n", "")] * 6
+    assert loaded == [True, False, True, False, False, True]
+    edit_manifest(lambda manifest: manifest.update(name="changed"))
+    generate("BUNDLE", "dog")
+    assert loaded[-1] is True
+
+
 BAD_USAGE = {
+    "trust and isolation": ["BUNDLE", "dog", "--trust", "--isolated"],
+    "more threads than cores": ["BUNDLE", "dog", "--threads", "4000"],
     "no prompt": ["BUNDLE"],
     "an empty prompt": ["BUNDLE", " "],
     "a prompt beside --verify": ["BUNDLE", "dog", "--verify"],
@@ -146,7 +173,7 @@ def test_a_gpu_that_is_not_there_is_exit_code_6(generate):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has GPU providers")
-    code, _, err = generate("BUNDLE", "dog", "--backend", "onnxruntime-cuda")
+    code, _, err = generate("BUNDLE", "dog", "--backend", "onnxruntime-cuda", "--no-isolated")
     assert code == 6
     assert "hint: pip uninstall onnxruntime" in err
 

@@ -96,7 +96,8 @@ def test_a_wrong_field_is_named(text, path, new, message):
 
 
 def test_each_field_is_needed_unless_it_has_a_default(text):
-    optional = {"merged", "golden", "engines", "warnings"}
+    declared = {"text", "labels", "parameters", "loops"}
+    optional = {"merged", "golden", "engines", "warnings", *declared}
     for name in json.loads(text):
         value = json.loads(text)
         del value[name]

@@ -97,14 +97,14 @@ def test_a_gpu_provider_that_does_not_work_is_an_error_and_never_the_cpu(tiny_bu
 
 
 def test_an_unknown_noise_recipe_is_refused(edit_manifest):
-    root = edit_manifest(lambda manifest: manifest["noise"].update(recipe="mt19937"))
+    root = edit_manifest(lambda manifest: manifest["noise"][0].update(recipe="mt19937"))
     with pytest.raises(IntegrityError, match="mt19937"):
         TextToImage.load(root)
 
 
 def test_noise_of_another_size_than_the_stages_take_is_refused(edit_manifest):
-    bundle = edit_manifest(lambda manifest: manifest["noise"].update(dim=7))
-    with pytest.raises(IntegrityError, match=r"noise.dim: 7, but 'latent' takes \('batch', 6\)"):
+    bundle = edit_manifest(lambda manifest: manifest["noise"][0].update(shape=[7]))
+    with pytest.raises(IntegrityError, match=r"'noise' is \[7\], but 'latent' takes \('batch', 6\)"):
         TextToImage.load(bundle, backend="onnxruntime")
 
 
@@ -181,7 +181,7 @@ def fix_the_text_length(length, shape="tokens"):
 def test_a_fixed_text_length_is_padded_to_and_draws_the_same(model, edit_manifest, shape):
     fixed = TextToImage.load(edit_manifest(fix_the_text_length(8, shape)), backend="onnxruntime")
     text = fixed.encode_text(["a dog"])
-    assert text.tensors["input_ids"].shape == (1, 8)
+    assert text.batches[0]["input_ids"].shape == (1, 8)
     assert np.array_equal(fixed.generate(text, [7]).images[0], model("a dog", seed=7))
 
 

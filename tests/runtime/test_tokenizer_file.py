@@ -151,7 +151,7 @@ CLIP = {
 
 
 def test_a_tokenizer_as_clip_has_it_is_read():
-    spec = TextSpec(tokenizer="t.json", max_tokens=8, pad_id=3, unknown_id=3, groups=1, width=1)
+    spec = TextSpec(tokenizer="t.json", max_tokens=8, pad_id=3, unknown_id=3)
     value = {**CLIP, "added_tokens": []}
     assert Tokenizer(json.dumps(value).encode(), spec).encode(["ab ab"]).ids.tolist() == [[2, 4, 4, 3]]
 
@@ -203,7 +203,7 @@ def test_a_tokenizer_that_fails_at_a_prompt_only_is_an_integrity_error(value, sp
 
 
 def test_marks_that_leave_no_place_for_a_word_are_refused(value):
-    short = TextSpec(tokenizer="t.json", max_tokens=2, pad_id=0, unknown_id=1, groups=1, width=1)
+    short = TextSpec(tokenizer="t.json", max_tokens=2, pad_id=0, unknown_id=1)
     with pytest.raises(IntegrityError, match="adds 2 tokens to a prompt of at most 2"):
         Tokenizer(json.dumps(value).encode(), short)
 

@@ -83,7 +83,7 @@ def data_command(
     if kind == "emoji":
         if source is not None:
             raise UsageError("--input is not for emoji", "name its kind: --format coco, folder or shards")
-        summary = _emoji(output, packages or cache_folder("packages"), size, tones, workers)
+        summary = _emoji(output, packages or _packages_folder(), size, tones, workers)
     else:
         if source is None:
             raise UsageError(f"--format {kind} needs --input", "name the folder that holds the pictures")
@@ -169,3 +169,11 @@ class _Progress:
         if not self._terminal and done - self._said >= LINE_EVERY:
             self._said = done
             click.echo(f"{self._verb}: {done:,}{f' of {total:,}' if total else ''}", err=True)
+
+
+def _packages_folder() -> Path:
+    """Return the folder that downloaded packages are kept in."""
+    folder = cache_folder()
+    if folder is None:
+        raise UsageError("this user has no home folder to keep packages in", "name one: --packages FOLDER")
+    return folder / "packages"

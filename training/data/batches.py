@@ -34,7 +34,8 @@ class PictureSource(Protocol):
     def style(self, index: int) -> str:
         """The name of the art style; may be empty."""
 
-    def weight(self, index: int) -> int: ...
+    def weight(self, index: int) -> int:
+        """Return how often the picture is drawn, relative to the others."""
 
     def is_composition(self, index: int) -> bool:
         """Whether the picture shows several things that its caption names."""

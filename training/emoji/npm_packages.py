@@ -30,6 +30,7 @@ class Package:
 
     @property
     def spec(self) -> str:
+        """Return the name and version as npm writes them, NAME@VERSION."""
         return f"{self.name}@{self.version}"
 
     @property

@@ -58,6 +58,7 @@ class Scene:
 
     @property
     def concept(self) -> str:
+        """Return the name of the concept, without the layout."""
         return f"scene:{self.ground}|{self.water}|{self.backdrop}|{self.sky}"
 
 

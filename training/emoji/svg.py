@@ -30,6 +30,7 @@ class Art:
 
     @property
     def view_box(self) -> str:
+        """Return the value of SVG's viewBox attribute."""
         return f"{self.left:g} {self.top:g} {self.width:g} {self.height:g}"
 
 

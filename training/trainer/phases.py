@@ -50,11 +50,14 @@ class Phase(Protocol):
     name: str
     config: PhaseConfig
 
-    def step(self, step: int) -> Terms: ...
+    def step(self, step: int) -> Terms:
+        """Train one step; return the terms of its loss."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """Return the state to save in a checkpoint of the run."""
 
-    def load(self, state: dict[str, Any]) -> None: ...
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore a saved state."""
 
 
 def rate_at(config: PhaseConfig, step: int) -> float:

@@ -44,6 +44,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from textual_vision.export.model.stage import Stage, StagedModel, tensor
+from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
 
 class Words(nn.Module):
@@ -82,12 +83,12 @@ def make():
         StageSpec(name="latent", inputs=(text, mask, noise), outputs=(codes,)),
         StageSpec(name="generator", inputs=(codes, text, mask), outputs=(image,)),
     )
-    text_spec = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=2, width=8)
+    text_spec = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1)
     return StagedModel(
         name="tiny",
         stages=tuple(Stage(spec=s, module=m) for s, m in zip(specs, (Words(), Latent(), Pixels()))),
         image=ImageSpec(height=8, width=8),
-        noise_dim=6,
+        noise=(NoiseSpec(shape=(6,)),),
         text=text_spec,
         tokenizer=Path(__file__).with_name("tokenizer.json").read_bytes(),
         license="Apache-2.0",

@@ -13,12 +13,12 @@ import onnx
 import pytest
 import torch
 
-from textual_vision.export.build import float_graphs as floats
+from textual_vision.export.build import export_jobs
 from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.bundle import writer as bundle_module
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity import verdict as parity
+from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, BuildResult
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BundleWarning, ParityError, UsageError
@@ -29,7 +29,7 @@ from textual_vision.runtime.pipeline import TextToImage
 from textual_vision.runtime.tokenizer import Tokenizer
 
 STAGES = ("text_encoder", "latent", "generator")
-STEPS_OF_A_STAGE = ("export", "rewrite", "begin fp16 of")
+STEPS_OF_A_STAGE = ("export {}", "rewrite {}", "convert {} to fp16")
 Built = tuple[Path, BuildResult]
 
 
@@ -39,7 +39,7 @@ def test_the_bundle_draws_the_codes_and_the_picture_that_pytorch_draws(
     drawn = TextToImage.load(built[0], backend="onnxruntime").generate(["red apple"], [5])
     tokens = Tokenizer(tiny_model.tokenizer, tiny_model.text).encode(["red apple"])
     ids, mask = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)
-    noise = torch.from_numpy(noise_from_seed(5, 1, tiny_model.noise_dim))
+    noise = torch.from_numpy(noise_from_seed(5, 1, tiny_model.noise[0].shape[0]))
     with torch.no_grad():
         _, text, _ = tiny_model.stage("text_encoder").module(ids, mask)
         codes = tiny_model.stage("latent").module(text, mask, noise)
@@ -118,14 +118,14 @@ def test_a_second_build_with_one_option_changed_redoes_only_what_changed(
     result = build_bundle(str(checkpoint), tmp_path / "again.tv", options, cache=kept_steps)
     kept = {step.name for step in result.steps if step.cached}
     redone = {step.name for step in result.steps if not step.cached}
-    assert {f"export {stage}" for stage in STAGES} | {"make fp16"} <= kept
-    assert "draw the reference" in redone and "compare fp32 by onnxruntime" in redone
+    assert {f"export {stage}" for stage in STAGES} | {"convert to fp16"} <= kept
+    assert "generate the reference pictures" in redone and "compare fp32 on onnxruntime" in redone
 
 
 def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_for(
     small_build: BuildOptions, built: Built, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floats, "needs_worker", lambda stage: stage.name == "latent")
+    monkeypatch.setattr(export_jobs, "needs_worker", lambda stage: stage.name == "latent")
     told: list[str] = []
     place = tmp_path / "beside.tv"
     result = build_bundle(
@@ -133,17 +133,17 @@ def test_while_one_stage_is_made_beside_all_is_done_that_the_others_are_enough_f
         place,
         small_build,
         cache=tmp_path / "kept",
-        on_progress=lambda step: told.append(step.name),
+        on_progress=lambda line: told.append(line.partition(":")[0]),
     )
-    others = [f"{work} {name}" for name in ("text_encoder", "generator") for work in STEPS_OF_A_STAGE]
+    others = [step.format(name) for name in ("text_encoder", "generator") for step in STEPS_OF_A_STAGE]
     assert [name for name in told if name in others] == others
     assert told.index(others[-1]) < told.index("export latent") < told.index("rewrite latent")
-    assert "begin fp16 of latent" not in told
+    assert "convert latent to fp16" not in told
     assert result.verdict == PASS
     assert all(one.passed for one in compare(TextToImage.load(place, precision="fp16")))
     assert not list(tmp_path.glob(".*"))
     again = build_bundle(str(checkpoint), tmp_path / "again.tv", small_build, cache=tmp_path / "kept")
-    assert {step.name for step in again.steps if not step.cached} == {"draw the report", "write the bundle"}
+    assert {step.name for step in again.steps if not step.cached} == {"write the report", "write the bundle"}
 
 
 def test_no_cached_step_of_a_stage_is_begun_beside(
@@ -154,8 +154,8 @@ def test_no_cached_step_of_a_stage_is_begun_beside(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(floats, "needs_worker", lambda stage: True)
-    monkeypatch.setattr(floats, "started", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(export_jobs, "needs_worker", lambda stage: True)
+    monkeypatch.setattr(export_jobs, "spawn_worker", lambda *_: pytest.fail("a process was started"))
     build_bundle(str(checkpoint), tmp_path / "again.tv", small_build, cache=kept_steps)
 
 
@@ -168,8 +168,8 @@ def build_in_vain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., BuildResult]:
     """Builds into a folder under a budget for fp16 that no half graph meets."""
-    budget = dataclasses.replace(parity.TOLERANCES["fp16"], picture_db=200.0, cosine=1.1)
-    monkeypatch.setitem(parity.TOLERANCES, "fp16", budget)
+    budget = dataclasses.replace(TOLERANCES["fp16"], picture_db=200.0, cosine=1.1)
+    monkeypatch.setitem(TOLERANCES, "fp16", budget)
 
     def attempt(place: Path, **changed: bool) -> BuildResult:
         return build_bundle(
@@ -258,7 +258,5 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
 ) -> None:
     options = dataclasses.replace(small_build, **changed)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message) as error:
-        build_bundle(
-            str(checkpoint), tmp_path / "no.tv", options, on_progress=lambda step: pytest.fail(step.name)
-        )
+        build_bundle(str(checkpoint), tmp_path / "no.tv", options, on_progress=pytest.fail)
     assert error.value.hint

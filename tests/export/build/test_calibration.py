@@ -17,8 +17,8 @@ from textual_vision.calibration.cache import TensorRange, origin_of, read_cache
 from textual_vision.calibration.tensorrt_cache import scales_from_cache
 from textual_vision.export.build.calibration import (
     calibration_files,
-    chosen_prompts,
-    notes_of_calibration,
+    calibration_notes,
+    choose_prompts,
     ranges_from_cache,
     spans_of_rows,
 )
@@ -47,14 +47,14 @@ def rows_by_prompt(model: StagedModel, prompts: tuple[str, ...]) -> list[set[tup
 
 def test_each_prompt_is_chosen_for_the_rows_that_it_adds(tiny_model: StagedModel) -> None:
     rows = rows_by_prompt(tiny_model, OFFERED)
-    first, second = chosen_prompts(tiny_model, OFFERED, count=2, seed=0)
+    first, second = choose_prompts(tiny_model, OFFERED, count=2, seed=0)
     assert len(rows[first]) == max(map(len, rows)) > min(map(len, rows))
     assert len(rows[second] - rows[first]) == max(len(one - rows[first]) for one in rows) > 0
 
 
 def test_rows_visited_and_never_visited_add_up_in_the_notes(tiny_model: StagedModel) -> None:
     batches = reference_batches(tiny_model, OFFERED, samples=5, seed=0)
-    found = notes_of_calibration(tiny_model, batches, 9, "auto")
+    found = calibration_notes(tiny_model, batches, offered=9, ranges="auto")
     assert (found["prompts"], found["offered"]) == (5, 9)
     tables = found["tables"]
     assert isinstance(tables, list) and len(tables) == 2
@@ -73,7 +73,7 @@ def test_drawings_without_margins_are_the_same(tiny_model: StagedModel) -> None:
 
 def test_a_model_that_names_no_codebooks_is_warned_of(tiny_model: StagedModel) -> None:
     batches = reference_batches(tiny_model, OFFERED, samples=2, seed=0)
-    found = notes_of_calibration(replace(tiny_model, tables={}), batches, 2, "auto")
+    found = calibration_notes(replace(tiny_model, tables={}), batches, offered=2, ranges="auto")
     warnings = found["warnings"]
     assert isinstance(warnings, list) and any("names no codebooks" in text for text in warnings)
 

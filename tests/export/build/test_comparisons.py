@@ -18,8 +18,8 @@ from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity import verdict as parity
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import PASS, BuildResult
+from textual_vision.export.sessions.opening import UnloadableGraphError
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.errors import IntegrityError
 
 PROMPTS = ("red apple", "a cat")
 Built = tuple[Path, BuildResult]
@@ -135,5 +135,5 @@ def test_what_a_backend_cannot_compute_is_an_error_of_the_build(
     damaged = PrecisionGraphs(graphs={**graphs.graphs, "latent": latent.SerializeToString()})
     with start_comparisons(tiny_model, batches, StepCache(None)) as comparisons:
         comparisons.submit("fp32", damaged)
-        with pytest.raises(IntegrityError, match=r"latent\.onnx"):
+        with pytest.raises(UnloadableGraphError, match=r"latent\.onnx"):
             comparisons.results()

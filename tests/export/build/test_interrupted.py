@@ -29,11 +29,13 @@ bundle.write_atomic = slow
 def command(folder):
     bundle.write_bundle(folder, MANIFEST, {"NOTICE": b"whole"})
 
+from textual_vision.runtime.generation.specs import NoiseSpec
+
 from textual_vision.runtime.manifest import *
 stage = StageSpec(name="s", inputs=(), outputs=())
 MANIFEST = Manifest(schema_version=1, name="n", image=ImageSpec(height=1, width=1),
-    noise=NoiseSpec(dim=1, recipe="r"), stages=(stage,), precisions={}, default_precision="fp32",
-    text=TextSpec(tokenizer="t", max_tokens=4, pad_id=0, unknown_id=1, groups=1, width=1),
+    noise=(NoiseSpec(shape=(1,), recipe="r"),), stages=(stage,), precisions={}, default_precision="fp32",
+    text=TextSpec(tokenizer="t", max_tokens=4, pad_id=0, unknown_id=1),
     batch=BatchProfile(min=1, opt=1, max=1), files={}, license="l", provenance={})
 console.run(command)
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from textual_vision.export.bundle.inspection import inspected
+from textual_vision.export.bundle.inspection import inspect_bundle
 from textual_vision.runtime.errors import IntegrityError
 
 GRAPH = "onnx/fp32/generator.onnx"
@@ -42,4 +42,4 @@ def test_a_graph_that_is_none_is_named_when_the_bundle_is_looked_into(
 ) -> None:
     replace_file(GRAPH, damage((tiny_bundle / GRAPH).read_bytes()))
     with pytest.raises(IntegrityError, match=f"{GRAPH}: .*{message}"):
-        inspected(tiny_bundle)
+        inspect_bundle(tiny_bundle)

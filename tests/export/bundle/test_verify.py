@@ -20,5 +20,5 @@ def test_a_precision_without_a_budget_is_named(
 ) -> None:
     bundle = edit_manifest(lambda manifest: manifest["provenance"].update(checkpoint=tiny_model.digest))
     monkeypatch.delitem(verify.TOLERANCES, "fp32")
-    with pytest.raises(IntegrityError, match="no budget for 'fp32', only for fp16, int8"):
-        verify.verified(bundle, backend="onnxruntime", checkpoint=str(checkpoint), samples=2, seed=0)
+    with pytest.raises(IntegrityError, match="no tolerance for 'fp32', only for fp16, int8"):
+        verify.verify_bundle(bundle, backend="onnxruntime", checkpoint=str(checkpoint), samples=2, seed=0)

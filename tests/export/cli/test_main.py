@@ -69,11 +69,11 @@ def test_build_prints_the_table_and_the_next_command(
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", "--precision", "fp16")
-    assert "export latent, opset 20" in result.output and "make fp16" in result.output
-    assert "to calibrate on" not in result.output
+    assert "export latent, opset 20" in result.output and "convert to fp16" in result.output
+    assert "calibration prompts" not in result.output
     few = ("--precision", "int8", "--calibration-count", 3)
     result = call("build", checkpoint, "-o", tmp_path / "dry.tv", "--dry-run", *few)
-    assert f"choose 3 of {len(CALIBRATED)} prompts to calibrate on" in result.output
+    assert f"choose 3 of {len(CALIBRATED)} calibration prompts" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +108,7 @@ def test_verify_refuses_another_checkpoint_than_the_bundles_own(
     other = Path(__file__).parents[3] / "docs" / "examples" / "custom_model.py"
     result = call("verify", built[0], "--checkpoint", f"{other}:make")
     assert isinstance(result.exception, TextualVisionError)
-    assert "another checkpoint" in result.exception.message
+    assert "not made from the checkpoint" in result.exception.message
 
 
 def test_doctor_tries_backends_instead_of_listing_them() -> None:

@@ -100,4 +100,4 @@ def test_a_digest_sees_bytes_by_their_content_and_refuses_what_it_cannot_see() -
 
 def test_the_cache_follows_the_systems_convention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert default_cache() == Path("/somewhere/textual-vision/export")
+    assert default_cache() == Path("/somewhere/promptsprite/export")

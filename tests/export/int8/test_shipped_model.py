@@ -31,9 +31,9 @@ from textual_vision.export.int8.stage import (
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.verdict import open_sessions
 from textual_vision.export.passes.manager import REWRITES, apply_pass
 from textual_vision.export.precision.registry import FloatGraphs, convert_stage
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec
@@ -69,7 +69,7 @@ def source(
 
 @pytest.fixture(scope="module")
 def evaluator(source: FloatGraphs) -> Evaluator:
-    return Evaluator(source.stages, source.fp32, source.batches, "onnxruntime")
+    return Evaluator(source.program, source.fp32, source.batches, "onnxruntime")
 
 
 @pytest.fixture(scope="module")

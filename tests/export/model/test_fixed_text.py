@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.bundle.verify import failures_in, verified
+from textual_vision.export.bundle.verify import require_verified, verify_bundle
 from textual_vision.export.cli.main import command
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND
 from textual_vision.export.results import FREE_RUNNING, PASS, TEACHER_FORCED, BuildResult
@@ -68,8 +68,8 @@ def test_the_graphs_and_what_is_said_of_them_name_the_length(fixed: Built) -> No
 
 
 def test_it_passes_its_verification_with_the_checkpoint(fixed: Built, checkpoint: Path) -> None:
-    found = verified(fixed[0], backend="onnxruntime", checkpoint=str(checkpoint), samples=4, seed=0)
-    failures_in(found)
+    found = verify_bundle(fixed[0], backend="onnxruntime", checkpoint=str(checkpoint), samples=4, seed=0)
+    require_verified(found)
     assert found.parity["fp32"]
 
 

@@ -12,8 +12,10 @@ import pytest
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.model.stage import tensor
 from textual_vision.export.parity.metrics import TensorPair, float_metrics, image_metrics, metrics_of, ssim
-from textual_vision.export.parity.verdict import NEAR_TIE_MARGIN, TOLERANCES, free_parity, parity_of
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN, TOLERANCES
+from textual_vision.export.parity.verdict import free_parity, parity_of
 from textual_vision.export.results import FAIL, FREE_RUNNING, PASS, TEACHER_FORCED, CodeMetrics, StageParity
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 RANDOM = np.random.default_rng(2)
@@ -27,6 +29,11 @@ GENERATOR = StageSpec(
     inputs=(tensor("codes", "int64", "batch", 2, 2),),
     outputs=(tensor("image", "uint8", "batch", 8, 8, 3),),
 )
+PROGRAM = Program(stages=(LATENT, GENERATOR))
+
+
+def program_of(stage: StageSpec) -> Program:
+    return Program(stages=(stage,))
 
 
 def draw(codes: Array) -> Array:
@@ -69,7 +76,11 @@ def compared(
 ) -> dict[tuple[str, str], StageParity]:
     sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
     found = parity_of(
-        [LATENT, GENERATOR], sessions, [batch], tolerance=TOLERANCES[precision], backend="onnxruntime"
+        PROGRAM,
+        sessions,
+        [batch],
+        tolerance=TOLERANCES[precision],
+        backend="onnxruntime",
     )
     return {(one.stage, one.mode): one for one in found}
 
@@ -97,10 +108,10 @@ def test_a_near_tie_is_excused_and_so_is_the_picture_that_follows_from_it() -> N
 
 
 def test_free_running_alone_finds_what_both_find() -> None:
-    batch, stages, tolerance = reference(1e-6), (LATENT, GENERATOR), TOLERANCES["fp32"]
+    batch, tolerance = reference(1e-6), TOLERANCES["fp32"]
     sessions: dict[str, Any] = {"latent": Latent(batch, 1), "generator": Generator()}
-    both = parity_of(stages, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
-    alone = free_parity(stages, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
+    both = parity_of(PROGRAM, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
+    alone = free_parity(PROGRAM, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
     assert alone == tuple(one for one in both if one.mode == FREE_RUNNING)
 
 
@@ -130,7 +141,7 @@ def test_near_ties_in_most_pictures_do_not_excuse_all_that_follows() -> None:
     tolerance = dataclasses.replace(TOLERANCES["fp32"], near_ties=1.0)
     for wrong, verdict in ((8, PASS), (9, FAIL)):  # of 4 codes each: two pictures of four, or three
         sessions = {"latent": Latent(batch, wrong), "generator": Generator()}
-        found = parity_of([LATENT, GENERATOR], sessions, [batch], tolerance=tolerance, backend="onnxruntime")
+        found = parity_of(PROGRAM, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
         whole = next(one for one in found if (one.stage, one.mode) == ("generator", FREE_RUNNING))
         assert (whole.verdict, whole.excluded_pictures) == (verdict, -(-wrong // 4))
         if verdict == FAIL:
@@ -141,7 +152,7 @@ def test_int8_may_lose_some_codes_and_is_not_judged_by_the_whole() -> None:
     batch = reference(0.5)
     tolerance = dataclasses.replace(TOLERANCES["int8"], codes=0.9)
     sessions = {"latent": Latent(batch, 1), "generator": Generator()}
-    found = parity_of([LATENT, GENERATOR], sessions, [batch], tolerance=tolerance, backend="onnxruntime")
+    found = parity_of(PROGRAM, sessions, [batch], tolerance=tolerance, backend="onnxruntime")
     assert {one.verdict for one in found} == {PASS}
 
 
@@ -160,7 +171,13 @@ def test_padding_is_not_compared() -> None:
             other[:, 2] = 100
             return {"text": other}
 
-    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["fp32"], backend="onnxruntime")
+    found = parity_of(
+        program_of(spec),
+        {"text": Text()},
+        [batch],
+        tolerance=TOLERANCES["fp32"],
+        backend="onnxruntime",
+    )
     assert {one.verdict for one in found} == {PASS}
 
 
@@ -174,7 +191,13 @@ def test_a_nan_fails_whatever_the_budget() -> None:
         def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
             return {"text": np.where(text > 0, text, np.nan).astype(np.float32)}
 
-    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["int8"], backend="onnxruntime")
+    found = parity_of(
+        program_of(spec),
+        {"text": Text()},
+        [batch],
+        tolerance=TOLERANCES["int8"],
+        backend="onnxruntime",
+    )
     assert found[0].verdict == FAIL
 
 
@@ -217,7 +240,13 @@ def test_what_follows_from_a_near_tie_within_its_own_stage_is_excused_too(
             other[0] = -other[0]  # another row, because of the first sample's first code
             return {**Latent(batch, 1).run(inputs), "text": other}
 
-    found = parity_of([spec], {"text": Text()}, [batch], tolerance=TOLERANCES["fp32"], backend="onnxruntime")
+    found = parity_of(
+        program_of(spec),
+        {"text": Text()},
+        [batch],
+        tolerance=TOLERANCES["fp32"],
+        backend="onnxruntime",
+    )
     assert {one.verdict for one in found} == {verdict}
 
 

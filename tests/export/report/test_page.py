@@ -16,10 +16,12 @@ import pytest
 from onnx import numpy_helper
 
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.parity.verdict import TOLERANCES, open_sessions, parity_of, verdict_of
-from textual_vision.export.report.page import ReportSource, report_files, summary_of, write_report
+from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.verdict import parity_of, verdict_of
+from textual_vision.export.report.page import ReportSource, report_files, summary_from_mapping, write_report
 from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
+from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.pipeline import TextToImage
 
@@ -206,13 +208,13 @@ def test_numbers_that_json_lacks_become_null(source: ReportSource) -> None:
 def test_one_precision_alone_makes_a_report_without_a_comparison_of_layers(source: ReportSource) -> None:
     result = dataclasses.replace(source.result, precisions=source.result.precisions[:1], rewrites=())
     page = _page(dataclasses.replace(source, result=result, graphs={"fp32": source.graphs["fp32"]}))
-    assert "Signal-to-noise" not in page and "What each rewrite bought" not in page
+    assert "Signal-to-noise" not in page and "Rewrites</h2>" not in page
 
 
-def test_a_long_note_is_folded_under_a_summary_of_its_values(source: ReportSource) -> None:
+def test_a_long_note_is_folded_under_a_summary_from_mapping_its_values(source: ReportSource) -> None:
     assert "<summary>20 int8</summary>" in _page(source)
-    assert summary_of({"a": "int8", "b": "int8", "c": "float"}) == "2 int8, 1 float"
-    assert summary_of({"a": 1, "b": "float"}) == "2 entries"
+    assert summary_from_mapping({"a": "int8", "b": "int8", "c": "float"}) == "2 int8, 1 float"
+    assert summary_from_mapping({"a": 1, "b": "float"}) == "2 entries"
 
 
 def test_both_files_are_written_whole(source: ReportSource, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.build.report_files import command_of
+from textual_vision.export.build.report_files import build_command
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.report.layers import IDENTICAL, MEASURED, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
@@ -95,7 +95,7 @@ def _sample(prompt: str, *, error: int = 0) -> ReportSample:
     drawn = ReportImage(image=found, codes=codes, image_metrics=figures, code_metrics=None)
     margins = np.array([[1.0, 1e-6], [1.0, 1.0]], np.float32)
     return ReportSample(
-        prompt=prompt, seed=0, image=image, codes=codes, margins=margins, drawn={"int8": drawn}
+        prompt=prompt, seed=0, image=image, codes=codes, margins=margins, generated={"int8": drawn}
     )
 
 
@@ -198,7 +198,7 @@ def test_the_command_tells_of_no_place() -> None:
     options = BuildOptions(
         precisions=("fp32", "int8"), prompt_length=16, reference=True, no_rewrite=("fold-film",)
     )
-    command = command_of("/home/someone/my model", Path("/home/someone/out.tv"), options)
+    command = build_command("/home/someone/my model", Path("/home/someone/out.tv"), options)
     assert command.startswith("tv-export build 'my model' -o out.tv --precision fp32 --precision int8 ")
     assert "someone" not in command
     assert (

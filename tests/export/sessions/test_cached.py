@@ -14,8 +14,8 @@ import pytest
 from textual_vision.export.graph.smoke_graph import smoke_graph
 from textual_vision.export.model.batch import Array
 from textual_vision.export.sessions.cached import (
-    RUNS_KEPT,
-    SESSIONS_KEPT,
+    MAX_RUNS,
+    MAX_SESSIONS,
     CachingSession,
     GraphDigests,
     SessionPool,
@@ -84,9 +84,9 @@ def test_sessions_of_several_threads_run_in_turns_and_others_at_once(several_thr
 def test_only_the_last_runs_are_kept() -> None:
     counting = Counting()
     session = CachingSession(counting)
-    for value in [*range(RUNS_KEPT + 1), RUNS_KEPT, 0]:
+    for value in [*range(MAX_RUNS + 1), MAX_RUNS, 0]:
         session.run({"x": np.full((1, 4), value, np.float32)})
-    assert counting.runs == RUNS_KEPT + 2
+    assert counting.runs == MAX_RUNS + 2
 
 
 def test_graphs_that_differ_in_notes_alone_share_a_session() -> None:
@@ -111,7 +111,7 @@ def test_backends_have_sessions_of_their_own() -> None:
 
 def test_only_the_last_sessions_are_kept() -> None:
     opened = SessionPool()
-    graphs = [named("one", factor=float(index)) for index in range(SESSIONS_KEPT + 1)]
+    graphs = [named("one", factor=float(index)) for index in range(MAX_SESSIONS + 1)]
     first, *_ = [opened.of({"latent": graph}, "onnxruntime")["latent"] for graph in graphs]
     assert opened.of({"latent": graphs[-1]}, "onnxruntime")["latent"] is not first
     assert opened.of({"latent": graphs[0]}, "onnxruntime")["latent"] is not first

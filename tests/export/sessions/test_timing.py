@@ -11,7 +11,7 @@ from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.sessions import timing as measure
 from textual_vision.export.sessions.timing import (
     ITERATIONS,
-    LASTING_SECONDS,
+    MEAN_SECONDS,
     WARM_UP,
     mean_cpu_ms,
     median_latency_ms,
@@ -103,4 +103,4 @@ def test_slow_graphs_are_not_run_more_often(clock: Clock) -> None:
 def test_what_a_drawing_takes_of_a_core_is_the_same_on_a_busy_machine(clock: Clock) -> None:
     sessions = [Disturbed(clock, 1.0), Disturbed(clock, 2.0)]
     assert mean_cpu_ms(sessions, STAGE, BATCH) == pytest.approx((1.0, 2.0))
-    assert clock.thread_seconds == pytest.approx(2 * LASTING_SECONDS, rel=0.02)
+    assert clock.thread_seconds == pytest.approx(2 * MEAN_SECONDS, rel=0.02)

@@ -32,7 +32,7 @@ from textual_vision.runtime.manifest import (
 )
 
 STAGES = ["text_encoder", "latent", "generator"]
-TEXT = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1, groups=1, width=1)
+TEXT = TextSpec(tokenizer="tokenizer.json", max_tokens=12, pad_id=0, unknown_id=1)
 
 
 def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_built(
@@ -152,12 +152,12 @@ def test_what_makes_no_sense_is_refused(tiny_bundle, orin, told, kind, words):
         add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
 
 
-def test_weak_int8_needs_scales(tiny_bundle, orin):
+def test_weakly_typed_int8_needs_a_calibration_cache(tiny_bundle, orin):
     manifest = Bundle(tiny_bundle).manifest
     precisions = {**manifest.precisions, "int8": manifest.precisions["fp32"]}
     write_manifest(dataclasses.replace(manifest, precisions=precisions), tiny_bundle)
     told = options(precision="int8", weakly_typed=True)
-    with pytest.raises(UsageError, match="needs scales"):
+    with pytest.raises(UsageError, match="needs a calibration cache"):
         add_engines(tiny_bundle, told, on_progress=silent, trt=orin, device=ORIN)
     cache = b"TRT-100300-EntropyCalibration2\ntext: 3c010a14\n"
     add_engines(

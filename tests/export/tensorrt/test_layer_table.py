@@ -142,7 +142,7 @@ def test_products_without_a_name_of_their_own_are_refused(names):
     model.graph.node.append(onnx.helper.make_node("MatMul", ["x", "rows_t"], ["again"]))
     for node, name in zip([n for n in model.graph.node if n.op_type == "MatMul"], names, strict=True):
         node.name = name
-    with pytest.raises(IntegrityError, match="called"):
+    with pytest.raises(IntegrityError, match="not unique"):
         product_nodes(model.SerializeToString())
 
 
@@ -151,7 +151,7 @@ def test_the_check_names_the_first_five_layers_that_failed():
     types = {"conv0": "int8", "conv1": "fp16"}
     with pytest.raises(BudgetError, match=r"g\.onnx: 7 of 8") as caught:
         check_int8(types, operators, frozenset(operators), "g.onnx")
-    assert "conv1 (Conv: fp16), conv2 (Conv: not in it)" in caught.value.message
+    assert "conv1 (Conv: fp16), conv2 (Conv: not in the engine)" in caught.value.message
     assert "and 2 more" in caught.value.message
 
 

@@ -49,9 +49,9 @@ def test_scales_for_nothing_are_refused(tiny_bundle, capsys, tmp_path):
     ("asked", "words"),
     [
         ({"batch_profile": BatchProfile(min=1, opt=2, max=16)}, "text_encoder is not for batches of 1 to 16"),
-        ({"workspace_bytes": 1 << 28}, "workspace_bytes none, asked for 268435456"),
-        ({"optimization_level": 5}, "optimization_level none, asked for 5"),
-        ({"dla_core": 1}, "DLA none, asked for 1"),
+        ({"workspace_bytes": 1 << 28}, "workspace_bytes none, requested 268435456"),
+        ({"optimization_level": 5}, "optimization_level none, requested 5"),
+        ({"dla_core": 1}, "DLA none, requested 1"),
     ],
 )
 def test_engines_of_the_same_gpu_that_are_not_what_was_asked_for_are_not_passed_off_as_it(

@@ -117,7 +117,7 @@ def test_int8_weights_make_a_smaller_engine():
     [
         (tiny.quantized("Conv", int32_bias=True), "quantize without biases"),
         (tiny.quantized("Conv", zero_point=3), "symmetrically"),
-        (tiny.pixels(cast_last=False), "very last node"),
+        (tiny.pixels(cast_last=False), "graph's last node"),
         (tiny.integer_operator("DynamicQuantizeLinear"), "QuantizeLinear/DequantizeLinear pairs"),
         (tiny.integer_operator("MatMulInteger"), "QuantizeLinear/DequantizeLinear pairs"),
     ],
@@ -170,7 +170,7 @@ def test_profiles_that_do_not_fit_are_refused_with_the_numbers():
         attempt(y=shape(1, 1, 1))
     with pytest.raises(UsageError, match=r"shape \(-1, 8, 8, 8\), the profile \(1, 8, 8\)"):
         attempt(x=shape(1, 1, 1, rest=(8, 8)))
-    with pytest.raises(UsageError, match="does not rise"):
+    with pytest.raises(UsageError, match="is not rising"):
         attempt(x=shape(4, 2, 1))
 
 
@@ -219,7 +219,7 @@ def test_too_little_room_to_work_in_says_so():
 
 
 def test_weak_types_and_calibrators_are_refused():
-    with pytest.raises(UsageError, match="strongly typed networks only"):
+    with pytest.raises(UsageError, match="only strongly typed networks"):
         build(tiny.conv(), weakly_typed=True)
 
 

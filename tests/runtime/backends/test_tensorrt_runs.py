@@ -160,8 +160,8 @@ def test_a_bundle_for_larger_batches_than_its_engines_is_drawn_in_their_batches(
             taken.append({len(value) for value in inputs.values()})
             return self.session.run(inputs)
 
-    limited = {n: Limited(session, engines[n].largest_batch) for n, session in model._sessions.items()}
-    monkeypatch.setattr(model, "_sessions", limited)
+    limited = {n: Limited(session, engines[n].largest_batch) for n, session in model.sessions.items()}
+    monkeypatch.setattr(model, "sessions", limited)
     drawn = model.generate(["dog", "cat", "river"] * 3, range(9))
     assert np.array_equal(drawn.codes, expected.codes)
     assert np.array_equal(drawn.images, expected.images)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from textual_vision.export.graph.opset import OPSET_LOWEST, opset_newest
+from textual_vision.export.graph.opset import MIN_OPSET, opset_newest
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.graph import check, operators
 from textual_vision.runtime.graph.check import check_graph
@@ -259,7 +259,7 @@ def test_the_graphs_of_a_bundle_pass(tiny_files):
 
 
 def test_every_opset_that_export_writes_is_known():
-    assert {OPSET_LOWEST, opset_newest()} <= set(check.OPSETS)
+    assert {MIN_OPSET, opset_newest()} <= set(check.OPSETS)
     versions = onnx.helper.VERSION_TABLE
     written = {row[1] for row in versions if row[2] in check.OPSETS}
     assert written <= set(check.IR_VERSIONS)

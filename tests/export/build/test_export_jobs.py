@@ -1,4 +1,4 @@
-"""A stage made in a process of its own: the same graphs, the same errors, and no process left behind."""
+"""A worker process exports a stage: the same graphs, the same errors, and no process left behind."""
 
 from __future__ import annotations
 
@@ -9,28 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
-from textual_vision.export.build import float_workers as floats_beside
-from textual_vision.export.build.float_workers import (
-    GRAPH_FILE,
-    LOWERED_FILE,
-    MIN_BLOCKS_FOR_WORKER,
-    NOTES_FILE,
-    StageExportSpec,
-    exported_stage,
-    needs_worker,
-    started,
-)
-from textual_vision.export.host.step_cache import unzip_bytes
+from textual_vision.export.build import export_jobs
+from textual_vision.export.build.export_jobs import MIN_BLOCKS_FOR_WORKER, needs_worker, spawn_worker
+from textual_vision.export.build.stage_export import StageExportSpec, export_stage, exported_stage_from_bytes
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.results import rewrites_from_bytes
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
-TASK = StageExportSpec(source="", opset=18, tokens=None, target="cpu")
+SPEC = StageExportSpec(source="", opset=18, tokens=None, target="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +37,47 @@ def example(model: StagedModel) -> ReferenceBatch:
 def test_the_graph_is_the_one_that_this_process_would_export(
     checkpoint: Path, model: StagedModel, example: ReferenceBatch
 ) -> None:
-    task = dataclasses.replace(TASK, source=str(checkpoint), without=("simplify",))
-    with started(task, "latent", example) as begun:
-        assert begun.exported() == exported_stage(model, task, "latent", example)
-        files = unzip_bytes(begun.rewritten())
-    assert set(files) == {GRAPH_FILE, LOWERED_FILE, NOTES_FILE}
-    names = {one.rewrite for one in rewrites_from_bytes(files[NOTES_FILE])}
+    spec = dataclasses.replace(SPEC, source=str(checkpoint), no_rewrite=("simplify",))
+    with spawn_worker(spec, "latent", example) as job:
+        rewritten = job.rewritten()  # asked for first: results may be cached, so their order is free
+        assert job.exported() == export_stage(model, spec, "latent", example)
+        stage = exported_stage_from_bytes(job.exported(), rewritten)
+    onnx.checker.check_model(stage.graph)
+    names = {one.rewrite for one in stage.rewrites}
     assert "fold-constants" in names and "simplify" not in names
 
 
 def test_what_a_user_can_do_something_about_is_raised_here(
     tmp_path: Path, checkpoint: Path, example: ReferenceBatch
 ) -> None:
-    missing = dataclasses.replace(TASK, source=f"{tmp_path / 'mine.py'}:make")
+    missing = dataclasses.replace(SPEC, source=f"{tmp_path / 'mine.py'}:make")
     with (
-        started(missing, "latent", example) as begun,
+        spawn_worker(missing, "latent", example) as job,
         pytest.raises(UsageError, match=r"no file .*mine\.py") as error,
     ):
-        begun.exported()
+        job.exported()
     assert "custom-model.md" in error.value.hint
 
 
-def test_a_process_that_fails_says_how(tmp_path: Path, example: ReferenceBatch) -> None:
+def test_a_worker_that_ends_early_says_how(tmp_path: Path, example: ReferenceBatch) -> None:
     broken = tmp_path / "broken.py"
-    broken.write_text("raise RuntimeError('out of order')\n", "utf-8")
-    task = dataclasses.replace(TASK, source=f"{broken}:make")
+    broken.write_text(
+        "import os, sys\nprint('out of order', file=sys.stderr, flush=True)\nos._exit(1)\n", "utf-8"
+    )
+    spec = dataclasses.replace(SPEC, source=f"{broken}:make")
     with (
-        started(task, "latent", example) as begun,
-        pytest.raises(TextualVisionError, match="exported latent failed: RuntimeError: out of order"),
+        spawn_worker(spec, "latent", example) as job,
+        pytest.raises(TextualVisionError, match="stage latent failed: out of order"),
     ):
-        begun.exported()
+        job.exported()
 
 
 def test_only_long_programs_are_worth_a_process(model: StagedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = model.stage("latent")
     long = dataclasses.replace(stage, blocks=MIN_BLOCKS_FOR_WORKER)
-    monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(export_jobs.os, "cpu_count", lambda: 2)
     assert needs_worker(long) and not needs_worker(model.stage("generator"))
-    monkeypatch.setattr(floats_beside.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(export_jobs.os, "cpu_count", lambda: 1)
     assert not needs_worker(long)
 
 
@@ -91,7 +85,8 @@ PROGRAM = """
 import signal, sys, time
 from pathlib import Path
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.build.float_workers import StageExportSpec, started
+from textual_vision.export.build.export_jobs import spawn_worker
+from textual_vision.export.build.stage_export import StageExportSpec
 from textual_vision.runtime import console
 import click
 
@@ -100,8 +95,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 @click.command()
 @click.argument("source")
 def command(source):
-    task = StageExportSpec(source=source, opset=18, tokens=None, target="cpu")
-    with started(task, "latent", ReferenceBatch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
+    spec = StageExportSpec(source=source, opset=18, tokens=None, target="cpu")
+    with spawn_worker(spec, "latent", ReferenceBatch(prompts=("a",), seeds=(0,), tensors={}, margins={})):
         told = Path(source.removesuffix(":make")).with_suffix(".pid")
         while not told.exists():
             time.sleep(0.01)

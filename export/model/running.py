@@ -1,0 +1,86 @@
+"""A model run by PyTorch, stage by stage and step by step: the reference of every comparison."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from textual_vision.export.model.batch import Array
+from textual_vision.export.model.calling import run_module
+from textual_vision.export.model.stage import Stage, StagedModel
+from textual_vision.runtime.generation.conditions import (
+    Condition,
+    condition_from_labels,
+    condition_from_prompts,
+    no_condition,
+)
+from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """One run of a stage: its tensors by name; `step` counts the runs in a loop, 0 outside."""
+
+    stage: str
+    step: int
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+def texts_of(model: StagedModel, texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """`texts` for a model that takes prompts; else `count` conditions: its labels in turn, or empty ones.
+
+    Labels that a user gave in the place of our own prompts are kept.
+    """
+    if model.text is not None:
+        return tuple(texts)
+    if model.labels is None:
+        return ("",) * count
+    given = set(model.labels.names) | {str(number) for number in range(len(model.labels.names))}
+    labels = tuple(texts) if set(texts) <= given else model.labels.names
+    return tuple(itertools.islice(itertools.cycle(labels), count))
+
+
+def condition_of(model: StagedModel, texts: Sequence[str]) -> Condition:
+    """The condition's tensors for `texts`: prompts, or labels by name or number.
+
+    A model without a condition ignores them.
+    """
+    if model.text is not None and model.tokenizer is not None:
+        return condition_from_prompts(Tokenizer(model.tokenizer, model.text), texts)
+    if model.labels is not None:
+        return condition_from_labels(model.labels, texts)
+    return no_condition(len(texts))
+
+
+@torch.no_grad()
+def run_model(
+    model: StagedModel, condition: Condition, seeds: Sequence[int]
+) -> tuple[dict[str, Array], list[StageRun]]:
+    """Every tensor of the way by name (of a loop those of its last step), and every run of a stage.
+
+    Row k is for `condition`'s row k and the seed k; parameters have their defaults.
+    """
+    stages = {stage.name: stage for stage in model.stages}
+    runs: list[StageRun] = []
+
+    def run(spec: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        inputs = {one.name: known[one.name] for one in spec.inputs}
+        outputs = outputs_of(stages[spec.name], inputs)
+        runs.append(StageRun(stage=spec.name, step=step, inputs=inputs, outputs=outputs))
+        return outputs
+
+    program = model.program
+    tensors = {**condition.tensors, **program.start_tensors(seeds)}
+    return program.run(tensors, run, seeds), runs
+
+
+def outputs_of(stage: Stage, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The stage's outputs by name."""
+    given = {spec.name: torch.from_numpy(inputs[spec.name]) for spec in stage.spec.inputs}
+    outputs = run_module(stage.spec, stage.module, given)
+    return {name: value.contiguous().numpy() for name, value in outputs.items()}

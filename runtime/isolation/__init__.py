@@ -1,0 +1,1 @@
+"""Generate in a child process with limits, for bundles from unknown sources."""
