@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import SUMMARY, load_corpus
@@ -26,26 +27,28 @@ class SourceWithNotice:
 
 
 def open_source(
-    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None] = print
+    config: TrainConfig, folder: Path, splits: Sequence[str], on_progress: ProgressCallback = print
 ) -> SourceWithNotice:
     """The pictures of `splits` in the corpus at `folder`; UsageError when there are none."""
-    source = _source(config, folder, splits, say)
+    source = _source(config, folder, splits, on_progress)
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
     return SourceWithNotice(source=source, notice=notice_of(config))
 
 
-def validation_source(config: TrainConfig, folder: Path, say: Callable[[str], None] = print) -> PictureSource:
+def validation_source(
+    config: TrainConfig, folder: Path, on_progress: ProgressCallback = print
+) -> PictureSource:
     """The validation pictures in the corpus at `folder`, by which a run selects weights; may be empty."""
-    return _source(config, folder, (VALIDATION,), say)
+    return _source(config, folder, (VALIDATION,), on_progress)
 
 
 def _source(
-    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None]
+    config: TrainConfig, folder: Path, splits: Sequence[str], on_progress: ProgressCallback
 ) -> PictureSource:
     """Read tar shards in place, everything else as the memory-mapped corpus of `tv-train data`."""
     if config.corpus == "shards" and not (folder / SUMMARY).is_file():
-        return ShardPictures(find_shards(folder), splits, config.model.image_size, say)
+        return ShardPictures(find_shards(folder), splits, config.model.image_size, on_progress)
     return EmojiSource(load_corpus(folder), splits, config.model.image_size)
 
 

@@ -38,7 +38,7 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     found = measure(
-        load_checkpoint(str(folder)), opened, limit=limit, say=lambda line: click.echo(line, err=True)
+        load_checkpoint(str(folder)), opened, limit=limit, on_progress=lambda line: click.echo(line, err=True)
     )
     target = output or folder
     target.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,9 @@ def alignment(corpus: Path, output: Path | None) -> None:
     from textual_vision.training.evaluation.alignment import SHIPPED_FOLDER
     from textual_vision.training.evaluation.alignment_training import build_alignment
 
-    about = build_alignment(opened, output or SHIPPED_FOLDER, say=lambda line: click.echo(line, err=True))
+    about = build_alignment(
+        opened, output or SHIPPED_FOLDER, on_progress=lambda line: click.echo(line, err=True)
+    )
     click.echo(json.dumps(about, indent=2))
 
 

@@ -7,13 +7,14 @@ sample occurs twice in an epoch for any number of processes.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.picture_files import (
     DAMAGE_GRACE,
     PICTURE_SUFFIXES,
@@ -32,10 +33,10 @@ class ShardPictures:
     """Samples of some splits of shards at `size` pixels; see `batches.PictureSource`."""
 
     def __init__(
-        self, shards: Sequence[Path], splits: Sequence[str], size: int, say: Callable[[str], None]
+        self, shards: Sequence[Path], splits: Sequence[str], size: int, on_progress: ProgressCallback
     ) -> None:
         self.shards, self.size = list(shards), size
-        self.damage = DamageLog(report=lambda name, reason: say(f"skipped {name}: {reason}"))
+        self.damage = DamageLog(report=lambda name, reason: on_progress(f"skipped {name}: {reason}"))
         parts = [_places(number, shard, splits) for number, shard in enumerate(self.shards)]
         self.places = np.concatenate([np.zeros((0, COLUMNS), np.int64), *parts])
         self.replaced: dict[int, int] = {}  # damaged sample -> the one after it

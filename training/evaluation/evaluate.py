@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
@@ -49,7 +50,6 @@ ASKED: Mapping[str, Mapping[str, str]] = {
     "woods with a stream": FOREST,
 }
 
-Say = Callable[[str], None]
 Features = NDArray[np.float32]
 
 
@@ -80,19 +80,21 @@ class Evaluation:
         write_atomic(folder / "contact_sheet.png", self.sheet)
 
 
-def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: Say) -> Evaluation:
+def evaluate(
+    checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, on_progress: ProgressCallback
+) -> Evaluation:
     """All scores of `checkpoint`.
 
     `limit` is the number of held-out pictures, evenly spaced; None takes all. Raise UsageError when the
     corpus has no held-out picture.
     """
     extractor = EfficientNetFeatures()
-    say("generating pictures of the held-out captions")
+    on_progress("generating pictures of the held-out captions")
     held = _held_out(checkpoint, corpus, extractor, limit)
-    say(f"{len(held.labels)} held-out pictures; reconstructing them")
+    on_progress(f"{len(held.labels)} held-out pictures; reconstructing them")
     again = reconstruct(checkpoint.model, checkpoint.tokenizer, held.real, held.prompts)
     psnr = psnr_of_pictures(held.real, again.pictures)
-    say("alignment and compositions")
+    on_progress("alignment and compositions")
     scores = {
         "checkpoint": checkpoint.config.name,
         "held_out_pictures": len(held.labels),
@@ -108,7 +110,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
         "text_codes": _text_codes(checkpoint, corpus),
         "diversity": _diversity(checkpoint, held, extractor),
     }
-    say("nearest training pictures")
+    on_progress("nearest training pictures")
     train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
     scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.generated, held.real)
     return Evaluation(scores=scores, sheet=_sheet(held))

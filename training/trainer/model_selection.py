@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import (
     PictureSource,
@@ -87,7 +88,7 @@ def select_interpolation(
     before: dict[str, Tensor],
     after: dict[str, Tensor],
     shares: Sequence[float],
-    say: Callable[[str], None],
+    on_progress: ProgressCallback,
 ) -> SelectedInterpolation:
     """The share of the way from `before` to `after` with the lowest KID; the last one without a scorer."""
     if scorer is None:
@@ -95,5 +96,5 @@ def select_interpolation(
     scores = {}
     for share in shares:
         scores[share] = scorer.distance(interpolate_weights(before, after, share))
-        say(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
+        on_progress(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
     return SelectedInterpolation(share=min(scores, key=scores.__getitem__), kid_from_share=scores)

@@ -12,7 +12,6 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
 from textual_vision.training.evaluation.sampling import generate_images, reconstruct
@@ -35,14 +35,12 @@ LOG_EVERY = 10  # steps
 SAMPLE_EVERY = 200  # steps
 SAMPLES = 8  # pictures on a sheet, each three times
 
-Say = Callable[[str], None]
-
 
 class RunLogger:
     """Reports of the main process."""
 
-    def __init__(self, out: Path, say: Say) -> None:
-        self.out, self.say = out, say
+    def __init__(self, out: Path, on_progress: ProgressCallback) -> None:
+        self.out, self.on_progress = out, on_progress
         self.writer: Any = None
         self.progress: Progress | None = None
         self.task: Any = None
@@ -82,7 +80,7 @@ class RunLogger:
             self.progress.update(self.task, completed=step + 1, terms=f"{first} {terms[first]:.4g}")
             return
         left = (time.monotonic() - self.started) / (step + 1 - self.first) * (steps - step - 1)
-        self.say(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")
+        self.on_progress(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource, caption_with_style
 from textual_vision.training.trainer.state import PHASES
@@ -59,8 +59,8 @@ class InterruptedRunError(TextualVisionError):
 class Interrupts:
     """A context in which the first SIGINT or SIGTERM only sets `asked`, so that the step can end."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, on_progress: ProgressCallback) -> None:
+        self.on_progress = on_progress
         self.asked = False
         self._before: dict[int, Any] = {}
 
@@ -75,4 +75,4 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("finishing this step, then saving (interrupt again to stop at once)")
+        self.on_progress("finishing this step, then saving (interrupt again to stop at once)")

@@ -13,7 +13,6 @@ RUN/checkpoint/      the result
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from accelerate import Accelerator
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig, with_retrieval_entries
 from textual_vision.training.config_rules import check_consistent
@@ -76,8 +76,6 @@ from textual_vision.training.trainer.text_codes import fit_text_codes, token_sta
 FITTED_CAPTIONS = 20_000  # that the text codes are fitted to, at most
 USAGE_CAPTIONS = 4000
 
-Say = Callable[[str], None]
-
 
 class TrainingRun:
     """The state of a run: model, averages, phase and step."""
@@ -88,7 +86,7 @@ class TrainingRun:
         source: PictureSource,
         notice: str,
         out: Path,
-        say: Say,
+        on_progress: ProgressCallback,
         validation: PictureSource | None = None,
     ) -> None:
         self.config, self.source, self.notice, self.out = config, source, notice, out
@@ -96,7 +94,7 @@ class TrainingRun:
         self.best: float | None = None  # lowest KID of the phase so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
-        self.say = say if self.is_main else (lambda line: None)
+        self.on_progress = on_progress if self.is_main else (lambda line: None)
         check_consistent(config)
         check_batch_sizes(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
@@ -104,14 +102,14 @@ class TrainingRun:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
-        self.interrupts = Interrupts(self.say)
+        self.interrupts = Interrupts(self.on_progress)
         self.saved = "nothing"
-        self.logger = RunLogger(out, self.say)
+        self.logger = RunLogger(out, self.on_progress)
 
     def start(self) -> None:
         """Start a run with phase 0: vocabulary, warm start, text codes."""
         captions = all_captions(self.source)
-        self.say(f"{len(self.source):,} pictures, {len(captions):,} distinct captions")
+        self.on_progress(f"{len(self.source):,} pictures, {len(captions):,} distinct captions")
         text, phase, seed = self.config.model.text, self.config.text_phase, self.config.seed
         self.tokenizer, old_ids = pruned_tokenizer(captions, text)
         encoder = self.model.text_encoder
@@ -125,7 +123,7 @@ class TrainingRun:
         error = fit_text_codes(encoder, states[kept], iterations=phase.kmeans_iterations, seed=seed)
         self._make_batches()
         usage = text_code_usage(self.encode_captions, some[:USAGE_CAPTIONS])
-        self.say(
+        self.on_progress(
             f"text codes: {usage.distinct:.2%} distinct sequences, {usage.used:.0%} of codes used, "
             f"R@1 {usage.recall_at_1:.3f}, squared error {error:.4f}"
         )
@@ -177,7 +175,7 @@ class TrainingRun:
     def scorer(self) -> ValidationScorer | None:
         """The scorer of weights; None when there are too few validation pictures."""
         if self.validation is None or len(self.validation) < MIN_PICTURES:
-            self.say(
+            self.on_progress(
                 f"fewer than {MIN_PICTURES} validation pictures: the last weights of each phase are kept"
             )
             return None
@@ -189,7 +187,7 @@ class TrainingRun:
             if before is not None:
                 after = with_generator_of(before, self.ema.weights)
                 candidates = self.config.interpolation_candidates
-                chosen = select_interpolation(self.scorer, before, after, candidates, self.say)
+                chosen = select_interpolation(self.scorer, before, after, candidates, self.on_progress)
                 self.logger.log({"phase": "choice", **asdict(chosen)})
                 write_weights(self.out / KEPT, interpolate_weights(before, after, chosen.share))
             elif self.best is None:
@@ -211,7 +209,7 @@ class TrainingRun:
             self.best = kid
             write_weights(self.out / KEPT, self.ema.weights)
         best = ", the best so far" if better else ""
-        self.say(f"validation: KID {kid:.4f}{best}; {nats:.4f} nats a code")
+        self.on_progress(f"validation: KID {kid:.4f}{best}; {nats:.4f} nats a code")
 
     def _train(self, phase: Phase) -> None:
         self.model.train()
@@ -299,7 +297,7 @@ class TrainingRun:
         if self.is_main:
             cut_log(self.out, self.phase_index, self.next_step)
         self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
-        self.say(f"resumed: {self.saved}")
+        self.on_progress(f"resumed: {self.saved}")
 
     def save_result(self) -> Path:
         """Write the averaged weights as a checkpoint; return its folder."""
@@ -309,7 +307,7 @@ class TrainingRun:
                 {name: weight.cpu() for name, weight in self.ema.weights.items()}
             )
             save_checkpoint(folder, self.config, weights, self.tokenizer, self.notice)
-        self.say(f"wrote {folder}")
+        self.on_progress(f"wrote {folder}")
         return folder
 
     def _report(self, phase: Phase, step: int, terms: dict[str, torch.Tensor]) -> None:
@@ -338,7 +336,7 @@ def run(
     out: Path,
     *,
     resume: bool,
-    say: Say,
+    on_progress: ProgressCallback,
     validation: PictureSource | None = None,
 ) -> Path:
     """Train `config` in the folder `out`; return the folder of the checkpoint.
@@ -356,7 +354,7 @@ def run(
         raise UsageError(f"{out} has no run to resume", "leave out --resume to start one")
     if resume and read_config(out) != config:
         raise UsageError(f"{out} was started with another config", f"give {out / 'config.json'} as CONFIG")
-    training = TrainingRun(config, source, notice, out, say, validation)
+    training = TrainingRun(config, source, notice, out, on_progress, validation)
     if resume:
         training.resume()
     else:

@@ -92,7 +92,9 @@ def test_evaluate_writes_scores_and_a_sheet_of_held_out_prompts(trained: Path, c
 
 def test_evaluation_is_repeatable(trained: Path, corpus: Path) -> None:
     checkpoint, opened = load_checkpoint(str(trained / "checkpoint")), load_corpus(corpus)
-    first, second = (evaluate(checkpoint, opened, limit=None, say=lambda line: None) for _ in range(2))
+    first, second = (
+        evaluate(checkpoint, opened, limit=None, on_progress=lambda line: None) for _ in range(2)
+    )
     assert first == second
 
 

@@ -36,7 +36,7 @@ Train = Callable[..., Path]
 @pytest.fixture
 def train(tiny_config: TrainConfig, shapes: PictureSource) -> Train:
     def go(out: Path, *, config: TrainConfig = tiny_config, resume: bool = False) -> Path:
-        return run(config, shapes, "notice", out, resume=resume, say=lambda line: None)
+        return run(config, shapes, "notice", out, resume=resume, on_progress=lambda line: None)
 
     return go
 
@@ -153,7 +153,7 @@ KILLED = """
         return step(self, number)
 
     LatentPhase.step = killed
-    run(config, Shapes(), "notice", Path({out!r}), resume=False, say=print)
+    run(config, Shapes(), "notice", Path({out!r}), resume=False, on_progress=print)
 """
 
 
@@ -324,5 +324,7 @@ def test_batches_that_do_not_divide_among_processes_are_refused(tiny_config: Tra
     from textual_vision.training.trainer.trainer import check_batch_sizes
 
     check_batch_sizes(tiny_config, 2)
-    with pytest.raises(UsageError, match=r"codebook_phase\.batch_size 8 is not a multiple of the 3 processes"):
+    with pytest.raises(
+        UsageError, match=r"codebook_phase\.batch_size 8 is not a multiple of the 3 processes"
+    ):
         check_batch_sizes(tiny_config, 3)
