@@ -1,10 +1,10 @@
-"""A checkpoint: a folder with everything that drawing, exporting and evaluating need. Never pickle.
+"""A checkpoint: a folder with everything that generation, export and evaluation need, without pickle.
 
-config.json          the training config, every dimension in it
-model.safetensors    weights: matrices int8 with a step for each row, kernels float16, the rest float32
+config.json          the training config with every field
+model.safetensors    weights: matrices int8 with a scale for each row, kernels float16, the rest float32
 tokenizer.json       the pruned tokenizer
 NOTICE               licenses of data and pretrained weights
-evaluation.json      what `tv-train evaluate` measured (absent before)
+evaluation.json      scores of `tv-train evaluate` (absent before)
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from textual_vision.training.models.text_to_image import TextToImageModel
 
 SHIPPED_FOLDER = Path(__file__).parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "NOTICE")
-SCALE = ".scale"  # behind the name of an int8 tensor
+SCALE = ".scale"  # suffix of the scales of an int8 tensor
 AGAIN_HINT = "the file is damaged: fetch or save the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model in evaluation mode and what belongs to it."""
+    """A model in evaluation mode with its config, tokenizer and NOTICE."""
 
     config: TrainConfig
     model: TextToImageModel
@@ -64,7 +64,10 @@ def find_checkpoint(name_or_path: str) -> Path:
 
 
 def load_checkpoint(name_or_path: str) -> Checkpoint:
-    """Raises UsageError when there is none, IntegrityError when it is damaged or disagrees with itself."""
+    """A shipped checkpoint by its name, or any by its folder.
+
+    Raise UsageError when there is none, IntegrityError when files are damaged or contradict each other.
+    """
     folder = find_checkpoint(name_or_path)
     for name in FILES:
         if not (folder / name).is_file():
@@ -105,7 +108,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in `path`; IntegrityError when the file is missing or damaged."""
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises nothing more particular
+    except Exception as error:  # `tokenizers` raises no class of its own
         raise IntegrityError(f"{path} can't be read: {error}", AGAIN_HINT) from error
 
 
@@ -115,7 +118,7 @@ def _model(config: TrainConfig, folder: Path) -> TextToImageModel:
         return TextToImageModel(config.model, config.sampling)
     except (RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        problem = f"{folder / 'config.json'} describes a model that can't be made: {reason}"
+        problem = f"{folder / 'config.json'} describes a model that cannot be made: {reason}"
         raise IntegrityError(problem, AGAIN_HINT) from error
 
 
@@ -155,15 +158,15 @@ def _load_weights(model: TextToImageModel, path: Path) -> None:
 def save_checkpoint(
     folder: Path, config: TrainConfig, weights: dict[str, torch.Tensor], tokenizer: Tokenizer, notice: str
 ) -> None:
-    """Writes a checkpoint beside `folder` and puts it in its place when whole.
+    """Write a checkpoint to `folder`, whole or not at all; an older one is replaced at the end.
 
-    Raises OSError as the system gives it; what was at `folder` is still there then, and nothing else.
+    Raise the OSError of the system; an older checkpoint at `folder` is then unchanged.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".tmp", dir=folder.parent))
     try:
         fresh.chmod(0o755)
-        # By our own writer: safetensors and tokenizers have errors of their own for a full disk.
+        # Not by safetensors and tokenizers, which do not raise OSError for a full disk.
         write_atomic(fresh / "config.json", bytes_from_config(config))
         stored = dict(itertools.chain(*(_stored(name, weight) for name, weight in weights.items())))
         write_atomic(fresh / "model.safetensors", safetensors_bytes(stored))
@@ -175,7 +178,7 @@ def save_checkpoint(
 
 
 def _stored(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Matrices on their grids as int8 and their scales; others, and kernels, as float16."""
+    """Matrices on the int8 grid as int8 and scales; other matrices and kernels as float16."""
     weight = weight.detach()
     if uses_int8_grid(name, weight) and torch.equal(round_to_int8_grid(weight), weight):
         steps = int8_row_scales(weight)
@@ -186,7 +189,7 @@ def _stored(name: str, weight: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 
 
 def _unpacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """int8 tensors times the scales that belong to them; raises ValueError where the two don't fit."""
+    """The weights with int8 tensors multiplied by their scales; ValueError where the two do not fit."""
     found = {}
     for name, tensor in weights.items():
         if name.removesuffix(SCALE) in weights and name.endswith(SCALE):
@@ -194,7 +197,9 @@ def _unpacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if tensor.dtype == torch.int8:
             scale = weights.get(name + SCALE)
             if scale is None or scale.dtype != torch.float32 or scale.shape != (*tensor.shape[:-1], 1):
-                raise ValueError(f"tensor {name} is int8, and {name + SCALE} is no float32 step for each row")
+                raise ValueError(
+                    f"tensor {name} is int8, and {name + SCALE} is not a float32 scale for each row"
+                )
             tensor = tensor.to(torch.float32) * scale
         found[name] = tensor
     return found

@@ -1,12 +1,13 @@
-"""From a config's `corpus` to captioned pictures and the licenses that travel with them."""
+"""The captioned pictures of a config's `corpus`, and the NOTICE with their licenses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import SUMMARY, load_corpus
@@ -19,33 +20,35 @@ from textual_vision.training.emoji.source import EmojiSource
 
 @dataclass(frozen=True, kw_only=True)
 class SourceWithNotice:
-    """Pictures to train on or to judge by, and the NOTICE of what is trained on them."""
+    """Pictures for training or evaluation, and the NOTICE of a model trained on them."""
 
     source: PictureSource
     notice: str
 
 
 def open_source(
-    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None] = print
+    config: TrainConfig, folder: Path, splits: Sequence[str], on_progress: ProgressCallback = print
 ) -> SourceWithNotice:
-    """The pictures in `folder` that belong to one of `splits`; UsageError when there are none."""
-    source = _source(config, folder, splits, say)
+    """The pictures of `splits` in the corpus at `folder`; UsageError when there are none."""
+    source = _source(config, folder, splits, on_progress)
     if len(source) == 0:
         raise UsageError(f"{folder} has no picture of the splits {', '.join(splits)}")
     return SourceWithNotice(source=source, notice=notice_of(config))
 
 
-def validation_source(config: TrainConfig, folder: Path, say: Callable[[str], None] = print) -> PictureSource:
-    """The pictures in `folder` by which a run chooses what it keeps; there may be none."""
-    return _source(config, folder, (VALIDATION,), say)
+def validation_source(
+    config: TrainConfig, folder: Path, on_progress: ProgressCallback = print
+) -> PictureSource:
+    """The validation pictures in the corpus at `folder`, by which a run selects weights; may be empty."""
+    return _source(config, folder, (VALIDATION,), on_progress)
 
 
 def _source(
-    config: TrainConfig, folder: Path, splits: Sequence[str], say: Callable[[str], None]
+    config: TrainConfig, folder: Path, splits: Sequence[str], on_progress: ProgressCallback
 ) -> PictureSource:
-    """Shards are read in place; everything else as the memory-mapped corpus that `tv-train data` makes."""
+    """Read tar shards in place, everything else as the memory-mapped corpus of `tv-train data`."""
     if config.corpus == "shards" and not (folder / SUMMARY).is_file():
-        return ShardPictures(find_shards(folder), splits, config.model.image_size, say)
+        return ShardPictures(find_shards(folder), splits, config.model.image_size, on_progress)
     return EmojiSource(load_corpus(folder), splits, config.model.image_size)
 
 

@@ -41,12 +41,12 @@ from textual_vision.export.bench.timing import (
     run_interleaved,
     timing_from_seconds,
 )
-from textual_vision.export.host.progress import ProgressCallback, ignore_progress
 from textual_vision.export.host.versions import versions
 from textual_vision.export.model.batch import Array
 from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.progress import ProgressCallback, ignore_progress
 
 MAX_LOAD = 0.5  # other runnable processes; above it the times are rough
 SAME_PICTURE_DB = 20.0  # below it, a runner does other work than the first

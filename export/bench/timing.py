@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from textual_vision.export.bench.runner import Iteration
-from textual_vision.export.host.progress import ProgressCallback, ignore_progress
+from textual_vision.runtime.progress import ProgressCallback, ignore_progress
 
 ITERATIONS_PER_TURN = 5
 WARM_UP_PER_TURN = 2  # refills the caches, which hold the data of another runner

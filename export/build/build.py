@@ -14,7 +14,6 @@ from textual_vision.export.build.report_files import build_command, build_report
 from textual_vision.export.bundle.contents import bundle_contents
 from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import gc_frozen
-from textual_vision.export.host.progress import ProgressCallback, ignore_progress
 from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.host.versions import versions
 from textual_vision.export.parity.verdict import parity_error
@@ -22,6 +21,7 @@ from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import FAIL, PASS, BuildResult, RewriteResult
 from textual_vision.runtime.isolation.trusted import trust_written
 from textual_vision.runtime.manifest import Manifest
+from textual_vision.runtime.progress import ProgressCallback, ignore_progress
 
 
 @gc_frozen()

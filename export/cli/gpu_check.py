@@ -12,7 +12,7 @@ import click
 from textual_vision.runtime.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
-    from textual_vision.export.host.progress import ProgressCallback
+    from textual_vision.runtime.progress import ProgressCallback
 
 
 @click.command("gpu-check")

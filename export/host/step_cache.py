@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from textual_vision.export.host.progress import ProgressCallback, ignore_progress
 from textual_vision.export.host.versions import versions
 from textual_vision.export.results import StepTiming
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import cache_folder, write_atomic
+from textual_vision.runtime.progress import ProgressCallback, ignore_progress
 
 CACHE_LIMIT_BYTES = 2 << 30
 PACKAGES_FOLDER = Path(__file__).parents[2]

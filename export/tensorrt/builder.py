@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.tensorrt.layer_table import TABLE_START
@@ -32,6 +31,7 @@ from textual_vision.runtime.errors import (
     TextualVisionError,
     UsageError,
 )
+from textual_vision.runtime.progress import ProgressCallback
 
 # Pattern of the parser's message → hint.
 PARSER_HINTS = (

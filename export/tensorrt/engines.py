@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle.writer import check_place, write_bundle
-from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.tensorrt.builder import Plan, build_plan, choose_compute, table_from_plan
 from textual_vision.export.tensorrt.dla import check_dla_used
 from textual_vision.export.tensorrt.layer_table import (
@@ -49,6 +48,7 @@ from textual_vision.runtime.errors import UsageError, choice_hint
 from textual_vision.runtime.files import write_atomic
 from textual_vision.runtime.isolation.trusted import is_trusted, trust_written
 from textual_vision.runtime.manifest import EngineSpec, Manifest, StageSpec
+from textual_vision.runtime.progress import ProgressCallback
 
 DLA_TYPE = "dla"  # the type of layers on the DLA, which TensorRT does not report
 

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.export.host.versions import DISTRIBUTION, RUNTIME_LIBRARIES, installed_versions
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.prompts import COMPARED
@@ -37,6 +36,7 @@ from textual_vision.runtime.errors import BackendMissingError, TextualVisionErro
 from textual_vision.runtime.generation.conditions import usual_texts
 from textual_vision.runtime.generation.program import Program, program_from_manifest
 from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.runtime.version import __version__
 
 SAMPLES, WARM_UP, ITERATIONS = 16, 10, 100

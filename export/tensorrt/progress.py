@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from textual_vision.export.host.progress import ProgressCallback
 from textual_vision.runtime.backends.tensorrt.api import has_api
+from textual_vision.runtime.progress import ProgressCallback
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 5.0

@@ -129,7 +129,7 @@ def make_whole(folder: Path) -> None:
     [
         (break_notice, "NOTICE is not text"),
         (nest_config, r"config\.json: not valid JSON"),
-        (ask_for_too_much, r"config\.json describes a model that can't be made"),
+        (ask_for_too_much, r"config\.json describes a model that cannot be made"),
         (put_nan, r"generator\.color\.bias has values that are not finite"),
         (make_whole, r"generator\.color\.bias is torch\.int32, the model's is torch\.float32"),
         (truncate, r"model\.safetensors can't be read"),

@@ -1,4 +1,4 @@
-"""tv-train data: any source of captioned pictures to a corpus on disk."""
+"""tv-train data: writes a corpus from captioned pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from textual_vision.training.data.picture_files import Entry
 
-LINE_EVERY = 2000  # pictures between two lines where there is no terminal
+LINE_EVERY = 2000  # pictures between two lines without a terminal
 SOURCES = ("emoji", "coco", "folder", "shards")
 
 
@@ -86,7 +86,7 @@ def data_command(
         if source is None:
             raise UsageError(f"--format {kind} needs --input", "name the folder that holds the pictures")
         if packages is not None or tones:
-            raise UsageError(f"--packages and --skin-tones are not for {kind}", "leave them output")
+            raise UsageError(f"--packages and --skin-tones are not for {kind}", "leave them out")
         summary = _captioned(output, kind, source, size, max_damaged, workers)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False))
@@ -142,7 +142,7 @@ def _entries(kind: str, source: Path) -> Iterator[Entry]:
 
 
 class _Progress:
-    """A bar on a terminal, a line now and then elsewhere; both on the standard error."""
+    """A progress bar on a terminal, a line every `LINE_EVERY` pictures elsewhere; both on standard error."""
 
     def __init__(self, verb: str) -> None:
         from rich.console import Console
@@ -162,7 +162,7 @@ class _Progress:
         self._bar.stop()
 
     def show(self, done: int, total: int | None) -> None:
-        """`done` pictures of `total`, where that is known."""
+        """Show that `done` pictures of `total` are finished; `total` is None when unknown."""
         self._bar.update(self._task, completed=done, total=total)
         if not self._terminal and done - self._said >= LINE_EVERY:
             self._said = done

@@ -1,4 +1,4 @@
-"""tv-train evaluate and alignment: what a checkpoint is worth, and the model that judges it."""
+"""tv-train evaluate and alignment: scores of a checkpoint, and the model for the alignment score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CORPUS = Path("out/corpus")
 @click.command()
 @click.argument("checkpoint")
 @click.option(
-    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus that it was trained on."
+    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus that CHECKPOINT was trained on."
 )
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the checkpoint's own]")
 @click.option("--limit", type=click.IntRange(64), help="Use this many held-out pictures. [default: all]")
@@ -24,7 +24,7 @@ def evaluate(
 ) -> None:
     """Measure CHECKPOINT (a folder or a shipped name) on held-out pictures and prompts.
 
-    Writes evaluation.json and contact_sheet.png, and prints the scores.
+    Write evaluation.json and contact_sheet.png, and print the scores.
     """
     from textual_vision.training.checkpoint import find_checkpoint, load_checkpoint
     from textual_vision.training.data.corpus import load_corpus
@@ -38,7 +38,7 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     found = measure(
-        load_checkpoint(str(folder)), opened, limit=limit, say=lambda line: click.echo(line, err=True)
+        load_checkpoint(str(folder)), opened, limit=limit, on_progress=lambda line: click.echo(line, err=True)
     )
     target = output or folder
     target.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,9 @@ def evaluate(
 
 
 @click.command()
-@click.option("--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Real captioned pictures.")
+@click.option(
+    "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus of real captioned pictures."
+)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
 def alignment(corpus: Path, output: Path | None) -> None:
     """Train the alignment model, which scores how well a picture fits a caption."""
@@ -57,7 +59,9 @@ def alignment(corpus: Path, output: Path | None) -> None:
     from textual_vision.training.evaluation.alignment import SHIPPED_FOLDER
     from textual_vision.training.evaluation.alignment_training import build_alignment
 
-    about = build_alignment(opened, output or SHIPPED_FOLDER, say=lambda line: click.echo(line, err=True))
+    about = build_alignment(
+        opened, output or SHIPPED_FOLDER, on_progress=lambda line: click.echo(line, err=True)
+    )
     click.echo(json.dumps(about, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""tv-train run, snapshot and describe: one training run, and what it would train."""
+"""tv-train run, snapshot and describe: a training run, and the size of its model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(config: str, output: Path, corpus: Path, resume: bool, threads: int | No
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, help="Folder to write. [default: RUN/snapshot]")
+@click.option("-o", "--output", type=FOLDER, help="Folder of the checkpoint. [default: RUN/snapshot]")
 def snapshot(run: Path, output: Path | None) -> None:
     """Write a checkpoint of RUN in its current state, without stopping it."""
     from textual_vision.training.trainer.snapshot import snapshot as take
@@ -68,7 +68,7 @@ def snapshot(run: Path, output: Path | None) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def describe(config: str, entries: int | None, as_json: bool) -> None:
-    """Count the weights and multiply-accumulates of CONFIG, stage by stage."""
+    """Print the weights and multiply-accumulates of each stage of CONFIG."""
     from dataclasses import asdict
 
     from textual_vision.training.config import with_retrieval_entries
@@ -114,7 +114,9 @@ def _add_total(table: object, drawn: list[StageSize]) -> None:
     assert isinstance(table, Table)
     table.add_section()
     macs = sum(size.multiply_accumulates or 0 for size in drawn)
-    table.add_row("a drawing", f"{sum(size.weights for size in drawn) / 1e6:,.2f} M", f"{macs / 1e6:,.1f} M")
+    table.add_row(
+        "one picture", f"{sum(size.weights for size in drawn) / 1e6:,.2f} M", f"{macs / 1e6:,.1f} M"
+    )
     table.add_section()
 
 

@@ -1,7 +1,7 @@
-"""Batches as a pure function of (seed, step): resuming is asking for the next step.
+"""Batches as a pure function of (seed, step), so that a resumed run continues with the next step.
 
-Everything random in a step is drawn for the whole batch and then sliced by process, so one process
-and several see the same pictures, captions and noise, and no sample twice in an epoch.
+All random numbers of a step are generated for the whole batch and then sliced by process. So one process and
+several have the same pictures, captions and noise, and no sample twice in an epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 class PictureSource(Protocol):
-    """Captioned pictures by number; `weight` says how often one is seen in an epoch."""
+    """Captioned pictures by number; `weight` is the number of times that one occurs in an epoch."""
 
     def __len__(self) -> int: ...
 
@@ -29,19 +29,19 @@ class PictureSource(Protocol):
         """(S, S, 3) uint8."""
 
     def captions(self, index: int) -> Sequence[str]:
-        """At least one."""
+        """At least one caption, the plainest first."""
 
     def style(self, index: int) -> str:
-        """The words that name the art style; empty when there are none."""
+        """The name of the art style; may be empty."""
 
     def weight(self, index: int) -> int:
         """Return how often the picture is drawn, relative to the others."""
 
     def is_composition(self, index: int) -> bool:
-        """Whether it shows several things that the caption names, and not one."""
+        """Whether the picture shows several things that its caption names."""
 
     def same_concept(self, index: int) -> Sequence[int]:
-        """Pictures that put the same things together, itself among them; none where it shows one."""
+        """Numbers of the pictures of the same composition, with its own; empty for a single thing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +53,13 @@ class TrainingBatch:
     attention_mask: Tensor  # int64 (B, T)
     style_named: Tensor  # bool (B,): the caption names the art style
     captions: list[str]
-    indices: list[int]  # of the pictures, among all that the source has
+    indices: list[int]  # of the pictures in the source
     same_concept: list[Sequence[int]]  # of each; see `PictureSource.same_concept`
-    corpus: int  # how many pictures there are
+    corpus: int  # number of pictures in the source
 
 
 class StepRandom:
-    """The random numbers of one step, the same however many processes share it."""
+    """The random numbers of one step, the same for any number of processes."""
 
     def __init__(self, seed: int, phase: str, step: int, rank: int = 0, world: int = 1) -> None:
         digest = hashlib.sha256(f"{seed}/{phase}/{step}".encode()).digest()
@@ -109,11 +109,11 @@ class Batches:
         return self._batch_of(whole[rank * size : (rank + 1) * size], chance.tolist())
 
     def plainest(self, indices: list[int], *, style: bool) -> TrainingBatch:
-        """These pictures, each with its first caption, with its style or without."""
+        """A batch of these pictures with their first captions, with the style or without."""
         return self._batch_of(indices, [[0.0, -1.0 if style else 1.0]] * len(indices))
 
     def _batch_of(self, indices: list[int], chance: list[list[float]]) -> TrainingBatch:
-        # First: a source may find a picture damaged, and give another with its captions.
+        # Before the captions: a source may replace a damaged picture by another one with other captions.
         pictures = np.stack([self.source.picture(i) for i in indices])
         captions, told = [], []
         for index, (pick, style_chance) in zip(indices, chance, strict=True):
@@ -134,7 +134,7 @@ class Batches:
         )
 
     def _indices(self, phase: str, start: int, count: int) -> list[int]:
-        """Positions start … start + count of the endless sequence of shuffled epochs."""
+        """Pictures at positions start to start + count of the endless sequence of shuffled epochs."""
         places = np.arange(start, start + count)
         epochs, offsets = places // len(self.pool), places % len(self.pool)
         orders = {int(epoch): self._order(phase, int(epoch)) for epoch in np.unique(epochs)}

@@ -1,4 +1,4 @@
-"""From captioned pictures of any reader to a corpus on disk, the format that training reads."""
+"""A corpus on disk from the captioned pictures of any reader."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def build_captioned_corpus(
     damage: DamageLog | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Decodes every entry and writes the corpus to `folder`, whole or not at all; returns its summary.
+    """Decode every entry and write the corpus to `folder`, whole or not at all; return its summary.
 
-    Pictures go to disk as they come: memory is flat in their number. IntegrityError when too many are
-    damaged, or none is left; UsageError when `folder` holds something else.
+    Pictures are written one by one, so memory does not grow with their number. Raise IntegrityError when too
+    many are damaged or none is left, UsageError when `folder` has other files.
     """
     damage = damage or DamageLog()
     with fresh_corpus(folder) as scratch:
         splits = _write_pictures(scratch, entries, size, threads, damage, progress)
         damage.check()
         if not splits:
-            raise IntegrityError(f"{source} holds no undamaged captioned picture", "check its layout")
+            raise IntegrityError(f"{source} has no undamaged captioned picture", "check its layout")
         summary = {
             "schema": SCHEMA,
             "size": size,
@@ -82,7 +82,7 @@ def _write_pictures(
             lines.write(json_from_record(record) + "\n")
             splits[record.split] += 1
             progress(damage.seen)
-        # How many pictures are sound is known only now; the header's length does not depend on it.
+        # The number of undamaged pictures is known only now; the length of the header does not depend on it.
         pictures.seek(0)
         pictures.write(npy_header(sum(splits.values()), size))
     return splits

@@ -1,7 +1,7 @@
 """MS-COCO captions in COCO's own layout.
 
 ROOT/annotations/captions_<name>.json    images, annotations (five captions an image), licenses
-ROOT/<name>/*.jpg                        the pictures; ROOT/images/<name> is found too
+ROOT/<name>/*.jpg                        the pictures; or ROOT/images/<name>
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from textual_vision.training.data.picture_files import Entry, caption_from_text,
 from textual_vision.training.data.splits import TEST, TRAIN, VALIDATION, hashed_share
 
 VALIDATION_SHARE = 0.1  # of COCO's validation pictures
-_LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json beside ROOT/train2017/*.jpg"
+_LAYOUT = "COCO's layout is ROOT/annotations/captions_train2017.json and ROOT/train2017/*.jpg"
 
 
 def coco_entries(root: Path) -> Iterator[Entry]:
-    """Every image of every captions file: `val…` files are `test` and a few `validation`, others `train`.
+    """Every image of every captions file.
 
-    UsageError when the layout is another; IntegrityError when an annotation file is damaged. Images
-    without a readable caption come as damaged entries.
+    Images of `val…` files belong to the splits `test` and, a share, `validation`; others to `train`. Images
+    without a readable caption are damaged entries. Raise UsageError for another layout, IntegrityError for a
+    damaged annotation file.
     """
     require_folder(root, "COCO")
     files = sorted((root / "annotations").glob("captions_*.json"))
@@ -52,7 +53,7 @@ def _entries_of(root: Path, file: Path) -> Iterator[Entry]:
 
 
 def _split(name: str, key: str) -> str:
-    """COCO's own validation pictures are for judging, but for those that a run chooses by."""
+    """The split of an image: of COCO's validation pictures most are `test`, a share `validation`."""
     if not name.startswith("val"):
         return TRAIN
     return VALIDATION if hashed_share(key) < VALIDATION_SHARE else TEST
@@ -75,7 +76,7 @@ def _entry(
     licenses: dict[object, str],
 ) -> Entry:
     file_name = image.get("file_name") if isinstance(image, dict) else None
-    # A bare name only: an annotation file must not be able to point out of its own folder.
+    # A bare name only: an annotation file must not refer to files outside its folder.
     if not isinstance(file_name, str) or Path(file_name).name != file_name:
         return Entry(key=str(file_name), captions=(), damage="the image has no plain file name")
     return Entry(

@@ -1,4 +1,4 @@
-"""The emoji art corpus on disk: pictures as one memory-mapped array, records beside it.
+"""A corpus on disk: pictures as one memory-mapped array, and their records.
 
 FOLDER/pictures.npy     uint8 (N, S, S, 3)
 FOLDER/records.jsonl    one record a line, in the order of the pictures
@@ -29,7 +29,7 @@ _AGAIN = "make the corpus again with `tv-train data`"
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """`pictures` uint8 (N, S, S, 3), memory-mapped, read-only; `records[i]` tells of `pictures[i]`."""
+    """`pictures` uint8 (N, S, S, 3), memory-mapped, read-only; `records[i]` describes `pictures[i]`."""
 
     pictures: Pixels
     records: Sequence[Record]
@@ -41,14 +41,14 @@ class Corpus:
         return int(self.pictures.shape[1])
 
     def indices(self, split: str) -> list[int]:
-        """Where the pictures of a split lie."""
+        """Numbers of the pictures of a split."""
         return [index for index, record in enumerate(self.records) if record.split == split]
 
 
 def load_corpus(folder: Path | str) -> Corpus:
-    """Opens a corpus without reading its pictures.
+    """Open a corpus without reading its pictures.
 
-    UsageError when there is none at `folder`; IntegrityError when its parts do not fit each other.
+    Raise UsageError when there is none at `folder`, IntegrityError when its files contradict each other.
     """
     folder = Path(folder)
     if not (folder / SUMMARY).is_file():
@@ -66,7 +66,7 @@ def load_corpus(folder: Path | str) -> Corpus:
     size = summary.get("size")
     if pictures.dtype != np.uint8 or pictures.shape != (len(records), size, size, 3):
         raise IntegrityError(
-            f"{folder / PICTURES} holds {pictures.dtype} {pictures.shape}, "
+            f"{folder / PICTURES} is {pictures.dtype} {pictures.shape}, "
             f"expected uint8 {(len(records), size, size, 3)}",
             _AGAIN,
         )
@@ -90,32 +90,35 @@ def json_from_record(record: Record) -> str:
 
 
 def npy_header(count: int, size: int) -> bytes:
-    """The first 128 bytes of an .npy file, version 1.0, that holds uint8 (count, size, size, 3)."""
+    """The first 128 bytes of an .npy file, version 1.0, of uint8 (count, size, size, 3)."""
     fields = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {size}, {size}, 3), }}"
     return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + fields.ljust(117).encode() + b"\n"
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """UsageError when `folder` holds anything but a corpus: writing one there would delete it."""
+    """Raise UsageError when `folder` has files that writing a corpus would delete."""
     if not folder.exists():
         return
     foreign = not folder.is_dir() or {item.name for item in folder.iterdir()} - {PICTURES, RECORDS, SUMMARY}
     if foreign:
-        raise UsageError(f"{folder} exists and is no corpus alone", "name another folder, or empty this one")
+        raise UsageError(
+            f"{folder} exists and has files that are not of a corpus",
+            "choose another folder, or empty this one",
+        )
 
 
 @contextmanager
 def fresh_corpus(folder: Path) -> Iterator[Path]:
-    """A folder to write a corpus into: it becomes `folder` when all went well, and vanishes when not.
+    """A context with an empty folder, which replaces `folder` at the end, or is deleted on an error.
 
-    UsageError when `folder` holds something else.
+    Raise UsageError when `folder` has other files.
     """
     refuse_foreign_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         yield scratch
-        scratch.chmod(0o755)  # temporary folders are made for their owner alone
+        scratch.chmod(0o755)  # only its owner may read a temporary folder
         replace_folder(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A folder of pictures with their captions: a .txt beside each, or one captions.csv or captions.jsonl.
+"""A folder of pictures with their captions: a .txt for each, or one captions.csv or captions.jsonl.
 
 captions.csv      header with `file` (or file_name, image, path) and `caption` (or text); a file may
                   have several rows
@@ -25,7 +25,7 @@ FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 CAPTION_COLUMNS = ("caption", "captions", "text")
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 _WAY_OUT = (
-    "put a .txt with one caption a line beside each picture, or write captions.csv with the columns "
+    "put a .txt with one caption per line for each picture, or write captions.csv with the columns "
     "file and caption"
 )
 
@@ -33,20 +33,20 @@ _WAY_OUT = (
 def folder_entries(folder: Path) -> Iterator[Entry]:
     """Every captioned picture under `folder`, sorted by path; splits by the hash of the path.
 
-    UsageError when it has none, or several tables; IntegrityError when its table cannot be read.
-    Pictures whose caption is missing or damaged come as damaged entries.
+    Pictures whose caption is missing or damaged are damaged entries. Raise UsageError when the folder has no
+    captioned picture or several tables, IntegrityError when its table cannot be read.
     """
     require_folder(folder, "pictures")
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) > 1:
-        raise UsageError(f"{folder} has {tables[0].name} and {tables[1].name}", "keep the one that counts")
+        raise UsageError(f"{folder} has {tables[0].name} and {tables[1].name}", "keep one of them")
     entries = _from_table(tables[0], folder) if tables else _from_text_files(folder)
     empty = True
     for entry in entries:
         empty = False
         yield entry
     if empty:
-        raise UsageError(f"{folder} holds no captioned picture", _WAY_OUT)
+        raise UsageError(f"{folder} has no captioned picture", _WAY_OUT)
 
 
 def _from_text_files(folder: Path) -> Iterator[Entry]:
@@ -75,7 +75,7 @@ def _from_table(table: Path, folder: Path) -> Iterator[Entry]:
     except (ValueError, csv.Error) as error:
         raise IntegrityError(f"{table} cannot be read: {error}", _WAY_OUT) from error
     for name in sorted(captions):
-        # PurePosixPath: a table must not be able to point out of its own folder.
+        # PurePosixPath: a table must not refer to files outside its folder.
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             yield Entry(key=name, captions=(), damage="the path leads out of the folder")
             continue
@@ -98,7 +98,7 @@ def _jsonl_rows(table: Path) -> Iterator[Mapping[str, object]]:
                 continue
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no object")
+                raise ValueError(f"line {number} is not an object")
             yield row
 
 

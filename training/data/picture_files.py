@@ -1,4 +1,4 @@
-"""Captioned pictures from anywhere: what readers list, how a picture is decoded, what happens to damage."""
+"""Captioned picture files: the entries of readers, decoding, and the log of damaged ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.training.data.records import Pixels
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
-PICTURE_PIXELS = 178_000_000  # Pillow's own limit against decompression bombs, made an error here
+PICTURE_PIXELS = 178_000_000  # Pillow's limit against decompression bombs; an error here, not a warning
 MAX_DAMAGED = 0.05
-DAMAGE_GRACE = 20  # pictures seen before a share means anything
-NAMES_REMEMBERED = 1000  # memory stays flat however damaged a corpus is
+DAMAGE_GRACE = 20  # pictures before the share of damaged ones is checked
+NAMES_REMEMBERED = 1000  # names of damaged pictures, at most
 DECODED_AT_ONCE = 256
 
 Report = Callable[[str, str], None]
@@ -28,7 +28,7 @@ Report = Callable[[str, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One picture that is not decoded yet: a file, or bytes that were read already.
+    """One captioned picture before decoding: a file, or bytes that are already read.
 
     An entry without captions, or with `damage`, is counted as damaged and skipped.
     """
@@ -42,17 +42,17 @@ class Entry:
     damage: str = ""
 
     def read(self) -> bytes:
-        """The file's bytes; OSError as the system gives it."""
+        """The bytes of the file; OSError of the system."""
         return self.path.read_bytes() if self.path else self.data
 
 
 def _silent(name: str, reason: str) -> None:
-    """Reports nothing; the counts remain."""
+    """Report nothing."""
 
 
 @dataclass(kw_only=True)
 class DamageLog:
-    """Counts damaged pictures and captions, reports each by name, and stops when there are too many."""
+    """Counts of undamaged and damaged pictures, with an error when too many are damaged."""
 
     max_share: float = MAX_DAMAGED
     report: Report = _silent
@@ -61,11 +61,11 @@ class DamageLog:
     names: list[tuple[str, str]] = field(default_factory=list)
 
     def good(self) -> None:
-        """One picture was fine."""
+        """Count an undamaged picture."""
         self.seen += 1
 
     def bad(self, name: str, reason: str) -> None:
-        """One was not. IntegrityError once more than `max_share` of at least DAMAGE_GRACE are damaged."""
+        """Count and report a damaged picture; after DAMAGE_GRACE pictures also `check`."""
         self.seen += 1
         self.damaged += 1
         if len(self.names) < NAMES_REMEMBERED:
@@ -75,7 +75,7 @@ class DamageLog:
             self.check()
 
     def check(self) -> None:
-        """IntegrityError when more than `max_share` of all pictures so far were damaged."""
+        """Raise IntegrityError when more than `max_share` of all pictures so far are damaged."""
         if self.damaged > self.max_share * self.seen:
             name, reason = self.names[-1]
             raise IntegrityError(
@@ -86,15 +86,18 @@ class DamageLog:
 
 
 def picture_from_bytes(data: bytes, size: int) -> Pixels:
-    """Any picture file to (size, size, 3) uint8: turned as its EXIF says, transparent parts on white,
-    grayscale and palettes to RGB, the middle square, area-averaged. ValueError says what is wrong."""
+    """The middle square of a picture file as uint8 (size, size, 3), area-averaged.
+
+    EXIF orientation is applied, transparent parts are laid on white, grayscale and palettes become RGB.
+    Raise ValueError for a damaged or too large picture.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # odd metadata does not damage pixels
             with Image.open(io.BytesIO(data)) as image:
                 if image.width * image.height > PICTURE_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                    raise ValueError(f"{image.width} x {image.height} pixels are more than {PICTURE_PIXELS}")
                 image.draft("RGB", (size, size))
                 upright = _rgb_on_white(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -121,9 +124,9 @@ def _rgb_on_white(image: Image.Image) -> Image.Image:
 def samples(
     entries: Iterable[Entry], size: int, damage: DamageLog, *, threads: int = 1
 ) -> Iterator[tuple[Entry, Pixels]]:
-    """Every undamaged entry with its picture, in order; memory does not grow with their number.
+    """Yield every undamaged entry with its picture, in order; memory does not grow with their number.
 
-    IntegrityError when too many are damaged.
+    Raise IntegrityError when too many are damaged.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting = iter(entries)
@@ -137,7 +140,7 @@ def samples(
 
 
 def _decoded(entry: Entry, size: int) -> Pixels | str:
-    """The picture, or what is wrong with it or its captions."""
+    """The picture, or a message about its damage."""
     if entry.damage:
         return entry.damage
     if not entry.captions:
@@ -151,7 +154,7 @@ def _decoded(entry: Entry, size: int) -> Pixels | str:
 
 
 def caption_from_text(text: object) -> str:
-    """One clean line, or "" when it holds no words. Control characters and runs of blanks go."""
+    """One line without control characters and repeated blanks; "" when `text` has no words."""
     if not isinstance(text, str):
         return ""
     visible = "".join(letter if letter.isprintable() else " " for letter in text)
@@ -159,6 +162,6 @@ def caption_from_text(text: object) -> str:
 
 
 def require_folder(folder: Path, what: str) -> None:
-    """UsageError when `folder` is none."""
+    """Raise UsageError when `folder` is not a folder."""
     if not folder.is_dir():
         raise UsageError(f"{what}: no folder at {folder}", "check the path")

@@ -1,4 +1,4 @@
-"""What is known about one picture of the corpus, and the split that follows from it."""
+"""The record of one picture of a corpus, and its split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ KINDS = ("emoji", "wearing", "scene")
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One picture: `captions[0]` is its plainest caption; `style` a word that a prompt may add."""
+    """The description of one picture.
+
+    `captions[0]` is the plainest caption; `style` is the name of an art style that a prompt may contain.
+    """
 
     key: str
     concept: str

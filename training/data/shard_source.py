@@ -1,19 +1,20 @@
-"""Tar shards as a source of batches, read in place: what is kept in memory is where each sample lies.
+"""Tar shards as a source of batches, read in place; memory has only the offsets of each sample.
 
-Reading by place instead of in order keeps a step a function of (seed, step): a resumed run goes on with
-the very next sample, and no sample is seen twice in an epoch however many processes share it.
+With random access a batch is a function of (seed, step): a resumed run continues with the next sample, and no
+sample occurs twice in an epoch for any number of processes.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.picture_files import (
     DAMAGE_GRACE,
     PICTURE_SUFFIXES,
@@ -32,10 +33,10 @@ class ShardPictures:
     """Samples of some splits of shards at `size` pixels; see `batches.PictureSource`."""
 
     def __init__(
-        self, shards: Sequence[Path], splits: Sequence[str], size: int, say: Callable[[str], None]
+        self, shards: Sequence[Path], splits: Sequence[str], size: int, on_progress: ProgressCallback
     ) -> None:
         self.shards, self.size = list(shards), size
-        self.damage = DamageLog(report=lambda name, reason: say(f"skipped {name}: {reason}"))
+        self.damage = DamageLog(report=lambda name, reason: on_progress(f"skipped {name}: {reason}"))
         parts = [_places(number, shard, splits) for number, shard in enumerate(self.shards)]
         self.places = np.concatenate([np.zeros((0, COLUMNS), np.int64), *parts])
         self.replaced: dict[int, int] = {}  # damaged sample -> the one after it
@@ -44,9 +45,9 @@ class ShardPictures:
         return len(self.places)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8; a damaged sample is reported once, and the one after it is taken for it.
+        """(size, size, 3) uint8; a damaged sample is reported once, and replaced by the next one.
 
-        IntegrityError when too many are damaged.
+        Raise IntegrityError when too many are damaged.
         """
         while True:
             sound = self._sound(index)
@@ -67,26 +68,26 @@ class ShardPictures:
             return picture
 
     def captions(self, index: int) -> Sequence[str]:
-        """Those of the sample that `picture` gave; a sample whose captions are damaged gives none."""
+        """Captions of the sample that `picture` returns; none when they are damaged."""
         try:
             return self._captions(self._sound(index))
         except ValueError:
             return ()
 
     def style(self, index: int) -> str:
-        """None is told."""
+        """Empty: shards name no style."""
         return ""
 
     def is_composition(self, index: int) -> bool:
-        """Nothing is known: a sentence mostly names several things."""
+        """True: a sentence mostly names several things."""
         return True
 
     def same_concept(self, index: int) -> Sequence[int]:
-        """Nothing is known."""
+        """Empty: shards name no concept."""
         return ()
 
     def weight(self, index: int) -> int:
-        """All weigh the same."""
+        """One for each sample."""
         return 1
 
     def _captions(self, place: int) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ class ShardPictures:
 
 
 def _places(number: int, shard: Path, splits: Sequence[str]) -> NDArray[np.int64]:
-    """Where the samples of one shard lie, int64 (N, COLUMNS); IntegrityError when it is no tar."""
+    """Offsets of the samples of one shard, int64 (N, COLUMNS); IntegrityError when it is not a tar."""
     files: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:

@@ -25,16 +25,16 @@ MEMBER_BYTES = 64 << 20  # no picture of a training corpus is larger
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The .tar files of a folder, sorted. UsageError when there are none."""
+    """The .tar files of a folder, sorted; UsageError when there are none."""
     require_folder(folder, "shards")
     shards = sorted(folder.glob("*.tar"))
     if not shards:
-        raise UsageError(f"{folder} holds no .tar shards", "name the folder that holds shard-000000.tar, …")
+        raise UsageError(f"{folder} has no .tar shards", "give the folder with shard-000000.tar, …")
     return shards
 
 
 def shard_entries(shards: Sequence[Path]) -> Iterator[Entry]:
-    """Every sample of the shards in order; memory holds one sample. IntegrityError on a damaged tar."""
+    """Yield every sample of the shards in order, one at a time; IntegrityError for a damaged tar."""
     for shard in shards:
         key, group = "", dict[str, bytes]()
         for name, suffix, data in _members(shard):

@@ -1,11 +1,11 @@
-"""Which pictures are trained on: decided by a hash of what they show, never by chance or order.
+"""The split of a picture, decided by a hash of its concept.
 
-`concept` is a key that all names and all drawings of one thing share, so a thing held out is held
-out under every name and in every style. A concept whose hash falls below `TEST_SHARE` is `test`, below
-the sum of both shares `validation`, else `train`. Of the concepts in `train` a few (concept, style)
-pairs are held out, where the thing is seen, but not in this style: one half is `heldout_pair`, the other
-belongs to `validation`. Every dog that wears sunglasses is `heldout_composition`: both parts are seen,
-their combination never. By `validation` a run chooses what it keeps; the other three are for judging.
+`concept` is a key shared by all names and all pictures of one thing, so a thing is held out under every name
+and in every style. A concept whose hash is below `TEST_SHARE` is `test`, below the sum of both shares
+`validation`, else `train`. A few (concept, style) pairs of `train` are held out too: one half is
+`heldout_pair`, the other belongs to `validation`. Every dog with sunglasses is `heldout_composition`: both
+parts are trained on, their combination is not. A run selects weights by `validation`; the other held-out
+splits are for evaluation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAIR_SHARE = 0.04
 VALIDATION_PAIR_SHARE = 0.5  # of the pairs
 
 
-# Always trained on: the parts that compositions are made of, and what the first prompts ask for.
+# Always trained on: the parts of compositions, and the subjects of the prompts in the documentation.
 PINNED_CONCEPTS = frozenset({
     "1F436", "1F415", "1F429",  # dog face, dog, poodle
     "1F431", "1F408", "1F42D", "1F439", "1F430", "1F98A", "1F43B", "1F43C", "1F43B-200D-2744",
@@ -35,7 +35,7 @@ PINNED_CONCEPTS = frozenset({
     "1F332", "1F333", "1F334", "1F335", "1F384",  # trees and cacti
     "1F3DE", "1F3D4", "26F0", "1F5FB", "1F3DC", "1F3D6", "1F305", "1F304", "2600", "1F31E", "1F319", "2601",
 })  # fmt: skip
-# The scene that the documentation draws: every drawing of it is trained on.
+# The scene of a prompt in the documentation is always trained on.
 PINNED_PREFIXES = ("scene:forest|river|",)
 
 DOG_WORDS = frozenset({"dog", "dogs", "doggy", "puppy", "puppies", "poodle", "pup", "hound"})
@@ -43,18 +43,20 @@ SUNGLASSES_WORDS = frozenset({"sunglasses", "shades"})
 
 
 def is_pinned(concept: str) -> bool:
-    """Whether a concept is trained on whatever its hash says."""
+    """Whether a concept is always trained on, whatever its hash."""
     return concept in PINNED_CONCEPTS or concept.startswith(PINNED_PREFIXES)
 
 
 def is_trained(concept: str, style: str) -> bool:
-    """Whether pictures of this concept in this style may be seen in training, whole or as a part."""
+    """Whether pictures of this concept in this style may be trained on, whole or as a part."""
     return concept_split(concept) == TRAIN and not is_heldout_pair(concept, style)
 
 
 def is_heldout_composition(captions: Iterable[str]) -> bool:
-    """Whether any caption speaks of a dog and of sunglasses: judged by the words, so that no
-    other way of making such a picture can slip into training."""
+    """Whether any caption names a dog and sunglasses.
+
+    The test is on words, so that it covers every source of such a picture.
+    """
     for caption in captions:
         words = set(re.findall(r"[a-z]+", caption.lower()))
         if words & DOG_WORDS and words & SUNGLASSES_WORDS:
@@ -68,7 +70,7 @@ def hashed_share(key: str) -> float:
 
 
 def concept_split(concept: str) -> str:
-    """`train`, `validation` or `test`, the same on every machine for ever."""
+    """`train`, `validation` or `test`, the same on every machine."""
     if is_pinned(concept):
         return TRAIN
     share = hashed_share(concept)
@@ -83,6 +85,6 @@ def is_heldout_pair(concept: str, style: str) -> bool:
 
 
 def pair_split(concept: str, style: str) -> str:
-    """Where a held-out pair belongs."""
+    """The split of a held-out pair."""
     chosen = hashed_share(f"{concept}|{style}|choose") < VALIDATION_PAIR_SHARE
     return VALIDATION if chosen else HELDOUT_PAIR

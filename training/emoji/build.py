@@ -1,4 +1,4 @@
-"""From fetched packages to a corpus on disk: collect drawings, render them, write all or nothing."""
+"""The emoji corpus on disk from fetched packages: collect icons and compositions, render and write them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from textual_vision.training.emoji.wearing import wearing_drawings
 
 RENDER_CHUNK = 32
 SCENE_LAYOUTS = 16  # 120 scenes in this many layouts each: 1,920 pictures
-Shown = dict[str, dict[str, list[Art]]]  # style -> hexcode -> drawings of it
+Shown = dict[str, dict[str, list[Art]]]  # style -> hexcode -> icons of it
 Progress = Callable[[int, int], None]
 
 
@@ -57,15 +57,16 @@ def build_corpus(
     text: Package = TEXT_PACKAGE,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes the corpus of the packages in `packages` to `folder` and returns its summary.
+    """Write the corpus of the packages in `packages` to `folder`, whole or not at all; return its summary.
 
-    `folder` appears whole or not at all. UsageError when it exists and is no corpus; IntegrityError
-    on damaged packages.
+    Raise UsageError when `folder` has other files, IntegrityError for damaged packages.
     """
     refuse_foreign_folder(folder)
     drawings = collect_drawings(packages, art, text, tones=tones, scenes=scenes_per_combination)
     if not drawings:
-        raise IntegrityError(f"the packages in {packages} hold no icon that is known", "fetch them again")
+        raise IntegrityError(
+            f"the packages in {packages} have no known icon", "delete them and run the command again"
+        )
     with fresh_corpus(folder) as scratch:
         return _write(scratch, drawings, size, workers, (*art, text), progress)
 
@@ -78,7 +79,7 @@ def collect_drawings(
     tones: bool = False,
     scenes: int = SCENE_LAYOUTS,
 ) -> list[SvgRecord]:
-    """Every drawing of the corpus with its record and split, in a fixed order."""
+    """Every picture of the corpus as SVG, with its record and split, in a fixed order."""
     emoji_text = read_emoji_text(packages, text)
     icon_sets = [_completed(icon_set) for icon_set in _read_all(packages, art)]
     names = IconNames(emoji_text, emoji_from_text(emoji_text, tones=tones), icon_sets)
@@ -96,7 +97,7 @@ def collect_drawings(
 def _read_all(packages: Path, art: Sequence[ArtPackage]) -> list[IconSet]:
     icon_sets = [read_icon_set(package, packages) for package in art]
     tables = {icon_set.style: icon_set.name_from_hexcode for icon_set in icon_sets}
-    # The two Fluent sets name their icons alike, but only the flat one says which code points they are.
+    # The two Fluent sets name their icons alike, but only the flat one has their code points.
     flat = tables.get("fluent flat", {})
     return [
         replace(icon_set, name_from_hexcode=flat) if icon_set.style == "fluent" else icon_set
@@ -164,7 +165,7 @@ def _write(
 def _render_into(
     pictures: BinaryIO, drawings: Sequence[SvgRecord], size: int, workers: int, progress: Progress
 ) -> None:
-    """Writes, never maps: a full disk is an error when written to, and a dead process when mapped."""
+    """Render into a file by writing: with a memory map a full disk would kill the process."""
     svgs = [drawing.svg for drawing in drawings]
     jobs = [(svgs[start : start + RENDER_CHUNK], size) for start in range(0, len(svgs), RENDER_CHUNK)]
     if workers <= 1:
@@ -173,7 +174,7 @@ def _render_into(
     with ProcessPoolExecutor(workers) as pool:
         try:
             _write_rendered(pictures, pool.map(_render, jobs), len(svgs), progress)
-        finally:  # after an error or an interrupt, leaving would first draw all the rest
+        finally:  # else an error or an interrupt would first render all the rest
             pool.shutdown(cancel_futures=True)
 
 

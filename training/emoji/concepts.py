@@ -1,4 +1,4 @@
-"""What the icons show: one `Emoji` per code point sequence, with its captions and its concept."""
+"""The meaning of icons: one `Emoji` for each code point sequence, with its captions and concept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from textual_vision.training.emoji.npm_packages import EmojiText, IconSet
 
-RARE_TAG = 3  # a tag that at most this many concepts share is nearly a name: "puppy", not "animal"
+RARE_TAG = 3  # concepts; a tag of at most this many is nearly a name: "puppy", not "animal"
 TAGS_PER_CAPTION = 3
 UNPICTURED_GROUPS = frozenset({"component", "symbols", "flags"})  # glyphs and signs, not pictures
 
@@ -22,7 +22,7 @@ _NEUTRAL = {
     "1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D2",
     "1F474": "1F9D3", "1F475": "1F9D3",
 }  # fmt: skip
-# Families differ only in who is in them; so do couples.
+# Families and couples differ only in their members.
 _BY_LABEL = (
     ("family", "1F46A"),
     ("kiss:", "1F48F"),
@@ -35,7 +35,7 @@ _BY_LABEL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji:
-    """One thing that icon sets draw. `concept` is shared by its tones, genders and directions."""
+    """One emoji; `concept` is shared by its skin tones, genders and directions."""
 
     hexcode: str
     concept: str
@@ -47,7 +47,7 @@ class Emoji:
 
 
 def concept_from_hexcode(hexcode: str, label: str = "") -> str:
-    """The key that splits are made by: no tone, gender, direction or variation selector."""
+    """The concept of an emoji: its code points without tone, gender, direction and variation selector."""
     for start, concept in _BY_LABEL:
         if label.startswith(start):
             return concept
@@ -59,7 +59,7 @@ def concept_from_hexcode(hexcode: str, label: str = "") -> str:
 
 
 def plain_hexcode(hexcode: str) -> str:
-    """Upper case and without variation selectors: icon sets disagree about those."""
+    """A hexcode in upper case without variation selectors, which differ between icon sets."""
     return "-".join(part for part in hexcode.upper().split("-") if part != _VARIATION)
 
 
@@ -102,7 +102,7 @@ def _emoji(entry: Mapping[str, Any], text: EmojiText, rarity: Counter[str], take
 def _captions(
     label: str, shortcodes: Iterable[str], tags: list[str], rarity: Counter[str], others: set[str]
 ) -> tuple[str, ...]:
-    """The label first. No phrasing may be the label of another emoji: it would be drawn as that."""
+    """Captions of an emoji, the label first, without those that are labels of other emoji."""
     words = [" ".join(code.replace("_", " ").replace("-", " ").split()) for code in shortcodes]
     worded = [word for word in words if re.fullmatch(r"[a-z][a-z ]{2,}", word)]
     near_names = [tag for tag in tags if rarity[tag] <= RARE_TAG and re.fullmatch(r"[a-z][a-z '-]{2,}", tag)]
@@ -112,7 +112,7 @@ def _captions(
 
 
 def with_article(words: str) -> str:
-    """ "a dog face", "an owl"; words that look plural or are no plain noun stay alone."""
+    """ "a dog face", "an owl"; words that look plural or are not a plain noun get no article."""
     first, last = words.split()[0], words.split()[-1]
     if not first.isalpha() or (last.endswith("s") and not last.endswith("ss")):
         return words
@@ -136,13 +136,13 @@ def _toned(base: Emoji, skin: Mapping[str, Any]) -> Emoji:
 
 
 def slug(words: str) -> str:
-    """Letters and digits alone, so that "T-shirt", "t-shirt" and "tshirt" meet."""
+    """The letters and digits of `words`, so that "T-shirt", "t-shirt" and "tshirt" are equal."""
     ascii_words = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "", ascii_words.lower().replace("&", "and"))
 
 
 class IconNames:
-    """Which emoji an icon shows, by the set's own table of code points or else by its name."""
+    """The emoji of icons, by the code points that the icon set declares or else by their names."""
 
     def __init__(self, text: EmojiText, known: Mapping[str, Emoji], icon_sets: Iterable[IconSet]) -> None:
         self._known = known
@@ -164,7 +164,7 @@ class IconNames:
             self._hexcode_from_slug.setdefault(slug(words), hexcode)
 
     def emoji_from_icon(self, icon_set: IconSet) -> dict[str, Emoji]:
-        """By icon name; icons that show nothing known are left out."""
+        """The emoji of each icon by its name, without icons of unknown emoji."""
         declared = {name: plain_hexcode(hexcode) for hexcode, name in icon_set.name_from_hexcode.items()}
         found = {}
         for name in icon_set.icons:

@@ -1,4 +1,4 @@
-"""Whose work is in the corpus and in models trained on it: the text that travels with them."""
+"""The NOTICE with the credits of the emoji corpus and of pretrained weights."""
 
 from __future__ import annotations
 

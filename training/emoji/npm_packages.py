@@ -1,4 +1,4 @@
-"""The art and text packages of the emoji corpus: fetched with npm, checked, read."""
+"""The art and text packages of the emoji corpus: fetched with npm, checked and read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMBER_BYTES = 256 << 20  # the largest icons.json has 82 MB; anything much larg
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One npm package at one version; `sha256` is of the tarball the registry serves."""
+    """One npm package at one version; `sha256` is the digest of the tarball."""
 
     name: str
     version: str
@@ -35,13 +35,13 @@ class Package:
 
     @property
     def file_name(self) -> str:
-        """What `npm pack` calls the tarball."""
+        """The name of the tarball that `npm pack` writes."""
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtPackage(Package):
-    """An icon set; `style` is the word a prompt may name it by."""
+    """An icon set; `style` is its name in prompts."""
 
     style: str
     license: str
@@ -49,7 +49,7 @@ class ArtPackage(Package):
 
 @dataclass(frozen=True, kw_only=True)
 class IconSet:
-    """`icons` by the set's own names; `name_from_hexcode` as the set declares it, often empty."""
+    """Icons by their names; `name_from_hexcode` as the set declares it, often empty."""
 
     style: str
     license: str
@@ -59,7 +59,7 @@ class IconSet:
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiText:
-    """`emoji` as emojibase lists them; `shortcodes` by hexcode; names of groups by their numbers."""
+    """Emoji as emojibase lists them, shortcodes by hexcode, and names of groups by number."""
 
     emoji: list[dict[str, Any]]
     shortcodes: Mapping[str, tuple[str, ...]]
@@ -147,9 +147,10 @@ def fetch_packages(
     *,
     progress: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Puts every tarball into `folder`, by `npm pack` where it is not there yet, and checks each.
+    """Fetch missing tarballs into `folder` with `npm pack`, and check the digest of each.
 
-    BackendMissingError without npm or when a package cannot be had; IntegrityError on another digest.
+    Raise BackendMissingError without npm or when a package cannot be fetched, IntegrityError for another
+    digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for package in packages:
@@ -167,7 +168,7 @@ def _npm_pack(package: Package, folder: Path) -> None:
             f"install Node.js, or put the output of `npm pack {package.spec}` from another machine "
             "into that folder and pass it as --packages",
         )
-    # A temporary folder beside the target: a download cut short never looks like a package.
+    # In a temporary folder: an interrupted download must not look like a package.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".npm-") as scratch:
         command = [npm, "pack", package.spec, "--silent", "--pack-destination", scratch]
         try:
@@ -201,7 +202,7 @@ def _check(package: Package, tarball: Path) -> None:
 
 
 def read_icon_set(package: ArtPackage, folder: Path) -> IconSet:
-    """The icons of a fetched package, aliases resolved. IntegrityError names what is damaged."""
+    """The icons of a fetched package with resolved aliases; IntegrityError when it is damaged."""
     tarball = folder / package.file_name
     members = _json_members(tarball, ["package/icons.json", "package/chars.json"])
     table, chars = members["package/icons.json"], members["package/chars.json"]
@@ -213,7 +214,7 @@ def read_icon_set(package: ArtPackage, folder: Path) -> IconSet:
             if "body" in icon:
                 icons[name] = _art(icon, sides)
     except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{tarball} holds no icon set: {error!r}", _AGAIN) from error
+        raise IntegrityError(f"{tarball} has no icon set: {error!r}", _AGAIN) from error
     return IconSet(style=package.style, license=package.license, icons=icons, name_from_hexcode=chars)
 
 
@@ -229,7 +230,7 @@ def _art(icon: Mapping[str, Any], sides: tuple[float, float]) -> Art:
 
 
 def read_emoji_text(folder: Path, package: Package = TEXT_PACKAGE) -> EmojiText:
-    """Labels, tags and shortcodes in English. IntegrityError names what is damaged."""
+    """Labels, tags and shortcodes in English; IntegrityError when the package is damaged."""
     sources = [f"package/en/shortcodes/{name}.json" for name in ("github", "cldr", "emojibase")]
     data, meta = "package/en/data.json", "package/meta/groups.json"
     members = _json_members(folder / package.file_name, [data, meta, *sources])

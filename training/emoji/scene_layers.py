@@ -1,4 +1,4 @@
-"""How a landscape is drawn: sky, heavens, land, water and plants, laid out by chance."""
+"""The layers of a landscape: sky, sun or moon, land, water and plants, in a random layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLANTS = {
     "meadow": ("1F33B", "1F337", "1F33C", "1F33A"),
 }
 SUN, MOON, CLOUD = "2600", "1F319", "2601"
-# What dusk and night do to everything on the ground: a color and how much of it.
+# Tint of everything on the ground at dusk and night: a color and its share.
 _DUSK: dict[str, tuple[tuple[float, float, float], float]] = {
     "blue": ((1.0, 1.0, 1.0), 0.0),
     "sunset": ((0.55, 0.2, 0.35), 0.16),
@@ -49,7 +49,7 @@ _MOUNTAIN_COLORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is in the picture: the keys of the tables above."""
+    """The parts of a landscape, as keys of the tables in `scenes`."""
 
     ground: str
     water: str
@@ -65,7 +65,7 @@ class Scene:
 def layers_from_scene(
     scene: Scene, art: Mapping[str, list[Art]], chance: random.Random
 ) -> list[SvgLayer | str]:
-    """Back to front: sky, sun or moon or mountains, land, water, plants; laid out anew by `chance`."""
+    """Layers from back to front: sky, backdrop, land, water, plants, with places by `chance`."""
     horizon = chance.uniform(42, 52)
     water = _water(scene.water, horizon, chance)
     return [
@@ -79,7 +79,7 @@ def layers_from_scene(
 
 
 def plants_for(ground: str, art_from_hexcode: Mapping[str, list[Art]]) -> list[Art]:
-    """What grows on a ground in this style; empty where the style draws none of it."""
+    """Icons of the plants of a ground in this style; may be empty."""
     return [art_from_hexcode[code][0] for code in PLANTS[ground] if code in art_from_hexcode]
 
 
@@ -148,7 +148,7 @@ def _placed(art: Mapping[str, list[Art]], hexcode: str, x: float, y: float, size
 def _sun(
     sky: str, art: Mapping[str, list[Art]], middle: float, horizon: float, chance: random.Random
 ) -> SvgLayer | str:
-    """High and with rays by day; a disc that touches the land at sunset."""
+    """The sun: high and with rays by day, a disc at the horizon at sunset."""
     if sky == "sunset":
         radius = chance.uniform(10, 14)
         y = horizon - chance.uniform(0.3, 0.7) * radius
@@ -196,7 +196,7 @@ def _land(scene: Scene, horizon: float, chance: random.Random) -> list[SvgLayer 
 
 @dataclass(frozen=True, kw_only=True)
 class _Water:
-    """`banks(y)` is the span of x that is wet at a height, or None where it is dry."""
+    """Water; `banks(y)` is its span of x at a height, or None where there is none."""
 
     markup: str
     rows: tuple[tuple[float, float, float], ...]  # (y, left, right)
@@ -221,7 +221,7 @@ def _water(kind: str, horizon: float, chance: random.Random) -> _Water | None:
 
 
 def _river_rows(horizon: float, chance: random.Random) -> list[tuple[float, float, float]]:
-    """From a thread at the horizon it winds to the lower edge, wider as it comes nearer."""
+    """Rows of a river that winds from the horizon to the lower edge and becomes wider."""
     start, bend = chance.uniform(36, 64), chance.choice((-1, 1)) * chance.uniform(9, 15)
     mouth, phase = chance.uniform(32, 68), chance.uniform(-0.4, 0.4)
     rows = []
@@ -264,7 +264,7 @@ def _planted(
     water: _Water | None,
     chance: random.Random,
 ) -> list[SvgLayer | str]:
-    """Rows from the horizon to the front; nothing grows in the water or hides all of it."""
+    """Rows of plants from the horizon to the front, none in the water or before all of it."""
     plants = plants_for(scene.ground, art)
     rows, count, smallest, largest = _DENSITY[scene.ground]
     tint, share = _SNOW if scene.ground == "snow" else _DUSK[scene.sky]
@@ -302,7 +302,7 @@ _DENSITY = {
 
 
 def _is_wet(water: _Water | None, middle: float, foot: float, size: float) -> bool:
-    """Whether a plant would stand in the water, or before it: what it hides is `size` high."""
+    """Whether a plant, `size` high, would stand in the water or hide it."""
     if water is None:
         return False
     for up in (0.0, 0.35, 0.7):

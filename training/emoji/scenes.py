@@ -1,4 +1,4 @@
-"""Landscapes made of parts: ground, water, backdrop and sky, captioned by exactly those parts."""
+"""Landscapes of ground, water, backdrop and sky, with captions of these parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUNDS = {
 }
 WATERS = {"river": "river", "lake": "lake", "": ""}
 SKIES = {"blue": "blue sky", "sunset": "sunset sky", "night": "night sky"}
-# A sun at night or a moon at noon would be drawn, captioned, and never asked for.
+# Without a sun at night and a moon at noon, which no prompt asks for.
 BACKDROPS = {
     "blue": ("", "mountains", "sun"),
     "sunset": ("", "mountains", "sun", "moon"),
@@ -29,7 +29,7 @@ BACKDROPS = {
 
 
 def all_scenes() -> list[Scene]:
-    """Every combination that makes sense, in a fixed order."""
+    """Every possible combination of parts, in a fixed order."""
     return [
         Scene(ground=ground, water=water, backdrop=backdrop, sky=sky)
         for ground in GROUNDS
@@ -40,7 +40,7 @@ def all_scenes() -> list[Scene]:
 
 
 def scene_captions(scene: Scene) -> tuple[str, ...]:
-    """Every phrasing is true of the picture; the short ones leave parts out."""
+    """Captions of a scene; the short ones leave out parts."""
     plain, other = GROUNDS[scene.ground]
     water, sky = WATERS[scene.water], SKIES[scene.sky]
     parts = [part for part in (water, scene.backdrop) if part]
@@ -67,7 +67,7 @@ def scene_drawings(
     per_combination: int,
 ) -> Iterator[SvgRecord]:
     """`per_combination` layouts of every scene, the styles in turn; the same on every machine."""
-    # What is held out may not come back as a flower or a cloud of a scene.
+    # A held-out icon must not occur as a flower or a cloud of a scene.
     trained = {
         style: {code: drawn for code, drawn in art.items() if is_trained(concept_from_hexcode(code), style)}
         for style, art in shown.items()

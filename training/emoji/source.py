@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from textual_vision.runtime.errors import UsageError
 from textual_vision.training.data.corpus import Corpus
 
-# How often a picture is seen in an epoch: compositions, from which putting things together is learned, are
-# few. So four of ten are one, instead of a quarter.
+# Occurrences of a picture in an epoch. The network learns to combine from compositions, which are few: with
+# these weights they are four of ten pictures instead of a quarter.
 WEIGHT_FROM_KIND: Mapping[str, int] = {"emoji": 1, "wearing": 3, "scene": 2}
 SINGLE = "emoji"  # the kind of pictures of one thing
 
@@ -22,7 +22,7 @@ class EmojiSource:
     def __init__(self, corpus: Corpus, splits: Sequence[str], size: int) -> None:
         if corpus.size % size:
             raise UsageError(
-                f"the corpus has {corpus.size} pixels a side, no multiple of model.image_size {size}",
+                f"the corpus has {corpus.size} pixels a side, not a multiple of model.image_size {size}",
                 f"make it again with `tv-train data --size {size}`, or a multiple",
             )
         self.records = [
@@ -39,7 +39,7 @@ class EmojiSource:
         return len(self.records)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8: each pixel the mean of the corpus's pixels that it covers."""
+        """(size, size, 3) uint8: each pixel the mean of the pixels of the corpus that it covers."""
         whole = self.pictures[self.records[index][0]]
         side, f = whole.shape[0] // self.factor, self.factor
         if f == 1:
@@ -49,21 +49,21 @@ class EmojiSource:
         return pixels
 
     def captions(self, index: int) -> Sequence[str]:
-        """The record's, the plainest first."""
+        """Captions of the record, the plainest first."""
         return self.records[index][1].captions
 
     def style(self, index: int) -> str:
-        """The art style's words."""
+        """The name of the art style."""
         return self.records[index][1].style
 
     def is_composition(self, index: int) -> bool:
-        """All but single emoji."""
+        """True for all kinds but single emoji."""
         return self.records[index][1].kind != SINGLE
 
     def same_concept(self, index: int) -> Sequence[int]:
-        """Other styles and layouts of a composition."""
+        """Numbers of all styles and layouts of a composition; empty for a single emoji."""
         return self._same_concept.get(self.records[index][1].concept, ())
 
     def weight(self, index: int) -> int:
-        """By the kind of picture."""
+        """The weight of the kind of picture."""
         return WEIGHT_FROM_KIND.get(self.records[index][1].kind, 1)

@@ -1,4 +1,4 @@
-"""Icon art to pixels: icons nested in one SVG, rasterized on white."""
+"""SVG of icons and compositions, and its pixels on white."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.training.data.records import Pixels, Record
 
-CANVAS = 100.0  # every is_composition drawing is CANVAS x CANVAS units, whatever its size in pixels
+CANVAS = 100.0  # units along a side of every composition, whatever its size in pixels
 OVERSAMPLING = 2
 
 _ID = re.compile(r'\bid="([^"]+)"')
@@ -19,7 +19,7 @@ _ID = re.compile(r'\bid="([^"]+)"')
 
 @dataclass(frozen=True, kw_only=True)
 class Art:
-    """One icon of an icon set: SVG markup and the box of it that is the icon."""
+    """One icon of an icon set: SVG markup and the view box of the icon."""
 
     body: str
     left: float = 0.0
@@ -36,7 +36,7 @@ class Art:
 
 @dataclass(frozen=True, kw_only=True)
 class SvgLayer:
-    """Where one icon lies on the canvas, in canvas units; its box keeps the icon's proportions."""
+    """The place of one icon on the canvas, in canvas units; its box has the proportions of the icon."""
 
     art: Art
     x: float
@@ -45,26 +45,26 @@ class SvgLayer:
     height: float
     degrees: float = 0.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    tint_share: float = 0.0  # 0 as drawn, 1 all tint: snow on a tree, dusk
+    tint_share: float = 0.0  # 0: the icon, 1: the tint alone; for snow and dusk
 
 
 @dataclass(frozen=True, kw_only=True)
 class SvgRecord:
-    """A record and the SVG that shows it."""
+    """A record and the SVG of its picture."""
 
     record: Record
     svg: str
 
 
 def svg_from_art(art: Art) -> str:
-    """The icon alone, as large as the canvas allows, in the middle."""
+    """SVG of one icon, as large as the canvas and centered."""
     return svg_from_layers([SvgLayer(art=art, x=0, y=0, width=CANVAS, height=CANVAS)])
 
 
 def svg_from_layers(layers: list[SvgLayer | str]) -> str:
-    """One SVG of layers back to front; a plain string is markup in canvas units.
+    """SVG of layers from back to front; a string is markup in canvas units.
 
-    Ids are made unique per layer: two icons may both call a gradient `a`.
+    Ids become unique for each layer, since two icons may both call a gradient `a`.
     """
     parts = [
         layer if isinstance(layer, str) else _nested(layer, f"l{index}-")
@@ -111,20 +111,20 @@ def _with_own_ids(body: str, prefix: str) -> str:
 
 
 def rgba_from_svg(svg: str, size: int) -> Pixels:
-    """(size, size, 4) uint8, straight alpha. IntegrityError when the markup cannot be drawn."""
+    """(size, size, 4) uint8, straight alpha. IntegrityError when the markup cannot be rendered."""
     import resvg_py
     from PIL import Image
 
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     except ValueError as error:
-        raise IntegrityError(f"an icon cannot be drawn: {error}") from error
+        raise IntegrityError(f"an icon cannot be rendered: {error}") from error
     with Image.open(io.BytesIO(bytes(png))) as image:
         return np.asarray(image.convert("RGBA"), np.uint8)
 
 
 def picture_from_svg(svg: str, size: int) -> Pixels:
-    """(size, size, 3) uint8, laid on white; drawn larger and averaged, since clips are not smoothed."""
+    """(size, size, 3) uint8, on white; rendered larger and averaged, as clip paths are not anti-aliased."""
     rgba = rgba_from_svg(svg, size * OVERSAMPLING).astype(np.float32)
     alpha = rgba[..., 3:] / 255.0
     on_white = rgba[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5
@@ -136,7 +136,7 @@ def smaller(pictures: Pixels, size: int) -> Pixels:
     *batch, side, _, channels = pictures.shape
     factor, rest = divmod(side, size)
     if rest or factor < 1:
-        raise ValueError(f"{side} px is no whole multiple of {size} px")
+        raise ValueError(f"{side} px is not a multiple of {size} px")
     if factor == 1:
         return pictures
     blocks = pictures.reshape(*batch, size, factor, size, factor, channels)

@@ -1,4 +1,4 @@
-"""Animals that wear something: parts of two icons of one style in one drawing, captioned exactly."""
+"""Animals with an accessory: compositions of two icons of one style, with exact captions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from textual_vision.training.emoji.svg import (
     svg_from_layers,
 )
 
-MEASURED_PIXELS = 100  # art is measured on a raster of this side: one pixel is one canvas unit
+MEASURED_PIXELS = 100  # along a side of the raster for measurements; one pixel is one canvas unit
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", XLINK)
 
-# How far down the eyes are, in canvas units, by style. An animal that a style draws from the side,
-# or whole, is missing there: glasses would float beside it.
+# Height of the eyes in canvas units from the top, by style. Animals that a style shows from the side, or
+# whole, have none, since glasses would not fit.
 STYLES = (
     "noto", "noto classic", "twemoji", "fluent", "fluent flat", "emojitwo", "firefox", "streamline",
 )  # fmt: skip
@@ -59,7 +59,7 @@ _EYES: dict[str, tuple[str, tuple[int | None, ...]]] = {
     "1F414": ("chicken", (_N, _N, 51, _N, _N, _N, 53, _N)),
 }
 ANIMALS: Mapping[str, str] = {hexcode: name for hexcode, (name, _) in _EYES.items()}
-# Where heads are narrower than most, in canvas units between the outer rims of the glasses.
+# Width of the glasses in canvas units for narrow heads.
 _GLASSES_WIDTH = 64.0
 _NARROW = {"1F430": 50.0, "1F989": 54.0, "1F434": 52.0, "1F414": 50.0, "1F42D": 56.0}
 _LARGER = {"emojitwo": 1.12}
@@ -81,10 +81,10 @@ _FRONTAL_GLASSES = frozenset({"noto", "twemoji", "fluent", "fluent flat", "firef
 
 @dataclass(frozen=True, kw_only=True)
 class Accessory:
-    """What is worn, how it is captioned ({animal}, {an_animal}), and how hats sit.
+    """An accessory, its captions with {animal} or {an_animal}, and its place.
 
-    `width` is in canvas units on an animal of full size; `sink` is how far its brim comes down over
-    the top of the head, as a share of its own height. `width` 0: it sits before the eyes.
+    `width` is in canvas units on an animal of full size; 0 for glasses, which are placed at the eyes. `sink`
+    is the share of the height of a hat that is below the top of the head.
     """
 
     name: str
@@ -159,9 +159,9 @@ ACCESSORIES = (
 def wearing_drawings(
     shown: Mapping[str, Mapping[str, list[Art]]], license_from_style: Mapping[str, str]
 ) -> Iterator[SvgRecord]:
-    """Every animal with every accessory in every style that draws both.
+    """Every animal with every accessory in every style that has both.
 
-    `shown` maps a style to a hexcode to its drawings.
+    `shown` maps a style to a hexcode to its icons.
     """
     for style, art_from_hexcode in shown.items():
         for accessory in ACCESSORIES:
@@ -178,7 +178,7 @@ def wearing_drawings(
 
 
 def eye_height(hexcode: str, style: str) -> int | None:
-    """Canvas units from the top, or None where the style draws this animal from the side."""
+    """The height of the eyes in canvas units from the top; None where the animal is shown from the side."""
     _, heights = _EYES[hexcode]
     return heights[STYLES.index(style)] if style in STYLES else None
 
@@ -220,7 +220,7 @@ def _dressed(
         width = _NARROW.get(hexcode, _GLASSES_WIDTH) * _LARGER.get(style, 1.0)
         height = width * worn.height / worn.width
         middle = _middle_of(animal, eyes)
-        # The bridge sits at the eyes, so most of the lens hangs below them.
+        # The bridge is at the eyes, so most of the lens is below them.
         glasses = SvgLayer(
             art=worn, x=middle - width / 2, y=eyes - height * 0.45, width=width, height=height, degrees=tilt
         )
@@ -229,7 +229,7 @@ def _dressed(
 
 
 def _with_hat(animal: Art, worn: Art, accessory: Accessory, tilt: float) -> list[SvgLayer | str]:
-    """The animal shrinks just as far as its hat needs to fit above it."""
+    """Layers of an animal, shrunk until its hat fits above it, and of the hat."""
     top = _top_of_head(animal)
     height = accessory.width * worn.height / worn.width
     above = height * (1 - accessory.sink) - top
@@ -248,21 +248,21 @@ def _opacity(art: Art) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
 
 
 def _top_of_head(art: Art) -> float:
-    """Between the ears: the first opaque row of the middle columns."""
+    """The top of the head between the ears: the first opaque row of the middle columns."""
     middle = _opacity(art)[:, 44:56]
     rows = np.flatnonzero((middle > 128).mean(axis=1) > 0.5)
     return float(rows[0]) if len(rows) else 0.0
 
 
 def _middle_of(art: Art, row: float) -> float:
-    """Between the first and the last opaque column near a row."""
+    """The middle of the first and the last opaque column near a row."""
     near = _opacity(art)[max(0, int(row) - 3) : int(row) + 4]
     columns = np.flatnonzero((near > 128).any(axis=0))
     return float(columns[0] + columns[-1] + 1) / 2 if len(columns) else _FROM_ONE_SIDE
 
 
 def _tight(art: Art) -> Art:
-    """The same drawing with its box shrunk to what is opaque."""
+    """The art with its view box shrunk to its opaque part."""
     opaque = _opacity(art) > 24
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
     # svg_from_art() centers the box on a square canvas: undo that.
@@ -282,7 +282,7 @@ def _only_shapes(art: Art, kept: range) -> Art:
 
 
 def _without_shadow(art: Art) -> Art:
-    """Streamline puts a pale shadow under everything; a hat on a head casts none on the floor."""
+    """The art without the pale shadow that Streamline icons have on the floor."""
     root, shapes = _shapes(art)
     for shape in list(shapes):
         if shape.get("opacity") == ".15":

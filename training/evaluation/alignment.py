@@ -1,10 +1,10 @@
-"""Do picture and words belong together? Two small towers over pretrained features, trained on real pairs.
+"""The alignment of pictures and captions: two small towers over pretrained features, trained on real pairs.
 
-Trained apart from any generator (an encoder shared with training would be fitted by it), on the pictures
-that generators are trained on; its own success on real held-out pictures is the ceiling of any score.
+The towers share no weights with a generator, which would otherwise be fitted to them. Their recall on real
+held-out pictures is the ceiling of the score of generated pictures.
 
 FOLDER/alignment.safetensors   weights, float16
-FOLDER/alignment.json          dimensions, and how it does on real pictures
+FOLDER/alignment.json          dimensions, and scores on real pictures
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from textual_vision.training.models.vocabulary import minilm_folder, warm_start
 SHIPPED_FOLDER = Path(__file__).parents[1] / "checkpoints" / "alignment"
 WEIGHTS, ABOUT = "alignment.safetensors", "alignment.json"
 SENTENCE = 384
-LAYERS, MAX_TOKENS = 6, 64  # all of MiniLM's
+LAYERS, MAX_TOKENS = 6, 64  # all layers of MiniLM
 WIDTH = 256
 HIDDEN = 384
 DROPOUT = 0.3
@@ -46,7 +46,7 @@ CHUNK = 64  # captions encoded at once
 
 
 class Towers(nn.Module):
-    """EfficientNet-Lite2 features and MiniLM sentences to unit vectors of one space."""
+    """EfficientNet-Lite2 features and MiniLM sentences as unit vectors of one space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Sentences:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Features (N, 1280) of pictures; for each the rows of `sentences` (M, 384) that are true of it.
+    """Features (N, 1280) of pictures, and for each the rows of its captions in `sentences` (M, 384).
 
     Pictures of one `concept` are never each other's negatives.
     """
@@ -121,7 +121,7 @@ class Pairs:
 
 
 def train_towers(pairs: Pairs, *, seed: int = 0, steps: int = STEPS) -> Towers:
-    """InfoNCE both ways over real pairs; deterministic for a seed and a thread count."""
+    """Towers trained by InfoNCE over real pairs; deterministic for a seed and a number of threads."""
     torch.manual_seed(seed)
     towers = Towers()
     features, sentences = torch.from_numpy(pairs.features), torch.from_numpy(pairs.sentences)
@@ -169,7 +169,7 @@ def recall_at_1(
 
 
 def save_towers(towers: Towers, about: dict[str, Any], folder: Path) -> None:
-    """Weights in float16, and what is known about them."""
+    """Write weights in float16 and `about` as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: w.half().contiguous() for name, w in towers.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(weights))
@@ -177,9 +177,9 @@ def save_towers(towers: Towers, about: dict[str, Any], folder: Path) -> None:
 
 
 def load_towers(folder: Path = SHIPPED_FOLDER) -> tuple[Towers, dict[str, Any]]:
-    """UsageError when there are none, IntegrityError when they don't fit."""
+    """The towers and their JSON; UsageError when there are none, IntegrityError when they are damaged."""
     if not (folder / WEIGHTS).is_file():
-        raise UsageError(f"no alignment model at {folder}", "make one: tv-train alignment --corpus FOLDER")
+        raise UsageError(f"no alignment model at {folder}", "train one: tv-train alignment --corpus FOLDER")
     towers = Towers()
     try:
         weights = load_file(folder / WEIGHTS)

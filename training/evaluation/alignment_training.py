@@ -1,14 +1,15 @@
-"""The alignment model made from a corpus: real pairs in, towers and their ceiling out."""
+"""Training of the alignment model on the real pairs of a corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.corpus import Corpus
 from textual_vision.training.data.splits import SPLITS, TRAIN
 from textual_vision.training.emoji.source import EmojiSource
@@ -21,24 +22,24 @@ from textual_vision.training.evaluation.alignment import (
 )
 from textual_vision.training.evaluation.features import DETAIL, EfficientNetFeatures
 
-PHRASINGS = 4  # of each picture; more of the same hardly help
+PHRASINGS = 4  # captions of each picture; more hardly help
 CHUNK = 256  # pictures at once
 
 
-def build_alignment(corpus: Corpus, out: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains on the training split, measures on the others, writes to `out`; returns what is known."""
+def build_alignment(corpus: Corpus, out: Path, *, on_progress: ProgressCallback) -> dict[str, Any]:
+    """Train on the training split, measure on the others and write to `out`; return the scores."""
     source = EmojiSource(corpus, SPLITS, min(DETAIL, corpus.size))
-    say(f"looking at {len(source):,} pictures")
+    on_progress(f"looking at {len(source):,} pictures")
     features = _features(source)
     row_from_caption: dict[str, int] = {}
     rows = [
         [row_from_caption.setdefault(caption, len(row_from_caption)) for caption in _phrasings(source, index)]
         for index in range(len(source))
     ]
-    say(f"reading {len(row_from_caption):,} captions")
+    on_progress(f"reading {len(row_from_caption):,} captions")
     sentences = Sentences().vectors(list(row_from_caption))
     train = [index for index, (_, record) in enumerate(source.records) if record.split == TRAIN]
-    say(f"training the towers on {len(train):,} pairs")
+    on_progress(f"training the towers on {len(train):,} pairs")
     towers = train_towers(
         Pairs(
             features=features[train],
@@ -74,5 +75,5 @@ def _features(source: EmojiSource) -> NDArray[np.float32]:
 
 
 def _phrasings(source: EmojiSource, index: int) -> Sequence[str]:
-    """The plainest caption first."""
+    """Captions of a picture, the plainest first."""
     return source.captions(index)[:PHRASINGS]

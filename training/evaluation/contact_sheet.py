@@ -1,4 +1,4 @@
-"""Sheets of pictures with their captions below."""
+"""Contact sheets: pictures with their captions below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LETTERS = 21  # of the default font that fit below a picture
 
 
 def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str], columns: int) -> bytes:
-    """uint8 (N, S, S, 3) with N captions -> a PNG, `columns` pictures a row."""
+    """Pictures uint8 (N, S, S, 3) and N captions -> a PNG with `columns` pictures in a row."""
     rows = -(-len(pictures) // columns)
     wide, high = CELL + GAP, CELL + GAP + LINES * LINE
     sheet = Image.new("RGB", (GAP + columns * wide, GAP + rows * high), "white")

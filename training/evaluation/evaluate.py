@@ -1,13 +1,12 @@
-"""What a checkpoint is worth, measured on pictures and captions that it was not trained on.
+"""Scores of a checkpoint on held-out pictures and captions, with the scores of real pictures.
 
-Every score stands beside what real pictures reach under the same judge. `evaluate` returns plain JSON
-values and a contact sheet; docs/reference/metrics.md defines each number.
+`evaluate` returns JSON values and a contact sheet; docs/reference/metrics.md defines each score.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
@@ -38,8 +38,8 @@ SEEDS = 32  # of each named prompt
 DIVERSE_PROMPTS, DIVERSE_SEEDS = 24, 8
 SHEET_COLUMNS, SHEET_PICTURES = 8, 64
 USAGE_CAPTIONS = 4000
-# Prompts and what must be seen. No picture of the first three is trained on; the words of the others are
-# put together differently, or not known at all, in the emoji corpus's captions.
+# Prompts, and the answers of probes that a picture must give. No picture of the first three is trained on.
+# Captions of the emoji corpus combine the words of the others differently, or do not contain them.
 DOG = {"animal": "dog", "sunglasses": "with"}
 FOREST = {"ground": "forest", "water": "river"}
 ASKED: Mapping[str, Mapping[str, str]] = {
@@ -50,13 +50,12 @@ ASKED: Mapping[str, Mapping[str, str]] = {
     "woods with a stream": FOREST,
 }
 
-Say = Callable[[str], None]
 Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Real pictures that were not trained on, and what was generated for the same words."""
+    """Real held-out pictures, and pictures generated from their captions."""
 
     source: EmojiSource
     labels: list[str]  # the plainest caption, without the art style
@@ -76,20 +75,26 @@ class Evaluation:
     sheet: bytes
 
     def save(self, folder: Path) -> None:
-        """evaluation.json and contact_sheet.png in `folder`."""
+        """Write evaluation.json and contact_sheet.png to `folder`."""
         write_atomic(folder / "evaluation.json", (json.dumps(self.scores, indent=2) + "\n").encode())
         write_atomic(folder / "contact_sheet.png", self.sheet)
 
 
-def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: Say) -> Evaluation:
-    """Measures everything; `limit` takes that many held-out pictures, spread evenly, instead of all."""
+def evaluate(
+    checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, on_progress: ProgressCallback
+) -> Evaluation:
+    """All scores of `checkpoint`.
+
+    `limit` is the number of held-out pictures, evenly spaced; None takes all. Raise UsageError when the
+    corpus has no held-out picture.
+    """
     extractor = EfficientNetFeatures()
-    say("drawing the held-out captions")
+    on_progress("generating pictures of the held-out captions")
     held = _held_out(checkpoint, corpus, extractor, limit)
-    say(f"{len(held.labels)} held-out pictures; reconstructing them")
+    on_progress(f"{len(held.labels)} held-out pictures; reconstructing them")
     again = reconstruct(checkpoint.model, checkpoint.tokenizer, held.real, held.prompts)
     psnr = psnr_of_pictures(held.real, again.pictures)
-    say("alignment and compositions")
+    on_progress("alignment and compositions")
     scores = {
         "checkpoint": checkpoint.config.name,
         "held_out_pictures": len(held.labels),
@@ -105,7 +110,7 @@ def evaluate(checkpoint: Checkpoint, corpus: Corpus, *, limit: int | None, say: 
         "text_codes": _text_codes(checkpoint, corpus),
         "diversity": _diversity(checkpoint, held, extractor),
     }
-    say("nearest training pictures")
+    on_progress("nearest training pictures")
     train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
     scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.generated, held.real)
     return Evaluation(scores=scores, sheet=_sheet(held))
@@ -117,8 +122,8 @@ def _held_out(
     source = EmojiSource(corpus, EVALUATION_SPLITS, checkpoint.config.model.image_size)
     if len(source) == 0:
         raise UsageError(
-            f"the corpus has no picture of the splits {', '.join(EVALUATION_SPLITS)} to judge by",
-            "make it of more pictures: about 3 in 100 are kept for judging",
+            f"the corpus has no picture of the splits {', '.join(EVALUATION_SPLITS)} to evaluate on",
+            "make it from more pictures: about 3 in 100 are held out",
         )
     chosen = list(range(len(source)))
     if limit is not None and limit < len(chosen):
@@ -140,7 +145,7 @@ def _held_out(
 
 
 def _kid(held: HeldOut) -> dict[str, float]:
-    """EvaluationImages against real, and as a floor one half of the real ones against the other."""
+    """KID of generated and real pictures, and as a floor of two halves of the real ones."""
     half = np.arange(len(held.labels)) % 2 == 0
     floor = kid(held.real_features.pooled[half], held.real_features.pooled[~half])
     return {
@@ -150,7 +155,7 @@ def _kid(held: HeldOut) -> dict[str, float]:
 
 
 def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[str, Any]:
-    """R@1 of real and generated pictures among all distinct held-out labels, whole and by split."""
+    """R@1 of real and generated pictures among all distinct held-out labels, in all and by split."""
     distinct = sorted(set(held.labels))
     sentences = Sentences().vectors(distinct)
     own = np.array([distinct.index(label) for label in held.labels])
@@ -175,7 +180,7 @@ def _alignment(held: HeldOut, towers: Towers, about: Mapping[str, Any]) -> dict[
 def _recognition(
     checkpoint: Checkpoint, corpus: Corpus, held: HeldOut, extractor: EfficientNetFeatures
 ) -> dict[str, Any] | None:
-    """Named prompts over many seeds and every held-out composition; None when the corpus has none."""
+    """Recognition of named prompts over many seeds and of held-out compositions; None without any."""
     judge = judge_from_corpus(corpus, checkpoint.config.model.image_size, extractor)
     if judge is None:
         return None
@@ -189,7 +194,7 @@ def _recognition(
         generated = generate_images(
             checkpoint.model, checkpoint.tokenizer, [prompt] * SEEDS, range(SEEDS)
         ).pictures
-        prompts[prompt] = _asked(judge, extractor.extract(generated).whole, wanted)
+        prompts[prompt] = _asked(judge, extractor.extract(generated).combined, wanted)
     return {**found, "seeds": SEEDS, "prompts": prompts, "held_out": _held_compositions(judge, held)}
 
 
@@ -205,7 +210,7 @@ def _asked(judge: Judge, features: Features, wanted: Mapping[str, str]) -> dict[
 
 
 def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
-    """Each probe over held-out compositions and scenes: what the caption says, seen in real and generated."""
+    """Accuracy of each probe on real and generated pictures of held-out compositions and scenes."""
     by_label = {record.captions[0]: answers_of(record) for _, record in held.source.records}
     found: dict[str, Any] = {}
     for name in judge.probes:
@@ -216,8 +221,8 @@ def _held_compositions(judge: Judge, held: HeldOut) -> dict[str, Any]:
         right = {
             kind: float((np.array(judge.probes[name].answer(features[rows])) == told).mean())
             for kind, features in (
-                ("real", held.real_features.whole),
-                ("generated", held.generated_features.whole),
+                ("real", held.real_features.combined),
+                ("generated", held.generated_features.combined),
             )
         }
         found[name] = {"pictures": len(rows), **{kind: _round(share, 3) for kind, share in right.items()}}
@@ -248,7 +253,7 @@ def _diversity(checkpoint: Checkpoint, held: HeldOut, extractor: EfficientNetFea
 
 
 def _sheet(held: HeldOut) -> bytes:
-    """Held-out prompts, spread evenly; the compositions first."""
+    """A contact sheet of evenly spaced held-out prompts, compositions first."""
     first = [i for i, split in enumerate(held.splits) if split == "heldout_composition"]
     others = [i for i in range(len(held.labels)) if i not in set(first)]
     chosen = first[:SHEET_COLUMNS] + _spread(others, SHEET_PICTURES - len(first[:SHEET_COLUMNS]))

@@ -1,7 +1,7 @@
-"""EfficientNet-EfficientNet-Lite2 features of pictures: what scores are measured on (losses use Lite0).
+"""EfficientNet-Lite2 features of pictures, which scores are measured on; losses use Lite0.
 
-A score on these features can only be compared with a score on these features: never with a published
-FID, KID or CLIP score.
+Compare a score on these features only with a score on these features, never with a published FID, KID or CLIP
+score.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from torch.nn import functional as F
 
 from textual_vision.training.models.efficientnet import pretrained_efficientnet
 
-DETAIL = 64  # pixels a side that larger pictures are shrunk to: scores of all models can be compared
-VIEW = 128  # pixels a side that the network sees
+DETAIL = 64  # pixels along a side that larger pictures are shrunk to, so that scores of all models compare
+VIEW = 128  # pixels along a side of the input of the network
 FEATURES = 1280
-LAYOUT_BLOCK = 15  # its output still knows where things are
-LAYOUT_CELLS = 4  # rows and columns that it is averaged to
+LAYOUT_BLOCK = 15  # its output still has spatial information
+LAYOUT_CELLS = 4  # rows and columns of averages of this output
 CHUNK = 32  # pictures at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFeatures:
-    """What the network sees in N pictures: `pooled` float32 (N, 1280), `layout` float32 (N, 16 * 208)."""
+    """Features of N pictures: `pooled` float32 (N, 1280), `layout` float32 (N, 16 * 208)."""
 
     pooled: NDArray[np.float32]
     layout: NDArray[np.float32]
 
     @property
-    def whole(self) -> NDArray[np.float32]:
-        """Both, side by side."""
+    def combined(self) -> NDArray[np.float32]:
+        """Both, concatenated: float32 (N, 1280 + 16 * 208)."""
         return np.hstack([self.pooled, self.layout])
 
 
 class EfficientNetFeatures:
-    """ImageNet's EfficientNet-Lite2; BackendMissingError when it isn't installed."""
+    """Extractor of features by EfficientNet-Lite2; BackendMissingError when it is not installed."""
 
     def __init__(self) -> None:
         self.net = pretrained_efficientnet("lite2").eval().requires_grad_(False)
 
     @torch.no_grad()
     def extract(self, pictures: NDArray[np.uint8]) -> ImageFeatures:
-        """At least one picture, uint8 (N, S, S, 3)."""
+        """Features of pictures, uint8 (N, S, S, 3), N at least 1."""
         pooled, layout = [], []
         for start in range(0, len(pictures), CHUNK):
             part = torch.from_numpy(np.array(pictures[start : start + CHUNK]))
@@ -61,16 +61,16 @@ class EfficientNetFeatures:
 
 
 def _resized(x: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 3, VIEW, VIEW), by way of DETAIL when larger than that."""
+    """(N, 3, S, S) -> (N, 3, VIEW, VIEW), through DETAIL when larger than that."""
     if x.shape[2] > DETAIL:
-        x = F.adaptive_avg_pool2d(x, DETAIL)  # the mean of what each pixel covers, as corpora are shrunk
+        x = F.adaptive_avg_pool2d(x, DETAIL)  # area averages, as in corpora
     if x.shape[2] != VIEW:
         x = F.interpolate(x, (VIEW, VIEW), mode="bilinear", align_corners=False)
     return x
 
 
 def kid(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """The unbiased kernel distance of two sets of features, cubic kernel (Bińkowski et al. 2018, eq. 4)."""
+    """The unbiased KID of two sets of features, with a cubic kernel (Bińkowski et al. 2018, eq. 4)."""
 
     def kernel(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
         product: NDArray[np.float64] = x.astype(np.float64) @ y.astype(np.float64).T

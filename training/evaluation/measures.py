@@ -1,4 +1,4 @@
-"""Measures that need no judge: usage of codes, diversity over seeds, nearness to training pictures."""
+"""Usage of codes, diversity over seeds, and similarity to training pictures."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from textual_vision.training.evaluation.text_code_usage import text_code_usage
 from textual_vision.training.models.caption_encoder import CaptionEncoder
 from textual_vision.training.models.codebook import codebook_usage
 
-THUMB = 16  # pixels a side at which pictures are compared with the training set
-COPY_DB = 30.0  # two thumbnails that agree better than this show the same drawing
+THUMB = 16  # pixels along a side of the thumbnails that are compared
+COPY_DB = 30.0  # two thumbnails above this PSNR show the same picture
 CHUNK = 512
 
 
 def text_codes(checkpoint: Checkpoint, captions: Sequence[str]) -> dict[str, Any]:
-    """Distinct sequences, codes used and captions found again; UsageError when the codes collapsed."""
+    """Usage of the text codes by captions; UsageError when the codes have collapsed."""
     encode = CaptionEncoder(checkpoint.tokenizer, checkpoint.model.text_encoder)
     return asdict(text_code_usage(encode, captions))
 
 
 @torch.no_grad()
 def image_codes(checkpoint: Checkpoint, codes: torch.Tensor) -> dict[str, Any]:
-    """How the codes int64 (N, h, w) of pictures use the book, and how predictable they are."""
+    """Usage and predictability of the codes of pictures, int64 (N, h, w)."""
     size = checkpoint.config.model.image_size
     white = signed_from_pixels(np.full((1, size, size, 3), 255, np.uint8))
     book = checkpoint.model.codebook
@@ -47,7 +47,7 @@ def spread(features: NDArray[np.float32]) -> float:
 
 
 class TrainingThumbs:
-    """The training set at 16 pixels a side."""
+    """The training pictures at 16 pixels along a side."""
 
     def __init__(self, source: PictureSource) -> None:
         parts = []
@@ -77,7 +77,7 @@ def _thumbs(pictures: Pictures) -> NDArray[np.float32]:
 
 
 def copying(train: TrainingThumbs, generated: Pictures, real: Pictures) -> dict[str, Any]:
-    """How near drawings of held-out captions are to training pictures; real held-out pictures likewise."""
+    """Similarity of generated and of real held-out pictures to their nearest training pictures."""
     found = {}
     for name, pictures in (("generated", generated), ("real", real)):
         ratio = train.nearest_db(pictures)

@@ -1,4 +1,4 @@
-"""How large a model is and what a drawing costs, stage by stage."""
+"""The size of a model, and the cost of one picture, by stage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ FLOPS_PER_MAC = 2  # as torch counts them
 
 @dataclass(frozen=True, kw_only=True)
 class StageSize:
-    """`weights` counts parameters and tables (codebook rows, text codes, what is remembered of the corpus);
-    `multiply_accumulates` None: not drawn with."""
+    """The size of one stage.
+
+    `weights` counts parameters and tables: codebook rows, text codes and the retrieval index.
+    `multiply_accumulates` is None for a network that only training uses.
+    """
 
     stage: str
     weights: int
@@ -27,7 +30,7 @@ class StageSize:
 
 
 def describe(config: TrainConfig) -> list[StageSize]:
-    """The three stages in drawing order, then what only training uses; for prompts of full length."""
+    """Sizes of the three stages in order, then of the networks for training; for prompts of full length."""
     with torch.device("meta"):
         model = TextToImageModel(config.model, config.sampling).eval()
     discriminator = make_discriminator(config.model)
@@ -60,7 +63,7 @@ def _remembered(model: TextToImageModel) -> int:
 
 
 def _costs(model: TextToImageModel, config: ModelConfig) -> dict[str, int]:
-    """Multiply-accumulates of one picture, counted on the meta device: nothing is computed."""
+    """Multiply-accumulates of one picture, counted on the meta device without computing."""
     stages = stages_from_model(model)
     tokens = config.text.max_tokens
     whole: dict[str, Any] = {"dtype": torch.int64, "device": "meta"}

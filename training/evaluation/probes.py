@@ -1,4 +1,4 @@
-"""What a picture shows, told by linear probes that learned it from real pictures.
+"""Linear probes that recognize the content of a picture, trained on real pictures.
 
 A probe is ridge regression from standardized EfficientNet-Lite2 features to one-hot answers. Its accuracy on
 real pictures that it was not trained on is the ceiling of the score of a generated picture.
@@ -17,7 +17,7 @@ RIDGE = 1000.0  # of standardized features; chosen on real pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """`weights` float64 (features + 1, answers), the last row the bias."""
+    """A linear classifier; `weights` float64 (features + 1, answers), the last row is the bias."""
 
     answers: tuple[str, ...]
     mean: NDArray[np.float64]
@@ -36,7 +36,7 @@ class Probe:
 
 
 def probe_from_pictures(features: NDArray[np.float32], answers: Sequence[str]) -> Probe:
-    """Closed form; every answer weighs the same however many pictures show it."""
+    """A probe fitted in closed form; every answer has the same weight, however many pictures show it."""
     names = tuple(sorted(set(answers)))
     index = np.array([names.index(answer) for answer in answers])
     share = 1.0 / np.bincount(index)[index]
@@ -46,7 +46,7 @@ def probe_from_pictures(features: NDArray[np.float32], answers: Sequence[str]) -
     target = np.eye(len(names))[index]
     center_x, center_y = np.average(x, axis=0, weights=share), np.average(target, axis=0, weights=share)
     x, y = (x - center_x) * np.sqrt(share)[:, None], (target - center_y) * np.sqrt(share)[:, None]
-    # The dual form: fewer pictures than features.
+    # In the dual form, since there are fewer pictures than features.
     dual = np.linalg.solve(x @ x.T + RIDGE * np.eye(len(x)), y)
     weights = x.T @ dual
     return Probe(
@@ -55,7 +55,7 @@ def probe_from_pictures(features: NDArray[np.float32], answers: Sequence[str]) -
 
 
 def answers_unseen(features: NDArray[np.float32], answers: Sequence[str], folds: Sequence[int]) -> list[str]:
-    """What each picture (N, features) shows, told by a probe that saw no picture of its fold."""
+    """Answers for pictures (N, features) of probes that were fitted without the fold of the picture."""
     told, fold = np.array(answers), np.array(folds)
     found = np.empty(len(told), dtype=told.dtype)
     for held in (fold == number for number in np.unique(fold)):

@@ -1,4 +1,4 @@
-"""Does a drawing show what its prompt asks for? Judged by probes that learned it from real pictures."""
+"""Recognition: whether a generated picture shows the content of its prompt, by probes of real pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textual_vision.training.emoji.wearing import ANIMALS
 from textual_vision.training.evaluation.features import EfficientNetFeatures
 from textual_vision.training.evaluation.probes import Probe, answers_unseen, probe_from_pictures
 
-BARE = "nothing"  # what an animal wears that wears nothing
+BARE = "nothing"  # the accessory of an animal without one
 SUNGLASSES = "sunglasses"
 FOLDS = 10
 SCENE_PARTS = ("ground", "water", "backdrop", "sky")
@@ -25,7 +25,7 @@ Features = NDArray[np.float32]
 
 
 def wearing_of(record: Record) -> tuple[str, str] | None:
-    """(animal, what it wears) of a composition or of a bare animal's face; None of anything else."""
+    """(animal, accessory) of a composition or of an animal without accessory; None for other pictures."""
     if record.kind == "wearing":
         _, accessory, animal = record.concept.split(":")
         return ANIMALS[animal], accessory
@@ -33,7 +33,7 @@ def wearing_of(record: Record) -> tuple[str, str] | None:
 
 
 def scene_of(record: Record) -> tuple[str, ...] | None:
-    """Ground, water, backdrop and sky of a scene; None of anything else."""
+    """Ground, water, backdrop and sky of a scene; None for other pictures."""
     if record.kind != "scene":
         return None
     return tuple(part or "none" for part in record.concept.removeprefix("scene:").split("|"))
@@ -41,26 +41,26 @@ def scene_of(record: Record) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Probes by the name of what they tell.
+    """Probes by their names.
 
-    `real` are real pictures as (what they show, what probes that have not seen them say).
+    `real` has for each real picture the true answers, and the answers of probes fitted without it.
     """
 
     probes: Mapping[str, Probe]
     real: Sequence[tuple[Mapping[str, str], Mapping[str, str]]]
 
     def ceiling(self, wanted: Mapping[str, str]) -> float | None:
-        """Share of the real pictures that show all that is wanted, and are told to; None without any."""
+        """Share of the real pictures with the wanted answers that are recognized; None without any."""
         told = [said for shown, said in self.real if wanted.items() <= shown.items()]
         return float(np.mean([wanted.items() <= said.items() for said in told])) if told else None
 
     def accuracy(self, name: str) -> float:
-        """Share of all real pictures that one probe is right about."""
+        """Share of the real pictures for which one probe gives the true answer."""
         told = [shown[name] == said[name] for shown, said in self.real if name in shown]
         return float(np.mean(told))
 
     def shows(self, features: Features, wanted: Mapping[str, str]) -> NDArray[np.bool_]:
-        """Which of the pictures (N, pooled and layout) give every wanted answer: bool (N,)."""
+        """Whether the probes give every wanted answer for features (N, combined): bool (N,)."""
         right = np.ones(len(features), bool)
         for name, answer in wanted.items():
             right &= np.array(self.probes[name].answer(features)) == answer
@@ -68,17 +68,17 @@ class Judge:
 
 
 def judge_from_corpus(corpus: Corpus, size: int, extractor: EfficientNetFeatures) -> Judge | None:
-    """Probes learned from all real compositions and scenes at `size` pixels; None when there are none.
+    """Probes fitted to all real compositions and scenes at `size` pixels; None when there are none.
 
-    All splits: the judge must know dogs with sunglasses that the generator has never seen. Its ceiling
-    is measured by leaving out each tenth of the pictures in turn.
+    All splits are used, since the probes must know held-out compositions. Their accuracy is measured by
+    ten-fold cross-validation.
     """
     source = EmojiSource(corpus, SPLITS, size)
     shown = {index: answers_of(record) for index, (_, record) in enumerate(source.records)}
     shown = {index: answers for index, answers in shown.items() if answers}
     if not shown:
         return None
-    features = extractor.extract(np.stack([source.picture(index) for index in shown])).whole
+    features = extractor.extract(np.stack([source.picture(index) for index in shown])).combined
     row = {index: number for number, index in enumerate(shown)}
     said: dict[int, dict[str, str]] = {index: {} for index in shown}
     probes = {}
@@ -94,7 +94,7 @@ def judge_from_corpus(corpus: Corpus, size: int, extractor: EfficientNetFeatures
 
 
 def answers_of(record: Record) -> dict[str, str]:
-    """What every probe should say of this record's picture."""
+    """The true answer of every probe for the picture of a record."""
     if (worn := wearing_of(record)) is not None:
         animal, accessory = worn
         return {

@@ -1,4 +1,4 @@
-"""Pictures of a checkpoint: from prompts and seeds, or from pictures through the codebook and back."""
+"""Pictures of a model: generated from prompts and seeds, or reconstructed from pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pictures = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationImages:
-    """`pictures` uint8 (N, S, S, 3), `codes` int64 (N, h, w)."""
+    """Generated pictures uint8 (N, S, S, 3) and their codes int64 (N, h, w)."""
 
     pictures: Pictures
     codes: torch.Tensor
@@ -32,7 +32,7 @@ class EvaluationImages:
 def generate_images(
     model: TextToImageModel, tokenizer: Tokenizer, prompts: Sequence[str], seeds: Sequence[int]
 ) -> EvaluationImages:
-    """Prompt i with the first noise of seed i, as the runtime draws it."""
+    """A picture for each prompt with the noise of its seed, as the runtime generates it."""
     device = next(model.parameters()).device
     pictures, codes = [], []
     for start in range(0, len(prompts), CHUNK):
@@ -49,7 +49,7 @@ def generate_images(
 def reconstruct(
     model: TextToImageModel, tokenizer: Tokenizer, pictures: Pictures, captions: Sequence[str]
 ) -> EvaluationImages:
-    """Each picture through the image encoder, its codes and the generator, with its caption and seed i."""
+    """Each picture reconstructed from its codes, with its caption and the noise of seed i."""
     device = next(model.parameters()).device
     stages = stages_from_model(model)
     found, codes = [], []

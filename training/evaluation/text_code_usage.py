@@ -17,17 +17,17 @@ MIN_DISTINCT = 0.5  # distinct sequences per distinct caption, below which train
 
 @dataclass(frozen=True, kw_only=True)
 class TextCodeUsage:
-    """Whether the codes still tell captions apart."""
+    """Usage of the text codes by captions."""
 
-    captions: int  # distinct ones looked at
+    captions: int  # distinct captions
     distinct: float  # distinct code sequences per distinct caption
     used: float  # share of all codes that occur
-    recall_at_1: float  # share of captions whose own codes' rows are nearest to their states
+    recall_at_1: float  # share of captions that are found by their codes
 
 
 @torch.no_grad()
 def text_code_usage(encode: CaptionEncoder, captions: Sequence[str]) -> TextCodeUsage:
-    """Measures `captions`; raises UsageError when the codes have collapsed."""
+    """The usage of the codes by `captions`; UsageError when the codes have collapsed."""
     captions = sorted(set(captions))
     codes, mask = encode(captions)
     sequences = {tuple(row[m.bool()].flatten().tolist()) for row, m in zip(codes, mask, strict=True)}
@@ -50,7 +50,7 @@ def text_code_usage(encode: CaptionEncoder, captions: Sequence[str]) -> TextCode
 
 
 def _recall_at_1(encode: CaptionEncoder, captions: Sequence[str], codes: Tensor, mask: Tensor) -> float:
-    """Mean token state of each caption against the mean of its codes' rows, by cosine."""
+    """Share of captions whose mean token state is nearest, by cosine, to the mean of its own centroids."""
     encoder = encode.text_encoder
     states = []
     for start in range(0, len(captions), CHUNK):

@@ -1,4 +1,4 @@
-"""DCGAN's blocks with a condition: transposed convolution, batch norm, FiLM, ReLU."""
+"""Conditioned blocks of DCGAN: transposed convolution, batch norm, FiLM, ReLU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual_vision.training.models.text_encoder import sentence_from_text
 
 
 class Condition(nn.Module):
-    """The attention-weighted sentence and the noise, as one vector for every FiLM."""
+    """One vector from the attention-weighted sentence and the noise, for every FiLM layer."""
 
     def __init__(self, text_width: int, noise_width: int, width: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size by a transposed convolution (kernel 4, stride 2, padding 1), then a residual."""
+    """A transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, then a residual."""
 
     def __init__(self, channels_in: int, channels: int, condition: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Upsample(nn.Module):
 
 
 class Residual(nn.Module):
-    """x plus one conditioned 3x3 convolution of it."""
+    """x plus a conditioned 3 x 3 convolution of x."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()

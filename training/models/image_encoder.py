@@ -1,4 +1,4 @@
-"""Training only: pictures to latents (for the codebook) and to a posterior over the noise."""
+"""Encoders for training only: pictures to latents of the codebook, and to a posterior over the noise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ POSTERIOR_CHANNELS = (24, 48, 96, 96)
 
 
 class ImageEncoder(nn.Module):
-    """Strided convolutions with a small view: a code says what a patch looks like, no more.
+    """Strided convolutions with a small receptive field: a code describes the look of one patch.
 
-    Edges are padded with their own pixels: zeros would be another color and give the border codes
-    of its own.
+    Edges are padded by replication: zeros would be another color and need codes of their own.
     """
 
     def __init__(self, model: ModelConfig) -> None:
@@ -39,7 +38,7 @@ class ImageEncoder(nn.Module):
 
 
 class Posterior(nn.Module):
-    """q(noise | picture), a diagonal normal (Kingma & Welling 2014): what the text leaves open."""
+    """q(noise | picture), a diagonal normal (Kingma & Welling 2014)."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()

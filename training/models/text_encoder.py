@@ -1,7 +1,7 @@
-"""Prompt to quantized, attention-weighted words: the first stage of a drawing.
+"""The text encoder: a prompt to quantized, attention-weighted token states.
 
-The encoder is the first layers of MiniLM, frozen: its states are still word-like and unseen words
-land near their synonyms. Whatever comes after sees only what passed the codes.
+The encoder is the first layers of MiniLM, frozen: its states are still word-like, and unseen words are near
+their synonyms. The later stages receive only the quantized states.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WordEncoder(nn.Module):
 
 
 class ProductQuantizer(nn.Module):
-    """Each sub-space of a token state to its nearest code (Jegou et al. 2011)."""
+    """The nearest code of each sub-space of a token state (Jegou et al. 2011)."""
 
     centroids: Tensor
 
@@ -77,7 +77,7 @@ class ProductQuantizer(nn.Module):
 
 
 class WordAttention(nn.Module):
-    """Codes to rows, weighted by additive attention over the words (Bahdanau et al. 2015)."""
+    """Embedded codes, weighted by additive attention over the words (Bahdanau et al. 2015)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -91,8 +91,8 @@ class WordAttention(nn.Module):
     def forward(self, text_codes: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """text_codes int64 (B, T, G), mask (B, T) -> text (B, T, C), attention (B, T).
 
-        `attention` sums to 1 over the words of a prompt. `text` is each word's row times its weight
-        relative to an even one, so that its mean over the words is the attention-weighted sentence.
+        `attention` sums to 1 over the words of a prompt. `text` is each word's state times its attention and
+        the number of words, so that the mean over the words is the attention-weighted sentence.
         """
         groups = torch.arange(self.rows.shape[0], device=text_codes.device)
         words = self.norm(self.project(self.rows[groups, text_codes].flatten(2)))  # (B, T, C)

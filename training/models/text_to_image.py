@@ -19,7 +19,7 @@ from textual_vision.training.models.text_encoder import TextEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImages:
-    """What one pass gives; the fields are the stages' outputs."""
+    """The outputs of the stages for one batch."""
 
     text_codes: Tensor  # int64 (B, T, G)
     attention: Tensor  # float32 (B, T)
@@ -28,7 +28,7 @@ class GeneratedImages:
 
 
 class TextToImageModel(nn.Module):
-    """Everything that is trained but the discriminator."""
+    """All networks of a model but the discriminator."""
 
     def __init__(self, config: ModelConfig, sampling: SamplingConfig) -> None:
         """Fresh weights; UsageError when the number of retrieval entries is left to the corpus."""
@@ -48,7 +48,7 @@ class TextToImageModel(nn.Module):
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor) -> GeneratedImages:
-        """ids, mask int64 (B, T), noise float32 (B, Z) -> what the exported pipeline gives."""
+        """ids, mask int64 (B, T), noise float32 (B, Z) -> the outputs of the exported pipeline."""
         stages = stages_from_model(self)
         text_codes, text, attention = stages.text_encoder(input_ids, attention_mask)
         codes = stages.latent(text, attention_mask, noise)
@@ -85,7 +85,7 @@ class GeneratorStage(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """The three networks with the signatures of the exported graphs, in drawing order."""
+    """The three networks with the signatures of the exported graphs, in the order in which they run."""
 
     text_encoder: nn.Module
     latent: nn.Module

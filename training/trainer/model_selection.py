@@ -1,9 +1,9 @@
-"""What a run keeps is chosen by pictures that it isn't trained on and that no score is reported of."""
+"""Selection of the weights of a run by validation pictures, on which no score is reported."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import (
     PictureSource,
@@ -24,12 +25,12 @@ from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.ema import interpolate_weights
 from textual_vision.training.trainer.objectives.losses import code_cross_entropy
 
-MIN_PICTURES, MAX_PICTURES = 64, 512  # pictures: fewer say nothing, more take long
+MIN_PICTURES, MAX_PICTURES = 64, 512  # validation pictures: fewer are too noisy, more take too long
 SCORE_EVERY = 500  # steps of the latent phase
 
 
 class ValidationScorer:
-    """Scores by validation pictures, each with its plainest caption and its style; less is better."""
+    """Scores on validation pictures with their first captions and styles; less is better."""
 
     def __init__(self, model: TextToImageModel, tokenizer: Tokenizer, source: PictureSource) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -42,7 +43,7 @@ class ValidationScorer:
 
     @torch.no_grad()
     def code_cross_entropy(self, weights: dict[str, Tensor], losses: LossConfig) -> float:
-        """Nats a code, of codes predicted from the caption and noise that knows nothing of the picture."""
+        """Cross-entropy in nats a code, of codes predicted from the caption and prior noise."""
         self.model.load_state_dict(weights)
         device = next(self.model.parameters()).device
         hard = LossConfig(logit_scale=losses.logit_scale, label_smoothing=0.0)
@@ -63,7 +64,7 @@ class ValidationScorer:
         return total / len(self.captions)
 
     def distance(self, weights: dict[str, Tensor]) -> float:
-        """KID of what is generated for the captions against the pictures."""
+        """KID of pictures generated from the captions against the real ones."""
         self.model.load_state_dict(weights)
         if self._extractor is None:
             self._extractor = EfficientNetFeatures()
@@ -76,7 +77,7 @@ class ValidationScorer:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectedInterpolation:
-    """`share` of a phase's change, and the KID of each share that was tried."""
+    """The selected share of the joint phase's change, and the KID of each candidate."""
 
     share: float
     kid_from_share: dict[float, float]
@@ -87,13 +88,13 @@ def select_interpolation(
     before: dict[str, Tensor],
     after: dict[str, Tensor],
     shares: Sequence[float],
-    say: Callable[[str], None],
+    on_progress: ProgressCallback,
 ) -> SelectedInterpolation:
-    """The share of the way from `before` to `after` that draws best; the last one when nothing can tell."""
+    """The share of the way from `before` to `after` with the lowest KID; the last one without a scorer."""
     if scorer is None:
         return SelectedInterpolation(share=shares[-1], kid_from_share={})
     scores = {}
     for share in shares:
         scores[share] = scorer.distance(interpolate_weights(before, after, share))
-        say(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
+        on_progress(f"validation: KID {scores[share]:.4f} with {share:.0%} of the joint phase")
     return SelectedInterpolation(share=min(scores, key=scores.__getitem__), kid_from_share=scores)

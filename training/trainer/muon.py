@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024): moves of a matrix are made orthogonal, in a type that the device is fast at.
+"""The Muon optimizer (Jordan et al. 2024): updates of matrices are made orthogonal, in a chosen dtype.
 
-torch's own does that in bfloat16 alone, which a CPU without units for it can hardly multiply: a step of a
-latent network took two such cores 16 s in it, .33 s in float32.
+torch.optim.Muon does that in bfloat16 only. On two CPU cores without units for bfloat16 its update of the
+latent network took 16 s, in float32 0.33 s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The quintic iteration and its coefficients are Jordan et al.'s; moves get the size of AdamW's (Liu et al.
-# 2025, Muon is scalable for LLM training, eq. 4).
+# Coefficients of the quintic iteration by Jordan et al.; updates have the size of AdamW's (Liu et al. 2025,
+# Muon is scalable for LLM training, eq. 4).
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 MOMENTUM = 0.95
@@ -22,9 +22,9 @@ SMALLEST = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices, as torch.optim.Muon with `match_rms_adamw` but for `dtype`, which it multiplies in.
+    """Muon for matrices: torch.optim.Muon with `match_rms_adamw`, multiplying in `dtype`.
 
-    `lr` is AdamW's, weight decay is decoupled from it as there.
+    `lr` and the decoupled weight decay are those of AdamW.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One move of every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Nearly U V^T of the singular value decomposition U S V^T of a matrix (M, N), by Newton-Schulz."""
+    """An approximation of U V^T for the singular value decomposition U S V^T of a matrix (M, N)."""
     x = matrix.to(dtype)
     if tall := x.shape[0] > x.shape[1]:
         x = x.T

@@ -1,8 +1,8 @@
-"""What a run shows while it goes: progress, the log, TensorBoard, samples, and curves at the end.
+"""Reports of a run: progress, the log, TensorBoard, samples, and curves at the end.
 
 RUN/log.jsonl       terms of the losses, every LOG_EVERY steps
 RUN/tensorboard/    the same as scalars, and the samples
-RUN/samples/        real pictures, their reconstructions, and drawings of their captions
+RUN/samples/        real pictures, their reconstructions, and pictures generated from their captions
 RUN/curves.png      all terms over all phases
 """
 
@@ -12,7 +12,6 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 
 from textual_vision.runtime.errors import BackendMissingError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
 from textual_vision.training.evaluation.sampling import generate_images, reconstruct
@@ -35,21 +35,19 @@ LOG_EVERY = 10  # steps
 SAMPLE_EVERY = 200  # steps
 SAMPLES = 8  # pictures on a sheet, each three times
 
-Say = Callable[[str], None]
-
 
 class RunLogger:
-    """The main process's reports; other processes have none."""
+    """Reports of the main process."""
 
-    def __init__(self, out: Path, say: Say) -> None:
-        self.out, self.say = out, say
+    def __init__(self, out: Path, on_progress: ProgressCallback) -> None:
+        self.out, self.on_progress = out, on_progress
         self.writer: Any = None
         self.progress: Progress | None = None
         self.task: Any = None
         self.started, self.first = time.monotonic(), 0
 
     def open(self, first_global_step: int) -> None:
-        """Begins to write; TensorBoard forgets what lies after `first_global_step`."""
+        """Open TensorBoard's writer; events after `first_global_step` are discarded."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
@@ -59,7 +57,7 @@ class RunLogger:
         self.writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=first_global_step)
 
     def start_phase(self, name: str, first: int, steps: int) -> None:
-        """A progress bar on a terminal; the clock for the time left."""
+        """Start the progress bar of a phase on a terminal, and the clock for the time left."""
         self.started, self.first = time.monotonic(), first
         if not sys.stdout.isatty():
             return
@@ -72,7 +70,7 @@ class RunLogger:
         self.task = self.progress.add_task(name, total=steps, completed=first, terms="")
 
     def step(self, phase: str, step: int, steps: int, terms: dict[str, float], global_step: int) -> None:
-        """One logged step."""
+        """Report one step."""
         self.log({"phase": phase, "step": step, **terms})
         for name, value in terms.items():
             self.writer.add_scalar(f"{phase}/{name}", value, global_step)
@@ -82,29 +80,29 @@ class RunLogger:
             self.progress.update(self.task, completed=step + 1, terms=f"{first} {terms[first]:.4g}")
             return
         left = (time.monotonic() - self.started) / (step + 1 - self.first) * (steps - step - 1)
-        self.say(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")
+        self.on_progress(f"{phase} {step + 1}/{steps}  {shown}  {left / 60:.0f} min left")
 
     def log(self, line: dict[str, Any]) -> None:
-        """One line of log.jsonl."""
+        """Append one line to log.jsonl."""
         with (self.out / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
 
     def sample(self, name: str, sheet: bytes, global_step: int) -> None:
-        """A sheet of drawings, as a file and in TensorBoard."""
+        """Write a sheet of generated pictures, as a file and in TensorBoard."""
         folder = self.out / "samples"
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"{name}.png", sheet)
         self.writer.add_image("samples", _array_from_png(sheet), global_step, dataformats="HWC")
 
     def close(self) -> None:
-        """Ends the bar and the writer; what was written stays."""
+        """Close the progress bar and the writer."""
         if self.progress is not None:
             self.progress.stop()
         if self.writer is not None:
             self.writer.close()
 
     def curves(self) -> None:
-        """RUN/curves.png from the log."""
+        """Write RUN/curves.png from the log."""
         write_atomic(self.out / "curves.png", curves_from_log(read_log(self.out)))
 
 
@@ -114,7 +112,7 @@ def sample_sheet(
     tokenizer: Tokenizer,
     source: PictureSource,
 ) -> bytes:
-    """Real pictures, below them their reconstructions, below them drawings of their captions."""
+    """A PNG of real pictures, their reconstructions, and pictures generated from their captions."""
     shown = copy.deepcopy(model).eval()
     shown.load_state_dict(weights)
     chosen = [int(index) for index in np.linspace(0, len(source) - 1, SAMPLES)]

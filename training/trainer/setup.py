@@ -1,9 +1,8 @@
-"""What a run settles before its first step: precision, batches, whose words it knows, how it is stopped."""
+"""Setup of a run: precision, batch sizes, captions of the vocabulary, and interrupts."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -11,38 +10,39 @@ import torch
 
 from textual_vision.runtime.console import EXIT_INTERRUPTED
 from textual_vision.runtime.errors import TextualVisionError, UsageError
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource, caption_with_style
 from textual_vision.training.trainer.state import PHASES
 
-CAPTIONED_PICTURES = 200_000  # whose captions the vocabulary is made from
+CAPTIONED_PICTURES = 200_000  # whose captions decide the vocabulary, at most
 
 
 def mixed_precision(precision: str) -> str:
-    """accelerate's word for it; `auto` is bfloat16 where the device has units that multiply it."""
+    """The name of a precision in accelerate; `auto` is bfloat16 where the device has units for it."""
     if precision == "auto":
         if torch.cuda.is_available():
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            # Intel's AMX: products nine times as fast as in float32, a whole step twice.
+            # Intel's AMX multiplies nine times as fast as in float32, and a step takes half of the time.
             fast = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
         return "bf16" if fast else "no"
     return "bf16" if precision == "bfloat16" else "no"
 
 
 def check_batch_sizes(config: TrainConfig, processes: int) -> None:
-    """UsageError when a batch can't be dealt out evenly."""
+    """Raise UsageError when a batch can't be divided evenly among the processes."""
     for name in PHASES:
         batch = getattr(config, f"{name}_phase").batch_size
         if batch % processes:
             raise UsageError(
-                f"{name}_phase.batch_size {batch} is no multiple of the {processes} processes",
-                "change the one or the other",
+                f"{name}_phase.batch_size {batch} is not a multiple of the {processes} processes",
+                "change the batch size or the number of processes",
             )
 
 
 def all_captions(source: PictureSource) -> list[str]:
-    """Every distinct caption, with and without its style, sorted; of a huge corpus, evenly chosen."""
+    """Every distinct caption with and without its style, sorted; of a large corpus, evenly spaced ones."""
     found = set()
     for index in range(0, len(source), -(-len(source) // CAPTIONED_PICTURES)):
         for caption in source.captions(index):
@@ -51,16 +51,16 @@ def all_captions(source: PictureSource) -> list[str]:
 
 
 class InterruptedRunError(TextualVisionError):
-    """Someone asked the run to stop; it is saved."""
+    """The run was asked to stop, and has been saved."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 class Interrupts:
-    """The first SIGINT or SIGTERM only sets `asked`, so that a step can end; the next one stops."""
+    """A context in which the first SIGINT or SIGTERM only sets `asked`, so that the step can end."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, on_progress: ProgressCallback) -> None:
+        self.on_progress = on_progress
         self.asked = False
         self._before: dict[int, Any] = {}
 
@@ -75,4 +75,4 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("finishing this step, then saving (once more to stop at once)")
+        self.on_progress("finishing this step, then saving (interrupt again to stop at once)")

@@ -1,4 +1,4 @@
-"""A checkpoint out of a run that is still going: its averaged weights as they were last saved."""
+"""A checkpoint of a run that has not ended: the averaged weights of its last save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textual_vision.training.trainer.state import STATE, TOKENIZER, phase_name, 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Where a checkpoint was put and how far its run had come."""
+    """The folder of a snapshot, and the phase and step of its run."""
 
     folder: Path
     phase: str
@@ -24,9 +24,11 @@ class Snapshot:
 
 
 def snapshot(run: Path, out: Path) -> Snapshot:
-    """Writes the averaged weights of RUN/state.pt as a checkpoint to `out`; the run isn't disturbed."""
+    """Write the averaged weights of RUN/state.pt as a checkpoint to `out`, without stopping the run."""
     if not (run / STATE).is_file():
-        raise UsageError(f"{run} holds no run: state.pt is missing", "give the folder that --output named")
+        raise UsageError(
+            f"{run} is not a run: state.pt is missing", "give the folder of `tv-train run --output`"
+        )
     state = read_state(run / STATE)
     config = read_config(run)
     weights = round_weights_to_int8_grid(

@@ -1,4 +1,4 @@
-"""What a run keeps on disk to go on after kill -9: written whole or not at all, read strictly."""
+"""Files that let a run be resumed, also after kill -9: written whole or not at all, read strictly."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ BEFORE_JOINT, KEPT = "before-joint.safetensors", "kept.safetensors"
 
 
 def phase_name(index: int) -> str:
-    """The phase of an index; "end" behind the last."""
+    """The name of a phase by its index; "end" after the last."""
     return PHASES[index] if index < len(PHASES) else "end"
 
 
 def write_state(run: Path, state: dict[str, Any]) -> None:
-    """Replaces RUN/state.pt; TextualVisionError when it can't, and the one before it stays."""
+    """Replace RUN/state.pt; on TextualVisionError the older file is unchanged."""
     fresh = run / f"{STATE}.tmp"
     try:
         torch.save(state, fresh)
         fresh.replace(run / STATE)
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)
-        # torch wraps the system's error in one of its own, whose last line is its source's place.
+        # torch wraps the system's error; the last line of its message is a place in its source.
         reason = str(error).splitlines()[0]
         raise TextualVisionError(
             f"{run / STATE} can't be written: {reason}",
-            "is the disk full? Free some space, then go on with --resume from what was saved before",
+            "is the disk full? Free some space, then resume from the older state with --resume",
         ) from error
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run saved, on the CPU; IntegrityError when the file is damaged."""
+    """The saved state of a run, on the CPU; IntegrityError when the file is damaged."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -54,12 +54,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """One safetensors file, written whole."""
+    """Write weights as one safetensors file, whole or not at all."""
     write_atomic(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """What `write_weights` wrote; IntegrityError when it is missing or damaged."""
+    """The weights in a safetensors file; IntegrityError when it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -67,12 +67,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
-    """RUN/config.json, what was asked for."""
+    """Write RUN/config.json."""
     write_atomic(run / CONFIG, bytes_from_config(config))
 
 
 def read_config(run: Path) -> TrainConfig:
-    """RUN/config.json; IntegrityError when it is missing or no JSON."""
+    """The config in RUN/config.json; IntegrityError when it is missing or not JSON."""
     path = run / CONFIG
     try:
         return config_from_json(json_from_bytes(path.read_bytes(), str(path)), str(path))
@@ -81,15 +81,15 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Every line of RUN/log.jsonl that is whole."""
+    """Every complete line of RUN/log.jsonl."""
     path = run / LOG
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    # A kill may have cut the last one.
+    # A kill may have cut the last line.
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def cut_log(run: Path, phase_index: int, next_step: int) -> None:
-    """Drops the lines of steps that a resumed run will do again."""
+    """Remove the log lines of steps that a resumed run repeats."""
     kept = [line for line in read_log(run) if _place(line) < (phase_index, next_step)]
     write_atomic(run / LOG, "".join(json.dumps(line) + "\n" for line in kept).encode())
 

@@ -1,4 +1,4 @@
-"""Phase 0: the text codes, by k-means over the token states of the captions."""
+"""Phase 0: the text codes, fitted by k-means to the token states of the captions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textual_vision.training.models.caption_encoder import ids_from_captions
 from textual_vision.training.models.text_encoder import TextEncoder
 
 CHUNK = 512  # captions encoded at once
-DUPLICATE_SHARE = 0.01  # of the mean squared error: centers closer than this are one
+DUPLICATE_SHARE = 0.01  # of the mean squared error; closer centers are duplicates
 OUT_OF_REACH = 4.0  # each number of a retired center; states stay below about 1.5, and int8 can hold it
 
 
 @torch.no_grad()
 def token_states(encoder: TextEncoder, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
-    """The states of every token of the captions, one after another: (N, hidden)."""
+    """The states of every token of the captions, (N, hidden)."""
     found = []
     ordered = sorted(captions, key=len)
     for start in range(0, len(ordered), CHUNK):
@@ -31,10 +31,10 @@ def token_states(encoder: TextEncoder, tokenizer: Tokenizer, captions: Sequence[
 
 @torch.no_grad()
 def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, seed: int) -> float:
-    """k-means in each sub-space of `states` (N, hidden); returns the mean squared error left.
+    """Fit the centroids by k-means in each sub-space of `states` (N, hidden); return the mean squared error.
 
-    Fills the quantizer's centroids and starts the rows that the other stages see from them. A centroid
-    that lost its points is put on the worst-served state.
+    The embedding rows of the text codes start as copies of the centroids. A centroid without points moves to
+    a state far from its centroid. Raise UsageError with fewer states than codes.
     """
     generator = torch.Generator().manual_seed(seed)
     quantizer = encoder.quantizer
@@ -56,7 +56,7 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
             centers[alive] = sums[alive] / counts[alive, None]
             empty = int((~alive).sum())
             if empty and iteration < iterations - 1:
-                # EvaluationImages, not the worst: those may be one frequent state many times over.
+                # Sampled, not the farthest: those may be many copies of one frequent state.
                 drawn = torch.multinomial(worst.clamp_min(1e-9), empty, generator=generator)
                 centers[~alive] = points[drawn]
         left = float(_assign(points, centers)[0].mean())
@@ -69,10 +69,10 @@ def fit_text_codes(encoder: TextEncoder, states: Tensor, *, iterations: int, see
 
 
 def merge_duplicate_centroids(centers: Tensor, closer_than: float) -> Tensor:
-    """Centres (K, D) with all but the first of any set of near-equal ones put out of reach.
+    """Centers (K, D) with all but the first of nearly equal ones moved out of reach.
 
-    Between two that are closer (squared) than any state is to its own, rounding would choose: another
-    precision, another code, for nothing.
+    `closer_than` is a squared distance. Rounding would choose between two nearer ones, so that each precision
+    could give another code.
     """
     distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").square()
     earlier_twin = (distance < closer_than).tril(-1).any(1)

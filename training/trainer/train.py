@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.splits import TRAIN
 from textual_vision.training.sources import open_source, validation_source
@@ -17,7 +17,7 @@ def train(
     output: Path,
     *,
     resume: bool = False,
-    on_progress: Callable[[str], None] = print,
+    on_progress: ProgressCallback = print,
 ) -> Path:
     """Train `config` on `corpus` through every phase; return the folder of the checkpoint.
 
@@ -32,6 +32,6 @@ def train(
         training.notice,
         output,
         resume=resume,
-        say=on_progress,
+        on_progress=on_progress,
         validation=validation_source(config, corpus, on_progress),
     )

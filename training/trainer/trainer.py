@@ -1,11 +1,11 @@
 """A whole training run: every phase in turn, resumable after kill -9 at any moment.
 
-RUN/config.json      what was asked for
+RUN/config.json      the config
 RUN/tokenizer.json   the pruned tokenizer
 RUN/state.pt         weights, averages, optimizers and the place in the schedule
 RUN/log.jsonl        the terms of the losses
-RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `watch`
-RUN/before-joint.safetensors   what the joint phase started from
+RUN/samples/, RUN/tensorboard/, RUN/curves.png   see `run_logger`
+RUN/before-joint.safetensors   the weights before the joint phase
 RUN/kept.safetensors           the best weights of the phase so far, by the validation pictures
 RUN/checkpoint/      the result
 """
@@ -13,7 +13,6 @@ RUN/checkpoint/      the result
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from accelerate import Accelerator
 
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.checkpoint import read_tokenizer, save_checkpoint
 from textual_vision.training.config import TrainConfig, with_retrieval_entries
 from textual_vision.training.config_rules import check_consistent
@@ -73,14 +73,12 @@ from textual_vision.training.trainer.state import (
 )
 from textual_vision.training.trainer.text_codes import fit_text_codes, token_states
 
-FITTED_CAPTIONS = 20_000  # that the text codes are fitted to and judged by
+FITTED_CAPTIONS = 20_000  # that the text codes are fitted to, at most
 USAGE_CAPTIONS = 4000
-
-Say = Callable[[str], None]
 
 
 class TrainingRun:
-    """Everything that a run holds in memory."""
+    """The state of a run: model, averages, phase and step."""
 
     def __init__(
         self,
@@ -88,15 +86,15 @@ class TrainingRun:
         source: PictureSource,
         notice: str,
         out: Path,
-        say: Say,
+        on_progress: ProgressCallback,
         validation: PictureSource | None = None,
     ) -> None:
         self.config, self.source, self.notice, self.out = config, source, notice, out
         self.validation = validation
-        self.best: float | None = None  # score of what the phase keeps so far
+        self.best: float | None = None  # lowest KID of the phase so far
         self.accelerator = Accelerator(mixed_precision=mixed_precision(config.precision))
         self.is_main = self.accelerator.is_main_process
-        self.say = say if self.is_main else (lambda line: None)
+        self.on_progress = on_progress if self.is_main else (lambda line: None)
         check_consistent(config)
         check_batch_sizes(config, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
@@ -104,16 +102,14 @@ class TrainingRun:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.phase_index, self.next_step = 0, 0
         self.phase: Phase | None = None
-        self.interrupts = Interrupts(self.say)
+        self.interrupts = Interrupts(self.on_progress)
         self.saved = "nothing"
-        self.logger = RunLogger(out, self.say)
-
-    # --- the way through -----------------------------------------------------------------------------
+        self.logger = RunLogger(out, self.on_progress)
 
     def start(self) -> None:
-        """Phase 0, from nothing: vocabulary, warm start, text codes."""
+        """Start a run with phase 0: vocabulary, warm start, text codes."""
         captions = all_captions(self.source)
-        self.say(f"{len(self.source):,} pictures, {len(captions):,} distinct captions")
+        self.on_progress(f"{len(self.source):,} pictures, {len(captions):,} distinct captions")
         text, phase, seed = self.config.model.text, self.config.text_phase, self.config.seed
         self.tokenizer, old_ids = pruned_tokenizer(captions, text)
         encoder = self.model.text_encoder
@@ -127,7 +123,7 @@ class TrainingRun:
         error = fit_text_codes(encoder, states[kept], iterations=phase.kmeans_iterations, seed=seed)
         self._make_batches()
         usage = text_code_usage(self.encode_captions, some[:USAGE_CAPTIONS])
-        self.say(
+        self.on_progress(
             f"text codes: {usage.distinct:.2%} distinct sequences, {usage.used:.0%} of codes used, "
             f"R@1 {usage.recall_at_1:.3f}, squared error {error:.4f}"
         )
@@ -138,7 +134,7 @@ class TrainingRun:
             self.logger.log({"phase": "text", "error": error, **asdict(usage)})
 
     def go(self) -> Path:
-        """Every step that is left; returns the folder of the finished checkpoint."""
+        """Train the remaining steps; return the folder of the checkpoint."""
         if self.is_main:
             self.logger.open(self._global_step())
         try:
@@ -158,7 +154,7 @@ class TrainingRun:
             self.logger.start_phase(self.phase.name, self.next_step, self.phase.config.steps)
         before = self._weights_before(self.phase.name)
         self._train(self.phase)
-        # What a phase hands on is an average; the last noisy steps are dropped.
+        # The next phase starts from an average, without the noise of the last steps.
         self.model.load_state_dict(self._weights_after(self.phase.name, before))
         self.phase_index, self.next_step, self.phase, self.best = self.phase_index + 1, 0, None, None
         self.accelerator.free_memory()
@@ -166,7 +162,7 @@ class TrainingRun:
         self.save()
 
     def _weights_before(self, phase: str) -> dict[str, torch.Tensor] | None:
-        """What the joint phase started from; kept in a file, for it may be resumed long after."""
+        """The weights before the joint phase, from a file so that the phase can be resumed."""
         if phase != "joint":
             return None
         path = self.out / BEFORE_JOINT
@@ -177,21 +173,21 @@ class TrainingRun:
 
     @cached_property
     def scorer(self) -> ValidationScorer | None:
-        """By what the best weights are told; None when there are too few validation pictures."""
+        """The scorer of weights; None when there are too few validation pictures."""
         if self.validation is None or len(self.validation) < MIN_PICTURES:
-            self.say(
+            self.on_progress(
                 f"fewer than {MIN_PICTURES} validation pictures: the last weights of each phase are kept"
             )
             return None
         return ValidationScorer(self.model, self.tokenizer, self.validation)
 
     def _weights_after(self, phase: str, before: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-        """The best of a phase's averages; through a file, so that every process goes on with the same."""
+        """The selected weights of a phase, through a file so that every process has the same."""
         if self.is_main:
             if before is not None:
                 after = with_generator_of(before, self.ema.weights)
                 candidates = self.config.interpolation_candidates
-                chosen = select_interpolation(self.scorer, before, after, candidates, self.say)
+                chosen = select_interpolation(self.scorer, before, after, candidates, self.on_progress)
                 self.logger.log({"phase": "choice", **asdict(chosen)})
                 write_weights(self.out / KEPT, interpolate_weights(before, after, chosen.share))
             elif self.best is None:
@@ -200,7 +196,7 @@ class TrainingRun:
         return read_weights(self.out / KEPT)
 
     def _keep_if_best(self, phase: str, step: int, steps: int) -> None:
-        """Scores the averaged weights of the latent phase now and then, and writes those that are best."""
+        """Score the averaged weights of the latent phase at intervals, and write the best."""
         due = (step + 1) % SCORE_EVERY == 0 or step + 1 == steps
         if phase != "latent" or not due or not self.is_main or self.scorer is None:
             return
@@ -213,7 +209,7 @@ class TrainingRun:
             self.best = kid
             write_weights(self.out / KEPT, self.ema.weights)
         best = ", the best so far" if better else ""
-        self.say(f"validation: KID {kid:.4f}{best}; {nats:.4f} nats a code")
+        self.on_progress(f"validation: KID {kid:.4f}{best}; {nats:.4f} nats a code")
 
     def _train(self, phase: Phase) -> None:
         self.model.train()
@@ -239,14 +235,14 @@ class TrainingRun:
             if stop:
                 raise InterruptedRunError(
                     f"interrupted after step {self.next_step} of phase {phase.name}; everything is saved",
-                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume goes on",
+                    f"tv-train run {self.out / 'config.json'} --output {self.out} --resume continues",
                 )
 
     def _phase(self, name: str) -> Phase:
         config = self.config
         if name != "latent" and not hasattr(self, "distance"):
             self.distance = PictureDistance(config.losses).to(self.accelerator.device)
-        # What a phase brings of its own starts the same, whether or not the run was resumed before it.
+        # New weights of a phase are the same whether or not the run was resumed before it.
         torch.manual_seed(StepRandom(config.seed, name, -1).generator.initial_seed())
         if name == "latent":
             return LatentPhase(self.accelerator, self.batches, config, self.model)
@@ -262,10 +258,8 @@ class TrainingRun:
             style_in_caption=self.config.style_in_caption,
         )
 
-    # --- what is written ------------------------------------------------------------------------------
-
     def save(self) -> None:
-        """The run's state, whole or not at all."""
+        """Write the state of the run, whole or not at all."""
         if not self.is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
@@ -285,7 +279,7 @@ class TrainingRun:
         self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
 
     def resume(self) -> None:
-        """Goes on exactly where `save` left off."""
+        """Restore the state that `save` wrote."""
         state = read_state(self.out / STATE)
         self.tokenizer = read_tokenizer(self.out / TOKENIZER)
         self.model.load_state_dict(state["model"])
@@ -303,17 +297,17 @@ class TrainingRun:
         if self.is_main:
             cut_log(self.out, self.phase_index, self.next_step)
         self.saved = f"phase {phase_name(self.phase_index)}, step {self.next_step}"
-        self.say(f"resumed: {self.saved}")
+        self.on_progress(f"resumed: {self.saved}")
 
     def save_result(self) -> Path:
-        """The averaged weights as a checkpoint."""
+        """Write the averaged weights as a checkpoint; return its folder."""
         folder = self.out / "checkpoint"
         if self.is_main:
             weights = round_weights_to_int8_grid(
                 {name: weight.cpu() for name, weight in self.ema.weights.items()}
             )
             save_checkpoint(folder, self.config, weights, self.tokenizer, self.notice)
-        self.say(f"wrote {folder}")
+        self.on_progress(f"wrote {folder}")
         return folder
 
     def _report(self, phase: Phase, step: int, terms: dict[str, torch.Tensor]) -> None:
@@ -342,24 +336,25 @@ def run(
     out: Path,
     *,
     resume: bool,
-    say: Say,
+    on_progress: ProgressCallback,
     validation: PictureSource | None = None,
 ) -> Path:
-    """Trains `config` into `out`; raises UsageError when `out` holds another run.
+    """Train `config` in the folder `out`; return the folder of the checkpoint.
 
-    `validation` are pictures apart from `source` whose scores decide which weights are kept.
+    `validation` are pictures apart from `source` whose scores decide which weights are saved.
+    Raise UsageError when `out` has another run.
     """
     config = with_retrieval_entries(config, len(source))
     exists = (out / STATE).is_file()
     if exists and not resume:
         raise UsageError(
-            f"{out} holds a run already", "add --resume to go on with it, or choose another --output"
+            f"{out} has a run already", "add --resume to continue it, or choose another --output"
         )
     if resume and not exists:
-        raise UsageError(f"{out} holds no run to resume", "leave --resume out to start one")
+        raise UsageError(f"{out} has no run to resume", "leave out --resume to start one")
     if resume and read_config(out) != config:
         raise UsageError(f"{out} was started with another config", f"give {out / 'config.json'} as CONFIG")
-    training = TrainingRun(config, source, notice, out, say, validation)
+    training = TrainingRun(config, source, notice, out, on_progress, validation)
     if resume:
         training.resume()
     else:

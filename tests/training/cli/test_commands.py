@@ -92,7 +92,9 @@ def test_evaluate_writes_scores_and_a_sheet_of_held_out_prompts(trained: Path, c
 
 def test_evaluation_is_repeatable(trained: Path, corpus: Path) -> None:
     checkpoint, opened = load_checkpoint(str(trained / "checkpoint")), load_corpus(corpus)
-    first, second = (evaluate(checkpoint, opened, limit=None, say=lambda line: None) for _ in range(2))
+    first, second = (
+        evaluate(checkpoint, opened, limit=None, on_progress=lambda line: None) for _ in range(2)
+    )
     assert first == second
 
 
@@ -103,7 +105,7 @@ def test_a_snapshot_of_a_run_can_be_evaluated_too(trained: Path) -> None:
 
 def test_describe_prints_a_table_and_json() -> None:
     table = invoke("describe", "emoji-64", "--entries", "100")
-    for stage in ("text_encoder", "latent", "generator", "a drawing", "discriminator"):
+    for stage in ("text_encoder", "latent", "generator", "one picture", "discriminator"):
         assert stage in table
     stages: list[Mapping[str, object]] = json.loads(
         invoke("describe", "emoji-64", "--entries", "100", "--json")
@@ -118,7 +120,7 @@ def test_a_corpus_that_is_missing_or_of_another_size_is_told(
     config.write_bytes(bytes_from_config(tiny_config))
     with pytest.raises(UsageError, match="no corpus at"):
         invoke("run", str(config), "--corpus", str(tmp_path / "none"), "--output", str(tmp_path / "run"))
-    with pytest.raises(TextualVisionError, match=r"16 pixels a side, no multiple of model\.image_size 64"):
+    with pytest.raises(TextualVisionError, match=r"16 pixels a side, not a multiple of model\.image_size 64"):
         invoke("run", "emoji-64", "--corpus", str(corpus), "--output", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

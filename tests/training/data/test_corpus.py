@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
 def test_a_folder_that_is_no_corpus_is_never_replaced(build: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is no corpus"):
+    with pytest.raises(UsageError, match="has files that are not of a corpus"):
         build()
     assert (tmp_path / "corpus" / "thesis.txt").read_text() == "mine"
 

@@ -252,7 +252,7 @@ def test_a_damaged_table_is_named(pictures: Path, name: str, text: str) -> None:
 
 
 def test_a_folder_without_pictures_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no captioned picture"):
+    with pytest.raises(UsageError, match="has no captioned picture"):
         list(folder_entries(tmp_path))
 
 

@@ -119,6 +119,6 @@ def test_a_run_trains_from_shards(folder: Path, tiny_config: TrainConfig, tmp_pa
     config = replace(tiny_config, corpus="shards")
     source = open_source(config, folder, (TRAIN,))
     folder = tmp_path / "run"
-    out = run(config, source.source, source.notice, folder, resume=False, say=lambda line: None)
+    out = run(config, source.source, source.notice, folder, resume=False, on_progress=lambda line: None)
     assert_trained(folder, steps=4)
     assert all(weight.isfinite().all() for weight in load_checkpoint(str(out)).model.state_dict().values())

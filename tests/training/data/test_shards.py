@@ -54,7 +54,7 @@ def test_a_shard_cut_short_is_named(shards: list[Path]) -> None:
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no \.tar shards"):
+    with pytest.raises(UsageError, match=r"has no \.tar shards"):
         find_shards(tmp_path)
 
 

@@ -44,13 +44,13 @@ def test_features_are_of_pictures_shrunk_to_one_size(shapes: PictureSource) -> N
     small = pictures.repeat(4, axis=1).repeat(4, axis=2)  # 64
     seen = extractor.extract(large)
     assert seen.pooled.shape == (3, FEATURES)
-    assert seen.whole.shape[1] == FEATURES + seen.layout.shape[1]
+    assert seen.combined.shape[1] == FEATURES + seen.layout.shape[1]
     assert np.abs(seen.pooled - extractor.extract(small).pooled).max() < 1e-3
     assert np.abs(seen.pooled[0] - seen.pooled[1]).max() > 0.5
 
 
 def test_a_probe_learns_shapes_from_three_colors_and_tells_them_in_the_fourth(shapes: PictureSource) -> None:
-    features = EfficientNetFeatures().extract(all_pictures(shapes)).whole
+    features = EfficientNetFeatures().extract(all_pictures(shapes)).combined
     answers = [shapes.captions(index)[0].split()[1] for index in range(len(shapes))]
     colors = [index // 6 for index in range(len(shapes))]
     found = answers_unseen(features, answers, colors)

@@ -55,7 +55,7 @@ def test_only_dead_rows_are_revived_and_at_latents_that_were_given() -> None:
     rows.counts.copy_(torch.tensor([10.0, 10.0, 0.01, 10.0]))
     before = rows.rows.clone()
     latents = F.normalize(torch.randn(20, 3), dim=1)
-    assert rows.revive(latents, torch.Generator().manual_seed(0)) == 1
+    assert rows.replace_dead_rows(latents, torch.Generator().manual_seed(0)) == 1
     assert torch.equal(rows.rows[[0, 1, 3]], before[[0, 1, 3]])
     assert (latents == rows.rows[2]).all(1).any()
     assert rows.counts[2] > 1
@@ -63,7 +63,7 @@ def test_only_dead_rows_are_revived_and_at_latents_that_were_given() -> None:
 
 def test_a_book_without_dead_rows_is_left_alone() -> None:
     rows = book()
-    assert rows.revive(torch.randn(9, 3), torch.Generator()) == 0
+    assert rows.replace_dead_rows(torch.randn(9, 3), torch.Generator()) == 0
 
 
 def test_usage_counts_rows_perplexity_and_what_a_white_picture_costs() -> None:

@@ -38,7 +38,15 @@ def chosen(
     monkeypatch.setattr("textual_vision.training.trainer.trainer.SCORE_EVERY", 2)
     monkeypatch.setattr("textual_vision.training.trainer.trainer.MIN_PICTURES", 1)
     if not folder.exists():
-        run(tiny_config, shapes, "notice", folder, resume=False, say=lambda line: None, validation=shapes)
+        run(
+            tiny_config,
+            shapes,
+            "notice",
+            folder,
+            resume=False,
+            on_progress=lambda line: None,
+            validation=shapes,
+        )
     return folder
 
 
@@ -97,7 +105,7 @@ def test_a_run_with_too_few_validation_pictures_says_so_and_keeps_the_last(
     tmp_path: Path, tiny_config: TrainConfig, shapes: PictureSource
 ) -> None:
     said: list[str] = []
-    run(tiny_config, shapes, "notice", tmp_path / "run", resume=False, say=said.append)
+    run(tiny_config, shapes, "notice", tmp_path / "run", resume=False, on_progress=said.append)
     assert any("validation pictures" in line for line in said)
     (line,) = [line for line in read_log(tmp_path / "run") if line["phase"] == "choice"]
     assert json.dumps(line["kid_from_share"]) == "{}"

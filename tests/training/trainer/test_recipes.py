@@ -59,7 +59,7 @@ def shortened(config: TrainConfig) -> TrainConfig:
 def train_two_steps(name: str, shapes: PictureSource, folder: Path) -> None:
     config = shortened(load_config(name))
     source = EnlargedShapes(shapes, config.model.image_size)
-    run(config, source, "notice", folder, resume=False, say=lambda line: None)  # type: ignore[arg-type]
+    run(config, source, "notice", folder, resume=False, on_progress=lambda line: None)  # type: ignore[arg-type]
     assert_trained(folder, steps=STEPS)
     assert {"generator", "discriminator"} <= [line for line in read_log(folder) if "loss" in line][-1].keys()
     load_checkpoint(str(folder / "checkpoint"))  # refuses weights that are not finite

@@ -18,7 +18,7 @@ from textual_vision.training.trainer.trainer import run
 
 def train(config: TrainConfig, source: PictureSource, out: Path) -> list[str]:
     said: list[str] = []
-    run(config, source, "notice", out, resume=False, say=said.append)
+    run(config, source, "notice", out, resume=False, on_progress=said.append)
     return said
 
 

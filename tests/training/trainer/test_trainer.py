@@ -36,7 +36,7 @@ Train = Callable[..., Path]
 @pytest.fixture
 def train(tiny_config: TrainConfig, shapes: PictureSource) -> Train:
     def go(out: Path, *, config: TrainConfig = tiny_config, resume: bool = False) -> Path:
-        return run(config, shapes, "notice", out, resume=resume, say=lambda line: None)
+        return run(config, shapes, "notice", out, resume=resume, on_progress=lambda line: None)
 
     return go
 
@@ -121,7 +121,7 @@ def test_a_run_that_died_anywhere_ends_bit_for_bit_like_one_that_did_not(
     assert read_log(tmp_path / "run") == read_log(whole)
 
 
-def test_the_state_in_mid_joint_phase_holds_discriminator_optimisers_and_averages(
+def test_the_state_in_mid_joint_phase_holds_discriminator_optimizers_and_averages(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(monkeypatch, 2 * STEPS + 2)
@@ -153,7 +153,7 @@ KILLED = """
         return step(self, number)
 
     LatentPhase.step = killed
-    run(config, Shapes(), "notice", Path({out!r}), resume=False, say=print)
+    run(config, Shapes(), "notice", Path({out!r}), resume=False, on_progress=print)
 """
 
 
@@ -286,9 +286,9 @@ def test_a_damaged_tokenizer_is_named(train: Train, whole: Path, tmp_path: Path)
 def test_a_folder_with_a_run_is_not_overwritten_and_one_without_is_not_resumed(
     train: Train, whole: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="has a run already"):
         train(whole)
-    with pytest.raises(UsageError, match="holds no run to resume"):
+    with pytest.raises(UsageError, match="has no run to resume"):
         train(tmp_path / "nothing", resume=True)
     with pytest.raises(UsageError, match="started with another config"):
         train(whole, config=replace(tiny_config, seed=6), resume=True)
@@ -308,7 +308,7 @@ def test_a_snapshot_is_a_checkpoint_of_the_averages(whole: Path, tmp_path: Path)
     taken = snapshot(whole, tmp_path / "snapshot")
     assert (taken.phase, taken.step) == ("end", 0)
     load_checkpoint(str(tmp_path / "snapshot"))
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         snapshot(tmp_path, tmp_path / "other")
 
 
@@ -324,5 +324,7 @@ def test_batches_that_do_not_divide_among_processes_are_refused(tiny_config: Tra
     from textual_vision.training.trainer.trainer import check_batch_sizes
 
     check_batch_sizes(tiny_config, 2)
-    with pytest.raises(UsageError, match=r"codebook_phase\.batch_size 8 is no multiple of the 3 processes"):
+    with pytest.raises(
+        UsageError, match=r"codebook_phase\.batch_size 8 is not a multiple of the 3 processes"
+    ):
         check_batch_sizes(tiny_config, 3)

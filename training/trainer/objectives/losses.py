@@ -1,4 +1,4 @@
-"""The terms of every objective, each a function of tensors."""
+"""Loss terms, as functions of tensors."""
 
 from __future__ import annotations
 
