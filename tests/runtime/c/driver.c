@@ -3,6 +3,7 @@
  * bytes of length (little-endian) and so many bytes; the answers go to standard output in the same order.
  */
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +221,58 @@ static int draw(char **arguments)
     return 0;
 }
 
+enum { THREADS = 4, TURNS = 20 };
+
+typedef struct {
+    tv_model *model;
+    uint64_t seed;
+    const tv_pictures *expected;
+    int different; /* pictures, or errors that are not this thread's own */
+} worker;
+
+static void *work(void *argument)
+{
+    worker *self = argument;
+    const char *prompt = "dog wearing sunglasses", *empty = self->seed % 2 == 0 ? "" : " ";
+    for (int turn = 0; turn < TURNS; turn++) {
+        tv_pictures pictures;
+        const char *problem = self->seed % 2 == 0 ? "the prompt '' is empty" : "the prompt ' ' is empty";
+        int status = tv_generate(self->model, &prompt, 1, &self->seed, 1, &pictures);
+        self->different += status != TV_OK || memcmp(pictures.pixels, self->expected->pixels, 8 * 8 * 3) != 0;
+        tv_free(&pictures);
+        status = tv_generate(self->model, &empty, 1, &self->seed, 1, &pictures);
+        self->different += status != TV_USAGE || strcmp(tv_error(), problem) != 0;
+    }
+    return NULL;
+}
+
+/* Threads of one model draw what it draws alone, and each sees its own errors. */
+static int threads(char **arguments)
+{
+    tv_model *model;
+    pthread_t handles[THREADS];
+    worker workers[THREADS];
+    tv_pictures expected[THREADS];
+    const char *prompt = "dog wearing sunglasses";
+    int status = tv_open(arguments[0], NULL, &model), different = 0;
+    for (uint64_t index = 0; index < THREADS && status == TV_OK; index++) {
+        worker made = {model, index, &expected[index], 0};
+        workers[index] = made;
+        status = tv_generate(model, &prompt, 1, &index, 1, &expected[index]);
+    }
+    for (int index = 0; index < THREADS && status == TV_OK; index++)
+        if (pthread_create(&handles[index], NULL, work, &workers[index]) != 0)
+            return 1;
+    for (int index = 0; index < THREADS && status == TV_OK; index++) {
+        pthread_join(handles[index], NULL);
+        different += workers[index].different;
+        tv_free(&expected[index]);
+    }
+    tv_close(model);
+    print_status(status);
+    return different;
+}
+
 /* Each record is a bundle's folder: opened, verified, and drawn from. */
 static int bundles(void)
 {
@@ -257,6 +310,8 @@ int main(int count, char **arguments)
         return digests();
     if (strcmp(mode, "bundles") == 0)
         return bundles();
+    if (strcmp(mode, "threads") == 0 && count == 3)
+        return threads(arguments + 2);
     if (strcmp(mode, "tokens") == 0 && count == 5)
         return tokens(arguments + 2);
     if (strcmp(mode, "noise") == 0 && count == 5)
