@@ -200,6 +200,18 @@ def test_more_threads_than_cores_are_a_usage_error(driver, tiny_bundle):
     assert (code, text.split(" on ")[0]) == ("2", "40000 threads")
 
 
+def test_what_onnxruntime_says_of_a_graph_is_shown_without_control_characters(
+    driver, tiny_files, replace_file
+):
+    model = onnx.load_from_string(tiny_files["onnx/fp32/latent.onnx"])
+    model.graph.node[0].op_type = "\x1b[31mDog\u202e"
+    root = replace_file("onnx/fp32/latent.onnx", model.SerializeToString())
+    code, text, _ = driver.draw(root, ["dog"], [1])
+    assert code == "7"
+    assert "\\x1b[31mDog\\u202e" in text
+    assert text.isprintable()
+
+
 def test_a_missing_onnxruntime_is_named_with_what_to_install(plain_driver, tiny_bundle):
     plain_driver.environment["TV_ONNXRUNTIME"], kept = (
         "/nowhere/libonnxruntime.so",

@@ -3,6 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define NO_QUOTE '\n' /* escaped anyway */
+#define LONGEST_ESCAPE 11 /* bytes, with a zero byte */
+
 tv_text tv_text_of(const char *zero_terminated)
 {
     tv_text text = {zero_terminated, strlen(zero_terminated)};
@@ -139,4 +142,17 @@ const char *tv_quoted(tv_text text, bool printable, char out[TV_SHOWN_BYTES])
     const char *end = place < text.bytes ? "\xE2\x80\xA6" : "";
     sprintf(out + used, "%s%c", end, quote);
     return out;
+}
+
+void tv_printable(tv_text text, char *out, size_t room)
+{
+    size_t used = 0, place = 0;
+    while (place < text.bytes && room - used > LONGEST_ESCAPE) {
+        unsigned char byte = (unsigned char)text.data[place];
+        int32_t code = tv_next_code_point(text, &place);
+        if (code < 0)
+            place++;
+        used += escape(code, byte, NO_QUOTE, true, out + used);
+    }
+    out[used] = '\0';
 }

@@ -34,6 +34,9 @@ bool tv_is_utf8(tv_text text);
 /* `text` in quotes on one line, escaped as Python's ascii() does; `printable` keeps letters, as repr() does. */
 const char *tv_quoted(tv_text text, bool printable, char out[TV_SHOWN_BYTES]);
 
+/* `text` on one line, with what cannot be printed escaped; cut where `room`, of at least twelve bytes, ends. */
+void tv_printable(tv_text text, char *out, size_t room);
+
 /* Python's str.isprintable; invalid UTF-8 is not. */
 bool tv_is_printable(tv_text text);
 

@@ -1,11 +1,11 @@
 #include "draw/onnxruntime.h"
 
 #include <dlfcn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/text.h"
 
 #define API_VERSION 20 /* of ONNX Runtime 1.20, the oldest that Python's runtime takes too */
 #define INSTALL_HINT                                                                                             \
@@ -82,6 +82,7 @@ void tv_ort_message(const tv_ort *ort, tv_ort_status *status, char *out, size_t 
 {
     const char *text = ort->get_error_message(status);
     text += strspn(text, " \t\r\n");
-    snprintf(out, room, "%.*s", (int)strcspn(text, "\r\n"), text);
+    tv_text line = {text, strcspn(text, "\r\n")};
+    tv_printable(line, out, room); /* a graph's names may be in it, which a stranger chose */
     ort->release_status(status);
 }

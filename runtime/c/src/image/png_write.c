@@ -104,7 +104,8 @@ static int write_and_rename(const char *path, const uint8_t *packed, size_t byte
 
 int tv_write_png(const char *path, const uint8_t *pixels, size_t height, size_t width)
 {
-    if (path == NULL || pixels == NULL || height - 1 >= SIZE_LIMIT || width - 1 >= SIZE_LIMIT)
+    if (path == NULL || pixels == NULL || height - 1 >= SIZE_LIMIT || width - 1 >= SIZE_LIMIT ||
+        height > SIZE_MAX / 2 / (3 * width + 1))
         return tv_fail(TV_USAGE, "give a path, pixels and their size", "no picture of %zu x %zu can be written",
                        height, width);
     size_t bytes = 0;
