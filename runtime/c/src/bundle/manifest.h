@@ -1,0 +1,97 @@
+/*
+ * manifest.json: everything that the runtime must know about a bundle.
+ *
+ * Read as strictly as textual_vision.runtime.manifest does, with the same messages: an unknown schema, an unknown or
+ * missing field, a wrong type, a path that is absolute or leaves the bundle, a file that is named but not declared.
+ */
+#ifndef TV_MANIFEST_H
+#define TV_MANIFEST_H
+
+#include "bundle/record.h"
+
+#define TV_MANIFEST_NAME "manifest.json"
+#define TV_MANIFEST_LIMIT_BYTES ((int64_t)16 << 20)
+#define TV_MAX_RANK 8
+
+typedef struct {
+    tv_text name, dtype;
+    tv_list shape; /* of tv_size; a text names a dimension that varies */
+} tv_tensor_spec;
+
+typedef struct {
+    tv_text name;
+    tv_list inputs, outputs; /* of tv_tensor_spec */
+} tv_stage_spec;
+
+typedef struct {
+    int64_t height, width;
+} tv_image_spec;
+
+typedef struct {
+    int64_t dim;
+    tv_text recipe;
+} tv_noise_spec;
+
+typedef struct {
+    tv_text tokenizer;
+    int64_t max_tokens, pad_id, unknown_id, groups, width;
+    bool fixed;
+} tv_text_spec;
+
+typedef struct {
+    tv_list files; /* map of tv_text: stage to path */
+    tv_text verdict;
+    tv_list parity; /* map of const tv_json *: what comparing with the source gave */
+} tv_precision_spec;
+
+typedef struct {
+    int64_t min, opt, max;
+} tv_batch_profile;
+
+typedef struct {
+    tv_text fingerprint, precision;
+    tv_list files; /* map of tv_text */
+} tv_engine_spec;
+
+typedef struct {
+    tv_text sha256;
+    int64_t bytes;
+} tv_file_spec;
+
+typedef struct {
+    tv_text path; /* first: sorted and found by tv_text_compare */
+    const tv_file_spec *spec;
+} tv_listed_file;
+
+typedef struct {
+    int64_t schema_version;
+    tv_text name;
+    tv_image_spec image;
+    tv_noise_spec noise;
+    tv_text_spec text;
+    tv_list stages;     /* of tv_stage_spec, in running order */
+    tv_list precisions; /* map of tv_precision_spec */
+    tv_text default_precision;
+    tv_batch_profile batch;
+    tv_list files; /* map of tv_file_spec: every file of the bundle but manifest.json */
+    tv_text licence;
+    tv_list provenance; /* map of tv_text */
+    tv_stage_spec *merged;
+    tv_text golden; /* data NULL when there is none */
+    tv_list engines;  /* of tv_engine_spec */
+    tv_list warnings; /* of tv_text */
+    tv_listed_file *listed; /* `files`, sorted by path */
+} tv_manifest;
+
+/* Parse and check; `data` is overwritten and must live as long as the manifest. TV_INTEGRITY, TV_FAILED. */
+int tv_manifest_parse(tv_arena *arena, char *data, size_t bytes, tv_manifest *manifest);
+
+/* What the listed file must be; NULL when it is not listed. */
+const tv_file_spec *tv_manifest_file(const tv_manifest *manifest, tv_text path);
+
+const tv_precision_spec *tv_manifest_precision(const tv_manifest *manifest, tv_text name);
+
+/* The path of a stage's graph in one precision; data NULL when there is none. */
+tv_text tv_stage_file(const tv_precision_spec *precision, tv_text stage);
+
+#endif

@@ -1,0 +1,132 @@
+"""Bundles made by an attacker, who also writes the digests: a typed error or a picture, never a crash."""
+
+import hashlib
+import json
+import random
+
+import onnx
+import pytest
+
+BATCH = 40
+SECONDS_EACH = 10
+CODES = {"0", "1", "2", "3", "7"}  # fine, ONNX Runtime failed, usage, parity, integrity
+TYPES = [0, 1, 2, 3, 6, 7, 9, 10, 11, 16, 17, 99]
+
+
+def damaged_bytes(data, rng):
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        start = rng.randrange(len(out))
+        new = rng.choice(
+            [bytes([rng.randrange(256)]), b"\xff\xff\xff\xff\x0f", b"", b"{", b"9" * 30, b"\x00"]
+        )
+        out[start : start + rng.choice((0, 1, 1, 4))] = new
+    return bytes(out)
+
+
+def places(value, path=()):
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def damaged_json(data, rng):
+    """One value replaced by one of its kind or of another."""
+    value = json.loads(data)
+    path = rng.choice(list(places(value)))
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    new = rng.choice(
+        [None, True, 0, 1, 2, 3, 8, -1, 2**20, 2**31, 2**63, 1e300, "", "batch", "x" * 500, [], {}, "##"]
+    )
+    if rng.random() < 0.1:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = new
+    return json.dumps(value).encode()
+
+
+def damaged_graph(data, rng):
+    """A graph that is still one: with another operator, name, type, size or attribute somewhere."""
+    model = onnx.load_from_string(data)
+    node = rng.choice(model.graph.node)
+    tensor = rng.choice(model.graph.initializer)
+    value = rng.choice([*model.graph.input, *model.graph.output])
+    names = [name for other in model.graph.node for name in (*other.input, *other.output)]
+    kind = rng.randrange(8)
+    if kind == 0:
+        node.op_type = rng.choice(model.graph.node).op_type
+    elif kind == 1:
+        node.input[rng.randrange(len(node.input))] = rng.choice(names)
+    elif kind == 2:
+        node.output[0] = rng.choice(names)
+    elif kind == 3:
+        tensor.data_type = rng.choice(TYPES)
+    elif kind == 4 and tensor.dims:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice([0, 1, 2, 3, 7, 1 << 20, 1 << 31, -1])
+    elif kind == 5:
+        tensor.raw_data = bytes(rng.randrange(256) for _ in range(len(tensor.raw_data)))
+    elif kind == 6:
+        value.type.tensor_type.elem_type = rng.choice(TYPES)
+    elif node.attribute:
+        rng.choice(node.attribute).i = rng.choice([-1, 0, 1, 3, 100, 2**40])
+    return model.SerializeToString()
+
+
+def mutant(files, rng):
+    """The tiny bundle's files with one of them damaged; its digests and sizes are right again."""
+    name = rng.choice(
+        ["manifest.json", "tokenizer.json", *[n for n in files if n.endswith(".onnx")], "golden/00.png"]
+    )
+    damage = rng.choice([damaged_bytes, damaged_json if name.endswith(".json") else damaged_graph])
+    if name.endswith(".png"):
+        damage = damaged_bytes
+    changed = {**files, name: damage(files[name], rng)}
+    if name != "manifest.json":
+        manifest = json.loads(files["manifest.json"])
+        digest = hashlib.sha256(changed[name]).hexdigest()
+        manifest["files"][name] = {"sha256": digest, "bytes": len(changed[name])}
+        changed["manifest.json"] = json.dumps(manifest).encode()
+    return changed
+
+
+def write(folder, files):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def answers_of(driver, folders):
+    """The answers of one process; a process that dies or hangs fails the test with the last folder's name."""
+    records = [str(folder).encode() for folder in folders]
+    return driver.lines("bundles", records=records, timeout=SECONDS_EACH * len(folders))
+
+
+def run(driver, files, folder, count, seed):
+    rng = random.Random(seed)
+    codes = []
+    for start in range(0, count, BATCH):
+        folders = [folder / str(index) for index in range(start, min(start + BATCH, count))]
+        for mutated in folders:
+            write(mutated, mutant(files, rng))
+        answers = answers_of(driver, folders)
+        assert len(answers) == len(folders)
+        for answer in answers:
+            assert answer[0] in CODES
+            assert answer[0] == "0" or (answer[1] and answer[2])
+        codes += [answer[0] for answer in answers]
+    return codes
+
+
+def test_a_few_hundred_damaged_bundles_are_read_or_refused(sanitized_driver, tiny_files, tmp_path):
+    codes = run(sanitized_driver, tiny_files, tmp_path, 240, 0)
+    assert codes.count("7") > 100
+    assert codes.count("0") > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_thousands_of_damaged_bundles_are_read_or_refused(sanitized_driver, tiny_files, tmp_path, seed):
+    assert run(sanitized_driver, tiny_files, tmp_path, 400, seed).count("0") > 10
