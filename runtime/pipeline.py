@@ -95,7 +95,6 @@ class TextToImage:
         self._program = program_from_manifest(manifest)
         self._condition_units, self._image_units = split_manifest(manifest)
         self._cache = TextCache(text_cache)
-        self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
         self._close: Callable[[], None] = _nothing
         self.sessions: Mapping[str, Session]
         if isolated:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from textual_vision.export.bench.results import BenchOptions
 from textual_vision.export.bench.runner import BUNDLE, COMPILE, EAGER, NAIVE, RunnerSpec
-from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.runtime.backends.session import BACKENDS, backend_by_name, default_backend
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import BackendMissingError, UsageError, choice_hint
+from textual_vision.runtime.progress import ProgressCallback
 
 OPENVINO = "openvino"
 PEERS = (EAGER, COMPILE, NAIVE, OPENVINO)

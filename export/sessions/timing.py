@@ -45,8 +45,8 @@ def min_cpu_ms(
 def min_latency_ms(sessions: Sequence[Session], stage: StageSpec, batch: ReferenceBatch) -> Timing:
     """Return the least elapsed milliseconds of each session for the first sample of `batch`.
 
-    The sessions take turns of WARM_UP and ITERATIONS_PER_ROUND runs until they have run for MIN_LATENCY_SECONDS each, on
-    average: threads of the session before go on waiting busily for a while, and other programs may interrupt.
+    The sessions take turns of WARM_UP and ITERATIONS_PER_ROUND runs, for MIN_LATENCY_SECONDS each on average.
+    The threads of the previous session still wait busily for a while, and other programs may interrupt.
     """
     inputs = first_sample(stage, batch)
     times: list[list[float]] = [[] for _ in sessions]

@@ -91,6 +91,7 @@ def order_class(nfd: Normalize, mark: str, samples: dict[int, str]) -> int:
 
 
 def header() -> str:
+    """Return the comment and the include that each file begins with."""
     return (
         "/* Written by scripts/write_unicode_tables.py from tokenizers "
         f"{tokenizers.__version__} and Python's Unicode {unicodedata.unidata_version}: do not edit. */\n"
@@ -99,7 +100,7 @@ def header() -> str:
 
 
 def range_table(name: str, codes: Iterable[int]) -> str:
-    """A table of the first and last code point of each run in `codes`."""
+    """Return a table of the first and last code point of each run in `codes`."""
     runs: list[list[int]] = []
     for code in codes:
         if runs and runs[-1][1] == code - 1:
@@ -111,6 +112,7 @@ def range_table(name: str, codes: Iterable[int]) -> str:
 
 
 def class_table(classes: dict[int, int]) -> str:
+    """Return a table of the first and last code point of each run with one combining class."""
     runs: list[list[int]] = []
     for code, order in classes.items():
         if order and runs and runs[-1][1:] == [code - 1, order]:
@@ -122,7 +124,7 @@ def class_table(classes: dict[int, int]) -> str:
 
 
 def mapping_table(name: str, texts: dict[int, str]) -> str:
-    """A table of code point, place and length in a second table, which holds the characters it becomes."""
+    """Return a table of code point, place and length in a second table, which holds the characters it becomes."""
     places, characters = [], list[str]()
     for code, text in texts.items():
         places.append(f"{{{code:#x}, {len(characters)}, {len(text)}}}")
@@ -132,6 +134,7 @@ def mapping_table(name: str, texts: dict[int, str]) -> str:
 
 
 def counted(name: str, kind: str, items: Sequence[str]) -> str:
+    """Return the definition of a table of `items` and of its length."""
     return (
         f"const {kind} {name}[{len(items)}] = {{\n{wrapped(items)}\n}};\n"
         f"const size_t {name}_count = {len(items)};"
@@ -139,6 +142,7 @@ def counted(name: str, kind: str, items: Sequence[str]) -> str:
 
 
 def wrapped(items: Sequence[str]) -> str:
+    """Return `items`, separated by commas, in lines of at most COLUMNS characters."""
     lines = [""]
     for item in items:
         if len(lines[-1]) + len(item) + 2 > COLUMNS:

@@ -1,4 +1,4 @@
-"""The training how-tos on_progress what is true of commands and configs."""
+"""The training how-tos say what is true of commands and configs."""
 
 from __future__ import annotations
 

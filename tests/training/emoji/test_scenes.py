@@ -1,4 +1,4 @@
-"""Captions of scenes on_progress what is drawn, and nothing else."""
+"""Captions of scenes say what is drawn, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the latent network looks up: pictures of the corpus by what their captions on_progress."""
+"""What the latent network looks up: pictures of the corpus by what their captions say."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
     network.memory.composed.fill_(1)
     with torch.no_grad():
         told = network.plan(text, mask, noise, book).latents
-        drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words on_progress
+        drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words say
         silent = network.setting(0 * text, mask, noise, drafts)
         raw: list[Tensor] = []
 

@@ -73,7 +73,7 @@ class Setting:
     """What all steps of a drawing go by."""
 
     told: Context
-    # After the drawings' words the same drawings with words that on_progress nothing, which guidance leads away from:
+    # The prompts, then the same pictures with words that say nothing, which guidance leads away from:
     # one batch (2B, ...), for a step of a single drawing is too small to keep a machine busy.
     guided: Context | None
     chances: Tensor  # (B, N, D): see `LatentNetwork.chances`
@@ -320,7 +320,7 @@ class LatentNetwork(nn.Module):
             told, speechless = raw.unflatten(0, (2, -1)).unbind()
             raw = told
             if self.sampling.is_guided(step, self.config.steps):
-                # Learned from (`plan_through`) is only what the words on_progress.
+                # Learned from (`plan_through`) is only what the words say.
                 speechless = speechless.detach()
                 hold = context.hold
                 guidance = self.sampling.guidance_scale if hold is None else hold.guidance.flatten(1, 2)
@@ -363,7 +363,7 @@ class LatentNetwork(nn.Module):
         if self.sampling.guidance_scale == 1:
             told = self.context(text, attention_mask, noise, drafts)
             return Setting(told=told, guided=None, chances=chances)
-        # One word that says nothing is what all words are when they on_progress nothing.
+        # One word that says nothing is what all words are when they say nothing.
         silence, alone = torch.zeros_like(text), torch.zeros_like(attention_mask)
         alone[:, 0] = 1
         both = torch.cat([text, silence]), torch.cat([attention_mask, alone]), torch.cat([noise, noise])
