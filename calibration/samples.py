@@ -19,7 +19,7 @@ from textual_vision.runtime.backends.session import Array, Session
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.noise import noise_from_seed
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 BATCH_SIZE = 8
 TOKENS = "tokens"  # how a stage's description calls the axis of words

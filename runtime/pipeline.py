@@ -58,7 +58,7 @@ from textual_vision.runtime.generation.stages import check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
 from textual_vision.runtime.isolation.limits import IsolationLimits
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.tokenizer import warnings_of_note
+from textual_vision.runtime.text.tokenizer import warnings_of_note
 
 TEXT_CACHE_ENTRIES = 32
 WARM_UP_PROMPT = "a"

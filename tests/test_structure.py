@@ -16,6 +16,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 TEXTS = [ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 TEXTS += sorted((ROOT / "docs").rglob("*.md"))
 NAME = re.compile(r"textual_vision(?:\.\w+)+(?::\w+)?")
+C_HEADER = ".h"  # textual_vision.h is the C library's
 MAX_FILES = 14  # source files of a folder
 
 # Of each package, the layers from top to bottom: a folder (or a file, by its name) imports from itself and
@@ -59,9 +60,10 @@ def names_in(path):
     """The dotted names of ours that stand in string literals of Python, or anywhere in another text."""
     text = path.read_text("utf-8")
     if path.suffix != ".py":
-        return set(NAME.findall(text))
+        return {name for name in NAME.findall(text) if not name.endswith(C_HEADER)}
     literals = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
-    return {value for value in literals if isinstance(value, str) and NAME.fullmatch(value)}
+    names = {value for value in literals if isinstance(value, str) and NAME.fullmatch(value)}
+    return {name for name in names if not name.endswith(C_HEADER)}
 
 
 def resolve(name):
@@ -121,7 +123,7 @@ def imports_of(path):
 def test_a_folder_imports_only_from_layers_below_it(path):
     package, room = path.relative_to(ROOT).with_suffix("").parts[:2]
     layers = LAYERS[package]
-    if not layers or path.name == "__init__.py":
+    if path.name == "__init__.py":
         return
     level = {name: number for number, names in enumerate(layers) for name in names}
     assert room in level, f"{package}/{room} is in no layer"
@@ -136,4 +138,4 @@ def test_no_folder_has_more_source_files_than_a_reader_takes_in():
         if path.name != "__init__.py":
             crowded.setdefault(path.parent, []).append(path.name)
     found = {id_of(folder): len(names) for folder, names in crowded.items() if len(names) > MAX_FILES}
-    assert not found or not any(LAYERS.values())
+    assert not found

@@ -21,7 +21,7 @@ from textual_vision.export.model.prompts import CALIBRATED
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 KILOBYTES_PER_MEGABYTE = 1000
 

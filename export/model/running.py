@@ -18,7 +18,7 @@ from textual_vision.runtime.generation.conditions import (
     no_condition,
 )
 from textual_vision.runtime.manifest import StageSpec
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

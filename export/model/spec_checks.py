@@ -23,7 +23,7 @@ from textual_vision.runtime.manifest import (
     TextSpec,
     is_plain_name,
 )
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
 CODE_DTYPES = ("int64",)

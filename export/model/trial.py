@@ -40,7 +40,7 @@ from textual_vision.runtime.generation.program import (
     step_tensors,
 )
 from textual_vision.runtime.manifest import TensorSpec, TextSpec
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
 EVAL_HINT = "put it in eval mode before it is exported: module.eval()"

@@ -16,7 +16,7 @@ from textual_vision.runtime.generation.arguments import prompt_from
 from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
 from textual_vision.runtime.generation.specs import LabelSpec
 from textual_vision.runtime.manifest import Manifest
-from textual_vision.runtime.tokenizer import PromptNote, Tokenizer, Tokens
+from textual_vision.runtime.text.tokenizer import PromptNote, Tokenizer, Tokens
 
 SHOWN_LABELS = 12
 NO_NOTE = PromptNote(unknown=(), words_cut=0, nothing_known=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from textual_vision.runtime.generation.text import Tensors
-from textual_vision.runtime.tokenizer import PromptNote
+from textual_vision.runtime.text.tokenizer import PromptNote
 
 
 @dataclass(frozen=True, kw_only=True)

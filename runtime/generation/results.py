@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from textual_vision.runtime.tokenizer import PromptNote
+from textual_vision.runtime.text.tokenizer import PromptNote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from textual_vision.runtime.backends.session import Array
 from textual_vision.runtime.errors import TextualVisionWarning
 from textual_vision.runtime.generation.conditions import Condition
-from textual_vision.runtime.tokenizer import PromptNote
+from textual_vision.runtime.text.tokenizer import PromptNote
 
 CACHE_LIMIT_BYTES = 16 << 20
 OURS = "textual_vision.runtime"

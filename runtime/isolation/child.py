@@ -19,7 +19,7 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, shortened
 from textual_vision.runtime.isolation.limits import limit_this_process
 from textual_vision.runtime.isolation.messages import Connection, ConnectionClosedError, Message
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 
 class Worker:

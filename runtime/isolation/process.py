@@ -21,7 +21,7 @@ from textual_vision.runtime.errors import IntegrityError, TextualVisionError, Us
 from textual_vision.runtime.isolation.limits import IsolationLimits, check_platform
 from textual_vision.runtime.isolation.messages import Connection, ConnectionClosedError, Message
 from textual_vision.runtime.strict_json import dataclass_from_json
-from textual_vision.runtime.tokenizer import PromptNote, Tokens
+from textual_vision.runtime.text.tokenizer import PromptNote, Tokens
 
 # Without the working folder on the path: what was downloaded there must not be imported.
 CHILD = """import sys

@@ -14,7 +14,7 @@ from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.pipeline import TextToImage
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 PROMPTS = ("dog wearing sunglasses", "green forest with river", "a cat", "a dog", "river")
 

@@ -124,7 +124,7 @@ def class_table(classes: dict[int, int]) -> str:
 
 
 def mapping_table(name: str, texts: dict[int, str]) -> str:
-    """Return a table of code point, place and length in a second table, which holds the characters it becomes."""
+    """Return a table of code point, place and length in a second table of the characters."""
     places, characters = [], list[str]()
     for code, text in texts.items():
         places.append(f"{{{code:#x}, {len(characters)}, {len(text)}}}")

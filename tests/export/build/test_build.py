@@ -26,7 +26,7 @@ from textual_vision.runtime.golden import compare
 from textual_vision.runtime.manifest import BatchProfile
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.pipeline import TextToImage
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 STAGES = ("text_encoder", "latent", "generator")
 STEPS_OF_A_STAGE = ("export {}", "rewrite {}", "convert {} to fp16")

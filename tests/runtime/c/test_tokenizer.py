@@ -10,7 +10,7 @@ import pytest
 
 from textual_vision.runtime.errors import PromptWarning, TextualVisionError
 from textual_vision.runtime.manifest import TextSpec, manifest_from_bytes
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parents[3] / "training" / "checkpoints" / "emoji" / "tokenizer.json"
 SHIPPED_SPEC = TextSpec(

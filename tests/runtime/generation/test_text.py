@@ -10,7 +10,7 @@ import pytest
 from textual_vision.runtime import PromptWarning, TextToImage, UsageError
 from textual_vision.runtime.generation import text as text_module
 from textual_vision.runtime.generation.text import TextCache, warn_caller
-from textual_vision.runtime.tokenizer import Tokens
+from textual_vision.runtime.text.tokenizer import Tokens
 
 
 @pytest.fixture

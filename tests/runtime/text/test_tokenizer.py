@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from textual_vision.runtime.errors import IntegrityError, PromptWarning, UsageError
 from textual_vision.runtime.manifest import manifest_from_bytes
-from textual_vision.runtime.tokenizer import Tokenizer
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 CLS, SEP, UNKNOWN = 2, 3, 1
 

@@ -19,7 +19,7 @@ from textual_vision.runtime.errors import (
     shortened,
 )
 from textual_vision.runtime.manifest import TextSpec
-from textual_vision.runtime.tokenizer_file import check_tokenizer_file
+from textual_vision.runtime.text.tokenizer_file import check_tokenizer_file
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -1,0 +1,1 @@
+"""Prompts: the tokenizer and the check of its file."""
