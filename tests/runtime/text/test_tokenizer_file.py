@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.runtime.text import tokenizer_file
 from textual_vision.runtime.errors import IntegrityError
 from textual_vision.runtime.manifest import TextSpec, manifest_from_bytes
+from textual_vision.runtime.text import tokenizer_file
 from textual_vision.runtime.text.tokenizer import PROBE, Tokenizer
 from textual_vision.runtime.text.tokenizer_file import check_tokenizer_file
 
