@@ -32,10 +32,12 @@ LAYERS = {
         ["parity", "tracing"],
         ["passes"],
         ["sessions"],
+        ["loading"],
+        ["families"],
         ["model"],
         ["inference_network"],
         ["graph", "host"],
-        ["results", "families"],
+        ["results"],
     ],
     "training": [
         ["cli"],

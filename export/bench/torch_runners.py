@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from textual_vision.export.bench.runner import COMPILE, RunnerSpec, RunOutput
 from textual_vision.export.bench.runners import PromptReader
 from textual_vision.export.graph.pipeline_graph import merged_spec
+from textual_vision.export.loading.source import load_model
 from textual_vision.export.model.batch import BATCH, TOKENS, Array
-from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.tracing.exporter import BATCH_LIMIT
 from textual_vision.runtime.bundle import Bundle

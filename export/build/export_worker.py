@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual_vision.export.build.stage_export import StageExportSpec, export_stage, rewrite_stage
 from textual_vision.export.host.gc_tuning import gc_frozen
 from textual_vision.export.host.worker_process import Channel, run_worker
+from textual_vision.export.loading.source import load_checked_model
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.model.loading import load_checked_model
 
 
 @gc_frozen()

@@ -19,8 +19,8 @@ from textual_vision.export.build.export_jobs import StageExportJobs, start_stage
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.stage_export import StageExportSpec
 from textual_vision.export.host.step_cache import StepCache
+from textual_vision.export.loading.source import load_checked_model
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
-from textual_vision.export.model.loading import load_checked_model
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
 from textual_vision.export.model.running import texts_of
 from textual_vision.export.model.stage import StagedModel

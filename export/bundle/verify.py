@@ -80,7 +80,7 @@ def _golden(folder: Path, precision: str, backend: str) -> tuple[GoldenResult, .
 def _parity(
     bundle: Bundle, checkpoint: str, backends: tuple[str, ...], samples: int, seed: int
 ) -> dict[str, tuple[StageParity, ...]]:
-    from textual_vision.export.model.loading import load_checked_model
+    from textual_vision.export.loading.source import load_checked_model
     from textual_vision.export.model.reference_batches import reference_batches
     from textual_vision.export.model.running import texts_of
 

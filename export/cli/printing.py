@@ -71,7 +71,7 @@ def show_plan(
     """
     from textual_vision.export.build.options import check_options
     from textual_vision.export.build.plan import plan
-    from textual_vision.export.model.loading import load_checked_model
+    from textual_vision.export.loading.source import load_checked_model
 
     check_options(options)
     model = load_checked_model(checkpoint, options.prompt_length)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.int8.score import Evaluator
-from textual_vision.export.model.loading import load_model
+from textual_vision.export.loading.source import load_model
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.results import BuildResult
 from textual_vision.export.tensorrt import engines as engine_bundle

@@ -15,8 +15,8 @@ import pytest
 from textual_vision.export.build import export_jobs
 from textual_vision.export.build.export_jobs import MIN_BLOCKS_FOR_WORKER, needs_worker, spawn_worker
 from textual_vision.export.build.stage_export import StageExportSpec, export_stage, exported_stage_from_bytes
+from textual_vision.export.loading.source import load_model
 from textual_vision.export.model.batch import ReferenceBatch
-from textual_vision.export.model.loading import load_model
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import TextualVisionError, UsageError

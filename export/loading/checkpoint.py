@@ -1,54 +1,23 @@
-"""Load the model to export: a checkpoint, or a function in a Python file."""
+"""The stages of a checkpoint that `tv-train` wrote."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.inference_network.network import inference_latent_network
 from textual_vision.export.model.batch import BATCH, STEP, TOKENS
-from textual_vision.export.model.fingerprint import fingerprint_of
-from textual_vision.export.model.model_file import model_from_file
-from textual_vision.export.model.spec_checks import check_specs, normalized_model
-from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor, with_fixed_text
-from textual_vision.export.model.trial import tried_model
+from textual_vision.export.model.stage import Margins, Stage, StagedModel, tensor
 from textual_vision.runtime.files import sha256_of_file
 from textual_vision.runtime.generation.specs import NoiseSpec
 from textual_vision.runtime.manifest import ImageSpec, StageSpec, TextSpec
-from textual_vision.training.checkpoint import Checkpoint, load_checkpoint
+from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.models.text_to_image import LatentStage, TextToImageModel, stages_from_model
-
-
-def load_checked_model(source: str, tokens: int | None) -> StagedModel:
-    """Load the model at `source`, with `tokens` for prompts of that length only, and run it on a few prompts.
-
-    Raises what `load_model`, `with_fixed_text` and `tried_model` raise.
-    """
-    with torch_single_thread():
-        model = load_model(source)
-    return tried_model(model if tokens is None else with_fixed_text(model, tokens))
-
-
-def load_model(source: str) -> StagedModel:
-    """Load a shipped checkpoint by name, a checkpoint folder, or what `FILE.py:FUNCTION` returns.
-
-    Raises UsageError when there is no such model or its description is contradictory, and IntegrityError when
-    the checkpoint is damaged.
-    """
-    path, colon, function = source.rpartition(":")
-    if colon and path.endswith(".py"):
-        found, sources = model_from_file(Path(path), function)
-        model = normalized_model(found)
-        check_specs(model)
-        return replace(model, fingerprint=fingerprint_of(model, sources))
-    return model_from_checkpoint(load_checkpoint(source))
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:

@@ -8,7 +8,7 @@ import pytest
 
 from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.model.loading import load_model
+from textual_vision.export.loading.source import load_model
 from textual_vision.export.results import PASS
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.pipeline import TextToImage
