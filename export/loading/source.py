@@ -7,8 +7,8 @@ from pathlib import Path
 
 from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.loading.checkpoint import model_from_checkpoint
-from textual_vision.export.model.fingerprint import fingerprint_of
-from textual_vision.export.model.model_file import model_from_file
+from textual_vision.export.loading.fingerprint import fingerprint_of
+from textual_vision.export.loading.model_file import model_from_file
 from textual_vision.export.model.spec_checks import check_specs, normalized_model
 from textual_vision.export.model.stage import StagedModel, with_fixed_text
 from textual_vision.export.model.trial import tried_model

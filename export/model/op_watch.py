@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from textual_vision.export.model.model_file import is_user_file
+from textual_vision.export.model.user_code import is_user_file
 from textual_vision.runtime.errors import UsageError
 
 TORCH = str(Path(torch.__file__).parent)

@@ -26,11 +26,11 @@ from textual_vision.export.model.calling import (
     check_order,
     run_module,
 )
-from textual_vision.export.model.model_file import user_errors
 from textual_vision.export.model.op_watch import OperatorWatch, check_other_random, train_mode_module
 from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.model.running import condition_of, texts_of
 from textual_vision.export.model.stage import Stage, StagedModel
+from textual_vision.export.model.user_code import user_errors
 from textual_vision.runtime.errors import PromptWarning, UsageError
 from textual_vision.runtime.generation.program import (
     ATTENTION_MASK,
