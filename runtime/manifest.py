@@ -80,14 +80,14 @@ class TextSpec:
     """The tokenizer and the sizes of the text side; `max_tokens` includes the special tokens.
 
     `fixed_length` when the graphs take prompts of exactly `max_tokens`, shorter ones padded: "tokens" in a
-    tensor's shape is that number then. `drop_unknown` when the model was trained without unknown words: their
-    tokens are left out.
+    tensor's shape is that number then. `unknown_id` is None where every character has a token. `drop_unknown`
+    when the model was trained without unknown words: their tokens are left out.
     """
 
     tokenizer: str
     max_tokens: int
     pad_id: int
-    unknown_id: int
+    unknown_id: int | None = None
     fixed_length: bool = False
     drop_unknown: bool = False
 

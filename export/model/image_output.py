@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,25 +13,33 @@ ROUND, TRUNCATE = "round", "truncate"
 
 
 class PixelModule(nn.Module):
-    """`module`, whose output number `index` becomes uint8 (batch, H, W, channels).
+    """`module`, whose outputs number `indices` become uint8 (batch, H, W, channels).
 
-    The output is float (batch, channels, H, W), or (batch, H, W) for gray. Values of `image_range`
+    They are float (batch, channels, H, W), or (batch, H, W) for gray. Values of `image_range`
     (low, high) become 0 … 255, others are clamped. `rounding` is "round" to the nearest level, or "truncate"
     to the one below.
     """
 
     def __init__(
-        self, module: nn.Module, image_range: tuple[float, float], *, index: int = 0, rounding: str = ROUND
+        self,
+        module: nn.Module,
+        image_range: tuple[float, float],
+        *,
+        indices: tuple[int, ...] = (0,),
+        rounding: str = ROUND,
     ) -> None:
         super().__init__()
-        self.module, self.index, self.rounding = module, index, rounding
+        self.module, self.indices, self.rounding = module, indices, rounding
         self.low, self.high = image_range
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The module's outputs as a tuple, the picture as pixels."""
+        """The module's outputs as a tuple, the pictures as pixels."""
         outputs = self.module(*inputs)
+        if isinstance(outputs, Mapping):
+            outputs = tuple(outputs.values())
         values = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
-        values[self.index] = self.pixels(values[self.index])
+        for index in self.indices:
+            values[index] = self.pixels(values[index])
         return tuple(values) if len(values) > 1 else values[0]
 
     def pixels(self, picture: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def _check_sizes(model: StagedModel) -> None:
         sizes |= {
             "text.max_tokens": (text.max_tokens, 1),
             "text.pad_id": (text.pad_id, 0),
-            "text.unknown_id": (text.unknown_id, 0),
+            "text.unknown_id": (0 if text.unknown_id is None else text.unknown_id, 0),
         }
     for name, (value, lowest) in sizes.items():
         if type(value) is not int or not lowest <= value <= SIZE_LIMIT:

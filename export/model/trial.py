@@ -141,7 +141,7 @@ def _prompts(data: bytes, text: TextSpec) -> tuple[Tensors, Tensors]:
             problem = f"the tokenizer makes no tokens of {PROMPTS[0]!r}: {error.message}"
             raise UsageError(problem, f"give it an unknown token; {HINT}") from None
     length, largest = text.max_tokens, tokenizer.largest_id
-    if text.drop_unknown:  # no stage ever gets the unknown token
+    if text.drop_unknown and text.unknown_id is not None:  # no stage ever gets the unknown token
         largest = min(largest, text.unknown_id - 1)
         several = replace(several, ids=np.where(several.ids == text.unknown_id, largest, several.ids))
     ids = np.resize(several.ids[0], (len(PROMPTS), length))

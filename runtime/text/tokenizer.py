@@ -64,9 +64,9 @@ class Tokenizer:
             self._check_length(spec)
             self._tokenizer.enable_truncation(max_length=spec.max_tokens)
             self._tokenizer.encode(PROBE)
-        if None in (self._tokenizer.id_to_token(number) for number in (spec.pad_id, spec.unknown_id)):
-            problem = f"{spec.tokenizer}: it has no token {spec.pad_id} or {spec.unknown_id}"
-            raise IntegrityError(problem, "export the bundle again")
+        for number in (spec.pad_id, spec.unknown_id):
+            if number is not None and self._tokenizer.id_to_token(number) is None:
+                raise IntegrityError(f"{spec.tokenizer}: it has no token {number}", "export the bundle again")
         self._tokenizer.encode_special_tokens = True  # "[PAD]" in a prompt is text
         self._spec = spec
 
