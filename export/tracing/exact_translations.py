@@ -62,13 +62,9 @@ def _resizer(operator: Any) -> Callable[..., Any]:
         known = [*sizes, *(output_size or ())]
         if not all(isinstance(size, int) for size in known):
             raise RuntimeError("resizing with antialiasing needs known sizes")
-        options = [
-            ([wanted, WIDTH], None) if output_size is not None else (None, [factor, 1.0])
-            for wanted, factor in zip(output_size or (0, 0), scale_factors or (0, 0), strict=True)
-        ]
         rows, columns = (
-            _resize_matrix(operator, size, *option, align_corners)
-            for size, option in zip(sizes, options, strict=True)
+            _resize_matrix(operator, axis, sizes, output_size, align_corners, scale_factors)
+            for axis in (0, 1)
         )
         product = op.MatMul(op.CastLike(_constant(rows), x), x)
         return op.MatMul(product, op.CastLike(_constant(columns.T), x))
@@ -76,11 +72,21 @@ def _resizer(operator: Any) -> Callable[..., Any]:
     return translate
 
 
-def _resize_matrix(operator: Any, size: int, output_size: Any, scales: Any, align_corners: bool) -> Any:
+def _resize_matrix(
+    operator: Any,
+    axis: int,
+    sizes: Sequence[int],
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Any:
     """Float32 (new size, size): each unit vector, resized along its axis, is a column."""
+    size = sizes[axis]
     # torch 2.13 resizes pictures of one column wrongly.
     units = torch.eye(size)[None, :, :, None].expand(1, size, size, WIDTH).contiguous()
-    found: Tensor = operator(units, output_size, align_corners, scales)
+    wanted = None if output_size is None else [output_size[axis], WIDTH]
+    factors = None if scale_factors is None else [scale_factors[axis], 1.0]
+    found: Tensor = operator(units, wanted, align_corners, factors)
     return found[0, :, :, 0].T.contiguous().numpy()
 
 

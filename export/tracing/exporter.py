@@ -32,7 +32,13 @@ from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.calling import arguments_from_inputs, open_sizes
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
-from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
+from textual_vision.export.tracing.diagnostics import (
+    constant_size,
+    constant_size_error,
+    export_error,
+    size_range,
+    size_range_error,
+)
 from textual_vision.export.tracing.embedding_bag import exportable_embedding_bag
 from textual_vision.export.tracing.exact_translations import exact_translations
 from textual_vision.export.tracing.fast_translation import Translations, patch_torch_export, translations
@@ -104,6 +110,9 @@ def _program_from_stage(
             if (constant := constant_size(error)) is not None:
                 report = _draft_report(stage, inputs, shapes)
                 raise constant_size_error(stage.name, *constant, report) from error
+            if (limited := size_range(error)) is not None:
+                report = _draft_report(stage, inputs, shapes)
+                raise size_range_error(stage.name, *limited, report) from error
             raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program

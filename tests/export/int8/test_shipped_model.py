@@ -64,7 +64,7 @@ def source(
     tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[ReferenceBatch]
 ) -> FloatGraphs:
     specs = tuple(stage.spec for stage in tiny_model.stages)
-    return FloatGraphs(stages=specs, fp32=floats, batches=batches, target="cpu")
+    return FloatGraphs(program=Program(stages=specs), fp32=floats, batches=batches, target="cpu")
 
 
 @pytest.fixture(scope="module")
