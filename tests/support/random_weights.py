@@ -1,4 +1,4 @@
-"""Random weights that depend only on a tensor's key and shape, the same for every implementation of a network."""
+"""Random weights that depend only on a tensor's key and shape, so that two implementations have the same."""
 
 import zlib
 
