@@ -7,35 +7,21 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from textual_vision.export.families.byte_characters import BY_BYTE
 from textual_vision.runtime.manifest import TextSpec
 
 SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2; byte b is 3 + b
 END = SPECIAL[1]
 MAX_TOKENS = 768  # that the published network was trained with
-PRINTABLE = (
-    range(33, 127),
-    range(161, 173),
-    range(174, 256),
-)  # bytes that a byte-level model writes as they are
 
 
 def byte_tokenizer() -> tuple[bytes, TextSpec]:
     """The text of tokenizer.json, and its settings."""
     vocabulary = {token: index for index, token in enumerate(SPECIAL)}
-    vocabulary |= {character: len(SPECIAL) + byte for byte, character in enumerate(characters_of_bytes())}
+    vocabulary |= {character: len(SPECIAL) + byte for byte, character in enumerate(BY_BYTE)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=SPECIAL[2]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     end = (END, SPECIAL.index(END))
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[end])
     spec = TextSpec(tokenizer="tokenizer.json", max_tokens=MAX_TOKENS, pad_id=0, unknown_id=2)
     return tokenizer.to_str().encode(), spec
-
-
-def characters_of_bytes() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2's), by byte.
-
-    Printable bytes stand for themselves, the others for the characters from 256 on in their order.
-    """
-    plain = {byte for one in PRINTABLE for byte in one}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in plain else next(others)) for byte in range(256)]
