@@ -64,6 +64,7 @@ def tried_model(model: StagedModel) -> StagedModel:
         for stage in stages:
             _add_step(model, stage, longest)
             _run(stage, longest)  # a table that grows with its inputs is as large as it gets
+            _check_outputs(stage, longest)
         prepared = []
         for stage in stages:
             _add_step(model, stage, several)
@@ -150,8 +151,7 @@ def _try_stage(stage: Stage, tensors: Tensors) -> Iterator[str]:
     found: Tensors = {}
     with OperatorWatch(stage.name):
         check_other_random(stage.name, lambda: found.update(_run(stage, tensors)))
-    for spec in stage.spec.outputs:
-        _check_output(stage.name, spec, found[spec.name], tensors)
+    _check_outputs(stage, tensors)
     _check_repeated(stage, tensors, found)
     if changed := [
         name for name, version in _versions(stage.module).items() if versions.get(name) != version
@@ -166,6 +166,11 @@ def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """What changes when a parameter or buffer is written to or replaced."""
     values = itertools.chain(module.named_parameters(), module.named_buffers())
     return {name: (id(value), value._version) for name, value in values}
+
+
+def _check_outputs(stage: Stage, tensors: Tensors) -> None:
+    for spec in stage.spec.outputs:
+        _check_output(stage.name, spec, tensors[spec.name], tensors)
 
 
 def _check_output(stage: str, spec: TensorSpec, value: Tensor, tensors: Mapping[str, Tensor]) -> None:

@@ -67,7 +67,9 @@ def batch() -> ReferenceBatch:
 
 
 def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_too() -> None:
-    source = FloatGraphs(program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     made = fp16_from_float(source)
     notes = made.notes["latent"]
     assert isinstance(notes, dict)
@@ -120,7 +122,9 @@ def test_what_says_its_own_type_keeps_it() -> None:
 def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatch) -> None:
     monkeypatch.setattr(half, "MIN_CODE_AGREEMENT", 1.1)
     monkeypatch.setattr(quantize_store, "MIN_CONSTANT_VALUES", 1)
-    source = FloatGraphs(program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     made = fp16_from_float(source)
     assert "codes were others" in made.notes["latent"]["float32"]["all"]
     types = {node.op_type for node in onnx.load_from_string(made.graphs["latent"]).graph.node}
@@ -156,7 +160,10 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
     batches = [ReferenceBatch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})]
     stage = StageSpec(name="latent", inputs=SPEC.inputs, outputs=SPEC.outputs[:1])
     source = FloatGraphs(
-        program=Program(stages=(stage,)), fp32={"latent": model.SerializeToString()}, batches=batches, target="cpu"
+        program=Program(stages=(stage,)),
+        fp32={"latent": model.SerializeToString()},
+        batches=batches,
+        target="cpu",
     )
     # So small a graph is smaller in float32 than with casts.
     assert fp16_from_float(source).notes["latent"]["float32"].keys() == {"all"}
@@ -167,7 +174,9 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
 
 
 def test_a_stage_made_early_is_what_the_whole_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = FloatGraphs(program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     whole = fp16_from_float(source)
     early = convert_stage("fp16", source, SPEC)
     monkeypatch.setattr(half, "fp16_stage_from_float", lambda *_: pytest.fail("made again"))
