@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
-from textual_vision.export.model.running import texts_of
-from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.console import SEED
+
+if TYPE_CHECKING:
+    from textual_vision.export.model.stage import StagedModel
 
 RARITIES = ("common", "middle", "rare")
 LENGTHS = (1, 2, 3, 5, 8, 12, 20)  # words; the model's maximum is added
@@ -39,6 +41,8 @@ def samples_of(
     vocabulary's order, which common tokenizers sort by frequency. `prompts` replace both. Seeds are random
     and independent of the prompts.
     """
+    from textual_vision.export.model.running import texts_of  # with torch, which a device has not
+
     generator = np.random.default_rng([seed, count])
     seeds = [int(one) for one in generator.integers(0, SEED.max or 1, count)]
     if model.text is None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.precision.arithmetic import arithmetic_of
 from textual_vision.export.results import MERGED
-from textual_vision.export.sessions.opening import open_sessions
-from textual_vision.runtime.backends.session import Session, backend_by_name
+from textual_vision.runtime.backends.session import Session, SessionOptions, backend_by_name, open_session
 from textual_vision.runtime.backends.stages import open_stages
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError
@@ -88,9 +88,16 @@ class Subject:
 
     def _opened(self, precision: str, backend: str, names: list[str]) -> dict[str, Session]:
         missing = [name for name in names if (f"{precision}/{name}", backend) not in self._sessions]
-        graphs = {name: self.graph(precision, name) for name in missing}
-        for name, session in open_sessions(graphs, backend, threads=self._threads).items():
-            check_names(self._spec(name), session, self.manifest.precisions[precision].files[name])
+        files = self.manifest.precisions[precision].files
+
+        def opened(name: str) -> Session:
+            options = SessionOptions(backend=backend, name=files[name], threads=self._threads)
+            return open_session(self.graph(precision, name), options)
+
+        # Backends initialize global state on first use, so the first session is opened alone.
+        sessions = [opened(name) for name in missing[:1]] + list(parallel_map(opened, missing[1:]))
+        for name, session in zip(missing, sessions, strict=True):
+            check_names(self._spec(name), session, files[name])
             self._sessions[f"{precision}/{name}", backend] = session
         return {name: self._sessions[f"{precision}/{name}", backend] for name in names}
 
