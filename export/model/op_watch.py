@@ -21,6 +21,8 @@ TORCH = str(Path(torch.__file__).parent)
 TRAIN_HINT = "call .eval() on the module; in code of your own pass training=self.training"
 NOISE_HINT = "take the input `noise` instead: standard normals from the picture's seed"
 NAN_HINT = "look for a division by zero, log or sqrt of a negative number there, or a diverged checkpoint"
+DTYPE_HINT = "leave out torch.autocast and .bfloat16(); for half precision build with --precision fp16"
+UNSUPPORTED_DTYPES = ("bfloat16", "float8")
 ACT_OTHERWISE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.RNNBase)
 
 
@@ -42,6 +44,10 @@ class OperatorWatch(TorchDispatchMode):
         own = any(isinstance(one, torch.Generator) for one in (*args, *kwargs.values()))
         if state is not None and (own or not torch.equal(state, torch.get_rng_state())):
             raise self._random(func)
+        if (dtype := _unsupported_dtype(found)) is not None:
+            name, place = _operator_and_place(func)
+            problem = f"stage {self._stage!r} computes in {dtype} ({name}{place})"
+            raise UsageError(problem, DTYPE_HINT)
         if _is_integers(found) and any(_has_nan(one) for one in args):
             self._check_nan(func)
         return found
@@ -77,6 +83,13 @@ def train_mode_module(module: nn.Module) -> str | None:
         return None
     path, one = ordered[0]
     return f"{type(one).__name__} {path!r}" if path else type(one).__name__
+
+
+def _unsupported_dtype(found: Any) -> str | None:
+    """A type of the values that backends do not compute in."""
+    values = found if isinstance(found, (tuple, list)) else (found,)
+    named = {str(one.dtype).removeprefix("torch.") for one in values if isinstance(one, Tensor)}
+    return next((dtype for dtype in sorted(named) if dtype.startswith(UNSUPPORTED_DTYPES)), None)
 
 
 def _is_integers(found: Any) -> bool:

@@ -17,10 +17,10 @@ LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib"
 
 
 @contextlib.contextmanager
-def user_errors(what: str, file: Path | None = None) -> Iterator[None]:
+def user_errors(what: str, file: Path | None = None, *, hint: str = "") -> Iterator[None]:
     """Whatever a user's code raises becomes a UsageError with the last line of it, outside of libraries.
 
-    Lines of `file` are preferred, if given. Our own errors pass through.
+    Lines of `file` are preferred, if given. `hint` replaces the usual one. Our own errors pass through.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def user_errors(what: str, file: Path | None = None) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         problem = f"{what} failed: {reason}{_place(error, file)}"
-        raise UsageError(problem, _hint(error)) from error
+        raise UsageError(problem, hint or _hint(error)) from error
 
 
 def _hint(error: BaseException) -> str:

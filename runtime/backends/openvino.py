@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import openvino
 from openvino import frontend
 
+from textual_vision.runtime.backends.openvino_int8 import IN_FLOAT, overflows, quantizes
 from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
@@ -166,6 +167,11 @@ def _started() -> openvino.Core:
     return openvino.Core()
 
 
+@functools.cache
+def _overflows(precision: str) -> bool:
+    return overflows(_core(), DEVICE, precision)
+
+
 def _read(graph: bytes) -> tuple[openvino.Model, list[str]]:
     """The graph as OpenVINO's own, and the names of all inputs: OpenVINO drops those that nothing reads.
 
@@ -197,6 +203,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
         model, declared = _read(graph)
         move_topk_axis(model)
         fuse_depth_to_space(model)
+        if quantizes(model) and _overflows(precision):
+            settings |= IN_FLOAT
         return OpenVinoSession(core, model, settings, options.name, declared)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"

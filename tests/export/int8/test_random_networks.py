@@ -25,6 +25,7 @@ from textual_vision.export.precision.fp16 import fp16_from_float
 from textual_vision.export.precision.registry import FloatGraphs
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 SIDE = 4  # pixels of the input
@@ -198,7 +199,9 @@ def check_network(width: int, parts: list[str], seed: int) -> None:
     broken = [one.rewrite for one in graphs.results if "does not load" in one.reason]
     assert not broken
     assert relative_error(expected, run(graphs.graph, x)) < FLOAT_TOLERANCE
-    source = FloatGraphs(stages=(spec,), fp32={"random": graphs.graph}, batches=[batch], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(spec,)), fp32={"random": graphs.graph}, batches=[batch], target="cpu"
+    )
     assert relative_error(expected, run(fp16_from_float(source).graphs["random"], x)) < HALF_TOLERANCE
     model = prepare_graph(graphs.without_conv_transpose)
     found = calibrate_ranges(model, [{"x": x}], "minmax")
