@@ -133,7 +133,7 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
     drawn = model.generate([expected.prompt], [expected.seed])
-    picture = _picture_of(model.bundle, expected.picture)
+    picture = picture_of(model.bundle, expected.picture)
     agreement = _code_agreement(expected, None if drawn.codes is None else drawn.codes[0])
     psnr = image_psnr_db(picture, drawn.images[0])
     head = noise_bits(expected.seed, model.bundle.manifest.noise)
@@ -189,7 +189,8 @@ def png_from_image(image: Image) -> bytes:
     return buffer.getvalue()
 
 
-def _picture_of(bundle: Bundle, path: str) -> Image:
+def picture_of(bundle: Bundle, path: str) -> Image:
+    """The golden picture at `path`, uint8 (height, width, 3); raises IntegrityError when it is none."""
     from PIL import Image as Pillow
 
     if path not in bundle.manifest.files or PurePosixPath(path).suffix != ".png":

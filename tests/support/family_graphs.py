@@ -19,6 +19,8 @@ def random_inputs(specs, rows, tokens, seed=0):
         if spec.name == "attention_mask":
             lengths = np.maximum(1, tokens - np.arange(rows))
             found[spec.name] = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+        elif spec.dtype == "uint8":
+            found[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
         elif spec.dtype == "int64":
             found[spec.name] = generator.integers(0, spec.limit or TABLE_ROWS, shape)
         else:

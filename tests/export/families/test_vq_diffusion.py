@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_files import random_tower, write_merges
 from family_graphs import compare_graph
 from random_weights import random_state, random_tensor
 
-from textual_vision.export.families.clip.blocks import Transformer
-from textual_vision.export.families.clip.text import ClipText
 from textual_vision.export.families.vq_diffusion import loading
 from textual_vision.export.families.vq_diffusion.diffusion import DiffusionSchedule, truncated
 from textual_vision.export.families.vq_diffusion.transformer import CodeTransformer, TransformerConfig
@@ -49,8 +48,8 @@ def expected():
 
 def diffusion_state(expected, learned):
     """The state dict that the published code saves, as far as it is random; masks and statistics as there."""
-    tower = ClipText(vocabulary=ROWS, context=CONTEXT, projection=16, transformer=Transformer(WIDTH, 2, 1))
-    state = {f"condition_emb.{key}": one for key, one in random_state(tower, "condition_emb.").items()}
+    tower = random_tower(rows=ROWS, context=CONTEXT, projection=16, prefix="condition_emb.")
+    state = {f"condition_emb.{key}": one for key, one in tower.state_dict().items()}
     network = random_state(CodeTransformer(CONFIG, TIMESTEPS), "transformer.")
     state |= {f"transformer.{key}": one for key, one in network.items()}
     state |= {key: one for key, one in expected.items() if key.startswith("log_")}
@@ -72,10 +71,7 @@ def files(tmp_path, expected):
         model = {f"transformer.{key}": torch.zeros_like(one) for key, one in state.items()}
         model |= {f"content_codec.dec.{key}": one for key, one in decoder.items()}
         torch.save({"model": model, "ema": state, "last_epoch": 3}, tmp_path / "last.pth")
-        characters = [chr(number) for number in range(33, 127)]
-        pairs = [f"{characters[index]} {characters[index + 1]}" for index in range(ROWS - 514)]
-        (tmp_path / "merges.txt").write_text("\n".join(("#version", *pairs, "")), "utf-8")
-        return tmp_path / "last.pth", tmp_path / "merges.txt"
+        return tmp_path / "last.pth", write_merges(tmp_path / "merges.txt", ROWS)
 
     return write
 
