@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from family_graphs import compare_graph
+from family_graphs import compare_graph, run_family
 from random_weights import random_state
 
 from textual_vision.export.families.min_dalle import loading
@@ -128,6 +128,14 @@ def test_the_files_load_with_normalizations_that_have_no_scale(files):
     picture = networks.module("decoder")(torch.zeros(1, 16, 16, dtype=torch.int64))
     assert picture.shape == (1, 3, 32, 32)
     assert networks.assumed == {}
+
+
+def test_the_declared_loop_fills_the_grid_of_codes(files, expected):
+    networks = loading.load_min_dalle(*files, heads=2, top_k=TOP_K)
+    found = run_family(networks, {"input_ids": expected["ids_0"].numpy()[None]}, (3,))
+    assert found["image"].shape == (1, 3, 32, 32)
+    assert found["codes"][0, -1, -1] == found["code"][0]
+    assert len(np.unique(found["codes"])) > 3
 
 
 def test_the_number_of_heads_is_said_where_it_is_taken(files):

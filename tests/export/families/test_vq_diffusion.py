@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clip_files import random_tower, write_merges
-from family_graphs import compare_graph
+from family_graphs import compare_graph, run_family
 from random_weights import random_state, random_tensor
 
 from textual_vision.export.families.vq_diffusion import loading
@@ -132,6 +132,13 @@ def test_the_averaged_weights_of_the_file_are_taken(files, expected):
     assert networks.loops[0].start["codes_before"].fill == CODES
     picture = networks.module("decoder")(torch.full((1, GRID, GRID), CODES))
     assert picture.shape == (1, 3, *networks.image_size)
+
+
+def test_the_declared_loop_leaves_no_mask(files, expected):
+    networks = loading.load_vq_diffusion(*files(), heads=2)
+    found = run_family(networks, {"input_ids": expected["ids"].numpy()}, (3, 4))
+    assert found["codes"].max() < CODES
+    assert found["image"].shape == (2, 3, *networks.image_size)
 
 
 def test_a_codebook_of_another_size_needs_a_mapping(files, tmp_path):
