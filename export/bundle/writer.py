@@ -43,7 +43,7 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     names = sorted(files)
     declared = dict(zip(names, parallel_map(lambda name: _spec(files[name]), names), strict=True))
     complete = replace(manifest, files=declared)
-    # Not by tempfile, whose folders are their owner's alone: a bundle's folder has the permissions of the umask.
+    # Not by tempfile, whose folders are their owner's alone: a bundle's folder heeds the umask.
     fresh = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(8)}.part")
     fresh.mkdir()
     try:

@@ -47,8 +47,8 @@ class Limits:
     pooled_tint: float
 
 
-# Measured on the shipped model with ONNX Runtime and OpenVINO, with room for other processors:
-# docs/notes has the figures.
+# Measured on the shipped model with ONNX Runtime and OpenVINO, with room for other processors: see
+# docs/notes/2026-12-01-verification-limits.md.
 LIMITS = {
     "float32": Limits(
         tolerance=TOLERANCES["fp32"],
