@@ -31,7 +31,7 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.generation.specs import NoiseSpec
 
 FIRST_PROMPTED = 1  # number of the first block of the vision tower that sees a prompt
-VISION_WEIGHT = 0.1  # of the vision tower's features beside those that it is given
+VISION_WEIGHT = 0.1  # of the vision tower's features, added to those that it is given
 FUSE_KERNEL = 5
 START, LAST_SIZE = 4, 224  # blocks give 8, 16, … pixels; the last one gives CLIP's size
 UNUSED = "mapping.CLIP_ViT.conv1.weight"  # the vision tower reads features and not pixels
