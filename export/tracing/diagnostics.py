@@ -22,6 +22,7 @@ _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
 
 _MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'|^(aten\.\w+)(?:\.\w+)?$")
 _RANGE = re.compile(r"Constraints violated \((\w+)\).*?generated guard ([^\n]*)", re.DOTALL)
+_SIZES_EQUAL = re.compile(r"Eq\(s\d+, s\d+\)")  # two inputs have one size: no fault
 _SIZE = re.compile(r"L\[.*?\.size\(\)\[\d+\]")
 _CONSTANT = re.compile(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)")
 
@@ -63,7 +64,8 @@ def size_range(error: BaseException) -> tuple[str, str] | None:
 
 def size_range_error(stage: str, size: str, condition: str, report: DraftExportReport) -> UsageError:
     """Return a UsageError for `size_range`; `report` is of torch's draft export of the same module."""
-    where = next((place for place in map(_compared_at, report.failures) if place), "")
+    compared = [one for one in report.failures if not _SIZES_EQUAL.fullmatch(str(one.data.get("expr")))]
+    where = next((place for place in map(_compared_at, compared) if place), "")
     problem = f"stage {stage!r} cannot be exported for every size of {size}: its code needs {condition}"
     return UsageError(f"{problem}{where}", _any_size_hint(size))
 

@@ -63,6 +63,24 @@ class LongAndShort(nn.Module):
         return x
 
 
+class MiddleToken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x[:, x.shape[1] // 2, None]
+
+
+class ExtraKey(nn.Module):
+    """Attention with a key of its own, so that there is one key more than tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = x[..., 0] < -1e9
+        found: Tensor = self.attention(x, x, x, key_padding_mask=padding)[0]
+        return found
+
+
 class Lengths(nn.Module):
     """Reductions, which tell their axes otherwise before opset 18."""
 
@@ -148,6 +166,21 @@ def test_code_that_decides_by_the_number_of_tokens_is_named_with_its_condition_a
     ) as caught:
         onnx_from_stage(Stage(spec=spec, module=LongAndShort()), EXAMPLE, ExportOptions(max_tokens=8))
     assert "--prompt-length" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [MiddleToken, ExtraKey])
+def test_code_that_holds_for_every_number_of_tokens_is_exported_though_torch_cannot_prove_it(kind) -> None:
+    torch.manual_seed(0)
+    module = kind().eval()
+    x = tensor("x", "float32", "batch", "tokens", 4)
+    spec = StageSpec(name="odd", inputs=(x,), outputs=(tensor("y", "float32", "batch", "tokens", 4),))
+    model = onnx_from_stage(Stage(spec=spec, module=module), EXAMPLE, ExportOptions(max_tokens=6))
+    session = open_session(model.SerializeToString(), SessionOptions(backend="onnxruntime", name="odd"))
+    for tokens in range(1, 7):
+        given = torch.randn(2, tokens, 4)
+        with torch.no_grad():
+            expected = module(given).numpy()
+        np.testing.assert_allclose(session.run({"x": given.numpy()})["y"], expected, atol=1e-5)
 
 
 def test_code_that_works_for_one_size_of_batch_only_is_named_with_its_line() -> None:
