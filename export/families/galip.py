@@ -226,7 +226,7 @@ def load_galip(checkpoint: Path, clip: Path, merges: Path) -> FamilyNetworks:
     picture = (tensor("image", "float32", config.colors, LAST_SIZE, LAST_SIZE),)
     return FamilyNetworks(
         stages=(
-            stage("text_encoder", Sentence(tower), (tensor("input_ids", "int64", tower.context),), given),
+            stage("text_encoder", Sentence(tower), (tensor("input_ids", "int64", "tokens"),), given),
             stage("generator", generator, (*given, tensor("noise", "float32", config.noise)), picture),
         ),
         image_size=(LAST_SIZE, LAST_SIZE),
