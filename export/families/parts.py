@@ -23,8 +23,9 @@ class FamilyStage:
 class FamilyNetworks:
     """All stages of a family in running order; noise, parameters and loops as in the manifest.
 
-    The last stage gives `image`, float32 (batch, colors, H, W), whose values of `image_range` (low, high) are
-    the darkest and the brightest. `rounding` to levels is "round", or "truncate" as some originals do.
+    One stage gives `image`, float32 (batch, colors, H, W), whose values of `image_range` (low, high) are the
+    darkest and the brightest; stages after it take the pixels, uint8 (batch, H, W, colors). `rounding` to
+    levels is "round", or "truncate" as some originals do.
     `tables` maps the names of codes to the number of rows of their codebook.
     `tokenizer` is the text of tokenizer.json, `text` its settings; both None for a family without prompts.
     `assumed` names each size that the weights do not determine, with the value that was taken.

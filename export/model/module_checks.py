@@ -44,6 +44,9 @@ def _check_kinds(stage: str, module: nn.Module) -> None:
         if isinstance(one, torch.jit.ScriptModule):
             problem = f"{where} is a {type(one).__name__}, made by torch.jit"
             raise UsageError(problem, "give the nn.Module that it was made of")
+        if isinstance(one, torch.fx.GraphModule) and "eval" in vars(one):  # replaced by one that raises
+            problem = f"{where} is a program of torch.export"
+            raise UsageError(problem, "give the nn.Module that it was exported from")
         if type(one).__module__.startswith(QUANTIZED):
             problem = f"{where} is a {type(one).__name__}, quantized by PyTorch"
             raise UsageError(problem, "give the float module, and quantize it with --precision int8")

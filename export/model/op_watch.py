@@ -29,6 +29,8 @@ ACT_OTHERWISE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, 
 class OperatorWatch(TorchDispatchMode):
     """In it, a stage's forward raises UsageError where it draws random numbers or loses a NaN."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, stage: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._stage = stage
@@ -38,6 +40,8 @@ class OperatorWatch(TorchDispatchMode):
     ) -> Any:
         """Runs the operator."""
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)  # control flow, whose branches are not watched
         seeded = torch.Tag.nondeterministic_seeded in func.tags
         state = torch.get_rng_state() if seeded else None
         found = func(*args, **kwargs)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from textual_vision.export.host.step_cache import PACKAGES
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 HINT = "see docs/how-to/custom-model.md"
 OURS = tuple(Path(__file__).resolve().parents[2] / name for name in PACKAGES)
+TORCH = str(Path(torch.__file__).parent)
+_PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
 LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
 
 
@@ -59,3 +64,17 @@ def is_user_file(name: str) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     return not any(path.is_relative_to(folder) for folder in (*LIBRARIES, *OURS))
+
+
+def place_in_trace(text: str) -> str:
+    """Return ` at FILE:LINE: code` of a stack trace's last place outside torch, "" without one."""
+    places = [one for one in _PLACE.findall(text) if not is_torch(one[0]) and not one[0].startswith("<")]
+    if not places:
+        return ""
+    file, line, _, code = places[-1]
+    return f" at {Path(file).name}:{line}: {code.strip()}"
+
+
+def is_torch(file: str) -> bool:
+    """Whether a source file is one of PyTorch's."""
+    return TORCH in file

@@ -24,6 +24,7 @@ from textual_vision.export.passes.measurement import (
     measure_changes,
     unmeasured_result,
 )
+from textual_vision.export.passes.operators import check_operators
 from textual_vision.export.results import RewriteResult
 from textual_vision.runtime.errors import UsageError
 
@@ -96,7 +97,7 @@ def rewrite_graph(graph: bytes, context: RewriteContext, *, without: Sequence[st
     """Apply every rewrite that pays to the stage's serialized graph, except those named in `without`.
 
     A rewrite whose graph the backend does not load is left out, with a result that says so. Raises
-    UnloadableGraphError when the graph does not load before any rewrite.
+    UnloadableGraphError when the graph does not load before any rewrite, and UsageError for control flow.
     """
     try:
         return _rewrite(graph, context, without)
@@ -113,6 +114,7 @@ def _rewrite(graph: bytes, context: RewriteContext, without: Sequence[str]) -> R
         if after is not graph:
             changes.append(GraphChange(rewrite=name, before=graph, after=after))
             graph = after
+    check_operators(context.stage.name, _read(graph))
     sessions = RewriteSessions(context)
     results = measure_changes(changes, context, sessions)
     without_conv_transpose = graph

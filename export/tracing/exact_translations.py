@@ -3,7 +3,8 @@
 Circular padding becomes slices and Concat (Pad's "wrap" needs opset 19, and OpenVINO lacks it). Resizing with
 antialiasing becomes products with constant matrices (opset 17 lacks it, and OpenVINO computes another
 picture). A convolution with one kernel per sample, written with the batch as its groups, becomes a product,
-since the groups of ONNX's Conv are a constant.
+since the groups of ONNX's Conv are a constant. Shifts of signed integers become products and quotients, since
+ONNX shifts unsigned ones only.
 """
 
 from __future__ import annotations
@@ -31,6 +32,24 @@ def exact_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten._upsample_bicubic2d_aa.vec: _resizer(aten._upsample_bicubic2d_aa.vec),
         aten.conv2d.default: _convolution,
         aten.rrelu.default: _rrelu,
+        **dict.fromkeys(
+            (
+                aten.__lshift__.Scalar,
+                aten.__lshift__.Tensor,
+                aten.bitwise_left_shift.Tensor,
+                aten.bitwise_left_shift.Tensor_Scalar,
+            ),
+            _shifted_left,
+        ),
+        **dict.fromkeys(
+            (
+                aten.__rshift__.Scalar,
+                aten.__rshift__.Tensor,
+                aten.bitwise_right_shift.Tensor,
+                aten.bitwise_right_shift.Tensor_Scalar,
+            ),
+            _shifted_right,
+        ),
     }
 
 
@@ -141,3 +160,18 @@ def _rrelu(
     x: Any, lower: float = 0.125, upper: float = 1 / 3, training: bool = False, generator: Any = None
 ) -> Any:
     return op.LeakyRelu(x, alpha=(lower + upper) / 2)  # in eval mode
+
+
+def _shifted_left(x: Any, places: Any) -> Any:
+    return op.Mul(x, _power_of_two(x, places))
+
+
+def _shifted_right(x: Any, places: Any) -> Any:
+    power = _power_of_two(x, places)
+    return op.Div(op.Sub(x, op.Mod(x, power)), power)  # Mod has the sign of `power`: rounded down
+
+
+def _power_of_two(x: Any, places: Any) -> Any:
+    if isinstance(places, int):
+        return op.CastLike(op.Constant(value_int=2**places), x)
+    return op.CastLike(op.Pow(op.Constant(value_int=2), op.Cast(places, to=int(ir.DataType.INT64))), x)

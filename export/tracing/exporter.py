@@ -43,10 +43,12 @@ from textual_vision.export.tracing.embedding_bag import exportable_embedding_bag
 from textual_vision.export.tracing.exact_translations import exact_translations
 from textual_vision.export.tracing.fast_translation import Translations, patch_torch_export, translations
 from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
+from textual_vision.export.tracing.size_conditions import program_of_all_sizes
 from textual_vision.export.tracing.tensor_names import name_tensors
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 BATCH_LIMIT = 1 << 15
+TRIED_BATCHES = (1, 2, 3, 8, BATCH_LIMIT)
 Shapes = tuple[Any, ...]  # of each argument of forward: open axes with their sizes, or a tuple of such
 
 
@@ -94,7 +96,7 @@ def _program_from_stage(
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with _quiet(), gc_disabled(), once, uncached, exportable_recurrence(), exportable_embedding_bag():
         try:
-            traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
+            traced = _traced(stage, inputs, shapes, options)
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
@@ -116,6 +118,22 @@ def _program_from_stage(
             raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program
+
+
+def _traced(
+    stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes, options: ExportOptions
+) -> torch.export.ExportedProgram:
+    module = stage.module.eval()
+    try:
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
+    except torch._dynamo.exc.UserError as error:
+        if size_range(error) is None:
+            raise
+        sizes = {BATCH: TRIED_BATCHES, TOKENS: range(1, options.max_tokens + 1)}
+        program = program_of_all_sizes(module, inputs, shapes, open_sizes(stage.spec), sizes)
+        if program is None:
+            raise
+        return program
 
 
 def _all_translations(opset: int) -> Translations:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from textual_vision.export.families.byte_characters import PRINTABLE_FIRST
+from textual_vision.export.families.clip.byte_characters import PRINTABLE_FIRST
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.manifest import TextSpec
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from textual_vision.export.families.byte_characters import BY_BYTE
+from textual_vision.export.families.clip.byte_characters import BY_BYTE
 from textual_vision.runtime.manifest import TextSpec
 
 SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2; byte b is 3 + b

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from family_graphs import compare_graph
+from family_graphs import compare_graph, run_family
 from torch.nn import functional as F
 
 from textual_vision.export.families.paella import loading
@@ -135,6 +135,15 @@ def test_renoising_restores_the_first_codes_where_uniforms_are_below_the_next_ti
 def test_the_first_codes_are_uniform(networks):
     uniforms = torch.tensor([[[0.0001, 0.5], [0.9999999, 0.2501]]])
     assert networks.module("start")(uniforms).tolist() == [[[0, 32], [63, 16]]]
+
+
+def test_the_declared_loop_draws_one_picture_for_each_seed(networks, expected):
+    ids, mask = (np.repeat(array, 2, 0) for array in (expected["ids_1"], np.ones_like(expected["ids_1"])))
+    both = run_family(networks, {"input_ids": ids, "attention_mask": mask}, (3, 4))
+    alone = run_family(networks, {"input_ids": ids[:1], "attention_mask": mask[:1]}, (4,))
+    assert both["image"].shape == (2, 3, *networks.image_size)
+    assert np.mean(both["codes"][1] == alone["codes"][0]) > 0.99
+    assert np.any(both["codes"][0] != both["codes"][1])
 
 
 def test_a_schedule_of_no_steps_is_refused():

@@ -122,6 +122,11 @@ def traced() -> Stage:
     return painter(torch.jit.trace(Painter().eval(), example))
 
 
+def program() -> Stage:
+    example = torch.zeros(1, small.GRID, small.GRID, dtype=torch.int64)
+    return painter(torch.export.export(Painter().eval(), (example,)).module())
+
+
 def dynamically_quantized() -> Stage:
     linear = nn.Sequential(nn.Linear(small.GRID, small.GRID)).eval()
     return middle(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear}, torch.qint8))
@@ -157,6 +162,7 @@ REFUSED: dict[str, tuple[Callable[[], Stage], str]] = {
         r"'generator' computes in bfloat16 \(\w+ at small_models.py:\d+\)",
     ),
     "a traced module": (traced, "'generator': its module is a TopLevelTracedModule, made by torch.jit"),
+    "a program of torch.export": (program, "'generator': its module is a program of torch.export"),
     "a scripted part": (
         lambda: middle(torch.jit.script(nn.ReLU().eval())),
         "its module 'body.middle' is a RecursiveScriptModule",
