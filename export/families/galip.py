@@ -31,7 +31,7 @@ from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.generation.specs import NoiseSpec
 
 FIRST_PROMPTED = 1  # number of the first block of the vision tower that sees a prompt
-VISION_WEIGHT = 0.1  # of the vision tower's features beside those that it is given
+VISION_WEIGHT = 0.1  # of the vision tower's features, added to those that it is given
 FUSE_KERNEL = 5
 START, LAST_SIZE = 4, 224  # blocks give 8, 16, … pixels; the last one gives CLIP's size
 UNUSED = "mapping.CLIP_ViT.conv1.weight"  # the vision tower reads features and not pixels
@@ -226,7 +226,7 @@ def load_galip(checkpoint: Path, clip: Path, merges: Path) -> FamilyNetworks:
     picture = (tensor("image", "float32", config.colors, LAST_SIZE, LAST_SIZE),)
     return FamilyNetworks(
         stages=(
-            stage("text_encoder", Sentence(tower), (tensor("input_ids", "int64", tower.context),), given),
+            stage("text_encoder", Sentence(tower), (tensor("input_ids", "int64", "tokens"),), given),
             stage("generator", generator, (*given, tensor("noise", "float32", config.noise)), picture),
         ),
         image_size=(LAST_SIZE, LAST_SIZE),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +73,30 @@ def agreement_of(first: PictureSet, second: PictureSet) -> Agreement:
         worst_psnr_db=_finite(psnr_db(float(squares.max(initial=0.0)))),
         code_agreement=codes,
     )
+
+
+def device_name() -> str:
+    """Return this machine's kind of processor, such as "x86_64": the device in the matrix."""
+    return platform.machine() or "unknown"
+
+
+def json_from_matrix(matrix: AgreementMatrix) -> dict[str, object]:
+    """Return the matrix as plain JSON."""
+    cells = {
+        row: {column: dataclasses.asdict(cell) for column, cell in columns.items()}
+        for row, columns in matrix.cells.items()
+    }
+    return {"names": list(matrix.names), "cells": cells}
+
+
+def matrix_from_bytes(data: bytes) -> AgreementMatrix:
+    """Return the matrix from the UTF-8 text of `json_from_matrix`."""
+    value = json.loads(data)
+    cells = {
+        row: {column: Agreement(**cell) for column, cell in columns.items()}
+        for row, columns in value["cells"].items()
+    }
+    return AgreementMatrix(names=tuple(value["names"]), cells=cells)
 
 
 def cell_in_words(cell: Agreement) -> str:

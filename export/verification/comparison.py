@@ -47,8 +47,8 @@ class Limits:
     pooled_tint: float
 
 
-# Measured on the shipped model with ONNX Runtime and OpenVINO, with room for other processors:
-# docs/notes has the figures.
+# Measured on the shipped model with ONNX Runtime and OpenVINO, with room for other processors: see
+# docs/notes/2026-12-01-verification-limits.md.
 LIMITS = {
     "float32": Limits(
         tolerance=TOLERANCES["fp32"],
@@ -205,8 +205,8 @@ def _picture_values(expected: Images, found: Images, limits: Limits) -> Iterator
     square = float(((expected.astype(np.float64) - found.astype(np.float64)) ** 2).mean())
     whole, window = psnr_db(square), window_db(expected, found)
     tint = tint_of(expected, found)
-    yield "worst picture", f"{whole:.1f} dB", f"{limits.floor_db:g} dB", limits.floor_db / whole - 1
-    yield "worst window", f"{window:.1f} dB", f"{limits.window_db:g} dB", limits.window_db / window - 1
+    yield "worst picture", f"{whole:.1f} dB", f"{limits.floor_db:g} dB", 1 - whole / limits.floor_db
+    yield "worst window", f"{window:.1f} dB", f"{limits.window_db:g} dB", 1 - window / limits.window_db
     yield "largest tint", f"{tint:.2f} levels", f"{limits.tint:g}", tint / limits.tint - 1
 
 

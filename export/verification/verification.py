@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from textual_vision.export.host.versions import versions
-from textual_vision.export.parity.agreement import AgreementMatrix, PictureSet
+from textual_vision.export.parity.agreement import (
+    AgreementMatrix,
+    PictureSet,
+    device_name,
+    json_from_matrix,
+)
 from textual_vision.export.parity.tolerance import TOLERANCES
 from textual_vision.export.results import FAIL, PASS
 from textual_vision.export.verification.checks import Check, first_failure
@@ -37,7 +42,7 @@ class Verification:
     checkpoint: str | None = None
     name: str = ""
     digest: str = ""
-    device: str = field(default_factory=lambda: device_name())
+    device: str = field(default_factory=device_name)
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     samples: tuple[Sample, ...] = ()
@@ -55,11 +60,6 @@ class Verification:
     def verdict(self) -> str:
         """PASS when there are checks and all pass."""
         return PASS if self.checks and self.failure is None else FAIL
-
-
-def device_name() -> str:
-    """Return this machine's kind of processor, such as "x86_64": the device in the agreement matrix."""
-    return platform.machine() or "unknown"
 
 
 def json_from_verification(
@@ -82,7 +82,7 @@ def json_from_verification(
         "notes": found.notes,
         "samples": [dataclasses.asdict(one) for one in found.samples],
         "decibels": found.decibels,
-        "agreement": None if found.matrix is None else _matrix_json(found.matrix),
+        "agreement": None if found.matrix is None else json_from_matrix(found.matrix),
         "pictures": {name: _set_json(one) for name, one in found.sets.items()},
         "tolerances": {name: dataclasses.asdict(one) for name, one in TOLERANCES.items()},
         "limits": {name: _limits_json(name) for name in LIMITS},
@@ -129,14 +129,6 @@ def _limits_json(name: str) -> dict[str, object]:
     limits = LIMITS[name]
     names = [one.name for one in dataclasses.fields(limits) if one.name != "tolerance"]
     return {key: getattr(limits, key) for key in names}
-
-
-def _matrix_json(matrix: AgreementMatrix) -> dict[str, object]:
-    cells = {
-        row: {column: dataclasses.asdict(cell) for column, cell in columns.items()}
-        for row, columns in matrix.cells.items()
-    }
-    return {"names": list(matrix.names), "cells": cells}
 
 
 def _set_json(one: PictureSet) -> dict[str, object]:

@@ -30,14 +30,15 @@ def random_inputs(specs, rows, tokens, seed=0):
     return found
 
 
-def compare_graph(stage, tolerance, *, tokens=(6, 4), max_tokens=32):
+def compare_graph(stage, tolerance, *, fixed_tokens=None, max_tokens=32):
     """Export the stage, run it for other sizes in ONNX Runtime, and compare with its module.
 
-    Returns the number of nodes.
+    `fixed_tokens` where prompts have exactly this length. Returns the number of nodes.
     """
+    tokens = (6, 4) if fixed_tokens is None else (fixed_tokens, fixed_tokens)
     inputs, outputs = stage.spec.inputs, stage.spec.outputs
     example = random_inputs(inputs, 2, tokens[0])
-    options = ExportOptions(max_tokens=max_tokens)
+    options = ExportOptions(tokens=fixed_tokens, max_tokens=max_tokens)
     graph = onnx_from_stage(Stage(spec=stage.spec, module=stage.module), example, options)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     other = random_inputs(inputs, 3, tokens[1], seed=1)

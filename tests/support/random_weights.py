@@ -19,8 +19,8 @@ def random_tensor(key, tensor):
         return (SMALL * normals).exp().to(tensor.dtype)
     if tensor.dim() >= 2:
         fan_in = max(1, count // tensor.shape[0])
-        embedding = any(part in key for part in ("emb", "codebook"))
-        return (normals / (1.0 if embedding else fan_in**0.5)).to(tensor.dtype)
+        unscaled = any(part in key for part in ("emb", "codebook", "weight_orig"))
+        return (normals / (1.0 if unscaled else fan_in**0.5)).to(tensor.dtype)
     about = 1.0 if key.endswith("weight") else 0.0
     return (about + SMALL * normals).to(tensor.dtype)
 

@@ -142,7 +142,7 @@ def _stages(
         tensor("gumbel", "float32", codes),
     )
     step_outputs = (tensor("code", "int64", limit=codes), tensor("cache", "float32", *cache), drawn)
-    ids = (tensor("input_ids", "int64", tokens),)
+    ids = (tensor("input_ids", "int64", "tokens"),)
     return (
         stage("text_encoder", prompts, ids, (prompt_cache, prompt_mask)),
         stage("step", step, step_inputs, step_outputs),

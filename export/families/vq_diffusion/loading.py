@@ -191,7 +191,7 @@ def _stages(
         tensor("gumbel", "float32", config.codes + 1, config.grid[0] * config.grid[1]),
     )
     return (
-        stage("text_encoder", text, (tensor("input_ids", "int64", context),), (condition,)),
+        stage("text_encoder", text, (tensor("input_ids", "int64", "tokens"),), (condition,)),
         stage("step", step, step_inputs, (drawn,)),
         stage("decoder", decoder, (drawn,), (tensor("image", "float32", 3, *size),)),
     )

@@ -93,10 +93,13 @@ def _best_match(table: Float32, constants: list[_Constant] | tuple[()]) -> tuple
     """The errors by row and their limit, of the constant with the most equal rows; None below MIN_MATCH."""
     best: tuple[float, Float32, float] | None = None
     flat = _rows(table)
+    filled = np.linalg.norm(flat, axis=1) > 0  # rows of zeros equal those of any other table
+    if not filled.any():
+        return None
     for constant in constants:
         for candidate in _layouts(constant.values, table.shape):
             errors = _row_errors(flat, _rows(candidate))
-            share = float((errors <= constant.limit).mean())
+            share = float((errors <= constant.limit)[filled].mean())
             if share >= MIN_MATCH and (best is None or share > best[0]):
                 best = share, errors, constant.limit
     return None if best is None else best[1:]
@@ -120,7 +123,8 @@ def _layouts(values: Float32, shape: tuple[int, ...]) -> Iterator[Float32]:
 def _row_errors(expected: Float32, found: Float32) -> Float32:
     """Each row's relative error, after one scale of SCALES for the whole table."""
     squares = np.maximum((expected * expected).sum(1), 1e-30)
-    factor = float(np.median((expected * found).sum(1) / squares))
+    products = (expected * found).sum(1) / squares
+    factor = float(np.median(products[squares > 1e-30])) if (squares > 1e-30).any() else 1.0
     scale = min(SCALES, key=lambda one: abs(one - factor))
     norms = np.linalg.norm(expected, axis=1)
     errors = np.linalg.norm(found / np.float32(scale) - expected, axis=1)

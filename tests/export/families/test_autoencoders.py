@@ -9,8 +9,9 @@ from family_graphs import compare_graph
 from random_weights import random_state
 from torch import nn
 
-from textual_vision.export.families import vq_gan, vq_gan_encoder, vq_vae
+from textual_vision.export.families import vq_gan
 from textual_vision.export.families.parts import stage, tensor
+from textual_vision.export.families.quantizers import vq_gan_encoder, vq_vae
 from textual_vision.export.families.weights import load_state
 from textual_vision.runtime.noise import noise_from_seed
 

@@ -191,7 +191,7 @@ def test_the_json_holds_the_figures_that_the_page_shows(source: ReportSource) ->
     latent = next(row for row in low["stages"] if row["stage"] == "latent")["worst"]
     assert 0 < latent["agreement"] < 1
     assert f"{100 * latent['agreement']:.2f} %" in page
-    assert f"{low['whole']['psnr_db']:.1f} dB" in page
+    assert f"{low['end_to_end']['psnr_db']:.1f} dB" in page
     assert [picture["prompt"] for picture in value["pictures"]] == list(SHOWN)
     assert value["command"] in page and "int8 failed" in page and "not the fastest here" in page
     assert set(value["layers"]) == {"int8"}

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textual_vision.export.families.quantizers.vq_vae import nearest_rows
 from textual_vision.export.families.vq_gan import (
     AttentionBlock,
     MiddleLevel,
     ResnetBlock,
     normalization,
 )
-from textual_vision.export.families.vq_vae import nearest_rows
 from textual_vision.export.families.weights import size_of
 
 GUMBEL = "quantize.proj.weight"
