@@ -75,7 +75,7 @@ def test_drawing_loads_neither_torch_nor_transformers_nor_onnx(tiny_bundle, back
 
 def test_asking_for_help_does_not_load_numpy():
     script = (
-        "import sys\nfrom textual_vision.runtime.cli import command\n"
+        "import sys\nfrom textual_vision.runtime.cli.main import command\n"
         "command(['--help'], standalone_mode=False)\n"
         "heavy = {'numpy', 'tokenizers', 'onnxruntime', 'openvino', 'PIL', 'rich'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"

@@ -15,7 +15,7 @@ from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
 from textual_vision.export.results import CodeMetrics, ImageMetrics
 from textual_vision.runtime.backends.session import Session
-from textual_vision.runtime.golden import png_from_image
+from textual_vision.runtime.images.png import png_from_image
 from textual_vision.runtime.manifest import StageSpec
 
 Image = npt.NDArray[np.uint8]

@@ -24,7 +24,7 @@ from textual_vision.export.verification.checks import Check, first_failure
 from textual_vision.export.verification.comparison import LIMITS
 from textual_vision.export.verification.prompts import Sample
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.golden import png_from_image
+from textual_vision.runtime.images.png import png_from_image
 
 SCHEMA_VERSION = 1
 AGREEMENT_PICTURES = 8

@@ -50,6 +50,15 @@ class Tokens:
     notes: tuple[PromptNote, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptPieces:
+    """The tokens of one prompt as text; of each, the number of its word (-1: special) and the word's text."""
+
+    tokens: tuple[str, ...]
+    words: tuple[int, ...]
+    names: tuple[str, ...]
+
+
 class Tokenizer:
     """A tokenizer.json; its own post-processor adds the special tokens."""
 
@@ -102,6 +111,19 @@ class Tokenizer:
             raise UsageError("no prompt", EMPTY_HINT)
         read = [self._read(prompt) for prompt in prompts]
         return [self._padded(read[start : start + size]) for start in range(0, len(read), size)]
+
+    def pieces(self, prompt: str) -> PromptPieces:
+        """The tokens that `encode` gives the ids of; UsageError when the prompt has no text."""
+        encoding = self._encode_one(prompt)
+        dropped = self._spec.unknown_id if self._spec.drop_unknown else None
+        kept = [place for place, number in enumerate(encoding.ids) if number != dropped]
+        numbers = [-1 if number is None else number for number in encoding.word_ids]
+        names = [_word_of(prompt, encoding, numbers[place]) for place in kept]
+        return PromptPieces(
+            tokens=tuple(encoding.tokens[place] for place in kept),
+            words=tuple(numbers[place] for place in kept),
+            names=tuple(names),
+        )
 
     def _padded(self, read: Sequence[tuple[list[int], PromptNote]]) -> Tokens:
         longest = max(len(ids) for ids, _ in read)
@@ -176,6 +198,13 @@ def warnings_of_note(prompt: str, note: PromptNote, max_tokens: int) -> list[str
         words = "1 word was" if note.words_cut == 1 else f"{note.words_cut} words were"
         found.append(f"prompt {_short(prompt)}: longer than {max_tokens} tokens, the last {words} cut")
     return found
+
+
+def _word_of(prompt: str, encoding: Encoding, number: int) -> str:
+    """The text of a word of the prompt, by its number; empty for special tokens."""
+    places = [place for place, word in enumerate(encoding.word_ids) if word == number]
+    offsets = [encoding.offsets[place] for place in places]
+    return prompt[min(start for start, _ in offsets) : max(end for _, end in offsets)] if offsets else ""
 
 
 def _short(text: str) -> str:

@@ -14,7 +14,7 @@ from textual_vision.export.model.batch import PICTURE_AXES, Array
 from textual_vision.export.verification.checks import Check, Evidence
 from textual_vision.export.verification.verification import Verification
 from textual_vision.runtime.files import write_atomic
-from textual_vision.runtime.golden import png_from_image
+from textual_vision.runtime.images.png import png_from_image
 
 MAX_PICTURES = 4
 GAP_PIXELS = 2
