@@ -41,6 +41,7 @@ def build_report(
         command=command,
         warnings=manifest.warnings,
         sessions=context.comparisons.sessions,
+        program=context.model.program,
         agreement=context.comparisons.agreement(graphs),
     )
     return report_files(source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textual_vision.export.host.gc_tuning import refreeze_gc
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
-from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
 from textual_vision.export.model.stage import StagedModel, inference_stage
 from textual_vision.export.passes.manager import rewrite_graph
 from textual_vision.export.passes.measurement import RewriteContext
@@ -59,7 +59,8 @@ def export_stage(model: StagedModel, spec: StageExportSpec, name: str, example: 
         opset=spec.opset, tokens=spec.tokens, max_tokens=1 if model.text is None else model.text.max_tokens
     )
     stage = inference_stage(model.stage(name)) if spec.uses_inference_modules else model.stage(name)
-    data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
+    tensors = batches_of_stage([example], stage.spec)[0].tensors
+    data: bytes = onnx_from_stage(stage, tensors, options).SerializeToString()
     refreeze_gc()
     return data
 

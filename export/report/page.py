@@ -38,6 +38,7 @@ from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 REPORT_FOLDER = "report"
@@ -60,7 +61,7 @@ class ReportSource:
     `graphs` by precision and stage, for the precisions of `result`. `batches` are the reference. `about` is
     shown as it is (license, picture size, checkpoint). `command` is the command line that made the bundle.
     `sessions` opens the sessions of one precision's graphs; None opens new ones. `agreement` compares every
-    precision and backend with every other.
+    precision and backend with every other. `program` is how the stages run, None without loops.
     """
 
     result: BuildResult
@@ -72,6 +73,7 @@ class ReportSource:
     warnings: tuple[str, ...] = ()
     sessions: Opener | None = None
     agreement: AgreementMatrix | None = None
+    program: Program | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,9 @@ def _findings(source: ReportSource) -> _Findings:
     }
     return _Findings(
         rows=rows_from_precisions(source.result.precisions),
-        samples=samples_from_batches(source.stages, sessions, _first(source.batches)),
+        samples=samples_from_batches(
+            source.program or Program(stages=source.stages), sessions, _first(source.batches)
+        ),
         layers=_layers(source, backend),
     )
 
