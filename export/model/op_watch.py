@@ -21,6 +21,7 @@ TORCH = str(Path(torch.__file__).parent)
 TRAIN_HINT = "call .eval() on the module; in code of your own pass training=self.training"
 NOISE_HINT = "take the input `noise` instead: standard normals from the picture's seed"
 NAN_HINT = "look for a division by zero, log or sqrt of a negative number there, or a diverged checkpoint"
+FLOW_HINT = "choose between values with torch.where"
 DTYPE_HINT = "leave out torch.autocast and .bfloat16(); for half precision build with --precision fp16"
 UNSUPPORTED_DTYPES = ("bfloat16", "float8")
 ACT_OTHERWISE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.RNNBase)
@@ -41,7 +42,7 @@ class OperatorWatch(TorchDispatchMode):
         """Runs the operator."""
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):
-            return func(*args, **kwargs)  # control flow, whose branches are not watched
+            raise self._control_flow(func)
         seeded = torch.Tag.nondeterministic_seeded in func.tags
         state = torch.get_rng_state() if seeded else None
         found = func(*args, **kwargs)
@@ -60,6 +61,11 @@ class OperatorWatch(TorchDispatchMode):
         name, place = _operator_and_place(func)
         problem = f"stage {self._stage!r} draws random numbers by itself ({name}{place})"
         return UsageError(problem, TRAIN_HINT if "dropout" in name or name == "rrelu" else NOISE_HINT)
+
+    def _control_flow(self, func: Any) -> UsageError:
+        _, place = _operator_and_place(func)
+        problem = f"stage {self._stage!r} has control flow ({func.name()}{place}): a bundle may not hold it"
+        return UsageError(problem, FLOW_HINT)
 
     def _check_nan(self, func: Any) -> None:
         name, place = _operator_and_place(func)
@@ -108,7 +114,7 @@ def _has_nan(value: Any) -> bool:
 
 def _operator_and_place(func: Any) -> tuple[str, str]:
     """The operator by the name that a user knows, and ` at FILE:LINE` of the user's code that calls it."""
-    name = func.overloadpacket.__name__.removesuffix("_")
+    name = func.overloadpacket.__name__.removesuffix("_") if hasattr(func, "overloadpacket") else func.name()
     frame: FrameType | None = sys._getframe(2)
     library = ""
     while frame is not None:

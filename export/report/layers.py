@@ -54,8 +54,8 @@ def layer_ratios(
     """Return, for each of the `others`, the ratios of its layers that `reference` has too, in order."""
     nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
     layers = [name for name, node in nodes.items() if node.op_type in LAYER_OPS]
-    tensors = batches_of_stage([batch], stage)[0].tensors
-    inputs = {spec.name: tensors[spec.name] for spec in stage.inputs}
+    (first, *_) = batches_of_stage([batch], stage)
+    inputs = {spec.name: first.tensors[spec.name] for spec in stage.inputs}
     expected, *outputs = parallel_map(
         lambda graph: _outputs(graph, layers, inputs, backend), [reference, *others.values()]
     )

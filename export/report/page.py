@@ -61,11 +61,11 @@ class ReportSource:
     `graphs` by precision and stage, for the precisions of `result`. `batches` are the reference. `about` is
     shown as it is (license, picture size, checkpoint). `command` is the command line that made the bundle.
     `sessions` opens the sessions of one precision's graphs; None opens new ones. `agreement` compares every
-    precision and backend with every other. `program` is how the stages run, None without loops.
+    precision and backend with every other.
     """
 
     result: BuildResult
-    stages: tuple[StageSpec, ...]
+    program: Program
     graphs: Mapping[str, Mapping[str, bytes]]
     batches: Sequence[ReferenceBatch]
     about: Mapping[str, str] = field(default_factory=dict)
@@ -73,7 +73,11 @@ class ReportSource:
     warnings: tuple[str, ...] = ()
     sessions: Opener | None = None
     agreement: AgreementMatrix | None = None
-    program: Program | None = None
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages in running order."""
+        return self.program.stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +113,7 @@ def _findings(source: ReportSource) -> _Findings:
     }
     return _Findings(
         rows=rows_from_precisions(source.result.precisions),
-        samples=samples_from_batches(
-            source.program or Program(stages=source.stages), sessions, _first(source.batches)
-        ),
+        samples=samples_from_batches(source.program, sessions, _first(source.batches)),
         layers=_layers(source, backend),
     )
 

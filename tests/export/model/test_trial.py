@@ -161,6 +161,10 @@ REFUSED: dict[str, tuple[Callable[[], Stage], str]] = {
         lambda: painter(Autocast().eval()),
         r"'generator' computes in bfloat16 \(\w+ at small_models.py:\d+\)",
     ),
+    "control flow": (
+        lambda: then(lambda x: torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y + 1, (x,))),
+        r"'text_encoder' has control flow \(cond at test_trial.py:\d+\)",
+    ),
     "a traced module": (traced, "'generator': its module is a TopLevelTracedModule, made by torch.jit"),
     "a program of torch.export": (program, "'generator': its module is a program of torch.export"),
     "a scripted part": (
