@@ -405,8 +405,13 @@ def test_a_network_of_one_part_is_right_in_every_precision(part: str) -> None:
     check_network(8, [part], 0)
 
 
+@pytest.mark.parametrize("parts", [["indexed", "sorted"]])
+def test_networks_that_were_wrong_once_are_right(parts: list[str]) -> None:
+    check_network(16, parts, 0)
+
+
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(NETWORKS)
 def test_random_networks_are_right_in_every_precision(drawn: tuple[int, list[str], int]) -> None:
     check_network(*drawn)
