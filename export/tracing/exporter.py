@@ -165,7 +165,7 @@ def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes
 
 def _dynamic_shapes(stage: Stage, options: ExportOptions) -> Shapes:
     sizes = {BATCH: torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)}
-    if options.tokens is None:
+    if options.tokens is None and options.max_tokens > 1:  # a model without a prompt has no size of tokens
         sizes[TOKENS] = torch.export.Dim(TOKENS, min=1, max=options.max_tokens)
     shapes = [
         {axis: sizes[size] for axis, size in open_axes.items() if size in sizes}
