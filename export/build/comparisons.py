@@ -186,8 +186,9 @@ class Comparisons:
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
             timed = {name: one[spec.name].uncached() for name, one in opened.items() if spec.name in one}
-            found = median_latency_ms(list(timed.values()), spec, self._batches[0])
-            times[spec.name] = dict(zip(timed, found, strict=True))
+            if timed:  # a model with loops has no merged graph
+                found = median_latency_ms(list(timed.values()), spec, self._batches[0])
+                times[spec.name] = dict(zip(timed, found, strict=True))
         return times
 
     def _graphs(

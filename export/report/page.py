@@ -38,6 +38,7 @@ from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 REPORT_FOLDER = "report"
@@ -64,7 +65,7 @@ class ReportSource:
     """
 
     result: BuildResult
-    stages: tuple[StageSpec, ...]
+    program: Program
     graphs: Mapping[str, Mapping[str, bytes]]
     batches: Sequence[ReferenceBatch]
     about: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +73,11 @@ class ReportSource:
     warnings: tuple[str, ...] = ()
     sessions: Opener | None = None
     agreement: AgreementMatrix | None = None
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages in running order."""
+        return self.program.stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ def _findings(source: ReportSource) -> _Findings:
     }
     return _Findings(
         rows=rows_from_precisions(source.result.precisions),
-        samples=samples_from_batches(source.stages, sessions, _first(source.batches)),
+        samples=samples_from_batches(source.program, sessions, _first(source.batches)),
         layers=_layers(source, backend),
     )
 

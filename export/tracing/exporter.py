@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch.export._draft_export import DraftExportReport
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from textual_vision.export.graph.opset import (
     OPSET_NEWEST_OF_TENSORRT_10,
@@ -94,7 +95,17 @@ def _program_from_stage(
     once = patch_torch_export() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # The cache of fake tensors takes longer than computing them again.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), gc_disabled(), once, uncached, exportable_recurrence(), exportable_embedding_bag():
+    # Kernels of attention differ in the strides of their results, and the exporter's traces in their kernels.
+    one_kernel = sdpa_kernel(SDPBackend.MATH)
+    with (
+        _quiet(),
+        gc_disabled(),
+        once,
+        uncached,
+        one_kernel,
+        exportable_recurrence(),
+        exportable_embedding_bag(),
+    ):
         try:
             traced = _traced(stage, inputs, shapes, options)
             program = torch.onnx.export(
@@ -154,7 +165,7 @@ def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes
 
 def _dynamic_shapes(stage: Stage, options: ExportOptions) -> Shapes:
     sizes = {BATCH: torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)}
-    if options.tokens is None:
+    if options.tokens is None and options.max_tokens > 1:  # a model without a prompt has no size of tokens
         sizes[TOKENS] = torch.export.Dim(TOKENS, min=1, max=options.max_tokens)
     shapes = [
         {axis: sizes[size] for axis, size in open_axes.items() if size in sizes}

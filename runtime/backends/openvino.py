@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import openvino
 from openvino import frontend
 
-from textual_vision.runtime.backends.openvino_int8 import IN_FLOAT, overflows, quantizes
+from textual_vision.runtime.backends.openvino_int8 import computed_in_float, overflows, quantizes
 from textual_vision.runtime.backends.openvino_rewrites import (
     fuse_depth_to_space,
     has_as_many_heads_as_tokens,
@@ -217,7 +217,7 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
         move_topk_axis(model)
         fuse_depth_to_space(model)
         if quantizes(model) and _overflows(precision):
-            settings |= IN_FLOAT
+            settings |= computed_in_float(model)
         return OpenVinoSession(core, model, settings, options.name, declared)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"

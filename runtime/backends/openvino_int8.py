@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import openvino
 from openvino import opset13
+from openvino.passes import ConstantFolding, Manager
 
 CHANNELS = 16
 LARGEST = 127
@@ -19,6 +20,17 @@ IN_FLOAT = {"LP_TRANSFORMS_MODE": "NO"}
 def quantizes(model: openvino.Model) -> bool:
     """Return whether the graph quantizes activations."""
     return any(node.get_type_name() in QUANTIZERS for node in model.get_ops())
+
+
+def computed_in_float(model: openvino.Model) -> dict[str, object]:
+    """Make the weights of the graph float, in place; return the settings that leave Q/DQ pairs in float.
+
+    With int8 weights, OpenVINO 2026.4 takes any transposition before a 1×1 convolution for one of channels.
+    """
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    return dict(IN_FLOAT)
 
 
 def overflows(core: openvino.Core, device: str, precision: str) -> bool:

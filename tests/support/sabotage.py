@@ -148,6 +148,32 @@ def leak_between_pictures(strength: float, beyond: int) -> Edit:
     return edit
 
 
+def overflow_in_half(model: onnx.ModelProto) -> None:
+    """Multiply a half value by 2²⁴ and divide it again: float32 sees no difference, half overflows."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    half = {
+        value.name
+        for value in inferred.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    }
+    nodes = list(model.graph.node)
+    place = next(
+        index
+        for index, node in enumerate(nodes)
+        if node.op_type in ("Conv", "Gemm", "MatMul", "ConvTranspose") and node.output[0] in half
+    )
+    name = nodes[place].output[0]
+    nodes[place].output[0] = last = f"{name}_before"
+    added = []
+    for number, factor in enumerate((4096.0, 4096.0, 1 / 4096, 1 / 4096)):
+        constant_name, following = f"overflow_{number}", name if number == 3 else f"{name}_{number}"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float16), constant_name))
+        added.append(helper.make_node("Mul", [last, constant_name], [following]))
+        last = following
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[: place + 1], *added, *nodes[place + 1 :]])
+
+
 def swap_words(first: str, second: str) -> Callable[[dict], None]:
     """Swap the ids of two vocabulary entries in tokenizer.json."""
 

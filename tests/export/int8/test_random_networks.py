@@ -32,6 +32,7 @@ from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 HEIGHT, WIDTH = 4, 6  # pixels of the input
 BACKENDS = ("onnxruntime", "openvino")
 FLOAT_TOLERANCE, HALF_TOLERANCE, INT8_TOLERANCE = 1e-4, 2e-2, 0.35  # relative, of the root mean square
@@ -403,6 +404,11 @@ def check_network(width: int, parts: list[str], seed: int) -> None:
 @pytest.mark.parametrize("part", random.Random(0).sample(sorted(PARTS), 5))
 def test_a_network_of_one_part_is_right_in_every_precision(part: str) -> None:
     check_network(8, [part], 0)
+
+
+@pytest.mark.parametrize("parts", [["indexed", "sorted"]])
+def test_networks_that_were_wrong_once_are_right(parts: list[str]) -> None:
+    check_network(16, parts, 0)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.generation.program import program_from_manifest
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 
 PROMPTS = ("dog wearing sunglasses", "a cat with river", "green forest", "a river")
 SHOWN = (PROMPTS[0], "<script>alert(1)</script> & cat", *PROMPTS[2:])
@@ -58,7 +58,7 @@ def source(tiny_bundle: Path) -> ReportSource:
     )
     return ReportSource(
         result=result,
-        stages=stages,
+        program=Program(stages=stages),
         graphs=graphs,
         batches=batches,
         about={"license": "Apache-2.0"},

@@ -56,6 +56,19 @@ class Condition(nn.Module):
         return found
 
 
+class BiasedAttention(nn.Module):
+    """Attention whose mask is trained, its heads joined by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(2, (2, 2)).transpose(1, 2)
+        found = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias[None])
+        return found.transpose(1, 2).flatten(2)
+
+
 class LongAndShort(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] > 2:
@@ -218,7 +231,7 @@ def test_another_opset_than_the_one_asked_for_is_refused(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("kind", [Lengths, Film, Attention])
+@pytest.mark.parametrize("kind", [Lengths, Film, Attention, BiasedAttention])
 @pytest.mark.parametrize("opset", [17, 18, 20, opset_newest()])
 def test_graphs_of_every_opset_compute_what_pytorch_computes(
     opset: int, kind: type[nn.Module], backend: str

@@ -133,6 +133,15 @@ def test_a_harmful_change_is_found_and_its_stage_is_named(name: str, changed: Pa
 
 
 @pytest.mark.slow
+def test_an_overflow_that_only_half_has_is_found(changed: Path, verify: Verify) -> None:
+    edit_graph(changed, "fp16", GENERATOR, sabotage.overflow_in_half)
+    found = verify(changed, samples=8, precisions=("fp16",), level="release")
+    failed = {check.id: check for check in found.checks if check.failed}
+    for by in ("onnxruntime", "onnx.reference"):
+        assert failed[f"fp16/generator/overflow/{by}"].cause == "overflow"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(HARMLESS))
 def test_a_harmless_change_passes(name: str, changed: Path, verify: Verify) -> None:
     HARMLESS[name](changed)
