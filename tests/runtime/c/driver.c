@@ -95,7 +95,7 @@ static int tokens(char **arguments)
 {
     tv_arena arena = {NULL, 0, 0};
     tv_tokenizer tokenizer;
-    tv_text_spec spec = {tv_text_of("tokenizer.json"), 0, 0, 0, 1, 1, false};
+    tv_text_spec spec = {tv_text_of("tokenizer.json"), 0, 0, 0, false, false};
     size_t bytes;
     char *record, *file = read_record(&bytes);
     spec.max_tokens = atoi(arguments[0]);

@@ -13,9 +13,7 @@ from textual_vision.runtime.manifest import TextSpec, manifest_from_bytes
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parents[3] / "training" / "checkpoints" / "emoji" / "tokenizer.json"
-SHIPPED_SPEC = TextSpec(
-    tokenizer="tokenizer.json", max_tokens=32, pad_id=0, unknown_id=1, groups=8, width=256
-)
+SHIPPED_SPEC = TextSpec(tokenizer="tokenizer.json", max_tokens=32, pad_id=0, unknown_id=1)
 EDGE_CASES = [
     "",
     "   ",

@@ -54,6 +54,13 @@ static int check_listed(walk *self, int64_t bytes)
                    (long long)bytes, (long long)file->spec->bytes);
 }
 
+/* Files that macOS and Windows put into any folder that is looked at. */
+static bool is_litter(const char *name)
+{
+    return strcmp(name, ".DS_Store") == 0 || strcmp(name, "Thumbs.db") == 0 || strcmp(name, "desktop.ini") == 0 ||
+           strncmp(name, "._", 2) == 0;
+}
+
 static int walk_entry(walk *self, int folder, const char *name, size_t length, int depth)
 {
     struct stat status;
@@ -64,6 +71,8 @@ static int walk_entry(walk *self, int folder, const char *name, size_t length, i
         return tv_fail(TV_INTEGRITY, TV_HINT_AGAIN, "more than %d files", ENTRY_LIMIT);
     if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
         return tv_fail(TV_FAILED, SYSTEM_HINT, "%s: %s", self->path, strerror(errno));
+    if (S_ISREG(status.st_mode) && is_litter(name))
+        return TV_OK;
     if (S_ISREG(status.st_mode))
         return check_listed(self, (int64_t)status.st_size);
     if (!S_ISDIR(status.st_mode))
