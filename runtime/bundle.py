@@ -20,6 +20,11 @@ from textual_vision.runtime.storage.archive import ArchiveFiles
 from textual_vision.runtime.storage.files import AGAIN_HINT, Files
 from textual_vision.runtime.storage.folder import FolderFiles
 from textual_vision.runtime.storage.resources import Resource, ResourceFiles
+from textual_vision.runtime.storage.signature import (
+    SIGNATURE_LIMIT_BYTES,
+    SIGNATURE_NAME,
+    check_signature,
+)
 
 CHUNK_BYTES = 1 << 20
 ZIP_START = b"PK"
@@ -41,6 +46,7 @@ class Bundle:
         sizes = self._files.sizes()
         data = _manifest_bytes(self._files, sizes)
         self.manifest = manifest_from_bytes(data)
+        self.manifest_data = data
         self.digest = hashlib.sha256(data).hexdigest()  # of the manifest, which has the digests of all files
         _check_entries(sizes, self.manifest)
 
@@ -69,6 +75,17 @@ class Bundle:
             if len(data) != spec.bytes or self._files.state(file) != before:
                 raise IntegrityError(f"{name}: changed while it was read", AGAIN_HINT)
         return data
+
+    def check_signature(self, key: Path) -> None:
+        """Raise IntegrityError unless the bundle is signed by the Ed25519 key in the PEM file `key`.
+
+        UsageError when that is no public key, BackendMissingError without the package cryptography.
+        """
+        found = None
+        if SIGNATURE_NAME in self._files.sizes():
+            with self._files.open(SIGNATURE_NAME) as file:
+                found = file.read(SIGNATURE_LIMIT_BYTES)
+        check_signature(self.manifest_data, found, key)
 
     def verify(self) -> None:
         """Check the digest of every file; raises IntegrityError at the first that differs."""
@@ -127,7 +144,7 @@ def _check_entries(found: Mapping[str, int], manifest: Manifest) -> None:
             raise IntegrityError(f"{name}: missing from the bundle", AGAIN_HINT)
         if found[name] != spec.bytes:
             raise IntegrityError(f"{name}: {found[name]} bytes, the manifest says {spec.bytes}", AGAIN_HINT)
-    if extra := sorted(set(found) - set(manifest.files) - {MANIFEST_NAME}):
+    if extra := sorted(set(found) - set(manifest.files) - {MANIFEST_NAME, SIGNATURE_NAME}):
         raise IntegrityError(
             f"{extra[0]!a}: not in the manifest", "remove it: a bundle holds only what it lists"
         )

@@ -8,9 +8,11 @@ for all its pictures.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -126,6 +128,7 @@ class TextToImage:
         limits: IsolationLimits | None = None,
         text_cache: int = TEXT_CACHE_ENTRIES,
         batch_size: int | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> TextToImage:
         """Open the bundle at `path`: a folder, a zip archive, its bytes, a package's resource, or a `Bundle`.
 
@@ -138,12 +141,16 @@ class TextToImage:
         kernels by the size of a batch, which round otherwise: a picture may differ by one level in fp32, and
         in a few codes in int8, from the same picture in another batch. With `batch_size` 1 it never does.
 
+        `require_signature` is the PEM file of an Ed25519 key that must have signed the bundle.
+
         Warns with BundleWarning of what the bundle's maker found wrong. Raises UsageError (no such folder,
         precision or backend, too many threads), BackendMissingError and IntegrityError (a damaged bundle).
         """
         chosen_backend = default_backend() if backend is None else backend
         backend_by_name(chosen_backend)
         bundle = path if isinstance(path, Bundle) else Bundle(path)
+        if require_signature is not None:
+            bundle.check_signature(Path(require_signature))
         chosen = bundle.manifest.default_precision if precision is None else precision
         check_choices(bundle.manifest, chosen)
         for text in warnings_of(bundle.manifest, chosen):

@@ -18,6 +18,7 @@ COMMANDS = {
     "engine": "textual_vision.export.cli.engine:engine_command",
     "gpu-check": "textual_vision.export.cli.gpu_check:gpu_check_command",
     "sensitivity": "textual_vision.export.cli.sensitivity:sensitivity_command",
+    "sign": "textual_vision.export.cli.sign:sign_command",
     "verify": "textual_vision.export.cli.verify:verify_command",
 }
 

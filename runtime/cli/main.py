@@ -68,6 +68,12 @@ COUNT_LIMIT = 10_000
     help="Work in a child process with limits on memory and time. "
     "[default: for bundles that were not built or trusted on this machine]",
 )
+@click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Refuse the bundle unless this public key (PEM, Ed25519) signed it; see tv-export sign.",
+)
 @click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture.")
 @click.option("--verify", is_flag=True, help="Only check every file and the golden pictures.")
@@ -86,6 +92,7 @@ def command(
     threads: int | None,
     batch_size: int | None,
     isolated: bool | None,
+    require_signature: Path | None,
     trust: bool,
     as_json: bool,
     verify: bool,
@@ -110,6 +117,8 @@ def command(
     for place in () if verify else (output, explanation):
         drawing.check_output(place)
     opened = Bundle(bundle)
+    if require_signature is not None:
+        opened.check_signature(require_signature)
     with prompt_sources.opened(source, opened, needed=not verify) as lines:
         apart = _isolation(opened, isolated, trust)
         with TextToImage.load(

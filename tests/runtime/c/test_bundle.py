@@ -106,8 +106,8 @@ def test_a_tokenizer_of_gigabytes_is_refused_before_it_is_read(driver, tiny_bund
     assert answer[:2] == ["7", "manifest.files.'tokenizer.json'.bytes: not between 0 and 16777216"]
 
 
-def test_what_a_file_manager_leaves_behind_is_ignored(driver, tiny_bundle):
-    for name in (".DS_Store", "onnx/Thumbs.db", "desktop.ini", "onnx/fp32/._latent.onnx"):
+def test_a_signature_and_what_a_file_manager_leaves_behind_are_ignored(driver, tiny_bundle):
+    for name in ("signature.json", ".DS_Store", "onnx/Thumbs.db", "desktop.ini", "onnx/fp32/._latent.onnx"):
         (tiny_bundle / name).write_bytes(b"litter")
     assert answers(driver, tiny_bundle) == [["0"]]
 

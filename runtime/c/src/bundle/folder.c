@@ -15,6 +15,7 @@
 #define ENTRY_LIMIT 100000
 #define DEPTH_LIMIT 10 /* a listed path has no more folders */
 #define PATH_BYTES 1024 /* a listed path is shorter */
+#define SIGNATURE_NAME "signature.json" /* Python checks it; this library does not */
 #define SYSTEM_HINT "look at the folder and its permissions"
 
 typedef struct {
@@ -43,7 +44,7 @@ static int check_listed(walk *self, int64_t bytes)
     const tv_listed_file *files = self->manifest->listed;
     const tv_listed_file *file =
         bsearch(&key, files, self->manifest->files.count, sizeof key, tv_text_compare);
-    if (file == NULL && strcmp(self->path, TV_MANIFEST_NAME) == 0)
+    if (file == NULL && (strcmp(self->path, TV_MANIFEST_NAME) == 0 || strcmp(self->path, SIGNATURE_NAME) == 0))
         return TV_OK;
     if (file == NULL)
         return refuse_path(self, "not in the manifest", "remove it: a bundle holds only what it lists");
