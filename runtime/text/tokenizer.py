@@ -19,6 +19,7 @@ from textual_vision.runtime.errors import (
     shortened,
 )
 from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.text.prompt_text import plain_prompt
 from textual_vision.runtime.text.tokenizer_file import check_tokenizer_file
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Tokenizer:
 
     def pieces(self, prompt: str) -> PromptPieces:
         """The tokens that `encode` gives the ids of; UsageError when the prompt has no text."""
-        encoding = self._encode_one(prompt)
+        prompt, encoding = self._encode_one(prompt)
         dropped = self._spec.unknown_id if self._spec.drop_unknown else None
         kept = [place for place, number in enumerate(encoding.ids) if number != dropped]
         numbers = [-1 if number is None else number for number in encoding.word_ids]
@@ -136,8 +137,8 @@ class Tokenizer:
         return Tokens(ids=ids, mask=mask, notes=tuple(note for _, note in read))
 
     def _read(self, prompt: str) -> tuple[list[int], PromptNote]:
-        encoding = self._encode_one(prompt)
-        note = self._note(prompt, encoding)
+        plain, encoding = self._encode_one(prompt)
+        note = self._note(plain, encoding)
         if not self._spec.drop_unknown:
             return encoding.ids, note
         if note.nothing_known:
@@ -145,7 +146,8 @@ class Tokenizer:
             raise UsageError(problem, "use words of the captions that it was trained on")
         return [number for number in encoding.ids if number != self._spec.unknown_id], note
 
-    def _encode_one(self, prompt: str) -> Encoding:
+    def _encode_one(self, prompt: str) -> tuple[str, Encoding]:
+        """The prompt's plain text, and its tokens."""
         if len(prompt) > PROMPT_LIMIT_CHARACTERS:
             problem = f"a prompt of {len(prompt)} characters; at most {PROMPT_LIMIT_CHARACTERS} are read"
             raise UsageError(problem, "shorten it: the model reads a few dozen words")
@@ -154,10 +156,11 @@ class Tokenizer:
         except UnicodeEncodeError:
             raise UsageError(f"the prompt {_short(prompt)} is not valid text", "pass it as UTF-8") from None
         with _library_errors(self._spec.tokenizer):
-            encoding = self._tokenizer.encode(prompt)
-        if not prompt.strip() or all(encoding.special_tokens_mask):
+            plain = plain_prompt(prompt, lambda text: self._tokenizer.token_to_id(text) is not None)
+            encoding = self._tokenizer.encode(plain)
+        if not plain.strip() or all(encoding.special_tokens_mask):
             raise UsageError(f"the prompt {_short(prompt)} is empty", EMPTY_HINT)
-        return encoding
+        return plain, encoding
 
     def _note(self, prompt: str, encoding: Encoding) -> PromptNote:
         own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]

@@ -188,7 +188,8 @@ static void print_pictures(const tv_pictures *pictures)
     for (size_t index = 0; index < pictures->warning_count; index++)
         printf("%s\n", pictures->warnings[index]);
     fwrite(pictures->pixels, 1, pictures->count * pictures->height * pictures->width * 3, stdout);
-    fwrite(pictures->codes, sizeof(int64_t), pictures->count * pictures->code_rows * pictures->code_columns, stdout);
+    if (pictures->codes != NULL)
+        fwrite(pictures->codes, sizeof(int64_t), pictures->count * pictures->code_rows * pictures->code_columns, stdout);
 }
 
 /* The first record is the seeds in decimal with spaces between, the others are prompts. */

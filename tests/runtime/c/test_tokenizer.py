@@ -51,6 +51,8 @@ EDGE_CASES = [
     "a" + "\u0301\u0323" * 40,
     "dog cat " * 15 + "\x1c\x1c river \u2028 river",
     "𒐫 𝔡𝔬𝔤 ｄｏｇ ①",
+    "🐶dog🐱cat 👍🏽river ❤️ 1️⃣ 🇩🇪 👩🏿‍🚀👨‍👩‍👧‍👦",
+    "ﬃ ㍿ ﷺ ½ ㎏ Ⅷ ｶﾞ ｱﾞﾟ 가 각ᆨ \u1112\u1161\u11ab q\u0307\u0323 \u1e9b\u0323",
     "\u0345\u03b9 \u1fb3 \u0390",
 ]
 ALPHABETS = [
