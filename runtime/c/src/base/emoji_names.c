@@ -1,4 +1,4 @@
-/* Written by scripts/write_prompt_tables.py: do not edit. */
+/* Written by scripts/write_unicode_tables.py: do not edit. */
 #include "base/prompt_tables.h"
 
 const tv_emoji_name tv_emoji_names[1928] = {

@@ -1,4 +1,4 @@
-/* Written by scripts/write_prompt_tables.py from Python's Unicode 14.0.0: do not edit. */
+/* Written by scripts/write_unicode_tables.py from Python's Unicode 14.0.0: do not edit. */
 #include "base/prompt_tables.h"
 
 const tv_code_class tv_nfkc_class[382] = {

@@ -1,4 +1,4 @@
-/* Names of emoji, and NFKC; emoji_names.c and nfkc_tables.c are written by scripts/write_prompt_tables.py. */
+/* Names of emoji, and NFKC; emoji_names.c and nfkc_tables.c are written by scripts/write_unicode_tables.py. */
 #ifndef TV_PROMPT_TABLES_H
 #define TV_PROMPT_TABLES_H
 
