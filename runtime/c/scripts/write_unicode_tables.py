@@ -1,4 +1,4 @@
-"""Write src/base/unicode_tables.c, nfkc_tables.c and emoji_names.c: what happens to each character of a prompt.
+"""Write src/base/unicode_tables.c, nfkc_tables.c and emoji_names.c: what characters of a prompt become.
 
 unicode_tables.c is what the `tokenizers` library does to each character of Unicode.
 
@@ -6,8 +6,8 @@ The library's tables come from several Unicode versions at once, so they are rea
 each code point is normalized and split alone, and pairs of marks show the order that NFD gives them. Which
 characters a terminal can print is Python's `str.isprintable`, for messages.
 
-Before that, emoji become their names and the text NFKC, by Python's Unicode. The names are those of en/data.json
-in the npm package emojibase-data, which are CLDR's; they are kept in runtime/text/emoji_names.txt.
+Before that, emoji become their names and the text NFKC, by Python's Unicode. The names are CLDR's, from
+en/data.json of the npm package emojibase-data; they are kept in runtime/text/emoji_names.txt.
 
 Run it again when the tests say that the tables differ: `python write_unicode_tables.py [EMOJIBASE]`, with
 EMOJIBASE a newer en/data.json.
