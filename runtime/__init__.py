@@ -22,6 +22,7 @@ from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.generation.explain import Explanation
     from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
     from textual_vision.runtime.generation.text import EncodedText
     from textual_vision.runtime.isolation.limits import IsolationLimits
@@ -33,6 +34,7 @@ _MODULES = {
     "Bundle": "bundle",
     "Description": "generation.results",
     "EncodedText": "generation.text",
+    "Explanation": "generation.explain",
     "IsolationLimits": "isolation.limits",
     "GeneratedImage": "generation.results",
     "GeneratedImages": "generation.results",
@@ -48,6 +50,7 @@ __all__ = [
     "Description",
     "DeviceMismatchError",
     "EncodedText",
+    "Explanation",
     "GeneratedImage",
     "GeneratedImages",
     "IntegrityError",

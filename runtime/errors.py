@@ -13,7 +13,10 @@ TextualVisionError          1
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 QUOTED_CHARACTERS = 200
 

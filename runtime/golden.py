@@ -7,7 +7,6 @@ The budgets say how far each precision may be from them.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.generation.program import noise_tensors
 from textual_vision.runtime.generation.specs import NoiseSpec
+from textual_vision.runtime.images.png import image_from_png, png_from_image
 from textual_vision.runtime.metrics import psnr_db
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
@@ -133,7 +133,7 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
     drawn = model.generate([expected.prompt], [expected.seed])
-    picture = _picture_of(model.bundle, expected.picture)
+    picture = picture_of(model.bundle, expected.picture)
     agreement = _code_agreement(expected, None if drawn.codes is None else drawn.codes[0])
     psnr = image_psnr_db(picture, drawn.images[0])
     head = noise_bits(expected.seed, model.bundle.manifest.noise)
@@ -178,28 +178,9 @@ def noise_bits(seed: int, noise: Sequence[NoiseSpec]) -> tuple[str, ...]:
     return tuple(f"{int(bits):08x}" for bits in head.view(np.uint32))
 
 
-def png_from_image(image: Image) -> bytes:
-    """A picture, uint8 (height, width, 3) in RGB or (height, width, 1) in gray, as a PNG file."""
-    from PIL import Image as Pillow
-
-    buffer = io.BytesIO()
-    Pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-        buffer, format="PNG", optimize=True
-    )
-    return buffer.getvalue()
-
-
-def _picture_of(bundle: Bundle, path: str) -> Image:
-    from PIL import Image as Pillow
-
+def picture_of(bundle: Bundle, path: str) -> Image:
+    """The golden picture at `path`, uint8 (height, width, channels); IntegrityError when it is none."""
     if path not in bundle.manifest.files or PurePosixPath(path).suffix != ".png":
         raise IntegrityError(f"golden.json: {path!a} is not a PNG of the bundle", "export the bundle again")
     size = bundle.manifest.image
-    try:
-        with Pillow.open(io.BytesIO(bundle.read(path)), formats=["PNG"]) as picture:
-            if picture.size != (size.width, size.height):  # before its pixels take memory
-                problem = f"{path}: of another size than the model's pictures"
-                raise IntegrityError(problem, "export the bundle again")
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-        raise IntegrityError(f"{path}: not a PNG picture ({error})", "export the bundle again") from None
+    return image_from_png(bundle.read(path), path, size.height, size.width)

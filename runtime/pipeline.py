@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ from textual_vision.runtime.backends.session import (
     default_backend,
 )
 from textual_vision.runtime.backends.stages import open_stages
-from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.bundle import Bundle, Source
 from textual_vision.runtime.errors import (
     BundleWarning,
     CancelledError,
@@ -33,6 +34,7 @@ from textual_vision.runtime.errors import (
     UsageError,
 )
 from textual_vision.runtime.generation.arguments import (
+    batch_size_from,
     check_counts,
     condition_from,
     conditions_from,
@@ -50,6 +52,7 @@ from textual_vision.runtime.generation.consistency import (
     warnings_of,
 )
 from textual_vision.runtime.generation.describe import describe_model
+from textual_vision.runtime.generation.explain import Explanation, explain
 from textual_vision.runtime.generation.memory import return_memory
 from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
 from textual_vision.runtime.generation.request import Request
@@ -85,12 +88,15 @@ class TextToImage:
         isolated: bool = False,
         limits: IsolationLimits | None = None,
         text_cache: int = TEXT_CACHE_ENTRIES,
+        batch_size: int | None = None,
     ) -> None:
         """Load every stage; `load` is the usual way here, with its defaults."""
         self.bundle, self.precision, self.backend, self.isolated = bundle, precision, backend, isolated
         self.backend_reason = "it was asked for"
         self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
+        self.process_id: int | None = None  # of the child that computes
         self._closed = False
+        self.batch_size = batch_size_from(batch_size, bundle.manifest.batch.max)
         manifest = bundle.manifest
         self._program = program_from_manifest(manifest)
         self._condition_units, self._image_units = split_manifest(manifest)
@@ -103,7 +109,7 @@ class TextToImage:
             process = IsolatedProcess(bundle, precision, backend, threads, limits or IsolationLimits())
             self._conditions = ConditionReader(bundle, process.tokenizer)
             self.sessions = process.sessions
-            self._close = process.close
+            self._close, self.process_id = process.close, process.process_id
         else:
             self._conditions = ConditionReader(bundle)
             self.sessions = open_stages(bundle, precision, backend, threads)
@@ -113,7 +119,7 @@ class TextToImage:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str] | Bundle,
+        path: Source | Bundle,
         precision: str | None = None,
         backend: str | None = None,
         threads: int | None = None,
@@ -121,13 +127,21 @@ class TextToImage:
         isolated: bool = False,
         limits: IsolationLimits | None = None,
         text_cache: int = TEXT_CACHE_ENTRIES,
+        batch_size: int | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> TextToImage:
-        """Open the bundle at `path`, or one that is open already.
+        """Open the bundle at `path`: a folder, a zip archive, its bytes, a package's resource, or a `Bundle`.
 
         `precision` None is the bundle's default; `backend` None is the first installed of ONNX Runtime and
         OpenVINO; `threads` None is the backend's choice. With `isolated` the tokenizer and the graphs
         work in a child process within `limits`: for bundles from strangers, on Linux. `text_cache` encoded
         batches of prompts are kept.
+
+        At most `batch_size` pictures are computed at once, None being the profile's maximum. Backends choose
+        kernels by the size of a batch, which round otherwise: a picture may differ by one level in fp32, and
+        in a few codes in int8, from the same picture in another batch. With `batch_size` 1 it never does.
+
+        `require_signature` is the PEM file of an Ed25519 key that must have signed the bundle.
 
         Warns with BundleWarning of what the bundle's maker found wrong. Raises UsageError (no such folder,
         precision or backend, too many threads), BackendMissingError and IntegrityError (a damaged bundle).
@@ -135,6 +149,8 @@ class TextToImage:
         chosen_backend = default_backend() if backend is None else backend
         backend_by_name(chosen_backend)
         bundle = path if isinstance(path, Bundle) else Bundle(path)
+        if require_signature is not None:
+            bundle.check_signature(Path(require_signature))
         chosen = bundle.manifest.default_precision if precision is None else precision
         check_choices(bundle.manifest, chosen)
         for text in warnings_of(bundle.manifest, chosen):
@@ -147,10 +163,11 @@ class TextToImage:
             isolated=isolated,
             limits=limits,
             text_cache=text_cache,
+            batch_size=batch_size,
         )
         if backend is None:
             model.backend_reason = "it is the first that is installed"
-        LOG.debug("loaded %s: %s by %s", bundle.root, chosen, chosen_backend)
+        LOG.debug("loaded %s: %s by %s", bundle.label, chosen, chosen_backend)
         return model
 
     def __call__(self, prompt: str | int | None = None, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -196,12 +213,12 @@ class TextToImage:
         was encoded by another bundle or precision; IntegrityError when a stage gives what it must not.
         """
         stream = self.stream(prompts, seeds, parameters=parameters, progress=progress, cancel=cancel)
-        pictures = list(stream)
+        pictures = tuple(stream)
         codes = [picture.codes for picture in pictures if picture.codes is not None]
         return GeneratedImages(
             images=np.stack([picture.image for picture in pictures]),
             codes=np.stack(codes) if codes else None,
-            notes=tuple(picture.note for picture in pictures),
+            pictures=pictures,
         )
 
     def stream(
@@ -217,6 +234,21 @@ class TextToImage:
         numbers = parameters_from(parameters, self._program.parameters)
         request = self._request(prompts, seeds, cancel)
         return self._pictures(request, numbers, progress, cancel)
+
+    def explain(self, prompt: str | int | None = None, seed: int = 0) -> Explanation:
+        """How the picture of a prompt and a seed came about; see `Explanation`.
+
+        For each word the picture is drawn again without it: as many pictures as the prompt has words.
+        """
+        given = [condition_from(prompt)] if prompt is not None else [""]
+        (condition,) = self._read(given)
+        pieces = self._conditions.pieces(given[0])
+        return explain(condition, pieces, seed_from(seed), self.bundle.manifest.text, self._tensors_of)
+
+    def _tensors_of(self, condition: Condition, seed: int) -> Tensors:
+        """All tensors that lead to one picture, the picture included."""
+        text = self._encode_batch(condition, None)
+        return {**text, **self._image_tensors(text, [0], [seed], {}, None)}
 
     def _request(
         self,
@@ -263,7 +295,15 @@ class TextToImage:
                 for place, seed in enumerate(seeds):
                     prompt, note = request.prompt_of(done + place)
                     grid = None if codes is None else codes[place]
-                    yield GeneratedImage(prompt=prompt, seed=seed, image=images[place], codes=grid, note=note)
+                    yield GeneratedImage(
+                        prompt=prompt,
+                        seed=seed,
+                        image=images[place],
+                        codes=grid,
+                        note=note,
+                        digest=self.bundle.digest,
+                        precision=self.precision,
+                    )
                 done += len(some)
 
     def _read(self, texts: Sequence[str | int]) -> list[Condition]:
@@ -280,7 +320,7 @@ class TextToImage:
     def _batch_limit(self, units: Sequence[Unit]) -> int:
         """The profile's largest batch, or less when a session of the units takes no more."""
         limits = (self.sessions[stage.name].largest_batch for unit in units for stage in unit.stages)
-        return min([self.bundle.manifest.batch.max, *(limit for limit in limits if limit is not None)])
+        return min([self.batch_size, *(limit for limit in limits if limit is not None)])
 
     def _encoded(self, condition: Condition, cancel: threading.Event | None) -> Tensors:
         return self._cache.encoded(condition, lambda one: self._encode_batch(one, cancel))
@@ -300,16 +340,27 @@ class TextToImage:
         parameters: Mapping[str, float],
         cancel: threading.Event | None,
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64] | None]:
+        tensors = self._image_tensors(text, rows, seeds, parameters, cancel)
+        image, codes = tensors[IMAGE], tensors.get(CODES)
+        return image.astype(np.uint8, copy=False), None if codes is None else codes.astype(
+            np.int64, copy=False
+        )
+
+    def _image_tensors(
+        self,
+        text: Tensors,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        parameters: Mapping[str, float],
+        cancel: threading.Event | None,
+    ) -> dict[str, Array]:
         tensors: dict[str, Array] = {name: tensor[list(rows)] for name, tensor in text.items()}
         tensors.update(self._program.start_tensors(seeds))
         tensors.update({name: np.full(len(seeds), one, np.float32) for name, one in parameters.items()})
         noise = self._program.step_noise(seeds)
         for unit in self._image_units:
             tensors.update(run_unit(unit, tensors, self._runner(cancel), noise, len(seeds)))
-        image, codes = tensors[IMAGE], tensors.get(CODES)
-        return image.astype(np.uint8, copy=False), None if codes is None else codes.astype(
-            np.int64, copy=False
-        )
+        return tensors
 
     def _runner(self, cancel: threading.Event | None) -> StageRunner:
         def run(stage: StageSpec, tensors: Mapping[str, Array], step: int) -> dict[str, Array]:
@@ -357,7 +408,7 @@ class TextToImage:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        hint = f"give the other process the path {str(self.bundle.root)!r} and load it there"
+        hint = f"give the other process the path of the bundle ({self.bundle.label}) and load it there"
         raise UsageError("a loaded model cannot be pickled or copied", hint)
 
     def _source(self) -> tuple[str, str]:

@@ -23,8 +23,9 @@ MAX_FILES = 14  # source files of a folder
 # from the lines below its own. Folders of one line do not import each other.
 LAYERS = {
     "export": [
-        ["cli"],
-        ["bench", "tensorrt"],
+        ["cli", "pytest_plugin"],
+        ["testing"],
+        ["bench", "tensorrt", "verification"],
         ["build"],
         ["report", "bundle"],
         ["int8"],

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from textual_vision.export.cli.main import command as export_command
-from textual_vision.runtime.cli import command as generate_command
+from textual_vision.runtime.cli.main import command as generate_command
 from textual_vision.training.cli.main import command as train_command
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.config_file import CONFIG_FOLDER

@@ -5,15 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.host.step_cache import StepCache
-from textual_vision.export.model.batch import ReferenceBatch, bytes_from_batches
+from textual_vision.export.model.batch import Array, ReferenceBatch, bytes_from_batches
 from textual_vision.export.model.stage import StagedModel
+from textual_vision.export.parity.agreement import (
+    PYTORCH,
+    AgreementMatrix,
+    PictureSet,
+    agreement_matrix,
+    device_name,
+    json_from_matrix,
+    matrix_from_bytes,
+)
 from textual_vision.export.parity.onnx_reference import (
     REFERENCE_BACKEND,
     REFERENCE_PRECISIONS,
@@ -34,6 +46,8 @@ from textual_vision.export.sessions.cached import CachingSession, GraphDigests, 
 from textual_vision.export.sessions.opening import initialize_backend, usable_backends
 from textual_vision.export.sessions.timing import median_latency_ms, node_count
 from textual_vision.runtime.generation.program import Program
+
+AGREEMENT_BATCHES = 2  # of the reference, in the matrix of all precisions and backends
 
 Parity = Callable[[], bytes]
 
@@ -105,6 +119,28 @@ class Comparisons:
         first = usable_backends()[0]
         return self._opened[first].of(graphs, first)
 
+    def agreement(self, graphs: Mapping[str, Mapping[str, bytes]]) -> AgreementMatrix:
+        """Return how the first pictures of every precision and backend agree with PyTorch and each other.
+
+        `graphs` by precision and stage.
+        """
+        batches = self._batches[:AGREEMENT_BATCHES]
+        stages = {name: {spec.name: made[spec.name] for spec in self._specs} for name, made in graphs.items()}
+        depends = [stages, bytes_from_batches(batches), list(self._pools)]
+        work = partial(self._agreement, stages, batches)
+        return matrix_from_bytes(self._steps.run("compare all precisions and backends", depends, work))
+
+    def _agreement(
+        self, stages: Mapping[str, Mapping[str, bytes]], batches: Sequence[ReferenceBatch]
+    ) -> bytes:
+        sets = {PYTORCH: _picture_set([batch.tensors for batch in batches])}
+        for precision, graphs in stages.items():
+            for backend in self._pools:
+                sessions = self._opened[backend].of(graphs, backend)
+                drawn = [run_pipeline(self._program, sessions, batch) for batch in batches]
+                sets[f"{precision}/{backend}/{device_name()}"] = _picture_set(drawn)
+        return json.dumps(json_from_matrix(agreement_matrix(sets))).encode()
+
     def stop(self) -> None:
         """Make every running comparison end with its next session run."""
         for opened in self._opened.values():
@@ -150,8 +186,9 @@ class Comparisons:
         times = {}
         for spec in [*self._specs, merged_spec(self._specs)]:
             timed = {name: one[spec.name].uncached() for name, one in opened.items() if spec.name in one}
-            found = median_latency_ms(list(timed.values()), spec, self._batches[0])
-            times[spec.name] = dict(zip(timed, found, strict=True))
+            if timed:  # a model with loops has no merged graph
+                found = median_latency_ms(list(timed.values()), spec, self._batches[0])
+                times[spec.name] = dict(zip(timed, found, strict=True))
         return times
 
     def _graphs(
@@ -169,6 +206,12 @@ class Comparisons:
             for stage, milliseconds in times.items()
             if name in milliseconds
         )
+
+
+def _picture_set(tensors: Sequence[Mapping[str, Array]]) -> PictureSet:
+    codes = [one["codes"] for one in tensors if "codes" in one]
+    images = np.concatenate([one["image"] for one in tensors]).astype(np.uint8)
+    return PictureSet(images=images, codes=np.concatenate(codes) if codes else None)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def build_report(
     model, image = context.model, context.model.image
     source = ReportSource(
         result=dataclasses.replace(result, bundle=Path(result.bundle).name),  # no path of this machine
-        stages=tuple(stage.spec for stage in model.stages),
+        program=model.program,
         graphs=graphs,
         batches=context.batches,
         about={
@@ -41,6 +41,7 @@ def build_report(
         command=command,
         warnings=manifest.warnings,
         sessions=context.comparisons.sessions,
+        agreement=context.comparisons.agreement(graphs),
     )
     return report_files(source)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textual_vision.export.host.gc_tuning import refreeze_gc
 from textual_vision.export.host.step_cache import unzip_bytes, zip_bytes
 from textual_vision.export.inference_network.network import SPECIALIZE_LATENT
-from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
 from textual_vision.export.model.stage import StagedModel, inference_stage
 from textual_vision.export.passes.manager import rewrite_graph
 from textual_vision.export.passes.measurement import RewriteContext
@@ -55,11 +55,16 @@ def export_stage(model: StagedModel, spec: StageExportSpec, name: str, example: 
     # PyTorch's compiler takes 2 s to import: a worker that was started before has that much more time.
     from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 
+    text = model.text
+    fixed = text.max_tokens if text is not None and text.fixed_length else None
     options = ExportOptions(
-        opset=spec.opset, tokens=spec.tokens, max_tokens=1 if model.text is None else model.text.max_tokens
+        opset=spec.opset,
+        tokens=fixed if spec.tokens is None else spec.tokens,
+        max_tokens=1 if text is None else text.max_tokens,
     )
     stage = inference_stage(model.stage(name)) if spec.uses_inference_modules else model.stage(name)
-    data: bytes = onnx_from_stage(stage, example.tensors, options).SerializeToString()
+    (first, *_) = batches_of_stage([example], stage.spec)
+    data: bytes = onnx_from_stage(stage, first.tensors, options).SerializeToString()
     refreeze_gc()
     return data
 
@@ -68,8 +73,9 @@ def rewrite_stage(
     model: StagedModel, spec: StageExportSpec, name: str, graph: bytes, example: ReferenceBatch
 ) -> bytes:
     """Return the stage's rewritten graphs and what each rewrite changed, for `exported_stage_from_bytes`."""
+    (first, *_) = batches_of_stage([example], model.stage(name).spec)
     context = RewriteContext(
-        stage=model.stage(name).spec, batch=example, backend=default_backend(), target=spec.target
+        stage=model.stage(name).spec, batch=first, backend=default_backend(), target=spec.target
     )
     made = rewrite_graph(graph, context, without=spec.no_rewrite)
     rewrites = bytes_from_results(made.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,14 @@ from textual_vision.export.bundle.model_card import model_card
 from textual_vision.export.graph.pipeline_graph import merged_spec
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
-from textual_vision.export.parity.tolerance import TOLERANCES
+from textual_vision.export.parity.tolerance import (
+    GOLDEN_MIN_DB,
+    GOLDEN_SLACK_CODES,
+    GOLDEN_SLACK_DB,
+    TOLERANCES,
+    golden_limits,
+)
+from textual_vision.export.precision.arithmetic import ARITHMETIC, arithmetic_in_words, arithmetic_of
 from textual_vision.export.results import FAIL, FREE_RUNNING, MERGED, BuildResult, PrecisionResult
 from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.golden import (
@@ -33,9 +41,6 @@ from textual_vision.runtime.manifest import (
 )
 
 GOLDEN_PICTURES = 4
-# Other processors round differently, so golden pictures may be this much worse there.
-GOLDEN_SLACK_CODES, GOLDEN_SLACK_DB = 0.03, 10.0
-GOLDEN_MIN_DB = 20.0
 
 
 def bundle_contents(
@@ -46,7 +51,7 @@ def bundle_contents(
     batch: BatchProfile,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest without its list of files, and all other files; `graphs` by precision and stage."""
-    provenance = provenance_from_result(model, result)
+    provenance = {**provenance_from_result(model, result), **provenance_from_graphs(model, graphs)}
     files = {
         f"onnx/{precision}/{stage}.onnx": graph
         for precision, stages in graphs.items()
@@ -80,6 +85,23 @@ def provenance_from_result(model: StagedModel, result: BuildResult) -> dict[str,
         "seed": str(result.seed),
         **result.versions,
     }
+
+
+def provenance_from_graphs(model: StagedModel, graphs: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+    """Return the arithmetic of every precision's stages, and one digest of all graphs.
+
+    Two builds of one checkpoint with the same options and libraries have the same digest.
+    """
+    digest = hashlib.sha256()
+    found = {}
+    for precision, stages in graphs.items():
+        names = [stage.name for stage in model.stages]
+        found[f"{ARITHMETIC} {precision}"] = arithmetic_in_words(
+            {name: arithmetic_of(stages[name]) for name in names}
+        )
+        for name in sorted(stages):
+            digest.update(f"{precision}/{name} ".encode() + hashlib.sha256(stages[name]).digest())
+    return {**found, "graphs": digest.hexdigest()}
 
 
 def _manifest(
@@ -163,7 +185,9 @@ def _golden(model: StagedModel, result: BuildResult, batches: Sequence[Reference
 
 
 def _golden_budget(result: PrecisionResult) -> GoldenBudget:
-    """Return the worst backend's metrics with slack for other processors."""
+    """Return the tolerance with slack for other processors; a failing precision has its worst backend's."""
+    if result.verdict != FAIL:
+        return GoldenBudget(**golden_limits(result.precision))
     free = [one for one in result.parity if one.mode == FREE_RUNNING]
     tolerance = TOLERANCES[result.precision]
     agreement = [one.codes.agreement for one in free if one.codes is not None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +43,10 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     names = sorted(files)
     declared = dict(zip(names, parallel_map(lambda name: _spec(files[name]), names), strict=True))
     complete = replace(manifest, files=declared)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    # Not by tempfile, whose folders are their owner's alone: a bundle's folder heeds the umask.
+    fresh = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(8)}.part")
+    fresh.mkdir()
     try:
-        fresh.chmod(0o755)
         for name in names:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
         list(parallel_map(lambda name: write_atomic(fresh / name, files[name]), names))

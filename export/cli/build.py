@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     type=click.Choice(["cpu", "tensorrt", "tensorrt-rtx"]),
     default="cpu",
     show_default=True,
-    help="Runtime to optimize the graphs for. cpu times each rewrite here; the others use known rules and "
+    help="Runtime to optimize the graphs for. The others than cpu "
     "also build engines, for this machine's GPU (tensorrt) or for desktop GPUs (tensorrt-rtx).",
 )
 @click.option(

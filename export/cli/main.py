@@ -18,6 +18,8 @@ COMMANDS = {
     "engine": "textual_vision.export.cli.engine:engine_command",
     "gpu-check": "textual_vision.export.cli.gpu_check:gpu_check_command",
     "sensitivity": "textual_vision.export.cli.sensitivity:sensitivity_command",
+    "sign": "textual_vision.export.cli.sign:sign_command",
+    "verify": "textual_vision.export.cli.verify:verify_command",
 }
 
 
@@ -56,40 +58,6 @@ def inspect_command(bundle: Path, as_json: bool) -> None:
     from textual_vision.export.cli import printing
 
     printing.show_inspection(inspect_bundle(bundle), as_json)
-
-
-@command.command("verify")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    metavar="CHECKPOINT",
-    help="Compare with this checkpoint too, not only with the golden pictures.",
-)
-@click.option("--backend", help="Backend to verify, such as onnxruntime. [default: every installed one]")
-@click.option(
-    "--samples",
-    type=click.IntRange(2),
-    default=8,
-    show_default=True,
-    help="Number of pictures to compare with the checkpoint's.",
-)
-@click.option(
-    "--seed", type=console.SEED, default=0, show_default=True, help="Seed of the first compared picture."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify_command(
-    bundle: Path, checkpoint: str | None, backend: str | None, samples: int, seed: int, as_json: bool
-) -> None:
-    """Check BUNDLE: the digest of every file, and the golden pictures in every precision.
-
-    With --checkpoint, also compare every stage with PyTorch.
-    """
-    from textual_vision.export.bundle.verify import require_verified, verify_bundle
-    from textual_vision.export.cli import printing
-
-    found = verify_bundle(bundle, backend=backend, checkpoint=checkpoint, samples=samples, seed=seed)
-    printing.show_verification(found, as_json)
-    require_verified(found)
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ from rich.table import Table
 
 from textual_vision.export.bundle.inspection import Inspection
 from textual_vision.export.bundle.model_card import condition_in_words
-from textual_vision.export.bundle.verify import Verification
 from textual_vision.export.cli.doctor import Finding
 from textual_vision.export.int8.budget import table_lines
 from textual_vision.export.model.batch import TOKENS
@@ -248,34 +247,6 @@ def show_inspection(found: Inspection, as_json: bool) -> None:
 def _shape(shape: Sequence[int | str], text: TextSpec | None) -> str:
     known = {TOKENS: text.max_tokens} if text is not None and text.fixed_length else {}
     return "×".join(str(known.get(size, size) if isinstance(size, str) else size) for size in shape)
-
-
-def show_verification(found: Verification, as_json: bool) -> None:
-    """Print the result of every check, a line each."""
-    if as_json:
-        golden = {
-            precision: {
-                backend: [dataclasses.asdict(one) for one in results] for backend, results in backends.items()
-            }
-            for precision, backends in found.golden.items()
-        }
-        parity = {
-            name: [dataclasses.asdict(one) for one in results] for name, results in found.parity.items()
-        }
-        print_json({"bundle": found.bundle, "files": found.files, "golden": golden, "parity": parity})
-        return
-    click.echo(f"-[✓] {found.files} files have the digests in the manifest")
-    for precision, backends in found.golden.items():
-        for backend, results in backends.items():
-            good = sum(one.passed for one in results)
-            agreements = [one.code_agreement for one in results if one.code_agreement is not None]
-            codes = f", at least {100 * min(agreements):.1f} % of codes equal" if agreements else ""
-            mark = "✓" if good == len(results) else "✗"
-            click.echo(f"-[{mark}] {precision} by {backend}: {good} of {len(results)} golden pictures{codes}")
-    for precision, parities in found.parity.items():
-        for one in parities:
-            mark = "✓" if one.verdict == PASS else "✗"
-            click.echo(f"-[{mark}] {precision} {one.stage} {one.mode} by {one.backend} {one.reason}".rstrip())
 
 
 def show_doctor(findings: Sequence[Finding], as_json: bool) -> None:

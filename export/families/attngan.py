@@ -177,11 +177,16 @@ class AttnGanGenerator(nn.Module):
         return pictures, attentions
 
 
-def generator_from_state(state: Mapping[str, Tensor]) -> AttnGanGenerator:
-    """The generator whose sizes are those of the state's tensors, without its weights."""
+def generator_from_state(
+    state: Mapping[str, Tensor], kind: type[AttnGanGenerator] | None = None
+) -> AttnGanGenerator:
+    """The generator whose sizes are those of the state's tensors, without its weights.
+
+    `kind` is a subclass with other stages.
+    """
     condition = size_of(state, "ca_net.fc.weight", 0) // 4
     blocks = {key.split(".")[2] for key in state if key.startswith("h_net2.residual.")}
-    return AttnGanGenerator(
+    return (kind or AttnGanGenerator)(
         width=size_of(state, "img_net1.img.0.weight", 1),
         word=size_of(state, "ca_net.fc.weight", 1),
         condition=condition,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def read_checkpoint(path: Path) -> object:
     if not path.is_file():
         raise UsageError(f"no file {path}", "give the path of the weights")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         problem = f"{path} holds more than tensors and plain containers: {_reason(error)}"
         hint = "save its state dict alone: torch.save(model.state_dict(), path)"

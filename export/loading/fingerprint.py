@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from textual_vision.export.model.stage import StagedModel
 
@@ -51,6 +52,8 @@ def _plain(value: object, depth: int) -> object:
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Tensor):
+        if is_lazy(value):
+            return type(value).__qualname__
         return [str(value.dtype), list(value.shape), _tensor_digest(value)]
     if depth == 0 or isinstance(value, nn.Module):
         return type(value).__qualname__

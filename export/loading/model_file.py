@@ -31,7 +31,7 @@ def model_from_file(path: Path, function: str) -> tuple[StagedModel, dict[str, s
     if not path.is_file():
         raise UsageError(f"no file {path}", f"give FILE.py:FUNCTION; {HINT}")
     path = path.resolve()
-    _forget_neighbors(path.parent)
+    _forget_neighbors()
     before = set(sys.modules)
     with _importable(path), contextlib.redirect_stdout(sys.stderr):  # standard output is for --json
         module = _module_from_file(path)
@@ -55,15 +55,15 @@ def _importable(path: Path) -> Iterator[None]:
     folders = [str(path.parent)]
     if (names := _package(path)) is not None:
         folders.append(str(path.parents[len(names)]))
-    added = [folder for folder in folders if folder not in sys.path]
-    sys.path[:0] = added
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        for folder in added:
+        for folder in folders:
             with contextlib.suppress(ValueError):
                 sys.path.remove(folder)
-            sys.path.append(folder)
+            if folder not in sys.path:
+                sys.path.append(folder)
 
 
 def _package(path: Path) -> list[str] | None:
@@ -88,10 +88,10 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
-def _forget_neighbors(folder: Path) -> None:
-    """Drops what an earlier file imported from this folder: it may have changed since."""
+def _forget_neighbors() -> None:
+    """Drops what earlier files imported from beside them: it may have changed, or lie beside another file."""
     for name, module in list(sys.modules.items()):
-        if getattr(module, MARK, None) == str(folder):
+        if hasattr(module, MARK):
             del sys.modules[name]
 
 

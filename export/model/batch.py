@@ -28,7 +28,7 @@ class ReferenceBatch:
 
     `margins` holds the margins of code tensors (see `model.stage.Stage`). `fixed_length` says that the graphs
     take prompts of this length only, so that padding must stay. `steps` holds, for each stage that runs in a
-    loop, its inputs and outputs by name at every step.
+    loop, its inputs and outputs by name at each step that is kept (see `model.running`).
     """
 
     prompts: tuple[str, ...]

@@ -28,12 +28,13 @@ def reference_batches(
     chosen = [(prompts[index % len(prompts)], seed + index) for index in range(samples)]
     parts = [chosen[start : start + BATCH_SIZE] for start in range(0, samples, BATCH_SIZE)]
     with torch_single_thread():
-        return tuple(_reference_batch(model, part, margins) for part in parts)
+        return tuple(reference_batch(model, part, margins=margins) for part in parts)
 
 
-def _reference_batch(
-    model: StagedModel, chosen: Sequence[tuple[str, int]], with_margins: bool
+def reference_batch(
+    model: StagedModel, chosen: Sequence[tuple[str, int]], *, margins: bool = True
 ) -> ReferenceBatch:
+    """Return the pictures of (prompt, seed) pairs as one batch, with all tensors in between."""
     seeds = [seed for _, seed in chosen]
     condition = condition_of(model, [text for text, _ in chosen])
     tensors, runs = run_model(model, condition, seeds)
@@ -42,7 +43,7 @@ def _reference_batch(
         prompts=condition.texts,
         seeds=tuple(seeds),
         tensors=tensors,
-        margins=_margins(model, runs) if with_margins else {},
+        margins=_margins(model, runs) if margins else {},
         fixed_length=model.text is not None and model.text.fixed_length,
         steps={name: tuple({**run.inputs, **run.outputs} for run in steps) for name, steps in looped.items()},
     )

@@ -20,6 +20,8 @@ from textual_vision.runtime.generation.conditions import (
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
+KEPT_LIMIT_BYTES = 64 << 20  # of a looped stage's tensors of one batch, over all steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
@@ -61,22 +63,34 @@ def condition_of(model: StagedModel, texts: Sequence[str]) -> Condition:
 def run_model(
     model: StagedModel, condition: Condition, seeds: Sequence[int]
 ) -> tuple[dict[str, Array], list[StageRun]]:
-    """Every tensor of the way by name (of a loop those of its last step), and every run of a stage.
+    """Every tensor of the way by name (of a loop those of its last step), and the runs of its stages.
+
+    Of a loop whose tensors need much memory, only some steps are among the runs: the first, the last, and
+    others at equal distances.
 
     Row k is for `condition`'s row k and the seed k; parameters have their defaults.
     """
     stages = {stage.name: stage for stage in model.stages}
+    steps = {name: loop.steps for loop in model.loops for name in loop.stages}
     runs: list[StageRun] = []
 
     def run(spec: StageSpec, known: Mapping[str, Array], step: int) -> Mapping[str, Array]:
         inputs = {one.name: known[one.name] for one in spec.inputs}
         outputs = outputs_of(stages[spec.name], inputs)
-        runs.append(StageRun(stage=spec.name, step=step, inputs=inputs, outputs=outputs))
+        if step in kept_steps(steps.get(spec.name, 1), [*inputs.values(), *outputs.values()]):
+            runs.append(StageRun(stage=spec.name, step=step, inputs=inputs, outputs=outputs))
         return outputs
 
     program = model.program
     tensors = {**condition.tensors, **program.start_tensors(seeds)}
     return program.run(tensors, run, seeds), runs
+
+
+def kept_steps(steps: int, tensors: Sequence[Array]) -> frozenset[int]:
+    """The steps of a loop whose tensors are kept, where one step has `tensors`: all, if memory allows."""
+    step_bytes = max(1, sum(tensor.nbytes for tensor in tensors))
+    count = min(steps, max(2, KEPT_LIMIT_BYTES // step_bytes))
+    return frozenset(round(number * (steps - 1) / max(1, count - 1)) for number in range(count))
 
 
 def outputs_of(stage: Stage, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -230,7 +230,7 @@ def with_fixed_text(model: StagedModel, tokens: int) -> StagedModel:
     Raises UsageError when the model takes fewer tokens, or when `tokens` leaves no room for a word.
     """
     if model.text is None:
-        raise UsageError(f"{model.name} takes no prompt, so it has no length", "leave out --tokens")
+        raise UsageError(f"{model.name} takes no prompt, so it has no length", "leave out --prompt-length")
     longest = model.text.max_tokens
     if not MIN_TOKENS <= tokens <= longest:
         hint = f"{model.name} takes {MIN_TOKENS} to {longest}: --prompt-length {longest}"

@@ -26,7 +26,8 @@ from textual_vision.export.model.calling import (
     check_order,
     run_module,
 )
-from textual_vision.export.model.op_watch import OperatorWatch, check_other_random, train_mode_module
+from textual_vision.export.model.module_checks import prepared_module
+from textual_vision.export.model.op_watch import OperatorWatch, check_other_random
 from textual_vision.export.model.prompts import COMPARED
 from textual_vision.export.model.running import condition_of, texts_of
 from textual_vision.export.model.stage import Stage, StagedModel
@@ -43,12 +44,10 @@ from textual_vision.runtime.manifest import TensorSpec, TextSpec
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
 HINT = "see docs/how-to/custom-model.md"
-EVAL_HINT = "put it in eval mode before it is exported: module.eval()"
 PROMPTS = COMPARED[:3]
 SEEDS = tuple(range(len(PROMPTS)))
 RELATIVE_ERROR = 1e-3  # of a tensor in another batch: rounding in another order moves it by 1e-6
 DIFFERENT_CODES = 0.05  # the share that near ties may flip then
-WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 Tensors = dict[str, Tensor]
 
@@ -65,6 +64,7 @@ def tried_model(model: StagedModel) -> StagedModel:
         for stage in stages:
             _add_step(model, stage, longest)
             _run(stage, longest)  # a table that grows with its inputs is as large as it gets
+            _check_outputs(stage, longest)
         prepared = []
         for stage in stages:
             _add_step(model, stage, several)
@@ -85,38 +85,11 @@ def _add_step(model: StagedModel, stage: Stage, tensors: Tensors) -> None:
 
 
 def _prepared_stage(stage: Stage) -> Stage:
-    """The stage without wrappers that only train, its weights checked."""
-    module = stage.module
-    while (name := WRAPPERS.get(type(module).__name__)) is not None:
-        module = getattr(module, name)
-    _check_weights(stage.name, module)
-    if (found := train_mode_module(module)) is not None:
-        raise UsageError(f"stage {stage.name!r}: its module {found} is in train mode", EVAL_HINT)
-    _normalize_embeddings(module)
+    """The stage with its module checked and ready."""
+    module = prepared_module(stage.name, stage.module)
     check_order(stage.spec, module)
     arguments_from_inputs(stage.spec, module, stage.spec.inputs)
     return replace(stage, module=module)
-
-
-def _check_weights(stage: str, module: nn.Module) -> None:
-    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
-        if value.device.type != "cpu":
-            problem = f"stage {stage!r}: {name!r} is on the device {value.device}"
-            raise UsageError(problem, 'load the weights, and move the module: module.to("cpu")')
-    for name, value in module.state_dict().items():
-        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
-            problem = f"stage {stage!r}: the weight {name!r} holds NaN ({int(value.isnan().sum())} values)"
-            raise UsageError(problem, "the checkpoint diverged or is not loaded: take an earlier one")
-
-
-@torch.no_grad()
-def _normalize_embeddings(module: nn.Module) -> None:
-    """Embeddings with `max_norm` shorten the rows that they read, in place: here all rows, once."""
-    for one in module.modules():
-        if isinstance(one, (nn.Embedding, nn.EmbeddingBag)) and one.max_norm is not None:
-            rows = torch.arange(one.num_embeddings)
-            torch.embedding_renorm_(one.weight.detach(), rows, one.max_norm, one.norm_type)
-            one.max_norm = None
 
 
 def _inputs(model: StagedModel) -> tuple[Tensors, Tensors]:
@@ -157,10 +130,19 @@ def _prompt_tensors(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> 
 
 def _run(stage: Stage, tensors: Tensors) -> Tensors:
     """Adds the stage's outputs to `tensors`, and returns them."""
-    with user_errors(f"stage {stage.name!r} on its first prompts"):
+    given = "; ".join(_described(one.name, tensors[one.name]) for one in stage.spec.inputs)
+    with user_errors(f"stage {stage.name!r} on its first prompts", hint=f"it was given {given}; {HINT}"):
         found = run_module(stage.spec, stage.module, tensors)
     tensors.update(found)
     return found
+
+
+def _described(name: str, value: Tensor) -> str:
+    """The tensor's name, dtype and shape, and of integers their range: what indexes a table."""
+    text = f"{name} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if value.is_floating_point() or value.dtype == torch.bool or not value.numel():
+        return text
+    return f"{text} of {int(value.min())} to {int(value.max())}"
 
 
 def _try_stage(stage: Stage, tensors: Tensors) -> Iterator[str]:
@@ -169,8 +151,7 @@ def _try_stage(stage: Stage, tensors: Tensors) -> Iterator[str]:
     found: Tensors = {}
     with OperatorWatch(stage.name):
         check_other_random(stage.name, lambda: found.update(_run(stage, tensors)))
-    for spec in stage.spec.outputs:
-        _check_output(stage.name, spec, found[spec.name], tensors)
+    _check_outputs(stage, tensors)
     _check_repeated(stage, tensors, found)
     if changed := [
         name for name, version in _versions(stage.module).items() if versions.get(name) != version
@@ -185,6 +166,11 @@ def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """What changes when a parameter or buffer is written to or replaced."""
     values = itertools.chain(module.named_parameters(), module.named_buffers())
     return {name: (id(value), value._version) for name, value in values}
+
+
+def _check_outputs(stage: Stage, tensors: Tensors) -> None:
+    for spec in stage.spec.outputs:
+        _check_output(stage.name, spec, tensors[spec.name], tensors)
 
 
 def _check_output(stage: str, spec: TensorSpec, value: Tensor, tensors: Mapping[str, Tensor]) -> None:

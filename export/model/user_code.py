@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from textual_vision.export.host.step_cache import PACKAGES
 from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 HINT = "see docs/how-to/custom-model.md"
 OURS = tuple(Path(__file__).resolve().parents[2] / name for name in PACKAGES)
+TORCH = str(Path(torch.__file__).parent)
+_PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
 LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
 
 
 @contextlib.contextmanager
-def user_errors(what: str, file: Path | None = None) -> Iterator[None]:
+def user_errors(what: str, file: Path | None = None, *, hint: str = "") -> Iterator[None]:
     """Whatever a user's code raises becomes a UsageError with the last line of it, outside of libraries.
 
-    Lines of `file` are preferred, if given. Our own errors pass through.
+    Lines of `file` are preferred, if given. `hint` replaces the usual one. Our own errors pass through.
     """
     try:
         yield
@@ -30,7 +35,7 @@ def user_errors(what: str, file: Path | None = None) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         problem = f"{what} failed: {reason}{_place(error, file)}"
-        raise UsageError(problem, _hint(error)) from error
+        raise UsageError(problem, hint or _hint(error)) from error
 
 
 def _hint(error: BaseException) -> str:
@@ -59,3 +64,17 @@ def is_user_file(name: str) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     return not any(path.is_relative_to(folder) for folder in (*LIBRARIES, *OURS))
+
+
+def place_in_trace(text: str) -> str:
+    """Return ` at FILE:LINE: code` of a stack trace's last place outside torch, "" without one."""
+    places = [one for one in _PLACE.findall(text) if not is_torch(one[0]) and not one[0].startswith("<")]
+    if not places:
+        return ""
+    file, line, _, code = places[-1]
+    return f" at {Path(file).name}:{line}: {code.strip()}"
+
+
+def is_torch(file: str) -> bool:
+    """Whether a source file is one of PyTorch's."""
+    return TORCH in file

@@ -62,6 +62,19 @@ MERGED_TOLERANCE = Tolerance(
     free_running=True,
 )
 
+# Other processors round differently, so golden pictures may be this much worse there.
+GOLDEN_SLACK_CODES, GOLDEN_SLACK_DB = 0.03, 10.0
+GOLDEN_MIN_DB = 20.0
+
+
+def golden_limits(precision: str) -> dict[str, float]:
+    """Return the least `code_agreement` and `psnr_db` of golden pictures; the fields of a GoldenBudget."""
+    tolerance = TOLERANCES[precision]
+    return {
+        "code_agreement": max(0.0, tolerance.codes - GOLDEN_SLACK_CODES),
+        "psnr_db": max(GOLDEN_MIN_DB, tolerance.picture_db - GOLDEN_SLACK_DB),
+    }
+
 
 def shortfall(name: str, metrics: TensorMetrics, tolerance: Tolerance) -> list[str]:
     """Return why the tensor `name` is outside the tolerance, in words; nothing when it is inside."""

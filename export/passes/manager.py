@@ -1,8 +1,8 @@
 """The rewrites of a graph in their order: each is applied, measured, and kept or not.
 
-Rewrites that save work on every machine are always kept. Where the gain depends on the machine, the variants
-are timed here (target "cpu") or chosen from a preset (target "tensorrt"). A variant that is not faster is not
-kept.
+Rewrites that save work on every machine are always kept. Where the gain depends on the machine, a preset of
+the target chooses among the variants: a clock would choose otherwise in the next build. All variants are
+timed for the report.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from textual_vision.export.passes.measurement import (
     measure_changes,
     unmeasured_result,
 )
+from textual_vision.export.passes.operators import check_operators
 from textual_vision.export.results import RewriteResult
 from textual_vision.runtime.errors import UsageError
 
 GraphPass = Callable[[ir.Model], bool]  # changes the model in place; returns whether it changed anything
 
-MAX_TIME_RATIO = 0.98  # of the time without the rewrite; a smaller gain is within the noise of measuring
-CHOOSING_SECONDS = 0.1  # of timing for each variant: in a few runs a graph of 1 ms may always be disturbed
 CONV_TRANSPOSE = "conv-transpose"
 UNCHANGED, CROP, CONV3X3, PHASES = "unchanged", "crop", "3x3", "phases"
 INT8_CONV_TRANSPOSE = f"{CONV_TRANSPOSE}-{CROP}"  # the form of int8 graphs, whatever is fastest in float
 TARGETS = ("cpu", "tensorrt")
+TIMING_SECONDS = 0.02  # for each variant, for the report
 
 # Exact, and less work on every machine; in this order.
 REWRITES: Mapping[str, GraphPass] = {
@@ -49,7 +49,7 @@ REWRITES: Mapping[str, GraphPass] = {
     "fold-film": folding.fold_film,
 }
 # Exact, but the gain depends on the machine: the alternatives of each name of --no-rewrite.
-TIMED_REWRITES: Mapping[str, Mapping[str, GraphPass]] = {
+PRESET_REWRITES: Mapping[str, Mapping[str, GraphPass]] = {
     "fuse-film-linears": {"fuse-film-linears": fuse_linears.fuse_film_linears},
     "fuse-parallel-linears": {"fuse-parallel-linears": fuse_linears.fuse_parallel_linears},
     CONV_TRANSPOSE: {
@@ -58,15 +58,21 @@ TIMED_REWRITES: Mapping[str, Mapping[str, GraphPass]] = {
         f"{CONV_TRANSPOSE}-{PHASES}": conv_transpose.replace_conv_transpose_by_phases,
     },
 }
-# TensorRT has fast transposed convolutions in float.
+# docs/notes/2026-12-01-repeatable-builds.md has the measurements on CPUs. TensorRT has fast transposed
+# convolutions in float.
 PRESET_CHOICES: Mapping[str, Mapping[str, str]] = {
+    "cpu": {
+        "fuse-film-linears": "fuse-film-linears",
+        "fuse-parallel-linears": UNCHANGED,
+        CONV_TRANSPOSE: f"{CONV_TRANSPOSE}-{PHASES}",
+    },
     "tensorrt": {
         "fuse-film-linears": "fuse-film-linears",
         "fuse-parallel-linears": UNCHANGED,
         CONV_TRANSPOSE: UNCHANGED,
-    }
+    },
 }
-REWRITE_NAMES = (SPECIALIZE_LATENT, *REWRITES, *TIMED_REWRITES)
+REWRITE_NAMES = (SPECIALIZE_LATENT, *REWRITES, *PRESET_REWRITES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +97,7 @@ def rewrite_graph(graph: bytes, context: RewriteContext, *, without: Sequence[st
     """Apply every rewrite that pays to the stage's serialized graph, except those named in `without`.
 
     A rewrite whose graph the backend does not load is left out, with a result that says so. Raises
-    UnloadableGraphError when the graph does not load before any rewrite.
+    UnloadableGraphError when the graph does not load before any rewrite, and UsageError for control flow.
     """
     try:
         return _rewrite(graph, context, without)
@@ -108,10 +114,11 @@ def _rewrite(graph: bytes, context: RewriteContext, without: Sequence[str]) -> R
         if after is not graph:
             changes.append(GraphChange(rewrite=name, before=graph, after=after))
             graph = after
+    check_operators(context.stage.name, _read(graph))
     sessions = RewriteSessions(context)
     results = measure_changes(changes, context, sessions)
     without_conv_transpose = graph
-    for name, variants in TIMED_REWRITES.items():
+    for name, variants in PRESET_REWRITES.items():
         if name == CONV_TRANSPOSE and INT8_CONV_TRANSPOSE not in without:  # the last of them
             without_conv_transpose = parsed.apply_pass(graph, variants[INT8_CONV_TRANSPOSE])
         if name not in without:
@@ -160,27 +167,13 @@ def _choose(
     if all(one is graph for one in made.values()):
         return graph, []
     changes = [GraphChange(rewrite=variant, before=graph, after=one) for variant, one in made.items()]
-    results = measure_changes(changes, context, sessions, seconds=CHOOSING_SECONDS)
-    if context.target == "cpu":
-        best, reason = _fastest(results), f"not the fastest by {1 - MAX_TIME_RATIO:.0%}"
-    else:
-        best, reason = PRESET_CHOICES[context.target][name], f"known not to pay on {context.target}"
+    results = measure_changes(changes, context, sessions, seconds=TIMING_SECONDS)
+    best, reason = PRESET_CHOICES[context.target][name], f"known not to pay on {context.target}"
     decided = [
         replace(one, applied=one.rewrite == best, reason="" if one.rewrite == best else reason)
         for one in results
     ]
     return made.get(best, graph), decided
-
-
-def _fastest(results: Sequence[RewriteResult]) -> str:
-    """Return the fastest variant, or UNCHANGED when none is fast enough (see MAX_TIME_RATIO)."""
-    share = {
-        one.rewrite: one.milliseconds_after / one.milliseconds_before
-        for one in results
-        if one.milliseconds_before and one.milliseconds_after
-    }
-    best = min(share, key=lambda name: share[name], default=UNCHANGED)
-    return best if share.get(best, 1.0) < MAX_TIME_RATIO else UNCHANGED
 
 
 def _named(graph: bytes) -> bytes:

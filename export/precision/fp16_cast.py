@@ -11,6 +11,7 @@ import onnx_ir as ir
 from textual_vision.export.graph.cleanup import tidy
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+HALF_TYPE = "tensor(float16)"  # in the schema of an operator
 # What these read decides shapes or is computed with in float32 by definition.
 NEVER_HALF = frozenset({"QuantizeLinear", "DequantizeLinear", "Range", "Resize"})
 
@@ -21,9 +22,11 @@ def fp16_graph_from_float(graph: bytes, fp32_nodes: Collection[str]) -> bytes:
     Nodes named in `fp32_nodes` keep float32, as do the graph's inputs and outputs.
     """
     model = infer_types(onnx.load_from_string(graph))
-    halves = _Halves(model)
+    halves, read_inside = _Halves(model), _values_read_inside(model.graph)
     for node in list(model.graph):
-        if node.name not in fp32_nodes and node.op_type not in NEVER_HALF and _follows_inputs(node):
+        if node.name in fp32_nodes or not read_inside.isdisjoint(node.outputs):
+            continue
+        if _follows_inputs(node) and _may_be_half(node, model):
             halves.convert(node)
     halves.connect()
     tidy(model)
@@ -44,6 +47,39 @@ def is_float32(value: ir.Value) -> bool:
 def _follows_inputs(node: ir.Node) -> bool:
     """Whether half inputs make its outputs half; a constant, or what fills a shape, says its own type."""
     return node.op_type == "Cast" or any(value is not None and is_float32(value) for value in node.inputs)
+
+
+def _may_be_half(node: ir.Node, model: ir.Model) -> bool:
+    """Whether ONNX has the operator in half for each of its float32 inputs and outputs.
+
+    The graphs inside an If or a Loop keep float32.
+    """
+    if node.op_type in NEVER_HALF or _graphs_inside(node):
+        return False
+    if node.domain != "":
+        return True
+    schema = onnx.defs.get_schema(node.op_type, model.opset_imports[""])
+    for values, parameters in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
+        for index, value in enumerate(values):
+            parameter = parameters[min(index, len(parameters) - 1)]  # the last may stand for several
+            if value is not None and is_float32(value) and HALF_TYPE not in parameter.types:
+                return False
+    return True
+
+
+def _graphs_inside(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that the node runs, as If and Loop do."""
+    return [one.as_graph() for one in node.attributes.values() if one.type == ir.AttributeType.GRAPH]
+
+
+def _values_read_inside(graph: ir.Graph) -> set[ir.Value]:
+    """The values that graphs inside nodes read or pass on."""
+    found: set[ir.Value] = set()
+    for inside in (one for node in graph for one in _graphs_inside(node)):
+        for node in inside.all_nodes():
+            found |= {value for value in node.inputs if value is not None}
+        found |= set(inside.outputs)
+    return found
 
 
 class _Halves:

@@ -15,7 +15,7 @@ import onnx
 
 from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
-from textual_vision.export.model.batch import Array, ReferenceBatch
+from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.manifest import StageSpec
 
@@ -54,7 +54,8 @@ def layer_ratios(
     """Return, for each of the `others`, the ratios of its layers that `reference` has too, in order."""
     nodes = {node.output[0]: node for node in onnx.load_from_string(reference).graph.node}
     layers = [name for name, node in nodes.items() if node.op_type in LAYER_OPS]
-    inputs = {spec.name: batch.tensors[spec.name] for spec in stage.inputs}
+    (first, *_) = batches_of_stage([batch], stage)
+    inputs = {spec.name: first.tensors[spec.name] for spec in stage.inputs}
     expected, *outputs = parallel_map(
         lambda graph: _outputs(graph, layers, inputs, backend), [reference, *others.values()]
     )

@@ -15,6 +15,12 @@ from typing import Any
 import numpy as np
 
 from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.parity.agreement import (
+    AgreementMatrix,
+    cell_in_words,
+    json_from_matrix,
+    short_names,
+)
 from textual_vision.export.report.layers import IDENTICAL, NOT_FINITE, LayerRatio, layer_ratios
 from textual_vision.export.report.pictures import (
     AMPLIFICATION,
@@ -32,6 +38,7 @@ from textual_vision.export.results import MERGED, BuildResult
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.backends.session import Session
 from textual_vision.runtime.files import write_atomic
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 REPORT_FOLDER = "report"
@@ -53,17 +60,24 @@ class ReportSource:
 
     `graphs` by precision and stage, for the precisions of `result`. `batches` are the reference. `about` is
     shown as it is (license, picture size, checkpoint). `command` is the command line that made the bundle.
-    `sessions` opens the sessions of one precision's graphs; None opens new ones.
+    `sessions` opens the sessions of one precision's graphs; None opens new ones. `agreement` compares every
+    precision and backend with every other.
     """
 
     result: BuildResult
-    stages: tuple[StageSpec, ...]
+    program: Program
     graphs: Mapping[str, Mapping[str, bytes]]
     batches: Sequence[ReferenceBatch]
     about: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     warnings: tuple[str, ...] = ()
     sessions: Opener | None = None
+    agreement: AgreementMatrix | None = None
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages in running order."""
+        return self.program.stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +113,7 @@ def _findings(source: ReportSource) -> _Findings:
     }
     return _Findings(
         rows=rows_from_precisions(source.result.precisions),
-        samples=samples_from_batches(source.stages, sessions, _first(source.batches)),
+        samples=samples_from_batches(source.program, sessions, _first(source.batches)),
         layers=_layers(source, backend),
     )
 
@@ -142,6 +156,9 @@ def _html(source: ReportSource, found: _Findings) -> str:
         command=source.command,
         warnings=source.warnings,
         rows=found.rows,
+        agreement=source.agreement,
+        names=short_names(() if source.agreement is None else source.agreement.names),
+        cell=cell_in_words,
         size_plot=stacked_bars(_bars(found.rows, "megabytes"), "MB", "size of each precision's graphs"),
         time_plot=stacked_bars(_bars(found.rows, "milliseconds"), "ms", "time for one picture"),
         parts=[stage.name for stage in source.stages],
@@ -235,6 +252,7 @@ def _json(source: ReportSource, found: _Findings) -> bytes:
         "about": dict(source.about),
         "command": source.command,
         "warnings": list(source.warnings),
+        "agreement": None if source.agreement is None else json_from_matrix(source.agreement),
         "summary": [dataclasses.asdict(row) for row in found.rows],
         "pictures": [
             {

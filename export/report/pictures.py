@@ -13,10 +13,11 @@ from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.parity.metrics import image_metrics
 from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
+from textual_vision.export.parity.verdict import run_pipeline
 from textual_vision.export.results import CodeMetrics, ImageMetrics
 from textual_vision.runtime.backends.session import Session
-from textual_vision.runtime.golden import png_from_image
-from textual_vision.runtime.manifest import StageSpec
+from textual_vision.runtime.generation.program import Program
+from textual_vision.runtime.images.png import png_from_image
 
 Image = npt.NDArray[np.uint8]
 
@@ -51,31 +52,22 @@ class ReportSample:
 
 
 def samples_from_batches(
-    stages: Sequence[StageSpec],
+    program: Program,
     sessions: Mapping[str, Mapping[str, Session]],
     batches: Sequence[ReferenceBatch],
 ) -> tuple[ReportSample, ...]:
     """Generate every sample of `batches` with the `sessions` (precision → stage → session)."""
     found: list[ReportSample] = []
-    outputs = parallel_map(lambda batch: _generate(stages, sessions, batch), batches)
+    outputs = parallel_map(lambda batch: _generate(program, sessions, batch), batches)
     for batch, tensors in zip(batches, outputs, strict=True):
         found += [_sample(batch, index, tensors) for index in range(len(batch.prompts))]
     return tuple(found)
 
 
 def _generate(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Mapping[str, Session]], batch: ReferenceBatch
+    program: Program, sessions: Mapping[str, Mapping[str, Session]], batch: ReferenceBatch
 ) -> dict[str, dict[str, Array]]:
-    return {name: _run(stages, by_stage, batch) for name, by_stage in sessions.items()}
-
-
-def _run(
-    stages: Sequence[StageSpec], sessions: Mapping[str, Session], batch: ReferenceBatch
-) -> dict[str, Array]:
-    tensors = dict(batch.tensors)
-    for stage in stages:
-        tensors.update(sessions[stage.name].run({spec.name: tensors[spec.name] for spec in stage.inputs}))
-    return tensors
+    return {name: run_pipeline(program, by_stage, batch) for name, by_stage in sessions.items()}
 
 
 def _sample(batch: ReferenceBatch, index: int, outputs: Mapping[str, Mapping[str, Array]]) -> ReportSample:

@@ -9,14 +9,21 @@ import torch
 from torch._logging.structured import INTERN_TABLE
 from torch.export._draft_export import DraftExportReport, FailureReport
 
+from textual_vision.export.model.batch import TOKENS
+from textual_vision.export.model.user_code import is_torch, place_in_trace
 from textual_vision.runtime.errors import UsageError
 
-HINT = "replace it with operators that ONNX has; see docs/how-to/custom-model.md"
+GUIDE = "see docs/how-to/custom-model.md"
+HINT = f"replace it with operators that ONNX has; {GUIDE}"
+VALUES_HINT = f"choose between values with torch.where, and take sizes from shapes alone; {GUIDE}"
 _NODE = re.compile(r"translating node %(\w+)")
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'")
-_PLACE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s*(.*)')
 
 
+_MISSING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'|^(aten\.\w+)(?:\.\w+)?$")
+_RANGE = re.compile(r"Constraints violated \((\w+)\).*?generated guard ([^\n]*)", re.DOTALL)
+_SIZES_EQUAL = re.compile(r"Eq\(s\d+, s\d+\)")  # two inputs have one size: no fault
+_SIZE = re.compile(r"L\[.*?\.size\(\)\[\d+\]")
 _CONSTANT = re.compile(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)")
 
 
@@ -28,7 +35,7 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
     if node is not None:
         operator = _OPERATOR.search("\n".join(texts))
         what = operator.group(1) if operator else str(node.target)
-        where = _line(node.meta.get("stack_trace") or "")
+        where = place_in_trace(node.meta.get("stack_trace") or "")
         return UsageError(
             f"stage {stage!r} cannot be exported: ONNX has no {what}, "
             f"used by module {_module(node)!r}{where}",
@@ -36,8 +43,31 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
         )
     lines = [line for line in texts[-1].splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
-    place = next((found for found in map(_line, texts) if found), "") or _raised_at(error)
-    return UsageError(f"stage {stage!r} cannot be exported: {reason}{place}", HINT)
+    place = next((found for found in map(place_in_trace, texts) if found), "") or _raised_at(error)
+    if missing := _MISSING.search(reason):
+        reason = f"ONNX has no {missing.group(1) or missing.group(2)}"
+    elif not isinstance(
+        error, torch._dynamo.exc.TorchDynamoException | RuntimeError | ValueError | TypeError
+    ):
+        reason = f"{type(error).__name__}: {reason}"
+    hint = VALUES_HINT if "data-dependent" in reason else HINT
+    return UsageError(f"stage {stage!r} cannot be exported: {reason}{place}", hint)
+
+
+def size_range(error: BaseException) -> tuple[str, str] | None:
+    """Return the dynamic size and the condition on it that the code sets, if that is the error."""
+    if (found := _RANGE.search(str(error))) is None:
+        return None
+    name, guard = found.groups()
+    return name, _SIZE.sub(name, guard).rstrip(".")
+
+
+def size_range_error(stage: str, size: str, condition: str, report: DraftExportReport) -> UsageError:
+    """Return a UsageError for `size_range`; `report` is of torch's draft export of the same module."""
+    compared = [one for one in report.failures if not _SIZES_EQUAL.fullmatch(str(one.data.get("expr")))]
+    where = next((place for place in map(_compared_at, compared) if place), "")
+    problem = f"stage {stage!r} cannot be exported for every size of {size}: its code needs {condition}"
+    return UsageError(f"{problem}{where}", _any_size_hint(size))
 
 
 def constant_size(error: BaseException) -> tuple[str, int] | None:
@@ -55,9 +85,15 @@ def constant_size_error(stage: str, size: str, value: int, report: DraftExportRe
     return UsageError(
         f"stage {stage!r} cannot be exported for more than one size of {size}: "
         f"its code makes it {value}{where}",
-        f"make the code work for any {size}: no if, // or list over a size taken from a shape; "
-        "see docs/how-to/custom-model.md",
+        _any_size_hint(size),
     )
+
+
+def _any_size_hint(size: str) -> str:
+    hint = f"make the code work for any {size}: no if, // or list over a size taken from a shape"
+    if size == TOKENS:
+        hint += "; or export for prompts of one length, --prompt-length"
+    return f"{hint}; {GUIDE}"
 
 
 def _compared_at(failure: FailureReport) -> str:
@@ -66,7 +102,7 @@ def _compared_at(failure: FailureReport) -> str:
     files = {number: name for name, number in INTERN_TABLE.items()}
     for frame in reversed(failure.data.get("user_stack", [])):
         file = files.get(frame["filename"], "")
-        if file and not _is_torch(file):
+        if file and not is_torch(file):
             return f" at {Path(file).name}:{frame['line']}: {frame['loc'].strip()}"
     return ""
 
@@ -93,15 +129,6 @@ def _module(node: torch.fx.Node) -> str:
     return f"{path or 'the stage itself'} ({name.rpartition('.')[2]})"
 
 
-def _line(text: str) -> str:
-    """Return ` at FILE:LINE: code` of the last place in a stack trace that is outside torch."""
-    places = [place for place in _PLACE.findall(text) if not _is_torch(place[0])]
-    if not places:
-        return ""
-    file, line, _, code = places[-1]
-    return f" at {Path(file).name}:{line}: {code.strip()}"
-
-
 def _raised_at(error: BaseException) -> str:
     """Return the last place in the error's traceback that is neither in torch nor in this package."""
     found = ""
@@ -109,11 +136,7 @@ def _raised_at(error: BaseException) -> str:
         trace = link.__traceback__
         while trace is not None:
             file = trace.tb_frame.f_code.co_filename
-            if not _is_torch(file) and Path(file).parent != Path(__file__).parent and Path(file).is_file():
+            if not is_torch(file) and Path(file).parent != Path(__file__).parent and Path(file).is_file():
                 found = f" at {Path(file).name}:{trace.tb_lineno}"
             trace = trace.tb_next
     return found
-
-
-def _is_torch(file: str) -> bool:
-    return f"{Path(torch.__file__).parent}" in file

@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch.export._draft_export import DraftExportReport
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from textual_vision.export.graph.opset import (
     OPSET_NEWEST_OF_TENSORRT_10,
@@ -32,13 +33,23 @@ from textual_vision.export.model.batch import BATCH, TOKENS, Array
 from textual_vision.export.model.calling import arguments_from_inputs, open_sizes
 from textual_vision.export.model.stage import Stage
 from textual_vision.export.passes.folding import fold_constants
-from textual_vision.export.tracing.diagnostics import constant_size, constant_size_error, export_error
-from textual_vision.export.tracing.fast_translation import patch_torch_export, translations
+from textual_vision.export.tracing.diagnostics import (
+    constant_size,
+    constant_size_error,
+    export_error,
+    size_range,
+    size_range_error,
+)
+from textual_vision.export.tracing.embedding_bag import exportable_embedding_bag
+from textual_vision.export.tracing.exact_translations import exact_translations
+from textual_vision.export.tracing.fast_translation import Translations, patch_torch_export, translations
 from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
+from textual_vision.export.tracing.size_conditions import program_of_all_sizes
 from textual_vision.export.tracing.tensor_names import name_tensors
-from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.errors import TextualVisionError, UsageError
 
 BATCH_LIMIT = 1 << 15
+TRIED_BATCHES = (1, 2, 3, 8, BATCH_LIMIT)
 Shapes = tuple[Any, ...]  # of each argument of forward: open axes with their sizes, or a tuple of such
 
 
@@ -84,9 +95,19 @@ def _program_from_stage(
     once = patch_torch_export() if options.opset >= OPSET_OF_EXPORTER else contextlib.nullcontext()
     # The cache of fake tensors takes longer than computing them again.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), gc_disabled(), once, uncached, exportable_recurrence():
+    # Kernels of attention differ in the strides of their results, and the exporter's traces in their kernels.
+    one_kernel = sdpa_kernel(SDPBackend.MATH)
+    with (
+        _quiet(),
+        gc_disabled(),
+        once,
+        uncached,
+        one_kernel,
+        exportable_recurrence(),
+        exportable_embedding_bag(),
+    ):
         try:
-            traced = torch.export.export(stage.module.eval(), inputs, dynamic_shapes=shapes)
+            traced = _traced(stage, inputs, shapes, options)
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
@@ -94,16 +115,40 @@ def _program_from_stage(
                 external_data=False,
                 optimize=False,
                 verbose=False,
-                custom_translation_table={**translations(options.opset), **recurrent_translations()},
+                custom_translation_table=_all_translations(options.opset),
             )
-        # Any error of a user's module during tracing arrives here as one of these.
-        except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
+        except TextualVisionError:
+            raise
+        except Exception as error:  # a user's code may raise anything
             if (constant := constant_size(error)) is not None:
                 report = _draft_report(stage, inputs, shapes)
                 raise constant_size_error(stage.name, *constant, report) from error
+            if (limited := size_range(error)) is not None:
+                report = _draft_report(stage, inputs, shapes)
+                raise size_range_error(stage.name, *limited, report) from error
             raise export_error(stage.name, error, traced) from error
     assert program is not None
     return program
+
+
+def _traced(
+    stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes, options: ExportOptions
+) -> torch.export.ExportedProgram:
+    module = stage.module.eval()
+    try:
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
+    except torch._dynamo.exc.UserError as error:
+        if size_range(error) is None:
+            raise
+        sizes = {BATCH: TRIED_BATCHES, TOKENS: range(1, options.max_tokens + 1)}
+        program = program_of_all_sizes(module, inputs, shapes, open_sizes(stage.spec), sizes)
+        if program is None:
+            raise
+        return program
+
+
+def _all_translations(opset: int) -> Translations:
+    return {**translations(opset), **exact_translations(), **recurrent_translations()}
 
 
 def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes) -> DraftExportReport:
@@ -120,7 +165,7 @@ def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes
 
 def _dynamic_shapes(stage: Stage, options: ExportOptions) -> Shapes:
     sizes = {BATCH: torch.export.Dim(BATCH, min=1, max=BATCH_LIMIT)}
-    if options.tokens is None:
+    if options.tokens is None and options.max_tokens > 1:  # a model without a prompt has no size of tokens
         sizes[TOKENS] = torch.export.Dim(TOKENS, min=1, max=options.max_tokens)
     shapes = [
         {axis: sizes[size] for axis, size in open_axes.items() if size in sizes}

@@ -1,14 +1,15 @@
-"""Exact stand-ins for LSTM and GRU modules while a stage is traced, so that any length can be exported.
+"""Exact stand-ins for LSTM, GRU and RNN modules while a stage is traced, so that any length can be exported.
 
 torch's exporter unrolls a recurrent layer over the length that it sees, and cannot trace packed sequences.
-Inside `exportable_recurrence`, `nn.LSTM` and `nn.GRU` compute each direction of each layer by one operator
-that becomes ONNX's own, and `pack_padded_sequence` keeps a batch padded with its lengths. A backward
+Inside `exportable_recurrence`, `nn.LSTM`, `nn.GRU` and `nn.RNN` compute each direction of each layer by one
+operator that becomes ONNX's own, and `pack_padded_sequence` keeps a batch padded with its lengths. A backward
 direction reads every row reversed within its own length, so it reads words before padding.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -53,11 +54,27 @@ def _(x: Tensor, h: Tensor, w: Tensor, r: Tensor, wb: Tensor, rb: Tensor) -> Ten
     return x.new_empty(x.shape[0], x.shape[1], r.shape[1])
 
 
+@torch.library.custom_op("textual_vision::rnn", mutates_args=())
+def rnn_direction(
+    x: Tensor, h: Tensor, w: Tensor, r: Tensor, wb: Tensor, rb: Tensor, nonlinearity: str
+) -> Tensor:
+    """Hidden states (time, batch, hidden) of one direction; `nonlinearity` is "tanh" or "relu"."""
+    run = torch._VF.rnn_relu if nonlinearity == "relu" else torch._VF.rnn_tanh
+    states, _ = run(x, h[None], [w, r, wb, rb], True, 1, 0.0, False, False, False)
+    return states.clone()
+
+
+@rnn_direction.register_fake
+def _(x: Tensor, h: Tensor, w: Tensor, r: Tensor, wb: Tensor, rb: Tensor, nonlinearity: str) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], r.shape[1])
+
+
 def recurrent_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The operators above in ONNX, for torch's exporter."""
     return {
         torch.ops.textual_vision.lstm.default: _onnx_lstm,
         torch.ops.textual_vision.gru.default: _onnx_gru,
+        torch.ops.textual_vision.rnn.default: _onnx_rnn,
     }
 
 
@@ -98,6 +115,21 @@ def _onnx_gru(x: Any, h: Any, w: Any, r: Any, wb: Any, rb: Any) -> Any:
     return op.Squeeze(states, op.Constant(value_ints=[1]))
 
 
+def _onnx_rnn(x: Any, h: Any, w: Any, r: Any, wb: Any, rb: Any, nonlinearity: str) -> Any:
+    first = op.Constant(value_ints=[0])
+    states, _ = op.RNN(
+        x,
+        op.Unsqueeze(w, first),
+        op.Unsqueeze(r, first),
+        op.Unsqueeze(op.Concat(wb, rb, axis=0), first),
+        None,
+        op.Unsqueeze(h, first),
+        hidden_size=r.shape[1],
+        activations=["Relu" if nonlinearity == "relu" else "Tanh"],
+    )
+    return op.Squeeze(states, op.Constant(value_ints=[1]))
+
+
 def _reordered(weight: Any, order: tuple[int, ...], gates: int) -> Any:
     size = weight.shape[0] // gates
     starts = [(gate * size, (gate + 1) * size) for gate in order]
@@ -117,7 +149,7 @@ def exportable_recurrence() -> Iterator[None]:
     its `data` by itself sees padding.
     """
     with contextlib.ExitStack() as stack:
-        for kind in (nn.LSTM, nn.GRU):
+        for kind in (nn.LSTM, nn.GRU, nn.RNN):
             stack.enter_context(mock.patch.object(kind, "forward", _forward))
         for original, stand_in in ((rnn.pack_padded_sequence, _pack), (rnn.pad_packed_sequence, _pad)):
             for module, name in _bindings(original):
@@ -158,7 +190,7 @@ def _inside(lengths: Tensor, data: Tensor) -> Tensor:
 
 
 def _forward(self: Any, input: Any, hx: Any = None) -> Any:
-    """`nn.LSTM.forward` and `nn.GRU.forward` for padded batches, with the same results."""
+    """`forward` of `nn.LSTM`, `nn.GRU` and `nn.RNN` for padded batches, with the same results."""
     if getattr(self, "proj_size", 0):
         raise RuntimeError("an LSTM with proj_size cannot be exported")
     packed = isinstance(input, PackedSequence)
@@ -194,7 +226,7 @@ def _layers(module: Any, x: Tensor, lengths: Tensor | None, hx: Any) -> tuple[Te
             zeros = x.new_zeros(x.shape[1], module.hidden_size)
             first = [zeros] * 2 if hx is None else [part[index] for part in (hx if is_lstm else (hx,))]
             suffix = f"l{layer}" + ("_reverse" if direction else "")
-            run = _lstm_direction if is_lstm else _gru_direction
+            run = DIRECTIONS[module.mode]
             states, *last = run(
                 _reversed(x, lengths) if direction else x, first, _weights(module, suffix), lengths
             )
@@ -232,6 +264,21 @@ def _gru_direction(
 ) -> tuple[Tensor, Tensor]:
     states = torch.ops.textual_vision.gru(x, first[0], *weights)
     return states, _last(states, lengths)
+
+
+def _rnn_direction(
+    x: Tensor, first: list[Tensor], weights: list[Tensor], lengths: Tensor | None, *, mode: str
+) -> tuple[Tensor, Tensor]:
+    states = torch.ops.textual_vision.rnn(x, first[0], *weights, mode)
+    return states, _last(states, lengths)
+
+
+DIRECTIONS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "LSTM": _lstm_direction,
+    "GRU": _gru_direction,
+    "RNN_TANH": functools.partial(_rnn_direction, mode="tanh"),
+    "RNN_RELU": functools.partial(_rnn_direction, mode="relu"),
+}
 
 
 def _last(states: Tensor, lengths: Tensor | None) -> Tensor:

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import openvino
 from openvino import frontend
 
-from textual_vision.runtime.backends.openvino_rewrites import fuse_depth_to_space, move_topk_axis
+from textual_vision.runtime.backends.openvino_int8 import computed_in_float, overflows, quantizes
+from textual_vision.runtime.backends.openvino_rewrites import (
+    fuse_depth_to_space,
+    has_as_many_heads_as_tokens,
+    move_topk_axis,
+)
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -34,6 +39,7 @@ OPENVINO_ERRORS = (
     frontend.OpValidationFailure,
 )
 
+WITHOUT_FUSED_ATTENTION = {"SNIPPETS_MODE": "DISABLE"}  # an internal option of the CPU plugin
 FIXED_LIMIT = 4  # batch sizes that stay compiled; the least recently used is dropped
 
 
@@ -71,7 +77,7 @@ class OpenVinoSession:
         if only_batch_is_dynamic(model):
             self._fixed_for(1)
         else:
-            compiled = core.compile_model(model, DEVICE, self._settings)
+            compiled = _compiled(core, model, self._settings)
             self._request = compiled.create_infer_request()
             self._outputs = list(zip(compiled.outputs, self._names[count:], strict=True))
 
@@ -91,12 +97,20 @@ class OpenVinoSession:
         """Return the graph compiled for `batch`, which the first call compiles."""
         if batch not in self._fixed:
             model = with_batch_size(self._model, batch)
-            compiled = self._core.compile_model(model, DEVICE, self._settings)
+            compiled = _compiled(self._core, model, self._settings)
             self._fixed[batch] = _FixedSizes(compiled, self._names)
             if len(self._fixed) > FIXED_LIMIT:
                 self._fixed.popitem(last=False)
         self._fixed.move_to_end(batch)
         return self._fixed[batch]
+
+
+def _compiled(
+    core: openvino.Core, model: openvino.Model, settings: Mapping[str, object]
+) -> openvino.CompiledModel:
+    if has_as_many_heads_as_tokens(model):
+        settings = {**settings, **WITHOUT_FUSED_ATTENTION}
+    return core.compile_model(model, DEVICE, settings)
 
 
 def only_batch_is_dynamic(model: openvino.Model) -> bool:
@@ -166,6 +180,11 @@ def _started() -> openvino.Core:
     return openvino.Core()
 
 
+@functools.cache
+def _overflows(precision: str) -> bool:
+    return overflows(_core(), DEVICE, precision)
+
+
 def _read(graph: bytes) -> tuple[openvino.Model, list[str]]:
     """The graph as OpenVINO's own, and the names of all inputs: OpenVINO drops those that nothing reads.
 
@@ -197,6 +216,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OpenVinoSession:
         model, declared = _read(graph)
         move_topk_axis(model)
         fuse_depth_to_space(model)
+        if quantizes(model) and _overflows(precision):
+            settings |= computed_in_float(model)
         return OpenVinoSession(core, model, settings, options.name, declared)
     except OPENVINO_ERRORS as error:
         problem = f"{options.name}: OpenVINO cannot load it: {lines_of(error)[-1]}"

@@ -93,3 +93,18 @@ def _fused_input(last: openvino.Node) -> openvino.Output | None:
         output = node.input_value(0)
     # The first Reshape, the last one visited, splits the channels of each position into 2 x 2 blocks.
     return output if apart is not None and [str(size) for size in apart][3:5] == ["2", "2"] else None
+
+
+def has_as_many_heads_as_tokens(model: openvino.Model) -> bool:
+    """Return whether a softmax (batch, heads, queries, keys) has equal sizes among the last three.
+
+    OpenVINO 2026.4 then takes heads for tokens where it fuses the attention, and computes something else.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "Softmax":
+            shape = node.get_output_partial_shape(0)
+            if shape.is_static and len(shape) > MIN_RANK:
+                heads, queries, keys = list(shape.to_shape())[-3:]
+                if heads in (queries, keys):
+                    return True
+    return False

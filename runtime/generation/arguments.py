@@ -76,6 +76,15 @@ def parameters_from(values: object, specs: Sequence[ParameterSpec]) -> dict[str,
     return found
 
 
+def batch_size_from(value: object, largest: int) -> int:
+    """How many pictures to compute at once; UsageError unless it is None or from 1 to `largest`."""
+    if value is None:
+        return largest
+    if type(value) is not int or not 1 <= value <= largest:
+        raise UsageError(f"a batch size of {value!r}", f"choose 1 to {largest}, the profile's maximum")
+    return value
+
+
 def check_counts(prompts: int, seeds: int) -> int:
     """The number of pictures; UsageError unless there are as many of one as of the other, or one of one."""
     count = max(prompts, seeds)

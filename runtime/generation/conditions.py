@@ -16,7 +16,7 @@ from textual_vision.runtime.generation.arguments import prompt_from
 from textual_vision.runtime.generation.program import ATTENTION_MASK, INPUT_IDS, LABEL, LENGTHS
 from textual_vision.runtime.generation.specs import LabelSpec
 from textual_vision.runtime.manifest import Manifest
-from textual_vision.runtime.text.tokenizer import PromptNote, Tokenizer, Tokens
+from textual_vision.runtime.text.tokenizer import PromptNote, PromptPieces, Tokenizer, Tokens
 
 SHOWN_LABELS = 12
 NO_NOTE = PromptNote(unknown=(), words_cut=0, nothing_known=False)
@@ -45,6 +45,9 @@ class BatchTokenizer(Protocol):
     def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]:
         """Return the tokens of the prompts in batches of at most `size`."""
 
+    def pieces(self, prompt: str) -> PromptPieces:
+        """Return the tokens of one prompt as text."""
+
 
 class ConditionReader:
     """Reads conditions as a bundle's model takes them."""
@@ -60,6 +63,12 @@ class ConditionReader:
         """The condition of each text: a prompt, a label, or nothing, where only their number counts."""
         (condition,) = self.read_batches(texts, max(1, len(texts)))
         return condition
+
+    def pieces(self, text: str | int) -> PromptPieces:
+        """The tokens of a prompt as text; none for a label, or nothing."""
+        if self._tokenizer is None:
+            return PromptPieces(tokens=(), words=(), names=())
+        return self._tokenizer.pieces(prompt_from(text))
 
     def read_batches(self, texts: Sequence[str | int], size: int) -> list[Condition]:
         """Conditions of at most `size` texts each. Raises UsageError for what the model does not take."""

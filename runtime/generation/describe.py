@@ -7,6 +7,7 @@ from typing import Protocol
 
 from textual_vision.runtime.backends.session import Session, backend_by_name
 from textual_vision.runtime.bundle import Bundle
+from textual_vision.runtime.generation.memory import resident_bytes
 from textual_vision.runtime.generation.results import Description
 
 
@@ -17,6 +18,7 @@ class LoadedModel(Protocol):
     backend: str
     backend_reason: str
     isolated: bool
+    process_id: int | None  # of the child that computes
 
     @property
     def sessions(self) -> Mapping[str, Session]:
@@ -43,6 +45,7 @@ def describe_model(bundle: Bundle, model: LoadedModel) -> Description:
         max_tokens=None if manifest.text is None else manifest.text.max_tokens,
         largest_batch=manifest.batch.max,
         files={name: manifest.files[name].bytes for name in _loaded_files(bundle, model)},
+        memory_bytes=resident_bytes(model.process_id),
     )
 
 

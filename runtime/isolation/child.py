@@ -57,6 +57,8 @@ class Worker:
             return Message(arrays=self._sessions[request.values["stage"]].run(request.arrays))
         if self._tokenizer is None:
             raise IntegrityError("the bundle has no tokenizer", "load it again")
+        if "pieces" in request.values:
+            return Message(values={"found": asdict(self._tokenizer.pieces(request.values["pieces"]))})
         batches = self._tokenizer.encode_batches(request.values["prompts"], request.values["size"])
         arrays = {f"ids{place}": batch.ids for place, batch in enumerate(batches)}
         arrays |= {f"mask{place}": batch.mask for place, batch in enumerate(batches)}

@@ -21,7 +21,7 @@ from textual_vision.runtime.errors import IntegrityError, TextualVisionError, Us
 from textual_vision.runtime.isolation.limits import IsolationLimits, check_platform
 from textual_vision.runtime.isolation.messages import Connection, ConnectionClosedError, Message
 from textual_vision.runtime.strict_json import dataclass_from_json
-from textual_vision.runtime.text.tokenizer import PromptNote, Tokens
+from textual_vision.runtime.text.tokenizer import PromptNote, PromptPieces, Tokens
 
 # Without the working folder on the path: what was downloaded there must not be imported.
 CHILD = """import sys
@@ -74,6 +74,11 @@ class IsolatedProcess:
         described = answer.values.get("stages", {})
         self.sessions = {name: IsolatedSession(self, name, about) for name, about in described.items()}
         self.tokenizer = IsolatedTokenizer(self)
+
+    @property
+    def process_id(self) -> int:
+        """The child's process id."""
+        return self._process.pid
 
     def request(self, message: Message, what: str) -> Message:
         """The child's answer; `what` says in errors what it was at.
@@ -181,6 +186,11 @@ class IsolatedTokenizer:
         request = Message(values={"prompts": list(prompts), "size": size})
         answer = self._process.request(request, "reading the prompts")
         return list(_batches(answer, prompts, size))
+
+    def pieces(self, prompt: str) -> PromptPieces:
+        """See `Tokenizer.pieces`."""
+        answer = self._process.request(Message(values={"pieces": prompt}), "reading the prompt")
+        return dataclass_from_json(PromptPieces, answer.values.get("found"), "pieces")
 
 
 def _batches(answer: Message, prompts: Sequence[str], size: int) -> Iterator[Tokens]:

@@ -19,6 +19,7 @@ from textual_vision.runtime.errors import (
     shortened,
 )
 from textual_vision.runtime.manifest import TextSpec
+from textual_vision.runtime.text.prompt_text import plain_prompt
 from textual_vision.runtime.text.tokenizer_file import check_tokenizer_file
 
 if TYPE_CHECKING:
@@ -48,6 +49,15 @@ class Tokens:
     ids: npt.NDArray[np.int64]
     mask: npt.NDArray[np.int64]
     notes: tuple[PromptNote, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPieces:
+    """The tokens of one prompt as text; of each, the number of its word (-1: special) and the word's text."""
+
+    tokens: tuple[str, ...]
+    words: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 class Tokenizer:
@@ -103,6 +113,19 @@ class Tokenizer:
         read = [self._read(prompt) for prompt in prompts]
         return [self._padded(read[start : start + size]) for start in range(0, len(read), size)]
 
+    def pieces(self, prompt: str) -> PromptPieces:
+        """The tokens that `encode` gives the ids of; UsageError when the prompt has no text."""
+        prompt, encoding = self._encode_one(prompt)
+        dropped = self._spec.unknown_id if self._spec.drop_unknown else None
+        kept = [place for place, number in enumerate(encoding.ids) if number != dropped]
+        numbers = [-1 if number is None else number for number in encoding.word_ids]
+        names = [_word_of(prompt, encoding, numbers[place]) for place in kept]
+        return PromptPieces(
+            tokens=tuple(encoding.tokens[place] for place in kept),
+            words=tuple(numbers[place] for place in kept),
+            names=tuple(names),
+        )
+
     def _padded(self, read: Sequence[tuple[list[int], PromptNote]]) -> Tokens:
         longest = max(len(ids) for ids, _ in read)
         length = self._spec.max_tokens if self._spec.fixed_length else longest
@@ -114,8 +137,8 @@ class Tokenizer:
         return Tokens(ids=ids, mask=mask, notes=tuple(note for _, note in read))
 
     def _read(self, prompt: str) -> tuple[list[int], PromptNote]:
-        encoding = self._encode_one(prompt)
-        note = self._note(prompt, encoding)
+        plain, encoding = self._encode_one(prompt)
+        note = self._note(plain, encoding)
         if not self._spec.drop_unknown:
             return encoding.ids, note
         if note.nothing_known:
@@ -123,7 +146,8 @@ class Tokenizer:
             raise UsageError(problem, "use words of the captions that it was trained on")
         return [number for number in encoding.ids if number != self._spec.unknown_id], note
 
-    def _encode_one(self, prompt: str) -> Encoding:
+    def _encode_one(self, prompt: str) -> tuple[str, Encoding]:
+        """The prompt's plain text, and its tokens."""
         if len(prompt) > PROMPT_LIMIT_CHARACTERS:
             problem = f"a prompt of {len(prompt)} characters; at most {PROMPT_LIMIT_CHARACTERS} are read"
             raise UsageError(problem, "shorten it: the model reads a few dozen words")
@@ -132,10 +156,11 @@ class Tokenizer:
         except UnicodeEncodeError:
             raise UsageError(f"the prompt {_short(prompt)} is not valid text", "pass it as UTF-8") from None
         with _library_errors(self._spec.tokenizer):
-            encoding = self._tokenizer.encode(prompt)
-        if not prompt.strip() or all(encoding.special_tokens_mask):
+            plain = plain_prompt(prompt, lambda text: self._tokenizer.token_to_id(text) is not None)
+            encoding = self._tokenizer.encode(plain)
+        if not plain.strip() or all(encoding.special_tokens_mask):
             raise UsageError(f"the prompt {_short(prompt)} is empty", EMPTY_HINT)
-        return encoding
+        return plain, encoding
 
     def _note(self, prompt: str, encoding: Encoding) -> PromptNote:
         own = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
@@ -176,6 +201,13 @@ def warnings_of_note(prompt: str, note: PromptNote, max_tokens: int) -> list[str
         words = "1 word was" if note.words_cut == 1 else f"{note.words_cut} words were"
         found.append(f"prompt {_short(prompt)}: longer than {max_tokens} tokens, the last {words} cut")
     return found
+
+
+def _word_of(prompt: str, encoding: Encoding, number: int) -> str:
+    """The text of a word of the prompt, by its number; empty for special tokens."""
+    places = [place for place, word in enumerate(encoding.word_ids) if word == number]
+    offsets = [encoding.offsets[place] for place in places]
+    return prompt[min(start for start, _ in offsets) : max(end for _, end in offsets)] if offsets else ""
 
 
 def _short(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from doc_pages import PAGES, ROOT, blocks, id_of, inline_code, prose, shell_lines, text_of
 
 from textual_vision.export.cli.main import command as export_command
-from textual_vision.runtime.cli import command as generate_command
+from textual_vision.runtime.cli.main import command as generate_command
 from textual_vision.training.cli.main import command as train_command
 from textual_vision.training.config import TrainConfig
 

@@ -1,5 +1,6 @@
 """tv-generate: pictures for good input; for bad input one line of error, a hint, an exit code and no file."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textual_vision.runtime.cli import command
+from textual_vision.runtime.cli.main import command
 from textual_vision.runtime.console import run
+from textual_vision.runtime.images.png import texts_of_png
 from textual_vision.runtime.pipeline import TextToImage
 
 
@@ -53,12 +55,49 @@ def test_a_grid_has_a_row_per_prompt_and_a_column_per_seed(generate, tiny_bundle
     assert np.array_equal(sheet[8:, 16:], TextToImage.load(tiny_bundle)("cat", seed=2))
 
 
-def test_json_tells_machines_what_was_drawn(generate):
+def test_json_tells_machines_of_each_picture_in_a_line(generate):
     code, out, _ = generate("BUNDLE", "dog", "--count", "2", "--json", "--backend", "openvino")
     assert code == 0
-    told = json.loads(out)
-    assert (told["bundle"], told["precision"], told["backend"]) == ("tiny", "fp32", "openvino")
-    assert told["pictures"][1] == {"prompt": "dog", "seed": 1, "file": "out-2.png"}
+    told = [json.loads(line) for line in out.splitlines()]
+    assert (told[0]["bundle"], told[0]["precision"], told[0]["backend"]) == ("tiny", "fp32", "openvino")
+    assert [one["seed"] for one in told] == [0, 1]
+    assert [one["file"] for one in told] == ["out-1.png", "out-2.png"]
+
+
+def test_prompts_come_from_a_file_or_the_standard_input(generate, tiny_bundle, tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("dog\n\n  cat \r\na green forest\n", "utf-8")
+    code, out, _ = generate("BUNDLE", "--prompts", "prompts.txt", "--json", "-o", "p.png")
+    assert code == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["prompt"] for one in told] == ["dog", "cat", "a green forest"]
+    assert np.array_equal(pixels(tmp_path / "p-2.png"), TextToImage.load(tiny_bundle)("cat"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"dog\n")))
+    assert generate("BUNDLE", "--prompts", "-", "--count", "2")[1] == "wrote out-1.png\nwrote out-2.png\n"
+
+
+def test_pictures_are_written_while_later_prompts_are_still_unknown(tiny_bundle, tmp_path):
+    command = [sys.executable, "-m", "textual_vision.runtime.cli.main", str(tiny_bundle), "--prompts", "-"]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    with subprocess.Popen([*command, "--batch-size", "1", "--no-isolated"], **options) as process:
+        process.stdin.write("dog\ncat\nriver\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "wrote out-1.png\n"
+        assert (tmp_path / "out-1.png").exists()
+        process.stdin.close()
+        assert process.stdout.read() == "wrote out-2.png\nwrote out-3.png\n"
+    assert process.returncode == 0
+
+
+def test_a_picture_file_tells_its_prompt_and_seed(generate, tmp_path):
+    assert generate("BUNDLE", "a dog", "--seed", "7")[0] == 0
+    told = texts_of_png((tmp_path / "out.png").read_bytes())
+    assert (told["prompt"], told["seed"], told["precision"]) == ("a dog", "7", "fp32")
+
+
+def test_an_explanation_is_a_picture(generate, tmp_path):
+    assert generate("BUNDLE", "dog wearing sunglasses", "--explain", "why.png")[0] == 0
+    assert pixels(tmp_path / "why.png").shape[2] == 3
+    assert generate("BUNDLE", "dog", "cat", "--explain", "why.png")[0] == 2
 
 
 @pytest.mark.parametrize("prompt", ["🐶", "森林 dog", "dog " * 2500])
@@ -132,6 +171,9 @@ BAD_USAGE = {
     "no thread": ["BUNDLE", "dog", "--threads", "0"],
     "an unknown precision": ["BUNDLE", "dog", "--precision", "int4"],
     "an unknown backend": ["BUNDLE", "dog", "--backend", "onnx"],
+    "prompts in two places": ["BUNDLE", "dog", "--prompts", "-"],
+    "a file of prompts that is not there": ["BUNDLE", "--prompts", "nowhere.txt"],
+    "a batch larger than the profile's": ["BUNDLE", "dog", "--batch-size", "99"],
     "an output that is a folder": ["BUNDLE", "dog", "-o", "."],
     "an output in no folder": ["BUNDLE", "dog", "-o", "nowhere/out.png"],
     "an output that is no PNG": ["BUNDLE", "dog", "-o", "out.jpg"],
@@ -181,7 +223,7 @@ def test_a_gpu_that_is_not_there_is_exit_code_6(generate):
 def test_an_earlier_picture_survives_when_there_is_no_room_for_the_new_one(tiny_bundle, tmp_path):
     script = (
         "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
-        "from textual_vision.runtime.cli import main\nmain()"
+        "from textual_vision.runtime.cli.main import main\nmain()"
     )
     (tmp_path / "out.png").write_bytes(b"an earlier picture")
     arguments = [sys.executable, "-B", "-c", script, str(tiny_bundle), "dog"]

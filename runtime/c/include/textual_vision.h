@@ -54,13 +54,13 @@ typedef struct tv_options {
 /* What was opened. The texts belong to the model. */
 typedef struct tv_description {
     const char *name;
-    const char *licence;
+    const char *license;
     const char *precision;
     const char *verdict;              /* of that precision: "pass", "fail" or "unchecked" */
     const char *onnxruntime_version;
     size_t height, width;             /* of a picture, in pixels */
-    size_t max_tokens;                /* of a prompt; the rest of it is cut */
-    size_t noise_dim;                 /* normals that a seed becomes */
+    size_t max_tokens;                /* of a prompt; the rest of it is cut. 0: the model takes labels, or nothing */
+    size_t noise_count;               /* values that a seed becomes */
     size_t batch;                     /* pictures that are computed at once */
     const char *const *warnings;      /* what the bundle's maker found wrong */
     size_t warning_count;
@@ -94,6 +94,8 @@ TV_API int tv_open(const char *folder, const tv_options *options, tv_model **mod
 TV_API void tv_describe(const tv_model *model, tv_description *description);
 
 /*
+ * A model with labels takes a label's name or number in the place of a prompt; one without a condition takes "".
+ *
  * Picture k from prompt k and seed k; one prompt with many seeds, or many prompts with one seed, also goes.
  * Prompts are UTF-8 and end with a zero byte. On an error `*pictures` is all zero.
  * TV_USAGE (an empty prompt, counts that do not fit), TV_INTEGRITY (the graphs give something else than the

@@ -1,23 +1,35 @@
-"""Write src/base/unicode_tables.c: what the `tokenizers` library does to each character of Unicode.
+"""Write src/base/unicode_tables.c, nfkc_tables.c and emoji_names.c: what characters of a prompt become.
+
+unicode_tables.c is what the `tokenizers` library does to each character of Unicode.
 
 The library's tables come from several Unicode versions at once, so they are read out of the library itself:
 each code point is normalized and split alone, and pairs of marks show the order that NFD gives them. Which
 characters a terminal can print is Python's `str.isprintable`, for messages.
 
-Run it again when the tests say that the tables differ: `python write_unicode_tables.py [OUTPUT]`.
+Before that, emoji become their names and the text NFKC, by Python's Unicode. The names are CLDR's, from
+en/data.json of the npm package emojibase-data; they are kept in runtime/text/emoji_names.txt.
+
+Run it again when the tests say that the tables differ: `python write_unicode_tables.py [EMOJIBASE]`, with
+EMOJIBASE a newer en/data.json.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
-OUTPUT = Path(__file__).parents[1] / "src" / "base" / "unicode_tables.c"
+RUNTIME = Path(__file__).parents[2]
+NAMES = RUNTIME / "text" / "emoji_names.txt"
+BASE = RUNTIME / "c" / "src" / "base"
+DROPPED = {0xFE0F, *range(0x1F3FB, 0x1F400)}  # variation selector, skin tones
+FIRST_EMOJI = 0xA9
+COMPONENTS = 2  # the group of tones and hair
 CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
 HANGUL = range(0xAC00, 0xD7A4)  # composed by arithmetic
 COLUMNS = 108
@@ -151,5 +163,82 @@ def wrapped(items: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def names_from_emojibase(data: list[dict[str, object]]) -> dict[str, str]:
+    """Sequence of characters → name, without variation selectors and skin tones."""
+    names: dict[str, str] = {}
+    for entry in data:
+        sequence = "".join(chr(code) for code in map(ord, str(entry["emoji"])) if code not in DROPPED)
+        if sequence and ord(sequence[0]) >= FIRST_EMOJI and entry.get("group") != COMPONENTS:
+            names.setdefault(sequence, str(entry["label"]))
+    return names
+
+
+def text_from_names(names: Mapping[str, str]) -> str:
+    """emoji_names.txt: code points in hexadecimal, a tab, the name."""
+    lines = (f"{'-'.join(f'{ord(one):x}' for one in key)}\t{name}\n" for key, name in sorted(names.items()))
+    return "".join(lines)
+
+
+def names_from_text(text: str) -> dict[str, str]:
+    """The names in emoji_names.txt."""
+    pairs = (line.split("\t") for line in text.splitlines())
+    return {"".join(chr(int(one, 16)) for one in key.split("-")): name for key, name in pairs}
+
+
+def emoji_table(names: Mapping[str, str]) -> str:
+    """The text of emoji_names.c, sorted by bytes."""
+    rows = sorted((key.encode(), name.encode()) for key, name in names.items())
+    items = "\n".join(f"    {{{quoted(key)}, {quoted(name)}}}," for key, name in rows)
+    return (
+        "/* Written by scripts/write_unicode_tables.py: do not edit. */\n"
+        '#include "base/prompt_tables.h"\n\n'
+        f"const tv_emoji_name tv_emoji_names[{len(rows)}] = {{\n{items}\n}};\n"
+        f"const size_t tv_emoji_names_count = {len(rows)};\n"
+    )
+
+
+def quoted(data: bytes) -> str:
+    """A C string of the bytes; octal escapes end by themselves."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\?')
+    return '"' + "".join(chr(one) if one in plain else f"\\{one:03o}" for one in data) + '"'
+
+
+def nfkc_tables() -> str:
+    """The text of nfkc_tables.c, from Python's unicodedata."""
+    changed = {}
+    for code in CODE_POINTS:
+        text = unicodedata.normalize("NFKD", chr(code))
+        if text != chr(code) and code not in HANGUL:
+            changed[code] = text
+    classes = {code: unicodedata.combining(chr(code)) for code in CODE_POINTS}
+    parts = [
+        "/* Written by scripts/write_unicode_tables.py from Python's Unicode "
+        f"{unicodedata.unidata_version}: do not edit. */\n"
+        '#include "base/prompt_tables.h"',
+        class_table(classes).replace("tv_unicode_class", "tv_nfkc_class"),
+        mapping_table("tv_nfkc_decomposition", changed),
+        counted("tv_nfkc_pair", "tv_code_pair", pairs()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def pairs() -> list[str]:
+    """Two characters and the one that they compose to, sorted."""
+    found = []
+    for code in CODE_POINTS:
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            first, second = (int(part, 16) for part in parts)
+            if unicodedata.normalize("NFC", chr(first) + chr(second)) == chr(code):
+                found.append((first, second, code))
+    return [f"{{{first:#x}, {second:#x}, {code:#x}}}" for first, second, code in sorted(found)]
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else OUTPUT).write_text(tables(), "utf-8")
+    if len(sys.argv) > 1:
+        given = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+        NAMES.write_text(text_from_names(names_from_emojibase(given)), "utf-8")
+    (BASE / "unicode_tables.c").write_text(tables(), "utf-8")
+    (BASE / "nfkc_tables.c").write_text(nfkc_tables(), "utf-8")
+    known = names_from_text(NAMES.read_text("utf-8"))
+    (BASE / "emoji_names.c").write_text(emoji_table(known), "utf-8")

@@ -50,6 +50,6 @@ def test_a_bundle_is_looked_into_and_verified_without_onnx_too(tiny_bundle, argu
 def test_the_gpu_is_checked_and_a_bundle_verified(tiny_bundle):
     run(
         "import textual_vision.export.tensorrt.gpu_check, textual_vision.export.cli.printing\n"
-        "import textual_vision.export.bundle.verify\n"
+        "import textual_vision.export.verification.verify\n"
         "assert 'torch' not in sys.modules"
     )

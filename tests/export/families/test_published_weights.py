@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_weights import random_state
 
 from textual_vision.export.families import attngan, damsm, dcgan, df_gan, vq_gan
 from textual_vision.export.families.weights import load_state, read_checkpoint, state_from_checkpoint
 from textual_vision.runtime.errors import IntegrityError, UsageError
+from textual_vision.runtime.noise import noise_from_seed
 
 DATA = Path(__file__).parents[2] / "data" / "families"
 TOLERANCE = 1e-4  # of values in [-1, 1]
@@ -96,6 +98,13 @@ def test_cgan_reads_classes_and_sizes_off_its_state():
     label, noise = torch.tensor([0, 6]), torch.randn(2, 10)
     assert again.image_shape == (3, 8, 8)
     assert torch.equal(again.eval()(label, noise), module.eval()(label, noise))
+
+
+def test_cgan_gives_the_picture_of_the_common_implementation():
+    module = dcgan.CganGenerator(classes=7, embedding=7, noise_dim=10, widths=(128, 256, 512, 1024, 192))
+    module.load_state_dict(random_state(module))
+    picture = module.eval()(torch.tensor([0, 6]), torch.from_numpy(noise_from_seed(3, 2, 10)))
+    assert (picture - expected("cgan")["image"]).abs().max() < TOLERANCE
 
 
 def test_weights_saved_from_several_gpus_load_as_they_are():

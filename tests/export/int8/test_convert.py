@@ -133,9 +133,9 @@ def feeds(model: onnx.ModelProto, count: int = 3) -> list[Feeds]:
     return [{"ids": RANDOM.integers(0, LARGE_TABLE // 32, (4, 7))} for _ in range(count)]
 
 
-def run(model: onnx.ModelProto, inputs: Feeds) -> list[np.ndarray]:
+def run(model: onnx.ModelProto, inputs: Feeds, backend: str = "onnxruntime") -> list[np.ndarray]:
     onnx.checker.check_model(model, full_check=True)
-    session = open_session(model.SerializeToString(), SessionOptions(backend="onnxruntime", name="tiny.onnx"))
+    session = open_session(model.SerializeToString(), SessionOptions(backend=backend, name="tiny.onnx"))
     return list(session.run(inputs).values())
 
 
@@ -222,8 +222,9 @@ def test_int8_stays_near_the_float_graph_with_every_method(convolutions, product
         assert 0 < relative_error(run(model, inputs)[0], run(graph, inputs)[0]) < 0.15
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_overflow(
-    convolutions, products, product_twice
+    convolutions, products, product_twice, backend: str
 ) -> None:
     plain = onnxruntime.SessionOptions()  # without optimization, Q/DQ is computed in float as it stands
     plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -231,7 +232,7 @@ def test_integers_compute_what_the_graph_says_also_on_cpus_whose_fast_products_o
         graph = quantize_graph(model, default_modes(quantizable_layers(model), INT8), thresholds_of(model))
         inputs = feeds(model)[0]
         session = onnxruntime.InferenceSession(graph.SerializeToString(), plain, ["CPUExecutionProvider"])
-        assert relative_error(session.run(None, inputs)[0], run(graph, inputs)[0]) < 0.01
+        assert relative_error(session.run(None, inputs)[0], run(graph, inputs, backend)[0]) < 0.01
 
 
 @pytest.mark.parametrize("opset", [20, 21, 23])

@@ -36,6 +36,7 @@ from textual_vision.export.precision.registry import FloatGraphs, convert_stage
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 PROMPTS = ("dog wearing sunglasses", "green forest with river", "red apple", "a cat")
@@ -64,7 +65,7 @@ def source(
     tiny_model: StagedModel, floats: dict[str, bytes], batches: Sequence[ReferenceBatch]
 ) -> FloatGraphs:
     specs = tuple(stage.spec for stage in tiny_model.stages)
-    return FloatGraphs(stages=specs, fp32=floats, batches=batches, target="cpu")
+    return FloatGraphs(program=Program(stages=specs), fp32=floats, batches=batches, target="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from textual_vision.export.precision.fp16 import fp16_from_float
 from textual_vision.export.precision.fp16_cast import fp16_graph_from_float
 from textual_vision.export.precision.registry import FloatGraphs, convert_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
+from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
 RANDOM = np.random.default_rng(1)
@@ -66,7 +67,9 @@ def batch() -> ReferenceBatch:
 
 
 def test_what_overflows_on_real_inputs_stays_in_float32_and_what_decides_a_code_too() -> None:
-    source = FloatGraphs(stages=(SPEC,), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     made = fp16_from_float(source)
     notes = made.notes["latent"]
     assert isinstance(notes, dict)
@@ -119,7 +122,9 @@ def test_what_says_its_own_type_keeps_it() -> None:
 def test_a_stage_whose_codes_half_would_change_is_computed_in_float32(monkeypatch) -> None:
     monkeypatch.setattr(half, "MIN_CODE_AGREEMENT", 1.1)
     monkeypatch.setattr(quantize_store, "MIN_CONSTANT_VALUES", 1)
-    source = FloatGraphs(stages=[SPEC], fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     made = fp16_from_float(source)
     assert "codes were others" in made.notes["latent"]["float32"]["all"]
     types = {node.op_type for node in onnx.load_from_string(made.graphs["latent"]).graph.node}
@@ -155,7 +160,10 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
     batches = [ReferenceBatch(prompts=("",) * 32, seeds=(0,) * 32, tensors=tensors, margins={})]
     stage = StageSpec(name="latent", inputs=SPEC.inputs, outputs=SPEC.outputs[:1])
     source = FloatGraphs(
-        stages=[stage], fp32={"latent": model.SerializeToString()}, batches=batches, target="cpu"
+        program=Program(stages=(stage,)),
+        fp32={"latent": model.SerializeToString()},
+        batches=batches,
+        target="cpu",
     )
     # So small a graph is smaller in float32 than with casts.
     assert fp16_from_float(source).notes["latent"]["float32"].keys() == {"all"}
@@ -166,7 +174,9 @@ def test_the_fewest_last_modules_that_mend_the_codes_are_float32_too(monkeypatch
 
 
 def test_a_stage_made_early_is_what_the_whole_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = FloatGraphs(stages=(SPEC,), fp32={"latent": graph()}, batches=[batch()], target="cpu")
+    source = FloatGraphs(
+        program=Program(stages=(SPEC,)), fp32={"latent": graph()}, batches=[batch()], target="cpu"
+    )
     whole = fp16_from_float(source)
     early = convert_stage("fp16", source, SPEC)
     monkeypatch.setattr(half, "fp16_stage_from_float", lambda *_: pytest.fail("made again"))
@@ -201,3 +211,45 @@ def test_a_transposition_before_a_product_loads_in_half(perm: list[int]) -> None
     session = open_session(made, SessionOptions(backend="onnxruntime", name="g"))
     expected = (1 / (1 + np.exp(-x))).transpose(perm)
     assert np.abs(session.run({"x": x})["y"] - expected).max() < 1e-3
+
+
+def model_of(nodes: list[onnx.NodeProto]) -> bytes:
+    """A graph from x to y, float32 (4,)."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    made = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.float32([2]), "two")])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    data: bytes = onnx.shape_inference.infer_shapes(model).SerializeToString()
+    return data
+
+
+def branches() -> list[onnx.NodeProto]:
+    """2x, then its double where the first value is positive, else its half."""
+    inside = [
+        helper.make_graph(
+            [helper.make_node(operator, ["d", "two"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4])],
+        )
+        for operator, name in (("Mul", "double"), ("Div", "quotient"))
+    ]
+    return [
+        helper.make_node("Mul", ["x", "two"], ["d"], name="a/Mul"),
+        helper.make_node("Constant", [], ["first"], name="a/Constant", value_ints=[0]),
+        helper.make_node("Gather", ["d", "first"], ["value"], name="a/Gather"),
+        helper.make_node("Sub", ["two", "two"], ["zero"], name="a/Sub"),
+        helper.make_node("Greater", ["value", "zero"], ["flag"], name="a/Greater"),
+        helper.make_node("If", ["flag"], ["z"], name="a/If", then_branch=inside[0], else_branch=inside[1]),
+        helper.make_node("Mul", ["z", "two"], ["y"], name="b/Mul"),
+    ]
+
+
+@pytest.mark.parametrize("nodes", [[helper.make_node("Celu", ["x"], ["y"], name="celu")], branches()])
+def test_operators_that_onnx_lacks_in_half_and_graphs_inside_stay_in_float32(nodes) -> None:
+    graph = model_of(nodes)
+    made = fp16_graph_from_float(graph, ())
+    options = SessionOptions(backend="onnxruntime", name="g", trusted=True)
+    for sign in (1, -1):
+        x = sign * np.linspace(0.1, 2, 4, dtype=np.float32)
+        found, wanted = (open_session(one, options).run({"x": x})["y"] for one in (made, graph))
+        np.testing.assert_allclose(found, wanted, rtol=2e-3)

@@ -23,7 +23,7 @@ from textual_vision.export.report.pictures import NEAR_TIE
 from textual_vision.export.results import BuildResult, PrecisionResult, RewriteResult, StageGraph, StepTiming
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.runtime.bundle import Bundle
-from textual_vision.runtime.generation.program import program_from_manifest
+from textual_vision.runtime.generation.program import Program, program_from_manifest
 
 PROMPTS = ("dog wearing sunglasses", "a cat with river", "green forest", "a river")
 SHOWN = (PROMPTS[0], "<script>alert(1)</script> & cat", *PROMPTS[2:])
@@ -58,7 +58,7 @@ def source(tiny_bundle: Path) -> ReportSource:
     )
     return ReportSource(
         result=result,
-        stages=stages,
+        program=Program(stages=stages),
         graphs=graphs,
         batches=batches,
         about={"license": "Apache-2.0"},
@@ -191,7 +191,7 @@ def test_the_json_holds_the_figures_that_the_page_shows(source: ReportSource) ->
     latent = next(row for row in low["stages"] if row["stage"] == "latent")["worst"]
     assert 0 < latent["agreement"] < 1
     assert f"{100 * latent['agreement']:.2f} %" in page
-    assert f"{low['whole']['psnr_db']:.1f} dB" in page
+    assert f"{low['end_to_end']['psnr_db']:.1f} dB" in page
     assert [picture["prompt"] for picture in value["pictures"]] == list(SHOWN)
     assert value["command"] in page and "int8 failed" in page and "not the fastest here" in page
     assert set(value["layers"]) == {"int8"}

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from textual_vision.export.graph.opset import check, check_opset, opset_newest
+from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.stage import Stage, tensor
 from textual_vision.export.passes.folding import fold_constants
+from textual_vision.export.passes.manager import rewrite_graph
+from textual_vision.export.passes.measurement import RewriteContext
 from textual_vision.export.tracing import exporter as to_onnx
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
 from textual_vision.runtime.backends.session import SessionOptions, open_session
@@ -45,6 +48,50 @@ class Branching(nn.Module):
         if x.sum() > 0:
             return x * 2
         return x
+
+
+class Condition(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y + 1, (x,))
+        return found
+
+
+class BiasedAttention(nn.Module):
+    """Attention whose mask is trained, its heads joined by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(2, (2, 2)).transpose(1, 2)
+        found = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias[None])
+        return found.transpose(1, 2).flatten(2)
+
+
+class LongAndShort(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > 2:
+            return x * 2
+        return x
+
+
+class MiddleToken(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x[:, x.shape[1] // 2, None]
+
+
+class ExtraKey(nn.Module):
+    """Attention with a key of its own, so that there is one key more than tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = x[..., 0] < -1e9
+        found: Tensor = self.attention(x, x, x, key_padding_mask=padding)[0]
+        return found
 
 
 class Lengths(nn.Module):
@@ -113,6 +160,42 @@ def test_a_branch_on_values_is_named_with_its_line() -> None:
     assert "\n" not in error.value.message
 
 
+def test_control_flow_is_named_with_its_line() -> None:
+    tensors = {**EXAMPLE, "y": Condition()(torch.from_numpy(EXAMPLE["x"])).numpy()}
+    batch = ReferenceBatch(prompts=("",) * 2, seeds=(0, 0), tensors=tensors, margins={}, fixed_length=True)
+    context = RewriteContext(stage=SPEC, batch=batch, backend="onnxruntime", target="cpu")
+    graph = exported(Condition()).SerializeToString()
+    with pytest.raises(
+        UsageError, match=r"'odd' .*: a bundle may not hold If at test_exporter.py:\d+: found"
+    ):
+        rewrite_graph(graph, context)
+
+
+def test_code_that_decides_by_the_number_of_tokens_is_named_with_its_condition_and_the_way_out() -> None:
+    tokens = tensor("x", "float32", "batch", "tokens", 4)
+    spec = StageSpec(name="odd", inputs=(tokens,), outputs=(tensor("y", "float32", "batch", "tokens", 4),))
+    with pytest.raises(
+        UsageError, match=r"its code needs 3 <= tokens .* test_exporter.py:.*: if x.shape"
+    ) as caught:
+        onnx_from_stage(Stage(spec=spec, module=LongAndShort()), EXAMPLE, ExportOptions(max_tokens=8))
+    assert "--prompt-length" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [MiddleToken, ExtraKey])
+def test_code_that_holds_for_every_number_of_tokens_is_exported_though_torch_cannot_prove_it(kind) -> None:
+    torch.manual_seed(0)
+    module = kind().eval()
+    x = tensor("x", "float32", "batch", "tokens", 4)
+    spec = StageSpec(name="odd", inputs=(x,), outputs=(tensor("y", "float32", "batch", "tokens", 4),))
+    model = onnx_from_stage(Stage(spec=spec, module=module), EXAMPLE, ExportOptions(max_tokens=6))
+    session = open_session(model.SerializeToString(), SessionOptions(backend="onnxruntime", name="odd"))
+    for tokens in range(1, 7):
+        given = torch.randn(2, tokens, 4)
+        with torch.no_grad():
+            expected = module(given).numpy()
+        np.testing.assert_allclose(session.run({"x": given.numpy()})["y"], expected, atol=1e-5)
+
+
 def test_code_that_works_for_one_size_of_batch_only_is_named_with_its_line() -> None:
     with pytest.raises(UsageError) as error:
         exported(OneSize())
@@ -148,7 +231,7 @@ def test_another_opset_than_the_one_asked_for_is_refused(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("kind", [Lengths, Film, Attention])
+@pytest.mark.parametrize("kind", [Lengths, Film, Attention, BiasedAttention])
 @pytest.mark.parametrize("opset", [17, 18, 20, opset_newest()])
 def test_graphs_of_every_opset_compute_what_pytorch_computes(
     opset: int, kind: type[nn.Module], backend: str

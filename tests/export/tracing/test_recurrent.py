@@ -1,4 +1,4 @@
-"""LSTM and GRU of any length, packed or padded, become ONNX's own operators with torch's results."""
+"""LSTM, GRU and RNN of any length, packed or padded, become ONNX's own operators with torch's results."""
 
 import numpy as np
 import onnxruntime
@@ -37,7 +37,7 @@ def inputs_of(lengths, tokens, seed=0):
     return x, (torch.arange(tokens) < torch.tensor(lengths)[:, None]).long()
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -62,6 +62,18 @@ def test_the_stand_in_gives_what_torch_gives(kind, packed, options):
             assert (one - other).abs().max() < TOLERANCE
 
 
+def test_the_other_nonlinearity_is_that_of_torch():
+    torch.manual_seed(0)
+    module = nn.RNN(5, 6, nonlinearity="relu").eval()
+    x, _ = inputs_of((4, 7), 7)
+    with torch.no_grad():
+        wanted, last = module(x)
+        with exportable_recurrence():
+            found = module(x)
+    assert torch.allclose(found[0], wanted, atol=TOLERANCE)
+    assert torch.allclose(found[1], last, atol=TOLERANCE)
+
+
 def test_torch_is_itself_again_afterwards():
     before = nn.LSTM.forward, pack_padded_sequence
     with exportable_recurrence():
@@ -70,7 +82,7 @@ def test_torch_is_itself_again_afterwards():
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_the_graph_takes_other_lengths_than_the_traced_ones(kind):
     torch.manual_seed(0)
     module = Recurrent(kind, True, batch_first=True, bidirectional=True).eval()

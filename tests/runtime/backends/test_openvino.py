@@ -202,3 +202,35 @@ def test_two_threads_load_at_a_time(tiny_bundle):
     command = [sys.executable, "-c", TWO_THREADS, str(tiny_bundle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
+
+
+@pytest.mark.parametrize("tokens", [2, 4, 5])
+def test_attention_with_as_many_heads_as_tokens_is_right(tokens):
+    heads, width = 4, 8
+    constants = {
+        "parts": np.array([0, 0, 3, heads, width]),
+        "axis": np.array([0]),
+        "joined": np.array([0, 0, heads * width]),
+    }
+    make = helper.make_node
+    nodes = [
+        make("Reshape", ["x", "parts"], ["r"]),
+        make("Transpose", ["r"], ["t"], perm=[2, 0, 3, 1, 4]),
+        make("Split", ["t"], ["a", "b", "c"], axis=0, num_outputs=3),
+        *(make("Squeeze", [one, "axis"], [name]) for one, name in zip("abc", "qkv", strict=True)),
+        make("Transpose", ["k"], ["turned"], perm=[0, 1, 3, 2]),
+        make("MatMul", ["q", "turned"], ["scores"]),
+        make("Softmax", ["scores"], ["shares"], axis=-1),
+        make("MatMul", ["shares", "v"], ["found"]),
+        make("Transpose", ["found"], ["back"], perm=[0, 2, 1, 3]),
+        make("Reshape", ["back", "joined"], ["y"]),
+    ]
+    shape = ["batch", tokens, 3 * heads * width]
+    data = graph(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, ["batch", tokens, heads * width])}, constants)
+    session = openvino.open_session(data, SessionOptions(backend="openvino", name="tiny.onnx", threads=1))
+    x = np.random.default_rng(0).standard_normal((2, *shape[1:])).astype(np.float32)
+    queries, keys, values = x.reshape(2, tokens, 3, heads, width).transpose(2, 0, 3, 1, 4)
+    shares = np.exp(queries @ keys.swapaxes(2, 3))
+    found = (shares / shares.sum(3, keepdims=True)) @ values
+    expected = found.swapaxes(1, 2).reshape(2, tokens, heads * width)
+    assert np.abs(session.run({"x": x})["y"] - expected).max() < 1e-5

@@ -95,7 +95,7 @@ static int tokens(char **arguments)
 {
     tv_arena arena = {NULL, 0, 0};
     tv_tokenizer tokenizer;
-    tv_text_spec spec = {tv_text_of("tokenizer.json"), 0, 0, 0, 1, 1, false};
+    tv_text_spec spec = {tv_text_of("tokenizer.json"), 0, 0, 0, false, false};
     size_t bytes;
     char *record, *file = read_record(&bytes);
     spec.max_tokens = atoi(arguments[0]);
@@ -188,7 +188,8 @@ static void print_pictures(const tv_pictures *pictures)
     for (size_t index = 0; index < pictures->warning_count; index++)
         printf("%s\n", pictures->warnings[index]);
     fwrite(pictures->pixels, 1, pictures->count * pictures->height * pictures->width * 3, stdout);
-    fwrite(pictures->codes, sizeof(int64_t), pictures->count * pictures->code_rows * pictures->code_columns, stdout);
+    if (pictures->codes != NULL)
+        fwrite(pictures->codes, sizeof(int64_t), pictures->count * pictures->code_rows * pictures->code_columns, stdout);
 }
 
 /* The first record is the seeds in decimal with spaces between, the others are prompts. */

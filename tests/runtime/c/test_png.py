@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textual_vision.runtime.golden import png_from_image
+from textual_vision.runtime.images.png import png_from_image
 
 SIZES = [(1, 1), (1, 300), (7, 5), (64, 64), (200, 100)]
 

@@ -13,9 +13,7 @@ from textual_vision.runtime.manifest import TextSpec, manifest_from_bytes
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parents[3] / "training" / "checkpoints" / "emoji" / "tokenizer.json"
-SHIPPED_SPEC = TextSpec(
-    tokenizer="tokenizer.json", max_tokens=32, pad_id=0, unknown_id=1, groups=8, width=256
-)
+SHIPPED_SPEC = TextSpec(tokenizer="tokenizer.json", max_tokens=32, pad_id=0, unknown_id=1)
 EDGE_CASES = [
     "",
     "   ",
@@ -53,6 +51,8 @@ EDGE_CASES = [
     "a" + "\u0301\u0323" * 40,
     "dog cat " * 15 + "\x1c\x1c river \u2028 river",
     "𒐫 𝔡𝔬𝔤 ｄｏｇ ①",
+    "🐶dog🐱cat 👍🏽river ❤️ 1️⃣ 🇩🇪 👩🏿‍🚀👨‍👩‍👧‍👦",
+    "ﬃ ㍿ ﷺ ½ ㎏ Ⅷ ｶﾞ ｱﾞﾟ 가 각ᆨ \u1112\u1161\u11ab q\u0307\u0323 \u1e9b\u0323",
     "\u0345\u03b9 \u1fb3 \u0390",
 ]
 ALPHABETS = [

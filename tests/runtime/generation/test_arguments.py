@@ -21,7 +21,7 @@ def model(tiny_files, tmp_path_factory):
         (["dog"], "a prompt of type list, not str", "generate(prompts, seeds)"),
         (("dog", "cat"), "a prompt of type tuple", "generate(prompts, seeds)"),
         (b"dog", "a prompt of type bytes", "decode"),
-        (None, "a prompt of type None", "for example"),
+        (None, "the prompt '' is empty", "for example"),
         (7, "a prompt of type int", "for example"),
         ((word for word in ["dog"]), "a prompt of type generator", "for example"),
     ],
@@ -37,7 +37,7 @@ def test_a_prompt_that_is_no_string_is_refused(model, prompt, message, hint):
     [
         ("dog", "one string where a list"),
         (b"dog", "prompts of type bytes"),
-        (None, "prompts of type None"),
+        (None, "the prompt '' is empty"),
         (iter(["dog"]), "prompts of type list_iterator"),
         ({"dog"}, "prompts of type set"),
         (["dog", None], "a prompt of type None"),

@@ -9,8 +9,8 @@ import pytest
 
 from textual_vision.runtime import PromptWarning, TextToImage, UsageError
 from textual_vision.runtime.generation import text as text_module
+from textual_vision.runtime.generation.conditions import Condition
 from textual_vision.runtime.generation.text import TextCache, warn_caller
-from textual_vision.runtime.text.tokenizer import Tokens
 
 
 @pytest.fixture
@@ -73,26 +73,26 @@ def test_without_a_cache_it_is_encoded_again(tiny_bundle):
     assert not model._cache._known
 
 
-def tokens(*ids):
-    return Tokens(ids=np.array([ids]), mask=np.ones((1, len(ids)), np.int64), notes=())
+def condition(*ids):
+    return Condition(texts=("",), tensors={"input_ids": np.array([ids])}, notes=())
 
 
 def test_the_cache_keeps_the_latest_within_its_limits(monkeypatch):
     encoded = []
 
     def encode(given):
-        encoded.append(given.ids.tolist())
+        encoded.append(given.tensors["input_ids"].tolist())
         return {"text": np.zeros(100, np.int64)}
 
     cache = TextCache(2)
     for number in (1, 2, 1, 3, 1, 2):
-        cache.encoded(tokens(number), encode)
+        cache.encoded(condition(number), encode)
     assert encoded == [[[1]], [[2]], [[3]], [[2]]]
     monkeypatch.setattr(text_module, "CACHE_LIMIT_BYTES", 1000)
-    cache.encoded(tokens(4), encode)
+    cache.encoded(condition(4), encode)
     assert cache._bytes == 800
     monkeypatch.setattr(text_module, "CACHE_LIMIT_BYTES", 700)
-    cache.encoded(tokens(5), encode)
+    cache.encoded(condition(5), encode)
     assert cache._bytes <= 800
     cache.clear()
     assert (len(cache._known), cache._bytes) == (0, 0)
@@ -111,8 +111,8 @@ def test_text_of_another_bundle_or_precision_is_refused(model, edit_manifest):
 
 def test_notes_come_with_the_pictures(model):
     with pytest.warns(PromptWarning):
-        drawn = model.generate(["dog", "🐶 cat"], [1, 2])
-    assert [note.unknown for note in drawn.notes] == [(), ("🐶",)]
+        drawn = model.generate(["dog", "森 cat"], [1, 2])
+    assert [note.unknown for note in drawn.notes] == [(), ("森",)]
     with pytest.warns(PromptWarning):
         (picture,) = model.stream(["dog " * 20], [1])
     assert picture.note.words_cut == 10

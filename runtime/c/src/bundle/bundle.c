@@ -55,7 +55,8 @@ static int read_manifest(tv_bundle *bundle, const char *path)
         return tv_fail(TV_USAGE, "make one by `tv-export build`", "%s is not a bundle: it has no %s", path,
                        TV_MANIFEST_NAME);
     if (S_ISLNK(status.st_mode))
-        return tv_fail(TV_INTEGRITY, TV_HINT_AGAIN, "%s: a link; a bundle has none", TV_MANIFEST_NAME);
+        return tv_fail(TV_INTEGRITY, "a bundle has plain files only", "'%s': a link or not a plain file",
+                       TV_MANIFEST_NAME);
     if (status.st_size > TV_MANIFEST_LIMIT_BYTES)
         return tv_fail(TV_INTEGRITY, TV_HINT_AGAIN, "%s: larger than %d bytes", TV_MANIFEST_NAME,
                        (int)TV_MANIFEST_LIMIT_BYTES);

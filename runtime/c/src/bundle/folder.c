@@ -15,6 +15,7 @@
 #define ENTRY_LIMIT 100000
 #define DEPTH_LIMIT 10 /* a listed path has no more folders */
 #define PATH_BYTES 1024 /* a listed path is shorter */
+#define SIGNATURE_NAME "signature.json" /* Python checks it; this library does not */
 #define SYSTEM_HINT "look at the folder and its permissions"
 
 typedef struct {
@@ -43,7 +44,7 @@ static int check_listed(walk *self, int64_t bytes)
     const tv_listed_file *files = self->manifest->listed;
     const tv_listed_file *file =
         bsearch(&key, files, self->manifest->files.count, sizeof key, tv_text_compare);
-    if (file == NULL && strcmp(self->path, TV_MANIFEST_NAME) == 0)
+    if (file == NULL && (strcmp(self->path, TV_MANIFEST_NAME) == 0 || strcmp(self->path, SIGNATURE_NAME) == 0))
         return TV_OK;
     if (file == NULL)
         return refuse_path(self, "not in the manifest", "remove it: a bundle holds only what it lists");
@@ -52,6 +53,13 @@ static int check_listed(walk *self, int64_t bytes)
         return TV_OK;
     return tv_fail(TV_INTEGRITY, TV_HINT_AGAIN, "%s: %lld bytes, the manifest says %lld", self->path,
                    (long long)bytes, (long long)file->spec->bytes);
+}
+
+/* Files that macOS and Windows put into any folder that is looked at. */
+static bool is_litter(const char *name)
+{
+    return strcmp(name, ".DS_Store") == 0 || strcmp(name, "Thumbs.db") == 0 || strcmp(name, "desktop.ini") == 0 ||
+           strncmp(name, "._", 2) == 0;
 }
 
 static int walk_entry(walk *self, int folder, const char *name, size_t length, int depth)
@@ -64,6 +72,8 @@ static int walk_entry(walk *self, int folder, const char *name, size_t length, i
         return tv_fail(TV_INTEGRITY, TV_HINT_AGAIN, "more than %d files", ENTRY_LIMIT);
     if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
         return tv_fail(TV_FAILED, SYSTEM_HINT, "%s: %s", self->path, strerror(errno));
+    if (S_ISREG(status.st_mode) && is_litter(name))
+        return TV_OK;
     if (S_ISREG(status.st_mode))
         return check_listed(self, (int64_t)status.st_size);
     if (!S_ISDIR(status.st_mode))

@@ -16,12 +16,14 @@
 
 static const tv_element text_element = {TV_FIELD_TEXT, NULL, NULL};
 static const tv_element any_element = {TV_FIELD_ANY, NULL, NULL};
+static const tv_element integer_element = {TV_FIELD_INTEGER, NULL, NULL};
 static const tv_element size_element = {TV_FIELD_SIZE, NULL, NULL};
 
 static const tv_field tensor_fields[] = {
     FIELD(tv_tensor_spec, name, TV_FIELD_TEXT),
     FIELD(tv_tensor_spec, dtype, TV_FIELD_TEXT),
     MANY(tv_tensor_spec, shape, TV_FIELD_LIST, size_element),
+    OPTIONAL(tv_tensor_spec, limit, TV_FIELD_INTEGER_OR_NULL),
 };
 static const tv_record tensor_record = TV_RECORD(tensor_fields, tv_tensor_spec);
 static const tv_element tensor_element = {TV_FIELD_RECORD, &tensor_record, NULL};
@@ -37,23 +39,43 @@ static const tv_element stage_element = {TV_FIELD_RECORD, &stage_record, NULL};
 static const tv_field image_fields[] = {
     FIELD(tv_image_spec, height, TV_FIELD_INTEGER),
     FIELD(tv_image_spec, width, TV_FIELD_INTEGER),
+    OPTIONAL(tv_image_spec, channels, TV_FIELD_ANY_INTEGER),
 };
 static const tv_record image_record = TV_RECORD(image_fields, tv_image_spec);
 
 static const tv_field noise_fields[] = {
-    FIELD(tv_noise_spec, dim, TV_FIELD_INTEGER),
-    FIELD(tv_noise_spec, recipe, TV_FIELD_TEXT),
+    OPTIONAL(tv_noise_spec, name, TV_FIELD_TEXT),
+    MANY(tv_noise_spec, shape, TV_FIELD_LIST, integer_element),
+    OPTIONAL(tv_noise_spec, recipe, TV_FIELD_TEXT),
+    OPTIONAL(tv_noise_spec, law, TV_FIELD_TEXT),
+    OPTIONAL(tv_noise_spec, scale, TV_FIELD_ANY_NUMBER),
+    OPTIONAL(tv_noise_spec, tail, TV_FIELD_NUMBER_OR_NULL),
+    OPTIONAL(tv_noise_spec, per_step, TV_FIELD_BOOLEAN),
 };
 static const tv_record noise_record = TV_RECORD(noise_fields, tv_noise_spec);
+static const tv_element noise_element = {TV_FIELD_RECORD, &noise_record, NULL};
+
+static const tv_field label_fields[] = {
+    MANY(tv_label_spec, names, TV_FIELD_LIST, text_element),
+};
+static const tv_record label_record = TV_RECORD(label_fields, tv_label_spec);
+
+static const tv_field parameter_fields[] = {
+    FIELD(tv_parameter_spec, name, TV_FIELD_TEXT),
+    {"default", offsetof(tv_parameter_spec, initial), false, {TV_FIELD_NUMBER, NULL, NULL}},
+    FIELD(tv_parameter_spec, minimum, TV_FIELD_NUMBER),
+    FIELD(tv_parameter_spec, maximum, TV_FIELD_NUMBER),
+};
+static const tv_record parameter_record = TV_RECORD(parameter_fields, tv_parameter_spec);
+static const tv_element parameter_element = {TV_FIELD_RECORD, &parameter_record, NULL};
 
 static const tv_field text_fields[] = {
     FIELD(tv_text_spec, tokenizer, TV_FIELD_TEXT),
     FIELD(tv_text_spec, max_tokens, TV_FIELD_INTEGER),
     FIELD(tv_text_spec, pad_id, TV_FIELD_INTEGER),
     FIELD(tv_text_spec, unknown_id, TV_FIELD_INTEGER),
-    FIELD(tv_text_spec, groups, TV_FIELD_INTEGER),
-    FIELD(tv_text_spec, width, TV_FIELD_INTEGER),
-    OPTIONAL(tv_text_spec, fixed, TV_FIELD_BOOLEAN),
+    OPTIONAL(tv_text_spec, fixed_length, TV_FIELD_BOOLEAN),
+    OPTIONAL(tv_text_spec, drop_unknown, TV_FIELD_BOOLEAN),
 };
 static const tv_record text_record = TV_RECORD(text_fields, tv_text_spec);
 
@@ -91,15 +113,18 @@ static const tv_field manifest_fields[] = {
     FIELD(tv_manifest, schema_version, TV_FIELD_INTEGER),
     FIELD(tv_manifest, name, TV_FIELD_TEXT),
     PART(tv_manifest, image, image_record),
-    PART(tv_manifest, noise, noise_record),
-    PART(tv_manifest, text, text_record),
+    MANY(tv_manifest, noise, TV_FIELD_LIST, noise_element),
     MANY(tv_manifest, stages, TV_FIELD_LIST, stage_element),
     MANY(tv_manifest, precisions, TV_FIELD_MAP, precision_element),
     FIELD(tv_manifest, default_precision, TV_FIELD_TEXT),
     PART(tv_manifest, batch, batch_record),
     MANY(tv_manifest, files, TV_FIELD_MAP, file_element),
-    FIELD(tv_manifest, licence, TV_FIELD_TEXT),
+    FIELD(tv_manifest, license, TV_FIELD_TEXT),
     MANY(tv_manifest, provenance, TV_FIELD_MAP, text_element),
+    {"text", offsetof(tv_manifest, text), true, {TV_FIELD_RECORD_OR_NULL, &text_record, NULL}},
+    {"labels", offsetof(tv_manifest, labels), true, {TV_FIELD_RECORD_OR_NULL, &label_record, NULL}},
+    OPTIONAL_MANY(tv_manifest, parameters, TV_FIELD_LIST, parameter_element),
+    OPTIONAL_MANY(tv_manifest, loops, TV_FIELD_LIST, any_element),
     {"merged", offsetof(tv_manifest, merged), true, {TV_FIELD_RECORD_OR_NULL, &stage_record, NULL}},
     OPTIONAL(tv_manifest, golden, TV_FIELD_TEXT_OR_NULL),
     OPTIONAL_MANY(tv_manifest, engines, TV_FIELD_LIST, engine_element),
@@ -118,7 +143,7 @@ static int check_version(const tv_json *value)
         return TV_OK;
     const char *hint = version->text.data[0] == '-' || (shown && number < SCHEMA_VERSION)
                            ? TV_HINT_EXPORT
-                           : "install a newer textual-vision";
+                           : "install a newer promptsprite";
     return tv_fail(TV_INTEGRITY, hint, "manifest.schema_version: this runtime reads %d, the bundle has %.*s",
                    SCHEMA_VERSION, shown ? (int)version->text.bytes : 13,
                    shown ? version->text.data : "a huge number");

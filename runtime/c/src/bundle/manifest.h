@@ -10,12 +10,13 @@
 #include "bundle/record.h"
 
 #define TV_MANIFEST_NAME "manifest.json"
-#define TV_MANIFEST_LIMIT_BYTES ((int64_t)16 << 20)
+#define TV_MANIFEST_LIMIT_BYTES ((int64_t)4 << 20)
 #define TV_MAX_RANK 8
 
 typedef struct {
     tv_text name, dtype;
     tv_list shape; /* of tv_size; a text names a dimension that varies */
+    const tv_json *limit; /* integers are below it; NULL or null when there is none */
 } tv_tensor_spec;
 
 typedef struct {
@@ -25,17 +26,30 @@ typedef struct {
 
 typedef struct {
     int64_t height, width;
+    const tv_json *channels; /* NULL: 3 */
 } tv_image_spec;
 
 typedef struct {
-    int64_t dim;
-    tv_text recipe;
+    tv_text name; /* data NULL: "noise" */
+    tv_list shape; /* of int64_t */
+    tv_text recipe, law; /* data NULL: the usual */
+    const tv_json *scale, *tail; /* NULL: 1, none */
+    bool per_step;
 } tv_noise_spec;
 
 typedef struct {
+    tv_list names; /* of tv_text */
+} tv_label_spec;
+
+typedef struct {
+    tv_text name;
+    double initial, minimum, maximum; /* initial: its default */
+} tv_parameter_spec;
+
+typedef struct {
     tv_text tokenizer;
-    int64_t max_tokens, pad_id, unknown_id, groups, width;
-    bool fixed;
+    int64_t max_tokens, pad_id, unknown_id;
+    bool fixed_length, drop_unknown;
 } tv_text_spec;
 
 typedef struct {
@@ -67,14 +81,17 @@ typedef struct {
     int64_t schema_version;
     tv_text name;
     tv_image_spec image;
-    tv_noise_spec noise;
-    tv_text_spec text;
+    tv_list noise; /* of tv_noise_spec */
+    tv_text_spec *text; /* NULL for a model that takes no prompt */
+    tv_label_spec *labels; /* NULL for a model that takes no label */
+    tv_list parameters; /* of tv_parameter_spec */
+    tv_list loops; /* of const tv_json *: refused unless empty */
     tv_list stages;     /* of tv_stage_spec, in running order */
     tv_list precisions; /* map of tv_precision_spec */
     tv_text default_precision;
     tv_batch_profile batch;
     tv_list files; /* map of tv_file_spec: every file of the bundle but manifest.json */
-    tv_text licence;
+    tv_text license;
     tv_list provenance; /* map of tv_text */
     tv_stage_spec *merged;
     tv_text golden; /* data NULL when there is none */
@@ -93,5 +110,8 @@ const tv_precision_spec *tv_manifest_precision(const tv_manifest *manifest, tv_t
 
 /* The path of a stage's graph in one precision; data NULL when there is none. */
 tv_text tv_stage_file(const tv_precision_spec *precision, tv_text stage);
+
+/* A letter, digit or _ of ASCII, then at most 99 of them or . + - */
+bool tv_is_plain_name(tv_text text);
 
 #endif

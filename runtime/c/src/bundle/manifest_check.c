@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bundle/declaration_check.h"
 
 #define SIZE_LIMIT ((int64_t)1 << 20) /* no dimension of a tensor, picture or batch is larger */
-#define FILE_LIMIT_BYTES ((int64_t)8 << 30)
 #define ITEMS_LIMIT 64 /* stages, tensors of one, precisions, engines: not limited in Python */
 #define NAME_LIMIT 100
+#define ID_LIMIT ((int64_t)1 << 31) /* no table has more rows */
 #define PATH_PARTS_LIMIT 10
 #define WHERE_BYTES 640
 
@@ -25,7 +26,7 @@ static bool is_letter(char c, bool first)
 }
 
 /* A letter, digit or _ of ASCII, then at most 99 of them or . + - */
-static bool is_plain_name(tv_text text)
+bool tv_is_plain_name(tv_text text)
 {
     for (size_t place = 0; place < text.bytes; place++)
         if (!is_letter(text.data[place], place == 0))
@@ -41,7 +42,7 @@ static bool is_plain_path(tv_text path)
         if (place < path.bytes && path.data[place] != '/')
             continue;
         tv_text part = {path.data + start, place - start};
-        if (!is_plain_name(part) || ++parts > PATH_PARTS_LIMIT)
+        if (!tv_is_plain_name(part) || ++parts > PATH_PARTS_LIMIT)
             return false;
         start = place + 1;
     }
@@ -67,16 +68,16 @@ static bool is_one_of(tv_text text, const char *const *names)
 
 static int check_sizes(const tv_manifest *manifest)
 {
-    const tv_text_spec *text = &manifest->text;
+    static const tv_text_spec no_text = {{NULL, 0}, 1, 0, 0, false, false};
+    const tv_text_spec *text = manifest->text == NULL ? &no_text : manifest->text;
     const tv_batch_profile *batch = &manifest->batch;
     const struct {
         const char *name;
         int64_t value, low;
     } sizes[] = {
         {"image.height", manifest->image.height, 1}, {"image.width", manifest->image.width, 1},
-        {"noise.dim", manifest->noise.dim, 1},       {"text.max_tokens", text->max_tokens, 1},
+        {"text.max_tokens", text->max_tokens, 1},
         {"text.pad_id", text->pad_id, 0},            {"text.unknown_id", text->unknown_id, 0},
-        {"text.groups", text->groups, 1},            {"text.width", text->width, 1},
         {"batch.min", batch->min, 1},                {"batch.opt", batch->opt, 1},
         {"batch.max", batch->max, 1},
     };
@@ -84,9 +85,29 @@ static int check_sizes(const tv_manifest *manifest)
         if (sizes[index].value < sizes[index].low || sizes[index].value > SIZE_LIMIT)
             return tv_fail(TV_INTEGRITY, TV_HINT_DAMAGED, "manifest.%s: not between %d and %d", sizes[index].name,
                            (int)sizes[index].low, (int)SIZE_LIMIT);
+    int64_t channels;
+    if (manifest->image.channels != NULL && !tv_json_integer(manifest->image.channels, 1, SIZE_LIMIT, &channels))
+        return bad("manifest.image.channels", "not between 1 and 1048576");
     if (batch->min > batch->opt || batch->opt > batch->max)
         return bad("manifest.batch", "min <= opt <= max does not hold");
     return TV_OK;
+}
+
+/* By the end of a file's name, as in Python. */
+static int64_t size_limit(tv_text path)
+{
+    static const struct {
+        const char *suffix;
+        int64_t bytes;
+    } limits[] = {
+        {".json", (int64_t)16 << 20}, {".onnx", ((int64_t)1 << 31) - 1}, {".plan", (int64_t)8 << 30}, {".png", (int64_t)64 << 20}};
+    for (size_t index = 0; index < TV_COUNT_OF(limits); index++) {
+        size_t length = strlen(limits[index].suffix);
+        tv_text end = {path.data + path.bytes - length, length};
+        if (path.bytes > length && tv_text_is(end, limits[index].suffix))
+            return limits[index].bytes;
+    }
+    return (int64_t)256 << 20;
 }
 
 static int check_file(tv_text path, const tv_file_spec *spec)
@@ -100,8 +121,9 @@ static int check_file(tv_text path, const tv_file_spec *spec)
     strncat(where, is_digest(spec->sha256) ? ".bytes" : ".sha256", sizeof where - strlen(where) - 1);
     if (!is_digest(spec->sha256))
         return bad(where, "not 64 lower-case hexadecimal digits");
-    if (spec->bytes < 0 || spec->bytes > FILE_LIMIT_BYTES)
-        return bad(where, "not between 0 and 8589934592");
+    int64_t limit = size_limit(path);
+    if (spec->bytes < 0 || spec->bytes > limit)
+        return tv_fail(TV_INTEGRITY, TV_HINT_DAMAGED, "%s: not between 0 and %lld", where, (long long)limit);
     return TV_OK;
 }
 
@@ -142,7 +164,7 @@ static int check_files(tv_arena *arena, const tv_manifest *manifest)
     int status = check_case(arena, manifest);
     if (status != TV_OK)
         return status;
-    if (tv_manifest_file(manifest, manifest->text.tokenizer) == NULL)
+    if (manifest->text != NULL && tv_manifest_file(manifest, manifest->text->tokenizer) == NULL)
         return bad("manifest.text.tokenizer", "not among manifest.files");
     if (manifest->golden.data != NULL && tv_manifest_file(manifest, manifest->golden) == NULL)
         return bad("manifest.golden", "not among manifest.files");
@@ -152,20 +174,29 @@ static int check_files(tv_arena *arena, const tv_manifest *manifest)
 static int check_tensor(const tv_tensor_spec *tensor, const char *side)
 {
     static const char *const dtypes[] = {"float32", "float16", "int64", "int32", "uint8", "int8", "bool", NULL};
+    static const char *const integers[] = {"int64", "int32", "uint8", "int8", NULL};
+    int64_t limit;
     char quoted[TV_SHOWN_BYTES], where[2 * WHERE_BYTES];
     int used = snprintf(where, sizeof where, "%s.%s", side, tv_quoted(tensor->name, false, quoted));
-    if (!is_plain_name(tensor->name))
+    if (!tv_is_plain_name(tensor->name))
         return bad(where, "not a plain name");
     snprintf(where + used, sizeof where - (size_t)used, ".dtype");
     if (!is_one_of(tensor->dtype, dtypes))
         return bad(where, "not one of float32, float16, int64, int32, uint8, int8, bool");
+    snprintf(where + used, sizeof where - (size_t)used, ".limit");
+    if (tensor->limit != NULL && tensor->limit->kind != TV_JSON_NULL) {
+        if (!is_one_of(tensor->dtype, integers))
+            return bad(where, "only integers have one");
+        if (!tv_json_integer(tensor->limit, 1, ID_LIMIT, &limit))
+            return bad(where, "not between 1 and 2147483648");
+    }
     snprintf(where + used, sizeof where - (size_t)used, ".shape");
     const tv_size *sizes = tensor->shape.items;
     if (tensor->shape.count > TV_MAX_RANK)
         return bad(where, "more than 8 dimensions");
     for (size_t index = 0; index < tensor->shape.count; index++) {
         int64_t number = sizes[index].number;
-        bool good = sizes[index].name.data != NULL ? is_plain_name(sizes[index].name)
+        bool good = sizes[index].name.data != NULL ? tv_is_plain_name(sizes[index].name)
                                                    : number >= 1 && number <= SIZE_LIMIT;
         if (!good)
             return bad(where, "a size is neither a name nor a sensible number");
@@ -221,7 +252,7 @@ static int check_stages(const tv_manifest *manifest)
     for (size_t index = 0; (stage = stage_at(manifest, index)) != NULL; index++) {
         char quoted[TV_SHOWN_BYTES], where[WHERE_BYTES];
         snprintf(where, sizeof where, "manifest.stages.%s", tv_quoted(stage->name, false, quoted));
-        if (!is_plain_name(stage->name))
+        if (!tv_is_plain_name(stage->name))
             return bad(where, "not a plain name");
         int status = check_tensors(&stage->inputs, where, "inputs");
         if (status == TV_OK)
@@ -265,7 +296,7 @@ static int check_precisions(const tv_manifest *manifest)
         const tv_precision_spec *precision = tv_map_value(&manifest->precisions, sizeof(tv_precision_spec), index);
         char quoted[TV_SHOWN_BYTES], where[WHERE_BYTES];
         int used = snprintf(where, sizeof where, "manifest.precisions.%s", tv_quoted(name, false, quoted));
-        if (!is_plain_name(name))
+        if (!tv_is_plain_name(name))
             return bad(where, "not a plain name");
         snprintf(where + used, sizeof where - (size_t)used, ".verdict");
         if (!is_one_of(precision->verdict, verdicts))
@@ -292,9 +323,7 @@ static int check_texts(const tv_manifest *manifest)
     const tv_text *warnings = manifest->warnings.items;
     int status = check_printable(manifest->name);
     if (status == TV_OK)
-        status = check_printable(manifest->licence);
-    if (status == TV_OK)
-        status = check_printable(manifest->noise.recipe);
+        status = check_printable(manifest->license);
     for (size_t index = 0; index < manifest->warnings.count && status == TV_OK; index++)
         status = check_printable(warnings[index]);
     for (size_t index = 0; index < manifest->provenance.count && status == TV_OK; index++) {
@@ -314,7 +343,7 @@ static int check_engines(const tv_manifest *manifest)
         char where[WHERE_BYTES];
         int used = snprintf(where, sizeof where, "manifest.engines[%zu]", index);
         snprintf(where + used, sizeof where - (size_t)used, ".fingerprint");
-        if (!is_plain_name(engines[index].fingerprint))
+        if (!tv_is_plain_name(engines[index].fingerprint))
             return bad(where, "not a plain name");
         snprintf(where + used, sizeof where - (size_t)used, ".precision");
         if (tv_manifest_precision(manifest, engines[index].precision) == NULL)
@@ -338,5 +367,7 @@ int tv_manifest_check(tv_arena *arena, const tv_manifest *manifest)
         status = check_precisions(manifest);
     if (status == TV_OK)
         status = check_texts(manifest);
+    if (status == TV_OK)
+        status = tv_declarations_check(manifest);
     return status == TV_OK ? check_engines(manifest) : status;
 }

@@ -73,6 +73,10 @@ static size_t bytes_of(const tv_element *kind)
         return sizeof(bool);
     case TV_FIELD_RECORD_OR_NULL:
     case TV_FIELD_ANY:
+    case TV_FIELD_ANY_INTEGER:
+    case TV_FIELD_ANY_NUMBER:
+    case TV_FIELD_INTEGER_OR_NULL:
+    case TV_FIELD_NUMBER_OR_NULL:
         return sizeof(void *);
     default:
         return sizeof(int64_t);
@@ -190,6 +194,21 @@ static int decode_number(const decoder *self, const tv_json *value, double *out)
     return TV_OK;
 }
 
+/* A value that is kept as it is, when it is of the kind. */
+static int check_any(const decoder *self, tv_field_kind kind, const tv_json *value)
+{
+    double number;
+    bool null = kind == TV_FIELD_INTEGER_OR_NULL || kind == TV_FIELD_NUMBER_OR_NULL;
+    bool integer = kind == TV_FIELD_INTEGER_OR_NULL || kind == TV_FIELD_ANY_INTEGER;
+    if (kind == TV_FIELD_ANY || (null && value->kind == TV_JSON_NULL))
+        return TV_OK;
+    if (integer)
+        return value->kind == TV_JSON_INTEGER ? TV_OK : wrong(self, null ? "int or null" : "an integer", value);
+    if (null && value->kind != TV_JSON_NUMBER && value->kind != TV_JSON_INTEGER)
+        return wrong(self, "float or null", value);
+    return decode_number(self, value, &number);
+}
+
 static int decode_plain(const decoder *self, tv_field_kind kind, const tv_json *value, void *out)
 {
     bool is_text = value->kind == TV_JSON_STRING;
@@ -230,8 +249,12 @@ static int decode(decoder *self, const tv_element *kind, const tv_json *value, v
     case TV_FIELD_NUMBER:
         return decode_number(self, value, out);
     case TV_FIELD_ANY:
+    case TV_FIELD_ANY_INTEGER:
+    case TV_FIELD_ANY_NUMBER:
+    case TV_FIELD_INTEGER_OR_NULL:
+    case TV_FIELD_NUMBER_OR_NULL:
         memcpy(out, &value, sizeof value);
-        return TV_OK;
+        return check_any(self, kind->kind, value);
     default:
         return decode_plain(self, kind->kind, value, out);
     }

@@ -17,6 +17,10 @@ typedef enum {
     TV_FIELD_RECORD,        /* the structure itself */
     TV_FIELD_RECORD_OR_NULL,/* pointer to it */
     TV_FIELD_ANY,           /* const tv_json * */
+    TV_FIELD_ANY_INTEGER,   /* const tv_json *: an integer */
+    TV_FIELD_ANY_NUMBER,    /* const tv_json *: a number */
+    TV_FIELD_INTEGER_OR_NULL, /* const tv_json * */
+    TV_FIELD_NUMBER_OR_NULL,  /* const tv_json * */
     TV_FIELD_SIZE,          /* tv_size: an integer or a text */
     TV_FIELD_LIST,          /* tv_list of what `of` says */
     TV_FIELD_MAP            /* tv_list of tv_text keys, each followed by what `of` says */

@@ -3,7 +3,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "draw/noise.h"
+#include "bundle/declaration_check.h"
+#include "draw/noise_law.h"
 #include "draw/plan.h"
 #include "draw/prompts.h"
 
@@ -69,23 +70,54 @@ static int gather_text(const drawing *self, size_t count, tv_tensors *tensors)
     return status;
 }
 
-static int put_noise(const drawing *self, size_t start, size_t count, tv_tensors *tensors)
+static int put_noise(const drawing *self, size_t number, size_t start, size_t count, tv_tensors *tensors)
 {
-    size_t dim = (size_t)self->model->bundle.manifest.noise.dim;
+    const tv_noise_spec *spec = (const tv_noise_spec *)self->model->bundle.manifest.noise.items + number;
+    tv_noise_law law = tv_law_of(spec, number);
+    size_t values = tv_noise_count(spec);
     tv_tensor noise;
     memset(&noise, 0, sizeof noise);
-    noise.name = tv_text_of(TV_NOISE);
+    noise.name = tv_noise_name(spec);
     noise.type = TV_ORT_FLOAT32;
-    noise.rank = 2;
+    noise.rank = spec->shape.count + 1;
     noise.shape[0] = (int64_t)count;
-    noise.shape[1] = (int64_t)dim;
+    memcpy(noise.shape + 1, spec->shape.items, spec->shape.count * sizeof *noise.shape);
     int status = tv_tensor_create(tensors, &noise);
     if (status != TV_OK)
         return status;
     for (size_t row = 0; row < count; row++)
-        tv_noise_from_seed(self->seeds[self->seed_count == 1 ? 0 : start + row], dim,
-                           (float *)noise.data + row * dim);
+        tv_noise_from_seed(&law, self->seeds[self->seed_count == 1 ? 0 : start + row], values,
+                           (float *)noise.data + row * values);
     return tv_tensors_put(tensors, noise);
+}
+
+/* A parameter's default in each row. */
+static int put_parameter(const tv_parameter_spec *spec, size_t count, tv_tensors *tensors)
+{
+    tv_tensor parameter;
+    memset(&parameter, 0, sizeof parameter);
+    parameter.name = spec->name;
+    parameter.type = TV_ORT_FLOAT32;
+    parameter.rank = 1;
+    parameter.shape[0] = (int64_t)count;
+    int status = tv_tensor_create(tensors, &parameter);
+    if (status != TV_OK)
+        return status;
+    for (size_t row = 0; row < count; row++)
+        ((float *)parameter.data)[row] = (float)spec->initial;
+    return tv_tensors_put(tensors, parameter);
+}
+
+static int put_inputs(const drawing *self, size_t start, size_t count, tv_tensors *tensors)
+{
+    const tv_manifest *manifest = &self->model->bundle.manifest;
+    const tv_parameter_spec *parameters = manifest->parameters.items;
+    int status = TV_OK;
+    for (size_t index = 0; index < manifest->noise.count && status == TV_OK; index++)
+        status = put_noise(self, index, start, count, tensors);
+    for (size_t index = 0; index < manifest->parameters.count && status == TV_OK; index++)
+        status = put_parameter(&parameters[index], count, tensors);
+    return status;
 }
 
 static int keep_image(const drawing *self, size_t start, size_t count, const tv_tensor *image)
@@ -125,14 +157,15 @@ static int draw_batch(const drawing *self, size_t start, size_t count, tv_tensor
     const tv_model *model = self->model;
     int status = gather_text(self, count, tensors);
     if (status == TV_OK)
-        status = put_noise(self, start, count, tensors);
+        status = put_inputs(self, start, count, tensors);
     for (size_t index = 0; index < model->bundle.manifest.stages.count && status == TV_OK; index++)
         if (!model->by_prompt[index])
             status = tv_session_run(&model->sessions[index], tensors, (int64_t)count);
     if (status == TV_OK)
         status = keep_image(self, start, count, tv_tensors_find(tensors, tv_text_of(TV_IMAGE)));
-    if (status == TV_OK)
-        status = keep_codes(self, start, count, tv_tensors_find(tensors, tv_text_of(TV_CODES)));
+    const tv_tensor *codes = status == TV_OK ? tv_tensors_find(tensors, tv_text_of(TV_CODES)) : NULL;
+    if (codes != NULL)
+        status = keep_codes(self, start, count, codes);
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "bundle/declaration_check.h"
 #include "bundle/graph_check.h"
 #include "draw/noise.h"
 #include "draw/plan.h"
@@ -46,16 +47,20 @@ static int check_recipe(const tv_manifest *manifest)
     if (!tv_noise_is_exact())
         return tv_fail(TV_FAILED, "compile it with -ffp-contract=off, and with SSE2 on a 32-bit x86",
                        "libtextualvision was compiled so that it rounds otherwise than the noise's recipe");
-    if (tv_text_is(manifest->noise.recipe, TV_NOISE_RECIPE))
-        return TV_OK;
-    return tv_fail(TV_INTEGRITY, "install a newer textual-vision", "manifest.noise.recipe: unknown recipe %s",
-                   tv_quoted(manifest->noise.recipe, true, quoted));
+    const tv_noise_spec *noise = manifest->noise.items;
+    for (size_t index = 0; index < manifest->noise.count; index++)
+        if (noise[index].recipe.data != NULL && !tv_text_is(noise[index].recipe, TV_NOISE_RECIPE))
+            return tv_fail(TV_INTEGRITY, "install a newer promptsprite", "manifest.noise: unknown recipe %s",
+                           tv_quoted(noise[index].recipe, true, quoted));
+    return TV_OK;
 }
 
 static int open_tokenizer(tv_model *model)
 {
     size_t bytes;
-    const tv_text_spec *spec = &model->bundle.manifest.text;
+    const tv_text_spec *spec = model->bundle.manifest.text;
+    if (spec == NULL)
+        return TV_OK;
     int status = tv_bundle_read(&model->bundle, spec->tokenizer, TV_TEXT_LIMIT_BYTES, &model->tokenizer_text, &bytes);
     if (status != TV_OK)
         return status;
@@ -119,11 +124,11 @@ static int copy_texts(tv_model *model)
     const tv_text *warnings = manifest->warnings.items;
     tv_text found = model->precision_spec->verdict;
     model->name = copy_of(arena, manifest->name);
-    model->licence = copy_of(arena, manifest->licence);
+    model->license = copy_of(arena, manifest->license);
     model->precision_name = copy_of(arena, model->precision);
     model->verdict = copy_of(arena, found);
     model->warnings = tv_arena_take(arena, manifest->warnings.count + 1, sizeof *model->warnings);
-    if (model->name == NULL || model->licence == NULL || model->precision_name == NULL || model->verdict == NULL ||
+    if (model->name == NULL || model->license == NULL || model->precision_name == NULL || model->verdict == NULL ||
         model->warnings == NULL)
         return tv_fail_memory();
     model->precision = tv_text_of(model->precision_name); /* the option's text is the caller's */
@@ -182,14 +187,15 @@ void tv_describe(const tv_model *model, tv_description *description)
     const tv_manifest *manifest = &model->bundle.manifest;
     memset(description, 0, sizeof *description);
     description->name = model->name;
-    description->licence = model->licence;
+    description->license = model->license;
     description->precision = model->precision_name;
     description->verdict = model->verdict;
     description->onnxruntime_version = model->ort.version;
     description->height = (size_t)manifest->image.height;
     description->width = (size_t)manifest->image.width;
-    description->max_tokens = (size_t)manifest->text.max_tokens;
-    description->noise_dim = (size_t)manifest->noise.dim;
+    description->max_tokens = manifest->text == NULL ? 0 : (size_t)manifest->text->max_tokens;
+    for (size_t index = 0; index < manifest->noise.count; index++)
+        description->noise_count += tv_noise_count((const tv_noise_spec *)manifest->noise.items + index);
     description->batch = (size_t)manifest->batch.max;
     description->warnings = (const char *const *)model->warnings;
     description->warning_count = model->warning_count;

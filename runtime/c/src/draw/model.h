@@ -18,7 +18,7 @@ struct tv_model {
     tv_ort_env *env;
     tv_ort_memory *memory;
     tv_session *sessions; /* one for each stage */
-    char *name, *licence, *precision_name, *verdict; /* with zero bytes at their ends, for tv_describe */
+    char *name, *license, *precision_name, *verdict; /* with zero bytes at their ends, for tv_describe */
     char **warnings;
     size_t warning_count;
 };

@@ -17,6 +17,7 @@
 #define LN_2 0.6931471805599453
 #define TERMS 8
 #define LOG_TERMS 11
+#define STEP_BITS 20 /* of the counter's last word; above them is the tensor's number */
 #define CHECKED_WORDS 256
 #define CHECKED_STEP 16843009u /* over all words, tails included */
 #define CHECKED_SUM UINT64_C(0x95f5129f75f81820)
@@ -93,14 +94,23 @@ static double tail(double probability)
     return polynomial(numerator, TERMS, r) / polynomial(denominator, TERMS, r);
 }
 
-static double normal_from_word(uint32_t word)
+static double uniform_from_word(uint32_t word)
 {
-    double uniform = ((double)word + 0.5) * (1.0 / 4294967296.0);
+    return ((double)word + 0.5) * (1.0 / 4294967296.0);
+}
+
+static double normal_from_uniform(double uniform)
+{
     double from_half = uniform - 0.5;
     if (fabs(from_half) <= CENTER_LIMIT)
         return center(from_half);
     double size = tail(from_half < 0.0 ? uniform : 1.0 - uniform);
     return from_half < 0.0 ? -size : size;
+}
+
+static double normal_from_word(uint32_t word)
+{
+    return normal_from_uniform(uniform_from_word(word));
 }
 
 float tv_noise_value(uint64_t seed, uint32_t image, uint64_t index)
@@ -111,10 +121,38 @@ float tv_noise_value(uint64_t seed, uint32_t image, uint64_t index)
     return (float)normal_from_word(words[index % 4]);
 }
 
-void tv_noise_from_seed(uint64_t seed, size_t dim, float *out)
+static float value_of_law(const tv_noise_law *law, uint32_t word)
 {
-    for (size_t index = 0; index < dim; index++)
-        out[index] = tv_noise_value(seed, 0, index);
+    double uniform = uniform_from_word(word), width = 2.0 * law->tail, inside;
+    switch (law->law) {
+    case TV_LAW_UNIFORM:
+        return (float)(((double)(word >> 9) + 0.5) * (1.0 / 8388608.0));
+    case TV_LAW_TRUNCATED_NORMAL:
+        width = 1.0 - width;
+        inside = uniform * width;
+        return (float)normal_from_uniform(law->tail + inside);
+    case TV_LAW_GUMBEL:
+        return (float)-exact_log(-exact_log(uniform));
+    default:
+        return (float)normal_from_uniform(uniform);
+    }
+}
+
+void tv_noise_from_seed(const tv_noise_law *law, uint64_t seed, size_t count, float *out)
+{
+    uint32_t words[4] = {0, 0, 0, 0};
+    for (size_t index = 0; index < count; index++) {
+        if (index % 4 == 0) {
+            uint64_t block = index / 4;
+            words[0] = (uint32_t)block;
+            words[1] = (uint32_t)(block >> 32);
+            words[2] = 0;
+            words[3] = law->tensor << STEP_BITS;
+            philox4x32_10(words, (uint32_t)seed, (uint32_t)(seed >> 32));
+        }
+        float value = value_of_law(law, words[index % 4]);
+        out[index] = value * law->scale;
+    }
 }
 
 bool tv_noise_is_exact(void)

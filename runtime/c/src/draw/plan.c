@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "bundle/declaration_check.h"
 
 typedef struct {
     tv_text *names;
@@ -26,6 +27,30 @@ static void add(name_set *set, const char *name)
 static bool is_prompt_tensor(tv_text name)
 {
     return tv_text_is(name, TV_INPUT_IDS) || tv_text_is(name, TV_ATTENTION_MASK);
+}
+
+/* An int64 of each row, made from the prompt or label. */
+static bool is_row_number(tv_text name)
+{
+    return tv_text_is(name, TV_LENGTHS) || tv_text_is(name, TV_LABEL);
+}
+
+static const tv_noise_spec *noise_named(const tv_manifest *manifest, tv_text name)
+{
+    const tv_noise_spec *noise = manifest->noise.items;
+    for (size_t index = 0; index < manifest->noise.count; index++)
+        if (tv_text_equal(tv_noise_name(&noise[index]), name))
+            return &noise[index];
+    return NULL;
+}
+
+static bool is_parameter(const tv_manifest *manifest, tv_text name)
+{
+    const tv_parameter_spec *parameters = manifest->parameters.items;
+    for (size_t index = 0; index < manifest->parameters.count; index++)
+        if (tv_text_equal(parameters[index].name, name))
+            return true;
+    return false;
 }
 
 /* The first input, in order of names, that no set has; data NULL when there is none. */
@@ -59,11 +84,8 @@ static int split(const tv_manifest *manifest, name_set *by_prompt, name_set *by_
         for (size_t place = 0; place < stage->outputs.count; place++)
             into->names[into->count++] = outputs[place].name;
     }
-    const char *needed[] = {TV_CODES, TV_IMAGE};
-    for (size_t index = 0; index < TV_COUNT_OF(needed); index++)
-        if (!has(by_picture, tv_text_of(needed[index])))
-            return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.stages: no stage gives '%s' from prompt and noise",
-                           needed[index]);
+    if (!has(by_picture, tv_text_of(TV_IMAGE)))
+        return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.stages: no stage gives 'image' from noise");
     return TV_OK;
 }
 
@@ -72,30 +94,40 @@ static int check_tokens(const tv_text_spec *text, const tv_stage_spec *stage, co
 {
     const tv_size *sizes = input->shape.items;
     if (!is_prompt_tensor(input->name) || input->shape.count != 2 || sizes[1].name.data != NULL ||
-        (text->fixed && sizes[1].number == text->max_tokens))
+        (text->fixed_length && sizes[1].number == text->max_tokens))
         return TV_OK;
     char length[32];
     snprintf(length, sizeof length, "is %lld", (long long)text->max_tokens);
     return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.stages: '%.*s' takes %lld tokens, the text's length %s",
                    (int)stage->name.bytes, stage->name.data, (long long)sizes[1].number,
-                   text->fixed ? length : "varies");
+                   text->fixed_length ? length : "varies");
+}
+
+static bool is_shape_of(const tv_noise_spec *noise, const tv_tensor_spec *input)
+{
+    const int64_t *declared = noise->shape.items;
+    const tv_size *sizes = input->shape.items;
+    for (size_t index = 0; index < noise->shape.count; index++)
+        if (sizes[index + 1].name.data != NULL || sizes[index + 1].number != declared[index])
+            return false;
+    return true;
 }
 
 /* What the runtime itself makes has one type and one rank. */
 static int check_made_here(const tv_manifest *manifest, const tv_stage_spec *stage, const tv_tensor_spec *input)
 {
-    bool noise = tv_text_is(input->name, TV_NOISE);
-    const tv_size *sizes = input->shape.items;
-    const char *dtype = noise ? "float32" : "int64";
-    if (!noise && !is_prompt_tensor(input->name))
+    const tv_noise_spec *noise = noise_named(manifest, input->name);
+    bool prompt = is_prompt_tensor(input->name), row = is_row_number(input->name);
+    bool parameter = is_parameter(manifest, input->name);
+    const char *dtype = prompt || row ? "int64" : "float32";
+    size_t rank = noise != NULL ? noise->shape.count + 1 : prompt ? 2 : 1;
+    if (noise == NULL && !prompt && !row && !parameter)
         return TV_OK;
-    if (noise && (input->shape.count != 2 || sizes[1].name.data != NULL || sizes[1].number != manifest->noise.dim))
-        return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.noise.dim: %lld, but '%.*s' takes another shape",
-                       (long long)manifest->noise.dim, (int)stage->name.bytes, stage->name.data);
-    if (!tv_text_is(input->dtype, dtype) || input->shape.count != 2)
-        return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.stages: '%.*s' takes '%.*s' not as %s of two dimensions",
+    if (!tv_text_is(input->dtype, dtype) || input->shape.count != rank ||
+        (noise != NULL && !is_shape_of(noise, input)))
+        return tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "manifest.stages: '%.*s' takes '%.*s' not as %s of its shape",
                        (int)stage->name.bytes, stage->name.data, (int)input->name.bytes, input->name.data, dtype);
-    return check_tokens(&manifest->text, stage, input);
+    return prompt ? check_tokens(manifest->text, stage, input) : TV_OK;
 }
 
 static int check_inputs(const tv_manifest *manifest)
@@ -115,7 +147,9 @@ static int check_inputs(const tv_manifest *manifest)
 int tv_plan_make(tv_arena *arena, const tv_manifest *manifest, bool **by_prompt)
 {
     const tv_stage_spec *stages = manifest->stages.items;
-    size_t names = 3; /* ids, mask and noise */
+    const tv_noise_spec *noise = manifest->noise.items;
+    const tv_parameter_spec *parameters = manifest->parameters.items;
+    size_t names = 4 + manifest->noise.count + manifest->parameters.count; /* four of prompt and label */
     for (size_t index = 0; index < manifest->stages.count; index++)
         names += stages[index].outputs.count;
     name_set prompt_names = {tv_arena_take(arena, names, sizeof(tv_text)), 0};
@@ -123,9 +157,17 @@ int tv_plan_make(tv_arena *arena, const tv_manifest *manifest, bool **by_prompt)
     *by_prompt = tv_arena_take(arena, manifest->stages.count, sizeof **by_prompt);
     if (prompt_names.names == NULL || picture_names.names == NULL || *by_prompt == NULL)
         return tv_fail_memory();
-    add(&prompt_names, TV_INPUT_IDS);
-    add(&prompt_names, TV_ATTENTION_MASK);
-    add(&picture_names, TV_NOISE);
+    if (manifest->text != NULL) {
+        add(&prompt_names, TV_INPUT_IDS);
+        add(&prompt_names, TV_ATTENTION_MASK);
+        add(&prompt_names, TV_LENGTHS);
+    }
+    if (manifest->labels != NULL)
+        add(&prompt_names, TV_LABEL);
+    for (size_t index = 0; index < manifest->noise.count; index++)
+        picture_names.names[picture_names.count++] = tv_noise_name(&noise[index]);
+    for (size_t index = 0; index < manifest->parameters.count; index++)
+        picture_names.names[picture_names.count++] = parameters[index].name;
     int status = split(manifest, &prompt_names, &picture_names, *by_prompt);
     return status == TV_OK ? check_inputs(manifest) : status;
 }

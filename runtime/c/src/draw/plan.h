@@ -6,13 +6,14 @@
 
 #define TV_INPUT_IDS "input_ids"
 #define TV_ATTENTION_MASK "attention_mask"
-#define TV_NOISE "noise"
+#define TV_LENGTHS "lengths"
+#define TV_LABEL "label"
 #define TV_IMAGE "image"
 #define TV_CODES "codes"
 
 /*
  * For each stage in running order, whether it needs the prompt alone. TV_INTEGRITY when a stage needs what no stage
- * before it gives, the pictures or codes come from nowhere, or a shape is not that of the tokens or the noise;
+ * before it gives, the pictures come from nowhere, or a shape is not that of the tokens or the noise;
  * TV_FAILED.
  */
 int tv_plan_make(tv_arena *arena, const tv_manifest *manifest, bool **by_prompt);

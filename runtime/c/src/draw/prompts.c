@@ -72,13 +72,14 @@ static int encode(const tv_model *model, const char *const *prompts, size_t coun
     return status;
 }
 
+/* An int64 tensor (rows, columns), or (rows,) when `columns` is 0. */
 static int new_tensor(tv_tensors *tensors, const char *name, size_t rows, size_t columns, const tv_tensor **out)
 {
     tv_tensor tensor;
     memset(&tensor, 0, sizeof tensor);
     tensor.name = tv_text_of(name);
     tensor.type = TV_ORT_INT64;
-    tensor.rank = 2;
+    tensor.rank = columns == 0 ? 1 : 2;
     tensor.shape[0] = (int64_t)rows;
     tensor.shape[1] = (int64_t)columns;
     int status = tv_tensor_create(tensors, &tensor);
@@ -90,9 +91,9 @@ static int new_tensor(tv_tensors *tensors, const char *name, size_t rows, size_t
 
 static int put_tokens(const tv_model *model, const tv_encoding *encodings, size_t count, tv_tensors *tensors)
 {
-    const tv_text_spec *spec = &model->bundle.manifest.text;
+    const tv_text_spec *spec = model->bundle.manifest.text;
     const tv_tensor *tensor;
-    size_t length = spec->fixed ? (size_t)spec->max_tokens : 0;
+    size_t length = spec->fixed_length ? (size_t)spec->max_tokens : 0;
     for (size_t row = 0; row < count; row++)
         length = encodings[row].count > length ? encodings[row].count : length;
     int status = new_tensor(tensors, TV_INPUT_IDS, count, length, &tensor);
@@ -106,11 +107,47 @@ static int put_tokens(const tv_model *model, const tv_encoding *encodings, size_
         ids[place] = inside ? encoding->ids[place % length] : spec->pad_id;
         mask[place] = inside;
     }
+    if (status == TV_OK)
+        status = new_tensor(tensors, TV_LENGTHS, count, 0, &tensor);
+    for (size_t row = 0; status == TV_OK && row < count; row++)
+        ((int64_t *)tensor->data)[row] = (int64_t)encodings[row].count;
     return status;
 }
 
-int tv_encode_prompts(const tv_model *model, const char *const *prompts, size_t count, tv_tensors *tensors,
-                      tv_pictures *pictures)
+/* The number of a label given by its name, or by the number itself; -1 when there is none. */
+static int64_t label_number(const tv_label_spec *labels, tv_text given)
+{
+    const tv_text *names = labels->names.items;
+    int64_t number = 0;
+    for (size_t index = 0; index < labels->names.count; index++)
+        if (tv_text_equal(names[index], given))
+            return (int64_t)index;
+    for (size_t place = 0; place < given.bytes; place++) {
+        if (given.data[place] < '0' || given.data[place] > '9' || place == 9)
+            return -1;
+        number = 10 * number + (given.data[place] - '0');
+    }
+    return given.bytes > 0 && number < (int64_t)labels->names.count ? number : -1;
+}
+
+static int put_labels(const tv_label_spec *labels, const char *const *given, size_t count, tv_tensors *tensors)
+{
+    const tv_tensor *tensor;
+    char quoted[TV_SHOWN_BYTES];
+    int status = new_tensor(tensors, TV_LABEL, count, 0, &tensor);
+    for (size_t row = 0; status == TV_OK && row < count; row++) {
+        tv_text name = tv_text_of(given[row] == NULL ? "" : given[row]);
+        int64_t number = label_number(labels, name);
+        if (number < 0)
+            return tv_fail(TV_USAGE, "give a label's name, or its number from 0 on", "no label %s",
+                           tv_quoted(name, true, quoted));
+        ((int64_t *)tensor->data)[row] = number;
+    }
+    return status;
+}
+
+static int put_prompts(const tv_model *model, const char *const *prompts, size_t count, tv_tensors *tensors,
+                       tv_pictures *pictures)
 {
     tv_encoding *encodings = calloc(count, sizeof *encodings);
     if (encodings == NULL)
@@ -121,6 +158,18 @@ int tv_encode_prompts(const tv_model *model, const char *const *prompts, size_t 
     for (size_t index = 0; index < count; index++)
         tv_encoding_release(&encodings[index]);
     free(encodings);
+    return status;
+}
+
+int tv_encode_prompts(const tv_model *model, const char *const *prompts, size_t count, tv_tensors *tensors,
+                      tv_pictures *pictures)
+{
+    const tv_manifest *manifest = &model->bundle.manifest;
+    int status = TV_OK;
+    if (manifest->text != NULL)
+        status = put_prompts(model, prompts, count, tensors, pictures);
+    else if (manifest->labels != NULL)
+        status = put_labels(manifest->labels, prompts, count, tensors);
     for (size_t index = 0; index < model->bundle.manifest.stages.count && status == TV_OK; index++)
         if (model->by_prompt[index])
             status = tv_session_run(&model->sessions[index], tensors, (int64_t)count);

@@ -134,6 +134,27 @@ static int not_as_declared(const tv_session *self, const tv_tensor_spec *spec, c
                    (int)self->file.bytes, self->file.data, (int)spec->name.bytes, spec->name.data, problem);
 }
 
+/* Whether integers that point into a table are from 0 to the limit - 1. */
+static bool is_in_range(const tv_tensor_spec *spec, const tv_tensor *tensor)
+{
+    size_t width = tv_type_bytes(tensor->type), count = width == 0 ? 0 : tensor->bytes / width;
+    if (spec->limit == NULL || spec->limit->kind == TV_JSON_NULL)
+        return true;
+    for (size_t index = 0; index < count; index++) {
+        int64_t value;
+        if (width == sizeof(int64_t))
+            value = ((const int64_t *)tensor->data)[index];
+        else if (width == sizeof(int32_t))
+            value = ((const int32_t *)tensor->data)[index];
+        else
+            value = tensor->type == TV_ORT_UINT8 ? ((const uint8_t *)tensor->data)[index]
+                                                 : ((const int8_t *)tensor->data)[index];
+        if (value < 0 || (double)value >= spec->limit->number)
+            return false;
+    }
+    return true;
+}
+
 static int check_output(const tv_session *self, const tv_tensor_spec *spec, tv_tensor *tensor, int64_t rows)
 {
     char problem[128];
@@ -155,6 +176,8 @@ static int check_output(const tv_session *self, const tv_tensor_spec *spec, tv_t
         bytes *= (size_t)size;
     }
     tensor->bytes = bytes;
+    if (!is_in_range(spec, tensor))
+        return not_as_declared(self, spec, "a value out of its range");
     return tensor->rank == 0 ? not_as_declared(self, spec, "without a row for each picture") : TV_OK;
 }
 

@@ -6,8 +6,6 @@
 #include "base/error.h"
 #include "text/decompose.h"
 
-#define PROMPT_LIMIT_CHARACTERS 1000000
-
 static bool is_chinese(uint32_t code)
 {
     static const tv_code_range blocks[] = {
@@ -17,21 +15,10 @@ static bool is_chinese(uint32_t code)
     return tv_in_ranges(code, blocks, sizeof blocks / sizeof blocks[0]);
 }
 
-static size_t count_characters(tv_text text)
-{
-    size_t count = 0;
-    for (size_t place = 0; place < text.bytes; place++)
-        count += ((unsigned char)text.data[place] & 0xC0) != 0x80;
-    return count;
-}
-
 static int read_prompt(tv_text prompt, tv_letters *out)
 {
-    size_t place = 0, characters = count_characters(prompt);
+    size_t place = 0;
     char quoted[TV_SHOWN_BYTES];
-    if (characters > PROMPT_LIMIT_CHARACTERS || prompt.bytes > 4 * PROMPT_LIMIT_CHARACTERS)
-        return tv_fail(TV_USAGE, "shorten it: the model reads a few dozen words",
-                       "a prompt of %zu characters; at most %d are read", characters, PROMPT_LIMIT_CHARACTERS);
     while (place < prompt.bytes) {
         tv_letter letter;
         letter.start = (uint32_t)place;

@@ -22,8 +22,7 @@ typedef struct {
 } tv_letters;
 
 /*
- * The letters of `prompt`, for the caller to free. TV_USAGE when it is not UTF-8 or longer than a million
- * characters, as in Python; TV_FAILED.
+ * The letters of `prompt`, for the caller to free. TV_USAGE when it is not UTF-8; TV_FAILED.
  */
 int tv_normalize(const tv_normalizer *normalizer, tv_text prompt, tv_letters *out);
 

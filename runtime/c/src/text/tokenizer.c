@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "text/prompt_text.h"
 
 #define EMPTY_HINT "say what to draw, for example \"dog wearing sunglasses\""
 
@@ -17,7 +18,7 @@ typedef struct {
 /* What is written while a prompt is encoded. */
 typedef struct {
     const tv_tokenizer *tokenizer;
-    tv_text prompt;
+    tv_text given, prompt; /* the latter is its plain text */
     tv_encoding *out;
     size_t room; /* tokens that still fit */
     size_t last_end; /* byte of the prompt where the last token that fits ends */
@@ -196,7 +197,7 @@ static int encode(encoder *self, const tv_letters *text)
         return tv_fail_memory();
     add_special(self->out, tokenizer->after, tokenizer->after_count);
     if (self->tokens == 0 || count_words(self->prompt) == 0)
-        return tv_fail(TV_USAGE, EMPTY_HINT, "the prompt %s is empty", tv_quoted(self->prompt, true, quoted));
+        return tv_fail(TV_USAGE, EMPTY_HINT, "the prompt %s is empty", tv_quoted(self->given, true, quoted));
     tv_text rest = {self->prompt.data + self->last_end, self->prompt.bytes - self->last_end};
     self->out->words_cut = self->overflow ? count_words(rest) : 0;
     self->out->nothing_known = self->unknown == self->tokens;
@@ -205,14 +206,16 @@ static int encode(encoder *self, const tv_letters *text)
 
 int tv_tokenizer_encode(const tv_tokenizer *tokenizer, tv_text prompt, tv_encoding *out)
 {
-    tv_letters text;
+    tv_letters text = {NULL, 0, 0};
     encoder self;
     memset(out, 0, sizeof *out);
     memset(&self, 0, sizeof self);
     self.tokenizer = tokenizer;
-    self.prompt = prompt;
+    self.given = prompt;
     self.out = out;
-    int status = tv_normalize(&tokenizer->normalizer, prompt, &text);
+    int status = tv_plain_prompt(tokenizer, prompt, &out->text, &self.prompt);
+    if (status == TV_OK)
+        status = tv_normalize(&tokenizer->normalizer, self.prompt, &text);
     if (status == TV_OK)
         status = encode(&self, &text);
     free(text.letters);
@@ -225,6 +228,7 @@ int tv_tokenizer_encode(const tv_tokenizer *tokenizer, tv_text prompt, tv_encodi
 void tv_encoding_release(tv_encoding *encoding)
 {
     free(encoding->ids);
+    free(encoding->text);
     free(encoding->unknown);
     memset(encoding, 0, sizeof *encoding);
 }

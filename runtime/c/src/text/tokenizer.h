@@ -31,6 +31,7 @@ typedef struct {
 typedef struct {
     int64_t *ids; /* with the special tokens */
     size_t count;
+    char *text; /* the prompt's plain text, which `unknown` points into */
     tv_text *unknown; /* the pieces of the prompt that the vocabulary lacks, each once */
     size_t unknown_count, words_cut;
     bool nothing_known;

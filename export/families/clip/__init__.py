@@ -1,0 +1,1 @@
+"""CLIP: its text tower, its transformer blocks and its tokenizer."""

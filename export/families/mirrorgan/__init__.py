@@ -1,0 +1,1 @@
+"""MirrorGAN: a picture from words and sentence, and the words back from the picture."""

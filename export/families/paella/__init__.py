@@ -1,0 +1,1 @@
+"""Paella: codes sampled in few steps with renoising, then decoded by a VQ-GAN."""

@@ -1,0 +1,1 @@
+"""Networks that give the codes of a picture."""

@@ -1,0 +1,1 @@
+"""textStyleGAN: StyleGAN conditioned on a sentence."""

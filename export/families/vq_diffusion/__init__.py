@@ -1,0 +1,1 @@
+"""VQ-Diffusion: codes by diffusion in discrete space, then decoded by a VQ-GAN."""

@@ -1,0 +1,1 @@
+"""Verification of a bundle: exact checks, tables, stages, and whole pictures."""

@@ -1,0 +1,1 @@
+"""The checks of each layer: exact, tables, stages, whole pictures, and golden pictures."""

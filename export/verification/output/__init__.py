@@ -1,0 +1,1 @@
+"""Write a verification's results: JUnit, and the tensors of failed checks."""
