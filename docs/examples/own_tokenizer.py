@@ -1,4 +1,4 @@
-"""A text-to-image model with its own tokenizer: `tv-export build docs/examples/own_tokenizer.py:make -o words.tv`."""
+"""A model with its own tokenizer: `tv-export build docs/examples/own_tokenizer.py:make -o words.tv`."""
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
