@@ -142,6 +142,8 @@ def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> object:
                 return None
         elif _is_plain(kind) and type(value) is kind:
             return value
+    if float in kinds and type(value) is int:
+        return _decode_plain(float, value, where)
     rest = [kind for kind in kinds if kind is not type(None) and not _is_plain(kind)]
     if rest and value is not None:
         return _decode(rest[0], value, where)
