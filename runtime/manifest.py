@@ -87,7 +87,7 @@ class TextSpec:
     tokenizer: str
     max_tokens: int
     pad_id: int
-    unknown_id: int | None = None
+    unknown_id: int | None
     fixed_length: bool = False
     drop_unknown: bool = False
 

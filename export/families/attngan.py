@@ -11,12 +11,20 @@ prompt at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.families.weights import size_of
+from textual_vision.export.families.damsm import TextSide, text_from_files
+from textual_vision.export.families.parts import FamilyNetworks, stage, tensor
+from textual_vision.export.families.weights import load_state, read_checkpoint, size_of, state_from_checkpoint
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.specs import NoiseSpec
 
+FIRST_SIZE = 64  # pixels of the first stage
+MAX_WORDS = 18  # of a prompt, as the original cuts captions
 START = 4  # height and width of the first feature map
 FIRST_UPSAMPLES = 4  # of the first generator: 4 to 64 pixels
 
@@ -159,9 +167,9 @@ class AttnGanGenerator(nn.Module):
         self.noise_dim, self.condition, self.stages = noise_dim, condition, stages
         self.ca_net = ConditioningAugmentation(word, condition)
         self.h_net1, self.img_net1 = FirstStage(condition + noise_dim, width * 16), ImageHead(width)
-        for stage in range(2, stages + 1):
-            setattr(self, f"h_net{stage}", NextStage(width, word, residual))
-            setattr(self, f"img_net{stage}", ImageHead(width))
+        for number in range(2, stages + 1):
+            setattr(self, f"h_net{number}", NextStage(width, word, residual))
+            setattr(self, f"img_net{number}", ImageHead(width))
 
     def forward(
         self, words: Tensor, sentence: Tensor, mask: Tensor, noise: Tensor, condition_noise: Tensor
@@ -170,9 +178,9 @@ class AttnGanGenerator(nn.Module):
         condition = self.ca_net(sentence, condition_noise)
         x = self.h_net1(condition, noise)
         pictures, attentions = [self.img_net1(x)], []
-        for stage in range(2, self.stages + 1):
-            x, weights = getattr(self, f"h_net{stage}")(x, words, mask)
-            pictures.append(getattr(self, f"img_net{stage}")(x))
+        for number in range(2, self.stages + 1):
+            x, weights = getattr(self, f"h_net{number}")(x, words, mask)
+            pictures.append(getattr(self, f"img_net{number}")(x))
             attentions.append(weights)
         return pictures, attentions
 
@@ -194,3 +202,62 @@ def generator_from_state(
         residual=len(blocks),
         stages=max(int(key[len("img_net")]) for key in state if key.startswith("img_net")),
     )
+
+
+class PicturesAndAttention(nn.Module):
+    """The generator's outputs one by one: the finest picture first, then the coarser ones, then attention."""
+
+    def __init__(self, generator: AttnGanGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, words: Tensor, sentence: Tensor, attention_mask: Tensor, noise: Tensor, condition_noise: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Pictures float32 (batch, 3, H, W) in [-1, 1]; weights float32 (batch, tokens, H, W)."""
+        pictures, attentions = self.generator(words, sentence, attention_mask, noise, condition_noise)
+        return (*reversed(pictures), *attentions)
+
+
+def networks_from_generator(
+    network: AttnGanGenerator, side: TextSide, generator_name: str, encoder_name: str
+) -> FamilyNetworks:
+    """Both stages: the text encoder, and the generator with pictures of all sizes and attention by name.
+
+    Raises UsageError when the text encoder's features are not as wide as the generator takes them.
+    """
+    if (width := network.ca_net.fc.in_features) != side.width:
+        problem = f"{generator_name} takes words of {width}, {encoder_name} gives {side.width}"
+        raise UsageError(problem, "give the text encoder that it was trained with")
+    prompt = (tensor("input_ids", "int64", "tokens"), tensor("attention_mask", "int64", "tokens"))
+    features = (tensor("words", "float32", width, "tokens"), tensor("sentence", "float32", width))
+    noise = (
+        NoiseSpec(shape=(network.noise_dim,)),
+        NoiseSpec(name="condition_noise", shape=(network.condition,)),
+    )
+    sizes = [FIRST_SIZE << number for number in range(network.stages)]
+    pictures = [tensor(f"image_{size}", "float32", 3, size, size) for size in reversed(sizes[:-1])]
+    maps = [tensor(f"attention_{size}", "float32", "tokens", size, size) for size in sizes[:-1]]
+    inputs = (*features, prompt[1], *(tensor(one.name, "float32", *one.shape) for one in noise))
+    outputs = (tensor("image", "float32", 3, sizes[-1], sizes[-1]), *pictures, *maps)
+    return FamilyNetworks(
+        stages=(
+            stage("text_encoder", side.encoder, prompt, features),
+            stage("generator", PicturesAndAttention(network), inputs, outputs),
+        ),
+        image_size=(sizes[-1], sizes[-1]),
+        image_range=(-1.0, 1.0),
+        noise=noise,
+        text=side.text,
+        tokenizer=side.tokenizer,
+    )
+
+
+def load_attngan(generator: Path, text_encoder: Path, vocabulary: Path) -> FamilyNetworks:
+    """Both stages of AttnGAN, whose code truncates pixels; the text encoder is DAMSM's."""
+    state = state_from_checkpoint(read_checkpoint(generator))
+    network = generator_from_state(state)
+    load_state(network, state, generator.name)
+    side = text_from_files(text_encoder, vocabulary, max_words=MAX_WORDS)
+    found = networks_from_generator(network, side, generator.name, text_encoder.name)
+    return replace(found, rounding="truncate")

@@ -7,11 +7,15 @@ CVPR 2018: word embeddings, then a bidirectional LSTM over the words that are th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from textual_vision.export.families.weights import size_of
+from textual_vision.export.families.vocabulary import read_plain_pickle, word_tokenizer, words_from_captions
+from textual_vision.export.families.weights import load_state, read_checkpoint, size_of, state_from_checkpoint
+from textual_vision.runtime.manifest import TextSpec
 
 DROPOUT = 0.5  # while it is trained
 
@@ -41,4 +45,44 @@ def encoder_from_state(state: Mapping[str, Tensor]) -> RnnEncoder:
         vocabulary=size_of(state, "encoder.weight", 0),
         embedding=size_of(state, "encoder.weight", 1),
         width=2 * size_of(state, "rnn.weight_hh_l0", 1),
+    )
+
+
+class Sentence(nn.Module):
+    """The sentence float32 (batch, width) of a recurrent text encoder."""
+
+    def __init__(self, encoder: RnnEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The sentence."""
+        _, sentence = self.encoder(input_ids, attention_mask)
+        features: Tensor = sentence
+        return features
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSide:
+    """The encoder with its weights, the width of its features, and the tokenizer of its vocabulary."""
+
+    encoder: RnnEncoder
+    width: int
+    tokenizer: bytes
+    text: TextSpec
+
+
+def text_from_files(text_encoder: Path, vocabulary: Path, *, max_words: int) -> TextSide:
+    """DAMSM's text encoder and the vocabulary in its captions.pickle.
+
+    Raises IntegrityError when a file is damaged or the two do not fit.
+    """
+    state = state_from_checkpoint(read_checkpoint(text_encoder))
+    encoder = encoder_from_state(state)
+    load_state(encoder, state, text_encoder.name)
+    words = words_from_captions(read_plain_pickle(vocabulary), vocabulary)
+    rows = size_of(state, "encoder.weight", 0)
+    tokenizer, text = word_tokenizer(words, rows=rows, max_tokens=max_words)
+    return TextSide(
+        encoder=encoder, width=2 * size_of(state, "rnn.weight_hh_l0", 1), tokenizer=tokenizer, text=text
     )

@@ -11,12 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from textual_vision.export.families.weights import size_of
+from textual_vision.export.families.parts import FamilyNetworks, stage, tensor
+from textual_vision.export.families.weights import load_state, read_checkpoint, size_of, state_from_checkpoint
 from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.generation.specs import LabelSpec, NoiseSpec
 
 KERNEL = 4
 CGAN_SLOPE = 0.2
@@ -31,6 +34,7 @@ class DcganGenerator(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
+        self.widths = widths
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(itertools.pairwise(widths)):
             stride, padding = (1, 0) if index == 0 else (2, 1)
@@ -112,4 +116,34 @@ def cgan_from_state(state: Mapping[str, Tensor]) -> CganGenerator:
         embedding=embedding,
         noise_dim=size_of(state, ordered[0], 1) - embedding,
         widths=tuple(size_of(state, key, 0) for key in ordered),
+    )
+
+
+def load_dcgan(generator: Path) -> FamilyNetworks:
+    """DCGAN's generator: a picture from noise alone."""
+    state = state_from_checkpoint(read_checkpoint(generator))
+    network = dcgan_from_state(state)
+    load_state(network, state, generator.name)
+    size, noise_dim = network.image_size, network.widths[0]
+    picture = tensor("image", "float32", network.widths[-1], size, size)
+    return FamilyNetworks(
+        stages=(stage("generator", network, (tensor("noise", "float32", noise_dim),), (picture,)),),
+        image_size=(size, size),
+        image_range=(-1.0, 1.0),
+        noise=(NoiseSpec(shape=(noise_dim,)),),
+    )
+
+
+def load_cgan(generator: Path) -> FamilyNetworks:
+    """CGAN's generator: a picture from a class, by its number, and noise."""
+    state = state_from_checkpoint(read_checkpoint(generator))
+    network = cgan_from_state(state)
+    load_state(network, state, generator.name)
+    inputs = (tensor("label", "int64"), tensor("noise", "float32", network.noise_dim))
+    return FamilyNetworks(
+        stages=(stage("generator", network, inputs, (tensor("image", "float32", *network.image_shape),)),),
+        image_size=network.image_shape[1:],
+        image_range=(-1.0, 1.0),
+        noise=(NoiseSpec(shape=(network.noise_dim,)),),
+        labels=LabelSpec(names=tuple(map(str, range(network.label_emb.num_embeddings)))),
     )

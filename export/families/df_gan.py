@@ -9,15 +9,23 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.families.weights import size_of
+from textual_vision.export.families.damsm import Sentence, text_from_files
+from textual_vision.export.families.parts import FamilyNetworks, stage, tensor
+from textual_vision.export.families.weights import load_state, read_checkpoint, size_of, state_from_checkpoint
+from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.specs import NoiseSpec
 
 START = 4  # height and width of the first feature map
 SLOPE = 0.2
+MAX_WORDS = 18  # of a prompt, as the original cuts captions
+NOISE_SCALE = 0.88
+NOISE_TAIL = 0.022750131948179212  # probability of a normal below two deviations under its mean
 
 
 class Affine(nn.Module):
@@ -83,7 +91,12 @@ class DfGanGenerator(nn.Module):
     def __init__(self, *, noise_dim: int, sentence_dim: int, widths: tuple[int, ...], colors: int) -> None:
         super().__init__()
         condition = noise_dim + sentence_dim
-        self.noise_dim, self.first = noise_dim, widths[0]
+        self.noise_dim, self.sentence_dim, self.first, self.colors = (
+            noise_dim,
+            sentence_dim,
+            widths[0],
+            colors,
+        )
         self.fc = nn.Linear(noise_dim, widths[0] * START * START)
         pairs = itertools.pairwise(widths)
         self.GBlocks = nn.ModuleList(GeneratorBlock(*pair, condition) for pair in pairs)
@@ -118,4 +131,34 @@ def generator_from_state(state: Mapping[str, Tensor]) -> DfGanGenerator:
         sentence_dim=condition - noise_dim,
         widths=tuple(widths),
         colors=size_of(state, "to_rgb.1.weight", 0),
+    )
+
+
+def load_df_gan(generator: Path, text_encoder: Path, vocabulary: Path) -> FamilyNetworks:
+    """Both stages of DF-GAN; the text encoder is DAMSM's, the vocabulary its captions.pickle.
+
+    Noise is normal within two deviations and scaled, as its code samples it.
+    """
+    state = state_from_checkpoint(read_checkpoint(generator), inside=("model", "netG"))
+    network = generator_from_state(state)
+    load_state(network, state, generator.name)
+    side = text_from_files(text_encoder, vocabulary, max_words=MAX_WORDS)
+    if (width := network.sentence_dim) != side.width:
+        problem = f"{generator.name} takes sentences of {width}, {text_encoder.name} gives {side.width}"
+        raise UsageError(problem, "give the text encoder that it was trained with")
+    prompt = (tensor("input_ids", "int64", "tokens"), tensor("attention_mask", "int64", "tokens"))
+    sentence = tensor("sentence", "float32", side.width)
+    noise = NoiseSpec(shape=(network.noise_dim,), law="truncated_normal", tail=NOISE_TAIL, scale=NOISE_SCALE)
+    size = network.image_size
+    inputs = (tensor("noise", "float32", network.noise_dim), sentence)
+    return FamilyNetworks(
+        stages=(
+            stage("text_encoder", Sentence(side.encoder), prompt, (sentence,)),
+            stage("generator", network, inputs, (tensor("image", "float32", network.colors, size, size),)),
+        ),
+        image_size=(size, size),
+        image_range=(-1.0, 1.0),
+        noise=(noise,),
+        text=side.text,
+        tokenizer=side.tokenizer,
     )

@@ -6,6 +6,7 @@ checkpoints: AttnGAN's, with `h_netN.att.{conv_sentence_vis,linear}` and `h_netN
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from textual_vision.export.families.attngan import (
     NextStage,
     WordAttention,
     generator_from_state,
+    networks_from_generator,
 )
-from textual_vision.export.families.damsm import encoder_from_state
+from textual_vision.export.families.damsm import text_from_files
 from textual_vision.export.families.mirrorgan.captioning import (
     MAX_WORDS,
     Captioner,
@@ -25,19 +27,14 @@ from textual_vision.export.families.mirrorgan.captioning import (
     picture_encoder_from_state,
 )
 from textual_vision.export.families.parts import FamilyNetworks, FamilyStage, stage, tensor
-from textual_vision.export.families.vocabulary import read_plain_pickle, word_tokenizer, words_from_captions
 from textual_vision.export.families.weights import (
-    State,
     load_state,
     read_checkpoint,
-    size_of,
     state_from_checkpoint,
 )
 from textual_vision.runtime.errors import UsageError
-from textual_vision.runtime.generation.specs import NoiseSpec
 
 MAX_WORDS_OF_PROMPT = 25
-FIRST_SIZE = 64  # pixels of the first stage
 
 
 class GlobalLocalAttention(WordAttention):
@@ -102,21 +99,6 @@ class MirrorGanGenerator(AttnGanGenerator):
         return pictures, attentions
 
 
-class PicturesAndAttention(nn.Module):
-    """The generator's outputs one by one: the finest picture first, then the coarser ones, then attention."""
-
-    def __init__(self, generator: AttnGanGenerator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(
-        self, words: Tensor, sentence: Tensor, attention_mask: Tensor, noise: Tensor, condition_noise: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Pictures float32 (batch, 3, H, W) in [-1, 1]; weights float32 (batch, tokens, H, W)."""
-        pictures, attentions = self.generator(words, sentence, attention_mask, noise, condition_noise)
-        return (*reversed(pictures), *attentions)
-
-
 def generator_from_file(path: Path) -> AttnGanGenerator:
     """The generator of netG.pth with its weights."""
     state = state_from_checkpoint(read_checkpoint(path))
@@ -145,58 +127,19 @@ def load_mirrorgan(
 ) -> FamilyNetworks:
     """All stages of MirrorGAN; `captioner` are the files of caption_cnn and caption_rnn, or None without."""
     network = generator_from_file(generator)
-    state: State = state_from_checkpoint(read_checkpoint(text_encoder))
-    encoder = encoder_from_state(state)
-    load_state(encoder, state, text_encoder.name)
-    words = words_from_captions(read_plain_pickle(vocabulary), vocabulary)
-    rows = size_of(state, "encoder.weight", 0)
-    tokenizer, text = word_tokenizer(words, rows=rows, max_tokens=MAX_WORDS_OF_PROMPT)
-    width = network.ca_net.fc.in_features
-    if width != (found := 2 * size_of(state, "rnn.weight_hh_l0", 1)):
-        problem = f"{generator.name} takes words of {width}, {text_encoder.name} gives {found}"
-        raise UsageError(problem, "give the text encoder that it was trained with")
-    size = FIRST_SIZE << (network.stages - 1)
-    return FamilyNetworks(
-        stages=_stages(network, encoder, captioner_from_files(*captioner) if captioner else None, width),
-        image_size=(size, size),
-        image_range=(-1.0, 1.0),
-        noise=(
-            NoiseSpec(name="noise", shape=(network.noise_dim,)),
-            NoiseSpec(name="condition_noise", shape=(network.condition,)),
-        ),
-        text=text,
-        tokenizer=tokenizer,
-    )
+    side = text_from_files(text_encoder, vocabulary, max_words=MAX_WORDS_OF_PROMPT)
+    found = networks_from_generator(network, side, generator.name, text_encoder.name)
+    if captioner is None:
+        return found
+    return replace(found, stages=(*found.stages, _captioner_stage(captioner_from_files(*captioner), found)))
 
 
-def _stages(
-    network: AttnGanGenerator, encoder: nn.Module, captioner: Captioner | None, width: int
-) -> tuple[FamilyStage, ...]:
+def _captioner_stage(captioner: Captioner, networks: FamilyNetworks) -> FamilyStage:
     prompt = (tensor("input_ids", "int64", "tokens"), tensor("attention_mask", "int64", "tokens"))
-    features = (tensor("words", "float32", width, "tokens"), tensor("sentence", "float32", width))
-    noise = (
-        tensor("noise", "float32", network.noise_dim),
-        tensor("condition_noise", "float32", network.condition),
+    pixels = tensor("image", "uint8", *networks.image_size, 3)
+    limit = captioner.decoder.embed.num_embeddings
+    outputs = (
+        tensor("caption", "int64", MAX_WORDS, limit=limit),
+        tensor("caption_cross_entropy", "float32"),
     )
-    sizes = [FIRST_SIZE << number for number in range(network.stages)]
-    finest, *coarser = (tensor(f"image_{size}", "float32", 3, size, size) for size in reversed(sizes))
-    image = tensor("image", finest.dtype, *finest.shape[1:])
-    maps = [tensor(f"attention_{size}", "float32", "tokens", size, size) for size in sizes[:-1]]
-    found = [
-        stage("text_encoder", encoder, prompt, features),
-        stage(
-            "generator",
-            PicturesAndAttention(network),
-            (*features, prompt[1], *noise),
-            (image, *coarser, *maps),
-        ),
-    ]
-    if captioner is not None:
-        pixels = tensor("image", "uint8", sizes[-1], sizes[-1], 3)
-        limit = captioner.decoder.embed.num_embeddings
-        outputs = (
-            tensor("caption", "int64", MAX_WORDS, limit=limit),
-            tensor("caption_cross_entropy", "float32"),
-        )
-        found.append(stage("captioner", captioner, (pixels, *prompt), outputs))
-    return tuple(found)
+    return stage("captioner", captioner, (pixels, *prompt), outputs)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor, nn
-
-from textual_vision.export.families.damsm import RnnEncoder, encoder_from_state
+from textual_vision.export.families.damsm import Sentence, text_from_files
 from textual_vision.export.families.parts import FamilyNetworks, stage, tensor
 from textual_vision.export.families.text_style_gan.generator import (
     START,
@@ -14,31 +12,15 @@ from textual_vision.export.families.text_style_gan.generator import (
     generator_from_state,
     scaled_state,
 )
-from textual_vision.export.families.vocabulary import read_plain_pickle, word_tokenizer, words_from_captions
 from textual_vision.export.families.weights import (
     load_state,
     read_checkpoint,
-    size_of,
     state_from_checkpoint,
 )
 from textual_vision.runtime.errors import UsageError
 from textual_vision.runtime.generation.specs import NoiseSpec
 
 MAX_WORDS = 25
-
-
-class Sentence(nn.Module):
-    """The sentence float32 (batch, width) of a recurrent text encoder."""
-
-    def __init__(self, encoder: RnnEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The sentence."""
-        _, sentence = self.encoder(input_ids, attention_mask)
-        features: Tensor = sentence
-        return features
 
 
 def generator_from_file(path: Path, size: int | None = None) -> StyleGenerator:
@@ -63,17 +45,12 @@ def load_text_style_gan(
 ) -> FamilyNetworks:
     """Both stages of textStyleGAN; the text encoder is DAMSM's, the vocabulary its captions.pickle."""
     network = generator_from_file(generator, size)
-    state = state_from_checkpoint(read_checkpoint(text_encoder))
-    encoder = encoder_from_state(state)
-    load_state(encoder, state, text_encoder.name)
-    width = 2 * size_of(state, "rnn.weight_hh_l0", 1)
+    side = text_from_files(text_encoder, vocabulary, max_words=MAX_WORDS)
+    width = side.width
     noise_dim = network.config.latent - width
     if noise_dim < 1:
         problem = f"{generator.name} takes {network.config.latent} values, the sentence has {width}"
         raise UsageError(problem, "give a generator whose latent is noise joined with the sentence")
-    words = words_from_captions(read_plain_pickle(vocabulary), vocabulary)
-    rows = size_of(state, "encoder.weight", 0)
-    tokenizer, text = word_tokenizer(words, rows=rows, max_tokens=MAX_WORDS)
     prompt = (tensor("input_ids", "int64", "tokens"), tensor("attention_mask", "int64", "tokens"))
     sentence = (tensor("sentence", "float32", width),)
     noise = [NoiseSpec(name="noise", shape=(noise_dim,))]
@@ -83,12 +60,12 @@ def load_text_style_gan(
     picture = (tensor("image", "float32", network.config.colors, last, last),)
     return FamilyNetworks(
         stages=(
-            stage("text_encoder", Sentence(encoder), prompt, sentence),
+            stage("text_encoder", Sentence(side.encoder), prompt, sentence),
             stage("generator", network, inputs, picture),
         ),
         image_size=(last, last),
         image_range=(-1.0, 1.0),
         noise=tuple(noise),
-        text=text,
-        tokenizer=tokenizer,
+        text=side.text,
+        tokenizer=side.tokenizer,
     )

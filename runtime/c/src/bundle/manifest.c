@@ -73,7 +73,7 @@ static const tv_field text_fields[] = {
     FIELD(tv_text_spec, tokenizer, TV_FIELD_TEXT),
     FIELD(tv_text_spec, max_tokens, TV_FIELD_INTEGER),
     FIELD(tv_text_spec, pad_id, TV_FIELD_INTEGER),
-    FIELD(tv_text_spec, unknown_id, TV_FIELD_INTEGER),
+    FIELD(tv_text_spec, unknown_id, TV_FIELD_ID_OR_NULL),
     OPTIONAL(tv_text_spec, fixed_length, TV_FIELD_BOOLEAN),
     OPTIONAL(tv_text_spec, drop_unknown, TV_FIELD_BOOLEAN),
 };

@@ -48,7 +48,7 @@ typedef struct {
 
 typedef struct {
     tv_text tokenizer;
-    int64_t max_tokens, pad_id, unknown_id;
+    int64_t max_tokens, pad_id, unknown_id; /* unknown_id is TV_NO_ID for null */
     bool fixed_length, drop_unknown;
 } tv_text_spec;
 

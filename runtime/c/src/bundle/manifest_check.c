@@ -77,7 +77,7 @@ static int check_sizes(const tv_manifest *manifest)
     } sizes[] = {
         {"image.height", manifest->image.height, 1}, {"image.width", manifest->image.width, 1},
         {"text.max_tokens", text->max_tokens, 1},
-        {"text.pad_id", text->pad_id, 0},            {"text.unknown_id", text->unknown_id, 0},
+        {"text.pad_id", text->pad_id, 0},            {"text.unknown_id", text->unknown_id == TV_NO_ID ? 0 : text->unknown_id, 0},
         {"batch.min", batch->min, 1},                {"batch.opt", batch->opt, 1},
         {"batch.max", batch->max, 1},
     };

@@ -246,6 +246,11 @@ static int decode(decoder *self, const tv_element *kind, const tv_json *value, v
         return decode_items(self, kind, value, out);
     case TV_FIELD_INTEGER:
         return decode_integer(self, value, out);
+    case TV_FIELD_ID_OR_NULL:
+        *(int64_t *)out = TV_NO_ID;
+        if (value->kind == TV_JSON_NULL)
+            return TV_OK;
+        return value->kind == TV_JSON_INTEGER ? decode_integer(self, value, out) : wrong(self, "int or null", value);
     case TV_FIELD_NUMBER:
         return decode_number(self, value, out);
     case TV_FIELD_ANY:

@@ -7,6 +7,8 @@
 
 #include "bundle/json.h"
 
+#define TV_NO_ID (-1)
+
 typedef enum {
     TV_FIELD_TEXT,          /* tv_text */
     TV_FIELD_TEXT_OR_NULL,  /* tv_text; data NULL */
@@ -20,6 +22,7 @@ typedef enum {
     TV_FIELD_ANY_INTEGER,   /* const tv_json *: an integer */
     TV_FIELD_ANY_NUMBER,    /* const tv_json *: a number */
     TV_FIELD_INTEGER_OR_NULL, /* const tv_json * */
+    TV_FIELD_ID_OR_NULL,    /* int64_t; TV_NO_ID for null */
     TV_FIELD_NUMBER_OR_NULL,  /* const tv_json * */
     TV_FIELD_SIZE,          /* tv_size: an integer or a text */
     TV_FIELD_LIST,          /* tv_list of what `of` says */

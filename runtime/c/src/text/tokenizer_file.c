@@ -295,8 +295,8 @@ int tv_tokenizer_read(tv_tokenizer *self, tv_arena *arena, char *data, size_t by
     if (status == TV_OK)
         status = read_post_processor(self, arena, file.post_processor);
     if (status == TV_OK && !(has_id(self, &file.added_tokens, spec->pad_id) &&
-                             has_id(self, &file.added_tokens, spec->unknown_id)))
-        status = tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "%s: it has no token %d or %d", name, (int)spec->pad_id,
-                         (int)spec->unknown_id);
+                             (spec->unknown_id == TV_NO_ID || has_id(self, &file.added_tokens, spec->unknown_id))))
+        status = tv_fail(TV_INTEGRITY, TV_HINT_EXPORT, "%s: it has no token %d", name,
+                         (int)(has_id(self, &file.added_tokens, spec->pad_id) ? spec->unknown_id : spec->pad_id));
     return status;
 }
