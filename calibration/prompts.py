@@ -103,6 +103,14 @@ def random_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ..
         CalibrationWarning,
         stacklevel=2,
     )
+    return vocabulary_prompts(tokenizer, count, seed)
+
+
+def vocabulary_prompts(tokenizer: bytes, count: int, seed: int = 0) -> tuple[str, ...]:
+    """Return `count` prompts of random words of `tokenizer`, the text of tokenizer.json.
+
+    Raises IntegrityError when the tokenizer lists no words.
+    """
     found = json_from_bytes(tokenizer, "tokenizer.json")
     model = found.get("model") if isinstance(found, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None

@@ -158,11 +158,12 @@ class BuildResult:
     """All results of a build.
 
     `bundle` is the folder as the user gave it. `seconds` is the total time, in which some `steps` run in
-    parallel.
+    parallel. `example` is a prompt or a label that the model takes, empty for a model without a condition.
     """
 
     bundle: str
     name: str
+    example: str
     verdict: str
     precisions: tuple[PrecisionResult, ...]
     rewrites: tuple[RewriteResult, ...]

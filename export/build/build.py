@@ -16,6 +16,7 @@ from textual_vision.export.bundle.writer import check_place, write_bundle
 from textual_vision.export.host.gc_tuning import gc_frozen
 from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.host.versions import versions
+from textual_vision.export.model.running import texts_of
 from textual_vision.export.parity.verdict import parity_error
 from textual_vision.export.precision.registry import PrecisionGraphs
 from textual_vision.export.results import FAIL, PASS, BuildResult, RewriteResult
@@ -64,6 +65,7 @@ def compare(context: BuildContext, folder: Path, rewrites: tuple[RewriteResult, 
     return BuildResult(
         bundle=str(folder),
         name=context.model.name,
+        example=texts_of(context.model, options.prompts, 1)[0],
         verdict=FAIL if any(one.verdict == FAIL for one in precisions) else PASS,
         precisions=precisions,
         rewrites=rewrites,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from textual_vision.calibration.prompts import random_prompts
+from textual_vision.calibration.prompts import CalibrationWarning, random_prompts, vocabulary_prompts
 from textual_vision.export.build.calibration import choose_prompts
 from textual_vision.export.build.comparisons import Comparisons, start_comparisons
 from textual_vision.export.build.export_jobs import StageExportJobs, start_stage_exports
@@ -22,9 +23,10 @@ from textual_vision.export.host.step_cache import StepCache
 from textual_vision.export.loading.source import load_checked_model
 from textual_vision.export.model.batch import ReferenceBatch, batches_from_bytes, bytes_from_batches
 from textual_vision.export.model.reference_batches import BATCH_SIZE, reference_batches
-from textual_vision.export.model.running import texts_of
+from textual_vision.export.model.running import condition_of, is_built_in, texts_of
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import UsageError
+from textual_vision.runtime.generation.program import INPUT_IDS
 
 CALIBRATION_SEED = 1 << 32  # added to the seed, so that calibration noise differs from that of the comparison
 
@@ -49,6 +51,7 @@ class BuildContext:
 def prepare(source: str, options: BuildOptions, steps: StepCache) -> Iterator[BuildContext]:
     """Yield the context of a build. Leaving it ends its worker processes and threads."""
     model = load_checked_model(source, options.prompt_length)
+    _warn_of_unknown_prompts(model, options)
     spec = StageExportSpec(
         source=source,
         opset=options.opset,
@@ -73,10 +76,24 @@ def prepare(source: str, options: BuildOptions, steps: StepCache) -> Iterator[Bu
         )
 
 
+def _warn_of_unknown_prompts(model: StagedModel, options: BuildOptions) -> None:
+    if model.text is None or not is_built_in(options.prompts):
+        return
+    if texts_of(model, options.prompts, 1)[0] not in options.prompts:
+        warnings.warn(
+            f"{model.name} knows few words of the built-in prompts: it is compared on random words of its "
+            "vocabulary; give prompts of your own by --prompts and --calibration-prompts",
+            CalibrationWarning,
+            stacklevel=3,
+        )
+
+
 def _example_batch(model: StagedModel, options: BuildOptions) -> ReferenceBatch:
     """Return inputs to trace the stages with and to time their graphs on."""
     count = min(BATCH_SIZE, options.samples)
     texts = texts_of(model, options.prompts, count)
+    if model.tokenizer is not None and condition_of(model, texts).tensors[INPUT_IDS].shape[1] == 1:
+        texts = vocabulary_prompts(model.tokenizer, count)  # the exporter takes a size of 1 for a constant
     return reference_batches(model, texts, samples=count, seed=options.seed, margins=False)[0]
 
 

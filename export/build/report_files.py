@@ -13,6 +13,7 @@ from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.preparation import BuildContext
 from textual_vision.export.bundle.model_card import condition_in_words
+from textual_vision.export.families.registry import family_source
 from textual_vision.export.report.page import ReportSource, report_files
 from textual_vision.export.results import BuildResult
 from textual_vision.runtime.manifest import Manifest
@@ -48,10 +49,17 @@ def build_report(
 
 def build_command(source: str, folder: Path, options: BuildOptions) -> str:
     """Return the command line that repeats the build; of paths it has the last part only."""
-    words = ["tv-export", "build", Path(source).name, "-o", folder.name]
+    words = ["tv-export", "build", *_source_arguments(source), "-o", folder.name]
     for precision in options.precisions:
         words += ["--precision", precision]
     return shlex.join([*words, *_arguments(options)])
+
+
+def _source_arguments(source: str) -> list[str]:
+    if (published := family_source(source)) is None:
+        return [Path(source).name]
+    name, paths = published
+    return ["--family", name, *(path.name for path in paths)]
 
 
 def _arguments(options: BuildOptions) -> Iterator[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build")
-@click.argument("checkpoint", default="emoji")
+@click.argument("checkpoint", nargs=-1)
 @click.option(
     "-o",
     "--output",
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     required=True,
     metavar="BUNDLE",
     help="Folder to write, such as emoji.tv.",
+)
+@click.option(
+    "--family",
+    metavar="NAME",
+    help="CHECKPOINT… are published weights of this family; `tv-export families` lists them.",
 )
 @click.option(
     "--precision",
@@ -142,7 +147,8 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the steps without doing them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build_command(
-    checkpoint: str,
+    checkpoint: tuple[str, ...],
+    family: str | None,
     output: Path,
     target: str,
     engines: bool,
@@ -154,26 +160,41 @@ def build_command(
 ) -> None:
     """Export CHECKPOINT into a bundle and compare it with PyTorch.
 
-    CHECKPOINT is the name of a shipped model, a checkpoint's folder, or FILE.py:FUNCTION for a custom model.
+    CHECKPOINT is the name of a shipped model (emoji if left out), a checkpoint's folder, or FILE.py:FUNCTION
+    for a custom model. With --family it is the files of the weights, or their folder.
 
     \b
     tv-export build -o emoji.tv
     tv-export build emoji -o emoji.tv --precision int8 --precision fp32
     tv-export build emoji -o emoji.tv --precision fp16 --target tensorrt-rtx --compute-capability 8.6
+    tv-export build --family df-gan weights/ -o bird.tv
     """
     from textual_vision.export.build.build import build_bundle
     from textual_vision.export.cli import printing
     from textual_vision.export.host.step_cache import default_cache
 
+    source = _source(checkpoint, family)
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
     job = _engine_job(target, engines, compute, options)
     if dry_run:
-        printing.show_plan(checkpoint, output, options, as_json, job)
+        printing.show_plan(source, output, options, as_json, job)
         return
     cache = None if no_cache else default_cache()
-    result = build_bundle(checkpoint, output, options, cache=cache, on_progress=printing.print_progress)
+    result = build_bundle(source, output, options, cache=cache, on_progress=printing.print_progress)
     engines_built = () if job is None else job.add_to(output)
     printing.show_build(result, as_json, engines_built)
+
+
+def _source(checkpoint: tuple[str, ...], family: str | None) -> str:
+    """Return what `load_model` takes; raises UsageError for several checkpoints without a family."""
+    if family is not None:
+        from textual_vision.export.families.registry import source_of_family
+
+        return source_of_family(family, checkpoint)
+    if len(checkpoint) > 1:
+        problem = f"{len(checkpoint)} checkpoints: {', '.join(checkpoint)}"
+        raise UsageError(problem, "give one, or say by --family what the files are")
+    return checkpoint[0] if checkpoint else "emoji"
 
 
 def _engine_job(

@@ -16,6 +16,7 @@ COMMANDS = {
     "build": "textual_vision.export.cli.build:build_command",
     "doctor": "textual_vision.export.cli.doctor:doctor_command",
     "engine": "textual_vision.export.cli.engine:engine_command",
+    "families": "textual_vision.export.cli.families:families_command",
     "gpu-check": "textual_vision.export.cli.gpu_check:gpu_check_command",
     "sensitivity": "textual_vision.export.cli.sensitivity:sensitivity_command",
     "sign": "textual_vision.export.cli.sign:sign_command",

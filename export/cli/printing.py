@@ -100,7 +100,8 @@ def show_build(result: BuildResult, as_json: bool, engines: Sequence[EngineResul
                 click.echo(line)
     size = sum(graph.bytes for one in result.precisions for graph in one.graphs)
     click.echo(f"wrote {result.bundle}: {size / 1e6:.1f} MB of graphs in {result.seconds:.0f} s")
-    click.echo(f'next: tv-generate {result.bundle} "dog wearing sunglasses" -o dog.png')
+    prompt = f'"{result.example}" ' if result.example else ""
+    click.echo(f"next: tv-generate {result.bundle} {prompt}-o picture.png")
 
 
 def int8_lines(notes: Mapping[str, Any]) -> list[str]:

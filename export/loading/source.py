@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from textual_vision.export.families.assembly import model_from_family
+from textual_vision.export.families.registry import family_source
 from textual_vision.export.host.parallel import torch_single_thread
 from textual_vision.export.loading.checkpoint import model_from_checkpoint
 from textual_vision.export.loading.fingerprint import fingerprint_of
@@ -28,9 +30,15 @@ def load_checked_model(source: str, tokens: int | None) -> StagedModel:
 def load_model(source: str) -> StagedModel:
     """Load a shipped checkpoint by name, a checkpoint folder, or what `FILE.py:FUNCTION` returns.
 
+    `FAMILY:FILE,…` are the published weights of a family.
+
     Raises UsageError when there is no such model or its description is contradictory, and IntegrityError when
     the checkpoint is damaged.
     """
+    if (published := family_source(source)) is not None:
+        model = normalized_model(model_from_family(*published))
+        check_specs(model)
+        return replace(model, fingerprint=fingerprint_of(model, {}))
     path, colon, function = source.rpartition(":")
     if colon and path.endswith(".py"):
         found, sources = model_from_file(Path(path), function)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from textual_vision.calibration.prompts import vocabulary_prompts
 from textual_vision.export.model.batch import Array
 from textual_vision.export.model.calling import run_module
+from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.model.stage import Stage, StagedModel
 from textual_vision.runtime.generation.conditions import (
     Condition,
@@ -21,6 +23,9 @@ from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
 KEPT_LIMIT_BYTES = 64 << 20  # of a looped stage's tensors of one batch, over all steps
+
+
+FEW_PROMPTS = 4  # of the built-in ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +41,37 @@ class StageRun:
 def texts_of(model: StagedModel, texts: Sequence[str], count: int) -> tuple[str, ...]:
     """`texts` for a model that takes prompts; else `count` conditions: its labels in turn, or empty ones.
 
-    Labels that a user gave in the place of our own prompts are kept.
+    Labels that a user gave in the place of our own prompts are kept. Of the built-in prompts those remain
+    whose words are all in the vocabulary; where they are few, there are `count` prompts of random words.
     """
     if model.text is not None:
-        return tuple(texts)
+        if not is_built_in(texts) or model.tokenizer is None:
+            return tuple(texts)
+        known = known_prompts(model, texts)
+        return (
+            known
+            if len(known) >= min(FEW_PROMPTS, len(texts))
+            else vocabulary_prompts(model.tokenizer, count)
+        )
     if model.labels is None:
         return ("",) * count
     given = set(model.labels.names) | {str(number) for number in range(len(model.labels.names))}
     labels = tuple(texts) if set(texts) <= given else model.labels.names
     return tuple(itertools.islice(itertools.cycle(labels), count))
+
+
+def is_built_in(texts: Sequence[str]) -> bool:
+    """Return whether all `texts` are built-in prompts, which a user did not choose."""
+    return set(texts) <= {*COMPARED, *CALIBRATED}
+
+
+def known_prompts(model: StagedModel, texts: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `texts` whose words are all in the model's vocabulary."""
+    if model.text is None or model.tokenizer is None:
+        return ()
+    tokenizer = Tokenizer(model.tokenizer, replace(model.text, drop_unknown=False))
+    (tokens,) = tokenizer.encode_batches(texts, len(texts))
+    return tuple(text for text, note in zip(texts, tokens.notes, strict=True) if not note.unknown)
 
 
 def condition_of(model: StagedModel, texts: Sequence[str]) -> Condition:
