@@ -15,6 +15,7 @@ from textual_vision.runtime.errors import IntegrityError, UsageError
 
 PARALLEL_PREFIX = "module."  # nn.DataParallel puts it before every key
 SHOWN_KEYS = 3
+UNPICKLER_ERROR = "WeightsUnpickler error:"  # in torch's message
 
 State = dict[str, Tensor]
 
@@ -41,7 +42,10 @@ def read_checkpoint(path: Path) -> object:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = str(error)
+    if UNPICKLER_ERROR in text:  # what comes before it advises to trust the file
+        text = text.partition(UNPICKLER_ERROR)[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
 
 

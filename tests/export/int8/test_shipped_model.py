@@ -214,7 +214,7 @@ def test_the_command_measures_a_bundle(tiny_bundle: Path, tmp_path: Path) -> Non
 
 
 def test_the_command_refuses_a_plot_that_is_no_picture_before_it_works(tiny_bundle: Path) -> None:
-    with pytest.raises(UsageError, match="not a picture's name"):
+    with pytest.raises(UsageError, match="no known picture format"):
         CliRunner().invoke(
             sensitivity_command,
             [str(tiny_bundle), "--plot", "x.txt"],

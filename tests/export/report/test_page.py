@@ -45,6 +45,7 @@ def source(tiny_bundle: Path) -> ReportSource:
     result = BuildResult(
         bundle="tiny.tv",
         name="tiny",
+        example=PROMPTS[0],
         verdict="fail",
         precisions=precisions,
         rewrites=(_rewrite("fold-constants", True), _rewrite("conv-transpose-3x3", False)),
