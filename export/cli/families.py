@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 
 @click.command("families")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def families_command(as_json: bool) -> None:
     """List the families that `tv-export build --family` knows, with the files that each takes."""
+    from rich.markup import escape
+    from rich.table import Table
+
     from textual_vision.export.cli import printing
     from textual_vision.export.families.registry import FAMILIES
 

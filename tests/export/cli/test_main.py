@@ -60,7 +60,7 @@ def test_build_prints_the_table_and_the_next_command(
     result = call("build", checkpoint, "-o", place, "--samples", 4, "--prompts", prompts)
     assert result.exit_code == 0, result.output
     assert "fp32" in result.output and "✓ pass" in result.output and "conv-transpose" in result.output
-    assert f'tv-generate {place} "dog wearing sunglasses"' in result.output
+    assert f'tv-generate {place} "red apple"' in result.output
     again = call("build", checkpoint, "-o", place, "--samples", 4, "--prompts", prompts, "--force", "--json")
     document = json.loads(again.stdout)
     assert document["verdict"] == "pass" and document["samples"] == 4

@@ -33,7 +33,7 @@ def has_gpu() -> bool:
     return True
 
 
-@pytest.mark.filterwarnings("ignore::textual_vision.runtime.errors.PromptWarning")
+@pytest.mark.filterwarnings("ignore::textual_vision.calibration.prompts.CalibrationWarning")
 def test_a_build_for_rtx_brings_its_engines(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
     options = ("--target", "tensorrt-rtx", "--compute-capability", "8.6", "--json")
