@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -90,9 +91,15 @@ def check_precision(name: str) -> None:
 
 
 def convert(name: str, source: FloatGraphs) -> PrecisionGraphs:
-    """The graphs of precision `name`."""
+    """The graphs of precision `name`; those for TensorRT without int8 constants that it refuses."""
     make: Convert = _function(PRECISIONS[name])
-    return make(source)
+    made = make(source)
+    if source.target == "cpu":
+        return made
+    from textual_vision.export.precision.lossless_storage import expand_constants
+
+    graphs = {stage: expand_constants(graph) for stage, graph in made.graphs.items()}
+    return dataclasses.replace(made, graphs=graphs)
 
 
 def convert_stage(name: str, source: FloatGraphs, stage: StageSpec) -> object:

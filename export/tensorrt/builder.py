@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from textual_vision.export.precision.lossless_storage import computes_in_half, expand_constants
+from textual_vision.export.precision.lossless_storage import computes_in_half
 from textual_vision.export.tensorrt.dla import check_dla_precision, check_dla_shapes, dla_count
 from textual_vision.export.tensorrt.layer_table import TABLE_START
 from textual_vision.export.tensorrt.progress import build_with_progress
@@ -104,7 +104,7 @@ def build_plan(
     builder = _new_builder(trt, logger)
     network = builder.create_network(network_flags(trt, settings))
     parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, network, expand_constants(graph), name)
+    _parse(trt, parser, network, graph, name)
     config = builder.create_builder_config()
     quantized, half = _is_quantized(trt, network), computes_in_half(graph)
     configure(trt, builder, config, settings, calibrator, quantized=quantized, half=half)

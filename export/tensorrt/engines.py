@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textual_vision.export.bundle.writer import check_place, write_bundle
+from textual_vision.export.precision.lossless_storage import expand_constants
 from textual_vision.export.tensorrt.builder import Plan, build_plan, choose_compute, table_from_plan
 from textual_vision.export.tensorrt.dla import check_dla_used
 from textual_vision.export.tensorrt.layer_table import (
@@ -178,7 +179,7 @@ def _build_stage(job: EngineBuild, stage: StageSpec) -> tuple[Plan, StageEngine,
     weak_int8 = options.settings.weakly_typed and options.settings.precision == "int8"
     file = manifest.precisions[_float_precision(manifest) if weak_int8 else options.settings.precision].files
     graph_file = file[stage.name]
-    graph = job.bundle.read(graph_file)
+    graph = expand_constants(job.bundle.read(graph_file))
     if not options.ignore_memory:
         needed = build_bytes(options.kind, len(graph), options.settings.workspace_bytes)
         check_memory(needed, available_bytes(), graph_file)

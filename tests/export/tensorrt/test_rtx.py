@@ -8,7 +8,10 @@ import onnx
 import pytest
 import tiny_graphs as tiny
 
-from textual_vision.export.precision.lossless_storage import compressed_graph
+from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.precision import fp16
+from textual_vision.export.precision.lossless_storage import expand_constants
+from textual_vision.export.precision.registry import FloatGraphs, convert
 from textual_vision.export.tensorrt import builder as engine
 from textual_vision.export.tensorrt.builder import EngineSettings, build_plan
 from textual_vision.export.tensorrt.layer_table import (
@@ -18,9 +21,12 @@ from textual_vision.export.tensorrt.layer_table import (
     node_types,
     product_nodes,
 )
+from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.backends.tensorrt.api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
 from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.generation.program import Program
+from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
 GPU = ("8.6",)
@@ -78,16 +84,51 @@ def test_types_of_inputs_and_outputs_are_the_graphs():
     assert build(tiny.pixels(cast_last=True)).dtypes == {"x": "FLOAT", "image": "UINT8"}
 
 
-def test_constants_that_are_stored_as_int8_and_a_cast_can_be_built():
+def whole_numbers() -> bytes:
+    """x → scores → codes by a matrix of whole numbers times a step for each column, as training leaves it."""
     steps = np.float32(1 + np.arange(128) % 7) / np.float32(64)
     whole = np.random.default_rng(0).integers(-127, 128, (64, 128)).astype(np.float32)
     whole[0] = 127
-    shapes = ({"x": (tiny.FLOAT, ["batch", 4, 64])}, {"y": (tiny.FLOAT, ["batch", 4, 128])})
-    product = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
-    graph = compressed_graph(tiny.graph([product], *shapes, {"w": whole * steps}))
-    assert "Cast" in {node.op_type for node in onnx.load_model_from_string(graph).graph.node}
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["scores"], name="product"),
+        onnx.helper.make_node("ArgMax", ["scores"], ["codes"], axis=1, keepdims=0),
+    ]
+    shapes = {"x": (tiny.FLOAT, ["batch", 64])}, {"codes": (tiny.INT64, ["batch"])}
+    return tiny.graph(nodes, *shapes, {"w": whole * steps})
+
+
+@pytest.fixture
+def stored_for(monkeypatch):
+    """Gives the graph of `whole_numbers` as fp16 stores it for a target, where half would change its codes."""
+    monkeypatch.setattr(fp16, "MIN_CODE_AGREEMENT", 1.1)
+    stage = StageSpec(
+        name="latent",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 64)),),
+        outputs=(TensorSpec(name="codes", dtype="int64", shape=("batch",)),),
+    )
+    graph, x = whole_numbers(), tiny.weights(7, 32, 64)
+    session = open_session(graph, SessionOptions(backend="onnxruntime", name="g"))
+    batch = ReferenceBatch(
+        prompts=("",) * 32, seeds=(0,) * 32, tensors={"x": x, **session.run({"x": x})}, margins={}
+    )
+
+    def stored(target):
+        source = FloatGraphs(
+            program=Program(stages=(stage,)), fp32={"latent": graph}, batches=[batch], target=target
+        )
+        return convert("fp16", source).graphs["latent"]
+
+    return stored
+
+
+def test_int8_constants_with_a_cast_are_written_for_the_cpu_alone_since_tensorrt_refuses_them(stored_for):
+    with pytest.raises(TextualVisionError, match="only allowed before DQ"):
+        build(stored_for("cpu"))
+    graph = stored_for("tensorrt")
+    assert onnx.load_model_from_string(graph).graph.initializer[0].data_type == tiny.FLOAT
     types, operators, _ = types_in(build(graph), graph)
     assert types == dict.fromkeys(operators, "float32")
+    assert build(expand_constants(stored_for("cpu"))).plan  # as tv-export engine reads such a bundle
 
 
 def test_int8_weights_make_a_smaller_engine():

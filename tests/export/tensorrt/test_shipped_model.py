@@ -4,10 +4,11 @@ import pytest
 
 from textual_vision.export.build.build import build_bundle
 from textual_vision.export.build.options import BuildOptions
-from textual_vision.export.tensorrt.builder import EngineSettings
+from textual_vision.export.tensorrt.builder import EngineSettings, build_plan
 from textual_vision.export.tensorrt.engines import add_engines
 from textual_vision.export.tensorrt.layer_table import product_nodes
 from textual_vision.export.tensorrt.options import EngineBuildOptions
+from textual_vision.export.tensorrt.targets import profile_of
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import read_record
 from textual_vision.runtime.errors import UsageError
@@ -18,7 +19,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 ANYTHING = "code_agreement>=0,psnr>=0,generator_psnr>=0"
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no real builds")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def shipped(tmp_path_factory):
         pytest.skip("no model is shipped in this copy")
     place = tmp_path_factory.mktemp("shipped") / "emoji.tv"
     options = BuildOptions(
-        precisions=PRECISIONS, target="tensorrt", int8_tolerance=ANYTHING, merged=False, allow_failing=True
+        precisions=PRECISIONS, target="tensorrt", int8_tolerance=ANYTHING, allow_failing=True
     )
     build_bundle("emoji", place, options)
     return place
@@ -59,3 +60,17 @@ def test_every_stage_of_the_shipped_model_becomes_an_engine_in_its_precision(shi
         assert generator.dtype_counts.fp16 > generator.dtype_counts.float32
     if precision == "int8":
         assert generator.dtype_counts.int8 > generator.dtype_counts.float32
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_graph_of_the_bundle_is_built_as_it_lies_there(shipped, precision):
+    bundle = Bundle(shipped)
+    manifest = bundle.manifest
+    for stage in (*manifest.stages, manifest.merged):
+        file = manifest.precisions[precision].files[stage.name]
+        profile = profile_of(stage, manifest.batch, manifest.text)
+        settings = EngineSettings(precision=precision, compute=("8.6",))
+        plan = build_plan(
+            tensorrt_rtx, bundle.read(file), file, profile, settings, on_progress=lambda text: None
+        )
+        assert set(plan.dtypes) == {spec.name for spec in (*stage.inputs, *stage.outputs)}
