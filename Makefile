@@ -18,11 +18,8 @@ demo: $(VENV)/.export  ## export the shipped model, verify it, draw both prompts
 	$(BIN)/tv-generate $(OUT)/emoji.tv "dog wearing sunglasses" "green forest with river" --count 4 --grid -o $(OUT)/demo.png
 	@echo "the pictures are in $(OUT)/demo.png, the report in $(OUT)/emoji.tv/report/index.html"
 
-# A process for each folder: one process for all crashed once, see docs/notes/2026-12-01-crash-in-one-process.md.
 test: $(VENV)/.dev check  ## format, lint, types, tests
-	$(PYTEST) tests/training
-	$(PYTEST) tests/export tests/gpu
-	$(PYTEST) --ignore=tests/training --ignore=tests/export --ignore=tests/gpu
+	$(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
