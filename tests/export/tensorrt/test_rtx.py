@@ -99,7 +99,7 @@ def whole_numbers() -> bytes:
 
 @pytest.fixture
 def stored_for(monkeypatch):
-    """Gives the graph of `whole_numbers` as fp16 stores it for a target, where half would change its codes."""
+    """The graph of `whole_numbers` as fp16 stores it for a target, where half would change its codes."""
     monkeypatch.setattr(fp16, "MIN_CODE_AGREEMENT", 1.1)
     stage = StageSpec(
         name="latent",
