@@ -12,6 +12,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from textual_vision.export.precision.stored_tables import (
+    look_up_after_unpacking,
+    look_up_before_unpacking,
+)
+
 MIN_CONSTANT_VALUES = 4096  # values: below it the node costs more than it saves
 SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
 PROBE_ROWS = 8
@@ -53,6 +58,7 @@ def expand_constants(graph: bytes) -> bytes:
         model = onnx.load_from_string(graph)
     except DecodeError:
         return graph  # TensorRT's own parser says what is wrong
+    look_up_after_unpacking(model.graph)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     tables, rest = _looked_up(model.graph), []
     for node in model.graph.node:
@@ -119,7 +125,8 @@ def compress_lossless(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> 
 
     int8 are matrices and tables whose rows or columns are whole multiples of one number: training leaves them
     so. Those of `names` become float16 in any case, unless a value is too large for it. Products with
-    numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph.
+    numbers follow the Cast where that makes it exact. Backends fold these nodes when they load the graph,
+    but for those of tables that are only looked up: see `stored_tables`.
     """
     nodes: list[onnx.NodeProto] = []
     # A layer in int8 may have its weights under the name that they get here for those who read them in float.
@@ -148,6 +155,7 @@ def compress_lossless(graph: onnx.ModelProto, names: Set[str] = frozenset()) -> 
     rest = list(graph.graph.node)
     del graph.graph.node[:]
     graph.graph.node.extend([*nodes, *rest])
+    look_up_before_unpacking(graph.graph)
 
 
 def _stored(values: Float32, *, inexact: bool) -> _Stored | None:

@@ -492,6 +492,48 @@ def test_matrices_on_the_grid_of_training_are_stored_as_int8_to_the_last_bit(tur
     np.testing.assert_array_equal(numpy_helper.to_array(weight), matrix)
 
 
+@pytest.mark.parametrize("steps_of", ["rows", "columns"])
+def test_rows_of_a_stored_table_become_float_after_they_are_looked_up(steps_of: str) -> None:
+    shape = (96, 64) if steps_of == "rows" else (64, 96)
+    table = round_to_int8_grid(torch.from_numpy(normal(*shape))).numpy()
+    table = table if steps_of == "rows" else np.ascontiguousarray(table.T)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["one"]),
+        helper.make_node("Gather", ["table", "ids"], ["same"]),
+        helper.make_node("Add", ["one", "same"], ["y"]),
+    ]
+    shapes = [("ids", TensorProto.INT64, ["batch", 3])], [("y", TensorProto.FLOAT, ["batch", 3, None])]
+    model = model_of(nodes, {"table": table}, *shapes)
+    inputs = {"ids": RANDOM.integers(0, len(table), (4, 3))}
+    before = run(model, inputs)[0]
+    compress_lossless(model)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    assert looked_up == ({"table.int8", "table.factors0"} if steps_of == "rows" else {"table.int8"})
+    assert kinds["table.int8"] == TensorProto.INT8
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+    plain = onnx.load_from_string(expand_constants(model.SerializeToString())).graph
+    assert [node.op_type for node in plain.node] == ["Gather", "Gather", "Add"]
+    (constant,) = plain.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(constant), table)
+
+
+def test_a_stored_table_that_is_also_multiplied_is_made_float_whole() -> None:
+    table = round_to_int8_grid(torch.from_numpy(normal(96, 64))).numpy()
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["row"]),
+        helper.make_node("MatMul", ["row", "table"], ["y"]),
+    ]
+    shapes = [("ids", TensorProto.INT64, ["batch"])], [("y", TensorProto.FLOAT, ["batch", 64])]
+    square = np.ascontiguousarray(np.tile(table[:64], (2, 1))[:64])
+    model = model_of(nodes, {"table": square}, *shapes)
+    inputs = {"ids": np.arange(4)}
+    before = run(model, inputs)[0]
+    compress_lossless(model)
+    assert [node.op_type for node in model.graph.node] == ["Cast", "Mul", "Gather", "MatMul"]
+    np.testing.assert_array_equal(run(model, inputs)[0], before)
+
+
 def test_an_int8_table_that_is_looked_up_is_float_for_tensorrt_while_factors_stay_int8(convolutions) -> None:
     modes = {layer.name: INT8 for layer in quantizable_layers(convolutions)}
     model = quantize_graph(convolutions, modes, thresholds_of(convolutions))
