@@ -1,9 +1,10 @@
-"""Operators in words that every backend and opset knows, where torch's own translation is not portable.
+"""Translations of operators for which torch's exporter writes what not every backend and opset reads.
 
 Circular padding becomes slices and Concat (Pad's "wrap" needs opset 19, and OpenVINO lacks it). Resizing with
 antialiasing becomes products with constant matrices (opset 17 lacks it, and OpenVINO computes another
-picture). Shifts of signed integers become products and quotients, since ONNX shifts unsigned ones only. Indices
-of int32 become int64, which is all that GatherND and ScatterND read.
+picture). Shifts of signed integers become products and quotients: ONNX shifts unsigned ones only. Indices of
+int32 become int64: GatherND and ScatterND read no other. Distances, cumulative products and hypotenuses have
+no operator in ONNX.
 """
 
 from __future__ import annotations

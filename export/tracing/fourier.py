@@ -69,7 +69,7 @@ def _short_time(
     return_complex: bool | None = None,
     align_to_window: bool | None = None,
 ) -> Any:
-    """Return (batch, frequencies, frames, 2) of `x` (batch, samples): a convolution with one kernel for each part."""
+    """Return (batch, frequencies, frames, 2) of `x` (batch, samples): a convolution, one kernel per part."""
     if len(x.shape) != 2 or win_length not in (None, n_fft) or align_to_window:
         raise RuntimeError("stft needs (batch, samples) and a window as long as n_fft")
     count = n_fft if onesided is False else n_fft // 2 + 1

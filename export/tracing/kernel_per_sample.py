@@ -143,7 +143,7 @@ def _with_bias(found: Any, bias: Any, sizes: Sequence[int]) -> Any:
 
 
 def _one_place_each(channels: int, kernel: Sequence[int]) -> Any:
-    """Float32 (channels × places, 1, *kernel): for each channel, one kernel per place that is 1 there alone."""
+    """Float32 (channels × places, 1, *kernel): for each channel one kernel per place, which is 1 there."""
     places = prod(kernel)
     kernels = np.eye(places, dtype=np.float32).reshape(places, 1, *kernel)
     return op.Constant(value=ir.tensor(np.tile(kernels, (channels, *[1] * (len(kernel) + 1)))))

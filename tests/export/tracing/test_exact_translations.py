@@ -18,6 +18,7 @@ from textual_vision.runtime.manifest import StageSpec
 
 CHANNELS, HEIGHT, WIDTH = 3, 6, 5
 OPSETS = (17, 20)
+WINDOW = torch.hann_window(8)
 
 
 class Function(nn.Module):
@@ -53,7 +54,7 @@ class OneKernelPerSample(nn.Module):
 
 
 class OneTransposedKernelPerSample(nn.Module):
-    """A transposed convolution of `axes` axes whose kernels are made of its input, with the batch as its groups."""
+    """A transposed convolution of `axes` axes with kernels made of its input and the batch as its groups."""
 
     def __init__(self, axes: int, **options: int) -> None:
         super().__init__()
@@ -88,8 +89,7 @@ def filtered(x: Tensor) -> Tensor:
 
 
 def spectrum(x: Tensor) -> Tensor:
-    signal = x.flatten(1)
-    return torch.stft(signal, 8, 3, window=torch.hann_window(8), return_complex=True).abs()
+    return torch.stft(x.flatten(1), 8, 3, window=WINDOW, return_complex=True).abs()
 
 
 class Bag(nn.Module):
@@ -134,8 +134,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         lambda x: torch.arange(36.0).view(9, 4)[(x.abs() * 4).int().clamp(0, 8)]
     ),
     "rows written by int32": lambda: Function(
-        lambda x: torch.zeros(9, WIDTH).index_put((x[0, 0, :, 0].int().clamp(0, 8),), x[0, 0], accumulate=True)
-        + x[:, :1, :1]
+        lambda x: (
+            torch.zeros(9, WIDTH).index_put((x[0, 0, :, 0].int().clamp(0, 8),), x[0, 0], accumulate=True)
+            + x[:, :1, :1]
+        )
     ),
     "bag of words": lambda: Bag("mean", None),
     "largest of a bag": lambda: Bag("max", 0),
