@@ -118,11 +118,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _failed_node(traced: torch.export.ExportedProgram, name: str) -> torch.fx.Node | None:
     """Return the node called `name`, of the program or of its decomposition, which torch translates."""
-    for program in (lambda: traced, lambda: decomposed(traced)):
-        found = next((node for node in program().graph.nodes if node.name == name), None)
-        if found is not None:
-            return found
-    return None
+    named = [node for node in traced.graph.nodes if node.name == name]
+    if not named:
+        named = [node for node in decomposed(traced).graph.nodes if node.name == name]
+    return named[0] if named else None
 
 
 def _module(node: torch.fx.Node) -> str:

@@ -130,7 +130,8 @@ def _joined(x: Any, order: Sequence[int], size: int) -> Any:
 
 def _turns(size: int, count: int) -> Matrix:
     """Complex128 (size, count): exp(-2 pi i j k / size)."""
-    return np.exp(-2j * np.pi * (np.outer(np.arange(size), np.arange(count)) % size) / size)
+    found: Matrix = np.exp(-2j * np.pi * (np.outer(np.arange(size), np.arange(count)) % size) / size)
+    return found
 
 
 def _scale(size: int, normalization: int) -> float:
