@@ -92,8 +92,12 @@ class TextToImage:
         batch_size: int | None = None,
         graph_cache: bool = False,
         spinning: bool = True,
+        sessions: Mapping[str, Session] | None = None,
     ) -> None:
-        """Load every stage; `load` is the usual way here, with its defaults."""
+        """Load every stage; `load` is the usual way here, with its defaults.
+
+        `sessions` by stage run the model in the place of a backend's.
+        """
         self.bundle, self.precision, self.backend, self.isolated = bundle, precision, backend, isolated
         self.backend_reason = "it was asked for"
         self.on_stage: Callable[[str, float], None] | None = None  # called with a stage's name and seconds
@@ -105,6 +109,7 @@ class TextToImage:
         self._condition_units, self._image_units = split_manifest(manifest)
         self._cache = TextCache(text_cache)
         self._close: Callable[[], None] = _nothing
+        self._child_runs: Callable[[], bool] = lambda: True
         self.sessions: Mapping[str, Session]
         if isolated:
             from textual_vision.runtime.isolation.limits import IsolationLimits
@@ -114,9 +119,10 @@ class TextToImage:
             self._conditions = ConditionReader(bundle, process.tokenizer)
             self.sessions = process.sessions
             self._close, self.process_id = process.close, process.process_id
+            self._child_runs = lambda: process.alive
         else:
             self._conditions = ConditionReader(bundle)
-            self.sessions = open_stages(
+            self.sessions = sessions or open_stages(
                 bundle, precision, backend, threads, graph_cache=graph_cache, spinning=spinning
             )
         for stage in manifest.stages:
@@ -404,6 +410,11 @@ class TextToImage:
         self._check_open()
         condition = self._conditions.read(usual_texts(self.bundle.manifest, [WARM_UP_PROMPT], 1))
         self._generate_batch(self._encode_batch(condition, None), [0], [0], {}, None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can compute: it is not closed, and the child of an isolated model has not ended."""
+        return not self._closed and self._child_runs()
 
     def describe(self) -> Description:
         """What is loaded, and what really computes it."""

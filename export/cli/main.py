@@ -20,6 +20,7 @@ COMMANDS = {
     "gpu-check": "textual_vision.export.cli.gpu_check:gpu_check_command",
     "sensitivity": "textual_vision.export.cli.sensitivity:sensitivity_command",
     "sign": "textual_vision.export.cli.sign:sign_command",
+    "triton": "textual_vision.export.cli.triton:triton_command",
     "verify": "textual_vision.export.cli.verify:verify_command",
 }
 
