@@ -12,7 +12,6 @@ TextualVisionError          1
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ class CancelledError(TextualVisionError):
 
 def choice_hint(name: str, choices: Iterable[str]) -> str:
     """Return a hint that lists the choices, after the one that is nearest to the mistyped `name`."""
+    import difflib
+
     names = list(choices)
     nearest = difflib.get_close_matches(name, names, 1)
     listed = f"choose one of: {', '.join(names)}"

@@ -64,8 +64,12 @@ STAGES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the commands remember is not written to the home of who runs the tests."""
+    """What the commands remember is not written to the home of who runs the tests.
+
+    Graphs are not kept between tests: a test that damages one must meet the damage.
+    """
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["TV_GRAPH_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ def sign_command(bundle: Path, key: Path) -> None:
     from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.errors import UsageError
     from textual_vision.runtime.files import write_atomic
-    from textual_vision.runtime.storage.signature import SIGNATURE_NAME, sign_manifest
+    from textual_vision.runtime.storage.files import SIGNATURE_NAME
+    from textual_vision.runtime.storage.signature import sign_manifest
 
     opened = Bundle(bundle)
     opened.verify()

@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.runtime.errors import BackendMissingError, UsageError, choice_hint, shortened
-from textual_vision.runtime.graph.check import check_graph
 
 Array = npt.NDArray[np.generic]
 
@@ -43,12 +43,16 @@ class SessionOptions:
     """How to run a graph: `threads` None leaves the number to the backend; `name` is the file, for errors.
 
     A graph that this process wrote itself is `trusted`: it may use operators and types that bundles may not.
+    ONNX Runtime on the CPU also writes the graph as it has optimized it for this processor to `optimized`.
+    Without `spinning`, its threads sleep while they wait for work: less processor time, slower pictures.
     """
 
     backend: str
     name: str
     threads: int | None = None
     trusted: bool = False
+    optimized: Path | None = None
+    spinning: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +129,10 @@ def open_session(graph: bytes, options: SessionOptions) -> Session:
     if backend.engines:
         raise UsageError(f"{options.backend} runs a bundle's engines, not a graph", "load the bundle with it")
     if not options.trusted:
+        from textual_vision.runtime.graph.check import check_graph
+
         check_graph(graph, options.name)
-    session: Session = _imported(options.backend).open_session(graph, options)
+    session: Session = imported_backend(options.backend).open_session(graph, options)
     return session
 
 
@@ -146,8 +152,8 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _imported(name: str) -> ModuleType:
-    """The module of a backend; BackendMissingError when its library is missing or damaged."""
+def imported_backend(name: str) -> ModuleType:
+    """Return the module of a backend; BackendMissingError when its library is missing or damaged."""
     backend = backend_by_name(name)
     try:
         importlib.import_module(backend.library)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.cli.prompt_sources import Source
     from textual_vision.runtime.pipeline import TextToImage
 
 COUNT_LIMIT = 10_000
+FEW_PICTURES = 16  # for which threads in a busy wait cost more than they save
 
 
 @click.command(name="tv-generate", no_args_is_help=True)
@@ -74,6 +77,13 @@ COUNT_LIMIT = 10_000
     metavar="KEY",
     help="Refuse the bundle unless this public key (PEM, Ed25519) signed it; see tv-export sign.",
 )
+@click.option(
+    "--graph-cache/--no-graph-cache",
+    default=None,
+    help="Keep graphs that ONNX Runtime has optimized for this processor in the user's cache folder. "
+    "[default: yes, unless TV_GRAPH_CACHE=off]",
+)
+@click.option("--prepare", is_flag=True, help="Only put the optimized graphs into that cache.")
 @click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture.")
 @click.option("--verify", is_flag=True, help="Only check every file and the golden pictures.")
@@ -93,6 +103,8 @@ def command(
     batch_size: int | None,
     isolated: bool | None,
     require_signature: Path | None,
+    graph_cache: bool | None,
+    prepare: bool,
     trust: bool,
     as_json: bool,
     verify: bool,
@@ -112,27 +124,48 @@ def command(
     from textual_vision.runtime.pipeline import TextToImage
 
     source = prompt_sources.Source(prompts, prompts_file)
-    if verify and source.given:
-        raise UsageError("--verify takes no prompt", "leave the prompt out")
-    for place in () if verify else (output, explanation):
+    drawn = _check_mode(source, verify=verify, prepare=prepare)
+    for place in (output, explanation) if drawn else ():
         drawing.check_output(place)
     opened = Bundle(bundle)
     if require_signature is not None:
         opened.check_signature(require_signature)
-    with prompt_sources.opened(source, opened, needed=not verify) as lines:
+    with prompt_sources.opened(source, opened, needed=drawn) as lines:
         apart = _isolation(opened, isolated, trust)
-        with TextToImage.load(
-            opened, precision, backend, threads, isolated=apart, batch_size=batch_size
-        ) as model:
-            if verify:
-                from textual_vision.runtime.cli.verification import verify_model
+        if prepare:
+            from textual_vision.runtime.cli.preparation import prepare_graphs
 
-                verify_model(model, as_json)
-                return
-            job = drawing.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
-            shown = drawing.draw(model, lines, job)
-            if explanation is not None:
-                _explain(model, shown, seed, explanation)
+            prepare_graphs(opened, precision, backend, isolated=apart, graph_cache=graph_cache)
+            return
+        # It is not closed: the process ends, and to give memory back one by one takes time.
+        model = TextToImage.load(
+            opened,
+            precision,
+            backend,
+            threads,
+            isolated=apart,
+            batch_size=batch_size,
+            graph_cache=graph_cache,
+            spinning=prompts_file is not None or count * len(prompts) > FEW_PICTURES,
+        )
+        if verify:
+            from textual_vision.runtime.cli.verification import verify_model
+
+            verify_model(model, as_json)
+            return
+        job = drawing.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
+        shown = drawing.draw(model, lines, job)
+        if explanation is not None:
+            _explain(model, shown, seed, explanation)
+
+
+def _check_mode(source: Source, *, verify: bool, prepare: bool) -> bool:
+    """Whether pictures are wanted; UsageError for prompts, or both modes, where none are."""
+    if verify and prepare:
+        raise UsageError("--verify and --prepare exclude each other", "leave out one of them")
+    if source.given and (verify or prepare):
+        raise UsageError(f"--{'verify' if verify else 'prepare'} takes no prompt", "leave the prompt out")
+    return not (verify or prepare)
 
 
 def _explain(model: TextToImage, prompts: list[str], seed: int, file: Path) -> None:
@@ -160,6 +193,7 @@ def _isolation(bundle: Bundle, isolated: bool | None, trust: bool) -> bool:
 
 def main() -> None:
     """The entry point of `tv-generate`."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here
     console.run(command)
 
 

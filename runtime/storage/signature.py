@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, UsageError
+from textual_vision.runtime.storage.files import SIGNATURE_NAME
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-SIGNATURE_NAME = "signature.json"
 SIGNATURE_LIMIT_BYTES = 4096
 KEY_LIMIT_BYTES = 64 << 10
 SCHEMA_VERSION = 1
