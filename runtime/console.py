@@ -123,7 +123,7 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     except OSError as error:
         return _system_error(error)
     except MemoryError:
-        print_error("not enough memory", "draw fewer pictures at once or close other programs")
+        print_error("not enough memory", "generate fewer pictures at once or close other programs")
         return 1
     return result if isinstance(result, int) else 0
 

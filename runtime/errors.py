@@ -2,7 +2,7 @@
 
 TextualVisionError          1
 ├── UsageError              2   what was asked for does not make sense
-├── ParityError             3   an exported graph draws something else than its source
+├── ParityError             3   an exported graph generates other pictures than its source
 ├── BudgetError             4   the accuracy that was asked for cannot be met
 ├── DeviceMismatchError     5   an engine was built for another device or library version
 ├── BackendMissingError     6   a library, driver or tool is not installed
@@ -45,7 +45,7 @@ class UsageError(TextualVisionError):
 
 
 class ParityError(TextualVisionError):
-    """An exported graph draws something else than its source."""
+    """An exported graph generates other pictures than its source."""
 
     exit_code = 3
 

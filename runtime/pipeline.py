@@ -74,7 +74,7 @@ Progress = Callable[[int, int], None]
 
 
 class TextToImage:
-    """A loaded bundle, ready to draw. `TextToImage.load(path)("a dog", seed=7)` is a picture.
+    """A loaded bundle, ready to generate. `TextToImage.load(path)("a dog", seed=7)` is a picture.
 
     Threads may share it. As a context manager it closes itself.
     """
@@ -261,7 +261,7 @@ class TextToImage:
     def explain(self, prompt: str | int | None = None, seed: int = 0) -> Explanation:
         """How the picture of a prompt and a seed came about; see `Explanation`.
 
-        For each word the picture is drawn again without it: as many pictures as the prompt has words.
+        For each word the picture is generated again without it: as many pictures as the prompt has words.
         """
         from textual_vision.runtime.generation.explain import explain
 
@@ -286,7 +286,7 @@ class TextToImage:
             if prompts.source != self._source():
                 digest, precision = prompts.source
                 problem = f"this text was encoded by the bundle {digest[:12]}… in {precision}"
-                raise UsageError(problem, "encode it by the model that draws from it")
+                raise UsageError(problem, "encode it by the model that generates from it")
             self._check_open()
             wanted, notes = prompts.prompts, prompts.notes
             parts = iter(prompts.batches)
@@ -406,7 +406,7 @@ class TextToImage:
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 
     def warm_up(self) -> None:
-        """Draw one picture and drop it: the first use of a backend is slower than later ones."""
+        """Generate one picture and drop it: the first use of a backend is slower than later ones."""
         self._check_open()
         condition = self._conditions.read(usual_texts(self.bundle.manifest, [WARM_UP_PROMPT], 1))
         self._generate_batch(self._encode_batch(condition, None), [0], [0], {}, None)
@@ -424,7 +424,7 @@ class TextToImage:
         return describe_model(self.bundle, self)
 
     def close(self) -> None:
-        """Give back the memory of the model; it cannot draw afterwards. Closing twice is fine."""
+        """Give back the memory of the model; it cannot generate afterward. Closing twice is fine."""
         from textual_vision.runtime.generation.memory import return_memory
 
         self._closed = True

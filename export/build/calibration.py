@@ -54,7 +54,8 @@ def calibration_notes(
     specs = [stage.spec for stage in model.stages]
     coverage = coverage_of(specs, model.tables, [batch.tensors for batch in batches])
     warnings = [warning_about_few_prompts(prompts), *(warning_about_few_rows(table) for table in coverage)]
-    if not coverage:
+    codes = [output for spec in specs for output in spec.outputs if output.dtype in ("int64", "int32")]
+    if codes and not coverage:
         warnings.append("the model declares no codebook sizes, so the coverage of the prompts is unknown")
     tables = [
         {

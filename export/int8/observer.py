@@ -109,7 +109,7 @@ def observe(
 def _best_methods(
     model: onnx.ModelProto,
     thresholds: Mapping[str, Mapping[str, float]],
-    drawings: Iterator[Mapping[str, Array]],
+    samples: Iterator[Mapping[str, Array]],
 ) -> dict[str, str]:
     """For each tensor the method with the least squared error of what the layers that read it give.
 
@@ -118,7 +118,7 @@ def _best_methods(
     """
     readers = _Readers(model, thresholds)
     errors = {name: dict.fromkeys(METHODS, 0.0) for name in thresholds}
-    for values in drawings:
+    for values in samples:
         tensors = {name: values[name].astype(np.float32, copy=False) for name in thresholds}
         expected = readers.outputs(tensors)
 

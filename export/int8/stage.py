@@ -1,4 +1,4 @@
-"""One stage made ready for int8: ranges from real drawings, and the corrections that help it most."""
+"""One stage made ready for int8: ranges from real samples, and the corrections that help it most."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RangeOptions:
 
     GPTQ, weights rounded for their real inputs, is tried on top of the best of the others.
 
-    `ranges`, stage → tensor → range, spares reading them off the drawings; corrections that move ranges are
+    `ranges`, stage → tensor → range, spares reading them off the samples; corrections that move ranges are
     then not tried.
     """
 
@@ -182,7 +182,7 @@ def _corrected(base: QuantizedStage, correction: str, inputs: Sequence[Inputs]) 
 def _given(
     stage: StageSpec, model: onnx.ModelProto, options: RangeOptions
 ) -> Mapping[str, TensorRange] | None:
-    """The stage's ranges if they need not be read off drawings; IntegrityError when one is missing."""
+    """The stage's ranges if they need not be read off samples; IntegrityError when one is missing."""
     if not options.ranges:
         return None
     found = options.ranges.get(stage.name, {})
@@ -209,6 +209,6 @@ def prepare_graph(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
 
 
 def inputs_of(stage: StageSpec, batches: Sequence[ReferenceBatch]) -> list[Inputs]:
-    """The stage's inputs in every drawing."""
+    """The stage's inputs in every sample."""
     found = batches_of_stage(batches, stage)
     return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in found]

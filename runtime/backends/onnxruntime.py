@@ -150,7 +150,7 @@ def _loaded(
 ) -> onnxruntime.InferenceSession:
     """With integers that don't overflow, and the provider's settings `asked`.
 
-    x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
+    x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would generate something
     else than other CPUs. ONNX Runtime's slower, exact way there, which changes nothing elsewhere, can't load
     a graph that multiplies by one int8 matrix twice; what Q/DQ say is computed in float then.
     """

@@ -1,4 +1,4 @@
-"""tv-generate: draw pictures with a bundle."""
+"""tv-generate: generate pictures with a bundle."""
 
 from __future__ import annotations
 
@@ -120,17 +120,17 @@ def command(
     tv-generate emoji.tv --prompts prompts.txt --json
     """
     from textual_vision.runtime.bundle import Bundle
-    from textual_vision.runtime.cli import drawing, prompt_sources
+    from textual_vision.runtime.cli import generating, prompt_sources
     from textual_vision.runtime.pipeline import TextToImage
 
     source = prompt_sources.Source(prompts, prompts_file)
-    drawn = _check_mode(source, verify=verify, prepare=prepare)
-    for place in (output, explanation) if drawn else ():
-        drawing.check_output(place)
+    generates = _check_mode(source, verify=verify, prepare=prepare)
+    for place in (output, explanation) if generates else ():
+        generating.check_output(place)
     opened = Bundle(bundle)
     if require_signature is not None:
         opened.check_signature(require_signature)
-    with prompt_sources.opened(source, opened, needed=drawn) as lines:
+    with prompt_sources.opened(source, opened, needed=generates) as lines:
         apart = _isolation(opened, isolated, trust)
         if prepare:
             from textual_vision.runtime.cli.preparation import prepare_graphs
@@ -153,8 +153,8 @@ def command(
 
             verify_model(model, as_json)
             return
-        job = drawing.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
-        shown = drawing.draw(model, lines, job)
+        job = generating.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
+        shown = generating.generate(model, lines, job)
         if explanation is not None:
             _explain(model, shown, seed, explanation)
 

@@ -41,13 +41,13 @@ def describe(config: TrainConfig) -> list[StageSize]:
         "latent": _weights(model.latent) + book + _remembered(model),
         "generator": _weights(model.generator),
     }
-    drawn = [StageSize(stage=n, weights=w, multiply_accumulates=costs[n]) for n, w in sizes.items()]
+    generating = [StageSize(stage=n, weights=w, multiply_accumulates=costs[n]) for n, w in sizes.items()]
     trained_only = {
         "image encoder": model.image_encoder,
         "posterior": model.posterior,
         "discriminator": discriminator,
     }
-    return drawn + [
+    return generating + [
         StageSize(stage=f"{name} (training only)", weights=_weights(part), multiply_accumulates=None)
         for name, part in trained_only.items()
     ]
