@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import errno
 import gc
+import os
 import signal
 import sys
 import threading
@@ -50,27 +51,24 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         sys.exit(code)
 
 
-def print_status(kind: str, text: str, style: str) -> None:
-    """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal.
+def print_status(kind: str, text: str, color: str) -> None:
+    """`kind: text` on the standard error in one line, `kind` in `color` where that is a terminal.
 
-    Nothing where the standard error is closed, or its terminal is gone: the exit code says enough.
+    No color where NO_COLOR is set or the terminal is "dumb". Nothing where the standard error is closed, or
+    its terminal is gone: the exit code says enough.
     """
     line = " ".join(text.split())
     if sys.stderr is None or sys.stderr.closed:
         return
     with contextlib.suppress(OSError):
-        if not sys.stderr.isatty():
-            click.echo(f"{kind}: {line}", err=True)
-            return
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
+        plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        name = f"{kind}: " if plain else click.style(f"{kind}: ", fg=color, bold=True)
+        click.echo(name + line, err=True)
 
 
 def print_error(message: str, hint: str = "") -> None:
     """An error, and what to do about it."""
-    print_status("error", message, "bold red")
+    print_status("error", message, "red")
     if hint:
         print_status("hint", hint, "red")
 
