@@ -278,3 +278,15 @@ def _model(stage: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndar
 def _value(name: str) -> onnx.ValueInfoProto:
     dtype, shape = TENSORS[name]
     return helper.make_tensor_value_info(name, DTYPES[dtype], shape)
+
+
+@pytest.fixture
+def loop_bundle(
+    replace_file: Callable[[str, bytes], Path], edit_manifest: Callable[[Callable[[dict], None]], Path]
+) -> Path:
+    """The tiny bundle with a model whose stages run in loops."""
+    import loop_model
+
+    for name, data in loop_model.loop_graphs().items():
+        replace_file(f"onnx/fp32/{name}.onnx", data)
+    return edit_manifest(loop_model.declare_loops)

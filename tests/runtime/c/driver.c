@@ -274,7 +274,7 @@ static int threads(char **arguments)
     return different;
 }
 
-/* Each record is a bundle's folder: opened, verified, and drawn from. */
+/* Each record is a bundle's folder: opened, verified where it has golden pictures, and drawn from. */
 static int bundles(void)
 {
     static const char *const prompts[] = {"a dog, wearing x\xc3\xa9!", "cat"};
@@ -288,7 +288,7 @@ static int bundles(void)
         int status = tv_open(record, NULL, &model);
         if (status == TV_OK)
             status = tv_verify(model, NULL);
-        if (status == TV_OK) {
+        if (status == TV_OK || (status == TV_USAGE && model != NULL)) {
             status = tv_generate(model, prompts, 2, seeds, 2, &pictures);
             tv_free(&pictures);
         }

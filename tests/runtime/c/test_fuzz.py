@@ -126,6 +126,35 @@ def test_a_few_hundred_damaged_bundles_are_read_or_refused(sanitized_driver, tin
     assert codes.count("0") > 10
 
 
+@pytest.fixture
+def loop_files(loop_bundle):
+    """The files of a model with loops, without the graphs of the model that it replaces."""
+    files = {
+        file.relative_to(loop_bundle).as_posix(): file for file in loop_bundle.rglob("*") if file.is_file()
+    }
+    manifest = json.loads(files["manifest.json"].read_text("utf-8"))
+    used = set(manifest["precisions"]["fp32"]["files"].values())
+    kept = {
+        name: file.read_bytes() for name, file in files.items() if name in used or not name.endswith(".onnx")
+    }
+    manifest["files"] = {name: about for name, about in manifest["files"].items() if name in kept}
+    return {**kept, "manifest.json": json.dumps(manifest).encode()}
+
+
+def test_damaged_bundles_with_loops_are_read_or_refused(sanitized_driver, loop_files, tmp_path):
+    codes = run(sanitized_driver, loop_files, tmp_path, 120, 0)
+    assert codes.count("7") > 40
+    assert codes.count("0") > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_thousands_of_damaged_bundles_with_loops_are_read_or_refused(
+    sanitized_driver, loop_files, tmp_path, seed
+):
+    assert run(sanitized_driver, loop_files, tmp_path, 300, seed).count("0") > 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_thousands_of_damaged_bundles_are_read_or_refused(sanitized_driver, tiny_files, tmp_path, seed):
