@@ -18,7 +18,15 @@ import click
 
 from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
 
-SEED = click.IntRange(0, 2**62)  # leaves room below 2**64 for the seeds of the pictures that follow
+
+class SeedRange(click.IntRange):
+    """An integer from 0 on; help omits the upper limit, which leaves room for the seeds that follow."""
+
+    def _describe_range(self) -> str:
+        return "x>=0"
+
+
+SEED = SeedRange(0, 2**62)
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_OF_SIGNAL = 128  # plus its number, as a shell counts

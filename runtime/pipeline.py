@@ -54,7 +54,7 @@ from textual_vision.runtime.generation.consistency import (
 from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
 from textual_vision.runtime.generation.request import Request
 from textual_vision.runtime.generation.results import GeneratedImage, GeneratedImages
-from textual_vision.runtime.generation.stages import check_outputs, sizes_of
+from textual_vision.runtime.generation.tensor_checks import check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.text.tokenizer import warnings_of_note

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import QuantizableLayer, activations_to_calibrate, quantizable_layers
+from textual_vision.export.model.batch import Inputs
 from textual_vision.export.sessions.opening import open_own_graph
 from textual_vision.runtime.backends.session import (
     Array,

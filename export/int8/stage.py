@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import SCALED, scale_rows
 from textual_vision.export.int8.equalization import can_be_equalized, equalize
@@ -29,7 +28,7 @@ from textual_vision.export.int8.observer import calibrate_ranges
 from textual_vision.export.int8.qdq import Bias, quantize_graph
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.weights import QuantizedWeight, round_to_nearest_weights
-from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
+from textual_vision.export.model.batch import Inputs, ReferenceBatch, batches_of_stage
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.runtime.errors import IntegrityError

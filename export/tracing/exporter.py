@@ -151,6 +151,7 @@ def _traced(
 
 
 def _all_translations(opset: int) -> Translations:
+    """Return our translations of operators, each kind of which has a module of its own."""
     return {
         **translations(opset),
         **exact_translations(),

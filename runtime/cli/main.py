@@ -29,7 +29,7 @@ FEW_PICTURES = 16  # for which threads in a busy wait cost more than they save
     "prompts_file",
     type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="Read prompts from FILE, one a line; - is the standard input.",
+    help="Read prompts from FILE, one per line; - is the standard input.",
 )
 @click.option(
     "--seed", type=console.SEED, default=0, show_default=True, help="Seed of each prompt's first picture."
@@ -58,12 +58,16 @@ FEW_PICTURES = 16  # for which threads in a busy wait cost more than they save
     help="Also write a PNG that shows which word changes which part of the picture.",
 )
 @click.option("--precision", help="Precision, such as fp32. [default: the bundle's own]")
-@click.option("--backend", help="Backend, such as openvino. [default: the first that is installed]")
+@click.option(
+    "--backend",
+    help="Backend, such as openvino or onnxruntime-cuda. [default: the first CPU backend installed]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: the backend's choice]")
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Pictures computed at once; with 1, none depends on the others. [default: the bundle's maximum]",
+    help="Pictures computed at once; with 1, none depends on the others. "
+    "[default: the bundle's largest batch]",
 )
 @click.option(
     "--isolated/--no-isolated",

@@ -1,4 +1,4 @@
-"""The generator: codes to pixels, a DCGAN generator whose first layer is the codebook."""
+"""The generator: codebook vectors to pixels, a conditional DCGAN of transposed convolutions."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Phase(Protocol):
         """Restore a saved state."""
 
 
-def rate_at(config: PhaseConfig, step: int) -> float:
+def lr_at(config: PhaseConfig, step: int) -> float:
     """Linear warm-up, then a cosine down to FINAL_RATE of `learning_rate`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -92,7 +92,7 @@ class OptimizedObjective:
             optimizers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
         self.objective, *self.optimizers = accelerator.prepare(objective, *optimizers)
 
-    def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
+    def optimizer_step(self, loss: Tensor, rate: float, terms: Terms) -> None:
         """Update the weights; raise DivergedError, before any update, when loss or gradient is not finite."""
         if on_any_process(self.accelerator, not bool(torch.isfinite(loss))):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
@@ -156,7 +156,7 @@ class _SingleObjective:
         """Take one batch and update the weights."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
         loss, terms = self.part.objective(batch, step_random(self.accelerator, self.seed, self.name, step))
-        self.part.move(loss, rate_at(self.config, step), terms)
+        self.part.optimizer_step(loss, lr_at(self.config, step), terms)
         return detached({"loss": loss, **terms})
 
     def state(self) -> dict[str, Any]:
@@ -270,25 +270,25 @@ class JointPhase:
     def step(self, step: int) -> Terms:
         """Update the generator's side, then the discriminator, and at intervals the image encoder."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
-        rate = rate_at(self.config, step)
+        rate = lr_at(self.config, step)
         losses, interval = self.whole.losses, self.whole.encoder_update_interval
         weight = losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
         random = step_random(self.accelerator, self.seed, self.name, step)
         loss, terms, generated = self.generator.objective(batch, random, weight)
-        self.generator.move(loss, rate, terms)
+        self.generator.optimizer_step(loss, rate, terms)
         terms = {"loss": loss, **terms}
         if losses.adversarial > 0:
             terms |= self._train_discriminator(batch, generated, step, rate)
         if interval > 0 and step % interval == 0:
             loss, encoder_terms = self.encoder.objective(batch, random)
-            self.encoder.move(loss, rate * ENCODER_RATE, encoder_terms)
+            self.encoder.optimizer_step(loss, rate * ENCODER_RATE, encoder_terms)
             terms["psnr"] = encoder_terms["psnr"]
         return detached(terms)
 
     def _train_discriminator(self, batch: TrainingBatch, generated: Tensor, step: int, rate: float) -> Terms:
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
         loss, terms = self.discriminating.objective(batch, generated, random)
-        self.discriminating.move(loss, rate, terms)
+        self.discriminating.optimizer_step(loss, rate, terms)
         return detached(terms)
 
     def _parts(self) -> dict[str, OptimizedObjective]:
