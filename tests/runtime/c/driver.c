@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "bundle/graph_check.h"
+#include "graph/check.h"
 #include "bundle/manifest.h"
 #include "bundle/sha256.h"
 #include "draw/noise.h"

@@ -285,10 +285,12 @@ def test_what_onnxruntime_says_of_a_graph_is_shown_without_control_characters(
     driver, tiny_files, replace_file
 ):
     model = onnx.load_from_string(tiny_files["onnx/fp32/latent.onnx"])
-    model.graph.node[0].op_type = "\x1b[31mDog\u202e"
+    model.graph.node[0].name = "\x1b[31mDog\u202e"
+    model.graph.node[0].attribute.append(helper.make_attribute("nothing", 1))
     root = replace_file("onnx/fp32/latent.onnx", model.SerializeToString())
     code, text, _ = driver.draw(root, ["dog"], [1])
     assert code == "7"
+    assert "ONNX Runtime cannot load it" in text
     assert "\\x1b[31mDog\\u202e" in text
     assert text.isprintable()
 

@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "bundle/declaration_check.h"
-#include "bundle/graph_check.h"
 #include "draw/noise.h"
 #include "draw/session_options.h"
+#include "graph/check.h"
 
 #define CPU_ARENA_ALLOCATOR 1  /* OrtArenaAllocator */
 #define DEFAULT_MEMORY 0       /* OrtMemTypeDefault */
