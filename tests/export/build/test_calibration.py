@@ -75,7 +75,7 @@ def test_a_model_that_names_no_codebooks_is_warned_of(tiny_model: StagedModel) -
     batches = reference_batches(tiny_model, OFFERED, samples=2, seed=0)
     found = calibration_notes(replace(tiny_model, tables={}), batches, offered=2, ranges="auto")
     warnings = found["warnings"]
-    assert isinstance(warnings, list) and any("names no codebooks" in text for text in warnings)
+    assert isinstance(warnings, list) and any("declares no codebook sizes" in text for text in warnings)
 
 
 @given(st.sets(st.integers(0, 60)))
@@ -105,7 +105,7 @@ def test_a_cache_by_another_method_than_asked_for_is_refused(tmp_path: Path) -> 
         calibration_files(ORIGIN, {"latent": {"x": NARROW}}, 1)[f"calibration/{ORIGIN.digest}.json"]
     )
     assert ranges_from_cache(path, ORIGIN, "auto") == ranges_from_cache(path, ORIGIN, "mse")
-    with pytest.raises(UsageError, match="by mse, not by entropy"):
+    with pytest.raises(UsageError, match="of the method mse, not entropy"):
         ranges_from_cache(path, ORIGIN, "entropy")
 
 
