@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +153,7 @@ def command(
             graph_cache=graph_cache,
             spinning=prompts_file is not None or count * len(prompts) > FEW_PICTURES,
         )
+        gc.enable()
         if verify:
             from textual_vision.runtime.cli.verification import verify_model
 
@@ -197,6 +199,7 @@ def _isolation(bundle: Bundle, isolated: bool | None, trust: bool) -> bool:
 
 def main() -> None:
     """The entry point of `tv-generate`."""
+    gc.disable()  # until the model is loaded: a start leaves no cycles behind
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here
     console.run(command)
 
