@@ -86,8 +86,7 @@ def _write_each(pictures: Iterator[GeneratedImage], job: Job, model: TextToImage
 
 def _write_sheet(pictures: list[GeneratedImage], job: Job, model: TextToImage) -> None:
     images = np.stack([picture.image for picture in pictures])
-    about = {"bundle": model.bundle.digest, "precision": model.precision}
-    write_atomic(job.output, png_from_image(_sheet(images, job.count), about))
+    write_atomic(job.output, png_from_image(_sheet(images, job.count)))
     if not job.as_json:
         click.echo(f"wrote {job.output}")
         return
