@@ -60,6 +60,9 @@ class GraphCache:
             LOG.debug("prepared graphs are damaged and are made again: %s", error)
             self.remove(key)
             return None
+        except RuntimeError as error:  # no thread can be started: the limit of the user's processes
+            LOG.debug("prepared graphs are not checked: %s", error)
+            return None
         with suppress(OSError):  # a folder that is read-only keeps its times
             os.utime(entry / RECORD_NAME)
         return entry
