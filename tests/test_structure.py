@@ -25,7 +25,7 @@ LAYERS = {
     "export": [
         ["cli", "pytest_plugin"],
         ["testing"],
-        ["bench", "tensorrt", "verification"],
+        ["bench", "tensorrt", "triton", "verification"],
         ["build"],
         ["report", "bundle"],
         ["int8"],

@@ -15,9 +15,9 @@ from textual_vision.calibration.cache import (
     bytes_from_calibration,
     read_cache,
 )
+from textual_vision.calibration.coverage import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.prompts import choose_for_coverage, warning_about_few_prompts
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
 from textual_vision.export.model.batch import ReferenceBatch, is_codes
 from textual_vision.export.model.reference_batches import reference_batches
@@ -102,7 +102,7 @@ def calibration_files(
     TensorRT's cache holds the tensors of all stages; a tensor of several stages gets their largest scale.
     """
     plain = {stage: dict(found) for stage, found in ranges.items()}
-    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, drawings=samples, ranges=plain)
+    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, samples=samples, ranges=plain)
     scales: dict[str, float] = {}
     for stage in plain:
         for tensor, scale in calibration.scales(stage).items():

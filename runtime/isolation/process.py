@@ -19,9 +19,14 @@ from textual_vision.runtime.backends.session import Array, backend_by_name
 from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.errors import IntegrityError, TextualVisionError, UsageError, shortened
 from textual_vision.runtime.isolation.limits import IsolationLimits, check_platform
-from textual_vision.runtime.isolation.messages import Connection, ConnectionClosedError, Message
+from textual_vision.runtime.isolation.messages import (
+    JSON_LIMIT_BYTES,
+    Connection,
+    ConnectionClosedError,
+    Message,
+)
 from textual_vision.runtime.strict_json import dataclass_from_json
-from textual_vision.runtime.text.tokenizer import PromptNote, PromptPieces, Tokens
+from textual_vision.runtime.text.tokenizer import PromptNote, PromptPieces, Tokens, check_length
 
 # Without the working folder on the path: what was downloaded there must not be imported.
 CHILD = """import sys
@@ -30,6 +35,7 @@ from textual_vision.runtime.isolation.child import main
 main()"""
 ISOLATED_BACKENDS = ("onnxruntime", "openvino", "openvino-bf16")  # a GPU's driver needs all address space
 END_SECONDS = 2.0
+ESCAPE_BYTES = 12  # of a character in JSON, at most
 # Without, the address space that threads reserve grows with the number of cores, to more than the limit.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "4", "OPENBLAS_NUM_THREADS": "1"}
 LIMITS_HINT = "the bundle may be damaged or hostile; if you trust it, give it larger limits"
@@ -79,6 +85,11 @@ class IsolatedProcess:
     def process_id(self) -> int:
         """The child's process id."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._process.poll() is None
 
     def request(self, message: Message, what: str) -> Message:
         """The child's answer; `what` says in errors what it was at.
@@ -182,15 +193,26 @@ class IsolatedTokenizer:
         self._process = process
 
     def encode_batches(self, prompts: Sequence[str], size: int) -> list[Tokens]:
-        """See `Tokenizer.encode_batches`."""
+        """See `Tokenizer.encode_batches`; also UsageError for prompts that do not fit in one message."""
+        _check_lengths(prompts)
         request = Message(values={"prompts": list(prompts), "size": size})
         answer = self._process.request(request, "reading the prompts")
         return list(_batches(answer, prompts, size))
 
     def pieces(self, prompt: str) -> PromptPieces:
         """See `Tokenizer.pieces`."""
+        check_length(prompt)
         answer = self._process.request(Message(values={"pieces": prompt}), "reading the prompt")
         return dataclass_from_json(PromptPieces, answer.values.get("found"), "pieces")
+
+
+def _check_lengths(prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        check_length(prompt)
+    total = sum(len(prompt) for prompt in prompts)
+    if total * ESCAPE_BYTES > JSON_LIMIT_BYTES // 2:
+        problem = f"{len(prompts)} prompts of {total} characters together"
+        raise UsageError(problem, "give fewer at once: an isolated process reads them in one message")
 
 
 def _batches(answer: Message, prompts: Sequence[str], size: int) -> Iterator[Tokens]:

@@ -148,9 +148,7 @@ class Tokenizer:
 
     def _encode_one(self, prompt: str) -> tuple[str, Encoding]:
         """The prompt's plain text, and its tokens."""
-        if len(prompt) > PROMPT_LIMIT_CHARACTERS:
-            problem = f"a prompt of {len(prompt)} characters; at most {PROMPT_LIMIT_CHARACTERS} are read"
-            raise UsageError(problem, "shorten it: the model reads a few dozen words")
+        check_length(prompt)
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError:
@@ -169,6 +167,13 @@ class Tokenizer:
         cut = len(prompt[end:].split()) if encoding.overflowing else 0
         pieces = dict.fromkeys(prompt[slice(*encoding.offsets[place])] for place in unknown)
         return PromptNote(unknown=tuple(pieces), words_cut=cut, nothing_known=len(unknown) == len(own))
+
+
+def check_length(prompt: str) -> None:
+    """Raise UsageError for a prompt that is too long to be read."""
+    if len(prompt) > PROMPT_LIMIT_CHARACTERS:
+        problem = f"a prompt of {len(prompt)} characters; at most {PROMPT_LIMIT_CHARACTERS} are read"
+        raise UsageError(problem, "shorten it: the model reads a few dozen words")
 
 
 @contextlib.contextmanager

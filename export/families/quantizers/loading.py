@@ -1,7 +1,7 @@
 """VQ-GAN and VQ-VAE in both directions, from their files: codes to picture, and picture to codes.
 
-A bundle of theirs begins with random codes, so that it draws pictures; codes and pictures of a user's own go
-to the stages by `TextToImage.run_stage`.
+A bundle begins with random codes, so that it generates pictures. `TextToImage.run_stage` takes codes and
+pictures of a user's own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from textual_vision.runtime.generation.specs import NoiseSpec
 
 VQ_GAN_PIXELS, VQ_VAE_PIXELS = 256, 32  # height and width, where nothing says another size
 HALF_LEVELS = 127.5
+ENCODER_KEYS = "encoder."
 _RESOLUTION = re.compile(r"^\s*resolution:\s*(\d{1,5})\s*$", re.MULTILINE)
 
 
@@ -70,13 +71,18 @@ def picture_from_pixels(pixels: Tensor) -> Tensor:
 
 
 def load_vq_gan(checkpoint: Path, *, config: Path | None = None, size: int | None = None) -> FamilyNetworks:
-    """Both directions of VQ-GAN, VQ or Gumbel; `config` is its yaml file, `size` that of its pictures."""
+    """Return VQ-GAN, VQ or Gumbel: codes to picture, and picture to codes if the checkpoint has the encoder.
+
+    `config` is its yaml file, `size` the height and width of its pictures in pixels.
+    """
     state = state_from_checkpoint(read_checkpoint(checkpoint), inside=("state_dict",))
     needed = decoder_state(state)
     decoder = vq_gan_from_state(needed)
     load_state(decoder, needed, checkpoint.name)
-    encoder = vq_gan_encoder_from_state(state)
-    load_state(encoder, encoder_state(state), checkpoint.name)
+    encoder = None
+    if any(key.startswith(ENCODER_KEYS) for key in state):  # some checkpoints hold the decoder alone
+        encoder = vq_gan_encoder_from_state(state)
+        load_state(encoder, encoder_state(state), checkpoint.name)
     known = resolution_from_file(config) if size is None and config is not None else size
     return _networks(
         decoder,
@@ -116,7 +122,7 @@ def load_vq_vae(checkpoint: Path, *, size: int | None = None) -> FamilyNetworks:
 
 def _networks(
     decoder: nn.Module,
-    encoder: nn.Module,
+    encoder: nn.Module | None,
     *,
     rows: int,
     colors: int,
@@ -131,20 +137,25 @@ def _networks(
     pixels = tensor("image", "uint8", size, size, colors)
     read = tensor("codes_of_image", "int64", grid, grid, limit=rows)
 
-    @torch.no_grad()
-    def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {read.name: reader.margins(picture_from_pixels(inputs[pixels.name]))}
+    stages = [
+        stage("codes", CodesFromNoise(rows), (tensor("noise", "float32", grid, grid),), (drawn,)),
+        stage("decoder", decoder, (drawn,), (tensor("image", "float32", colors, size, size),)),
+    ]
+    tables = {drawn.name: rows}
+    if encoder is not None:
+        reader: PictureReader = encoder  # type: ignore[assignment]
 
-    reader: PictureReader = encoder  # type: ignore[assignment]
+        @torch.no_grad()
+        def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {read.name: reader.margins(picture_from_pixels(inputs[pixels.name]))}
+
+        stages.append(stage("encoder", CodesFromPixels(encoder), (pixels,), (read,), margins))
+        tables[read.name] = rows
     return FamilyNetworks(
-        stages=(
-            stage("codes", CodesFromNoise(rows), (tensor("noise", "float32", grid, grid),), (drawn,)),
-            stage("decoder", decoder, (drawn,), (tensor("image", "float32", colors, size, size),)),
-            stage("encoder", CodesFromPixels(encoder), (pixels,), (read,), margins),
-        ),
+        stages=tuple(stages),
         image_size=(size, size),
         image_range=(-1.0, 1.0),
         noise=(NoiseSpec(shape=(grid, grid), law="uniform"),),
-        tables={drawn.name: rows, read.name: rows},
+        tables=tables,
         assumed=assumed,
     )

@@ -116,7 +116,7 @@ def test_the_calibration_is_in_the_bundle_in_our_form_and_in_tensorrts(
     theirs = ours.with_suffix(".cache")
     assert {f"calibration/{ours.name}", f"calibration/{theirs.name}"} <= set(files)
     calibration = read_cache(ours, None)
-    assert calibration.drawings == CHOSEN and ours.stem == calibration.origin.digest
+    assert calibration.samples == CHOSEN and ours.stem == calibration.origin.digest
     scales = scales_from_cache(theirs.read_bytes())
     assert set(scales) == {tensor for stage in calibration.ranges.values() for tensor in stage}
 
@@ -161,7 +161,7 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
     with pytest.raises(IntegrityError, match="of other prompts"):
         other = replace(options, calibration_prompts=OFFERED[:2])
         build_bundle(str(checkpoint), tmp_path / "no.tv", other, cache=kept_steps)
-    with pytest.raises(UsageError, match="by mse, not by minmax"):
+    with pytest.raises(UsageError, match="of the method mse, not minmax"):
         build_bundle(
             str(checkpoint),
             tmp_path / "no.tv",

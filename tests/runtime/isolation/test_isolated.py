@@ -128,6 +128,28 @@ def test_a_child_that_dies_is_an_error_that_says_how(isolated):
         isolated("dog")
 
 
+def test_a_model_says_whether_its_child_runs(isolated):
+    assert isolated.alive
+    os.kill(isolated.process_id, signal.SIGKILL)
+    with pytest.raises(IntegrityError):
+        isolated("dog")
+    assert not isolated.alive
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (["a" * 70_000_000], "a prompt of 70000000 characters"),
+        (["a" * 999_999] * 4, "4 prompts of 3999996 characters together"),
+    ],
+)
+def test_prompts_that_no_message_holds_are_refused_and_the_child_lives_on(isolated, prompts, words):
+    with pytest.raises(UsageError, match=words):
+        isolated.generate(prompts, [1])
+    assert isolated.alive
+    assert isolated("dog").shape == (8, 8, 3)
+
+
 def test_too_little_memory_to_load_is_an_error(tiny_bundle):
     with pytest.raises(TextualVisionError, match="loading the bundle"):
         TextToImage.load(tiny_bundle, isolated=True, limits=IsolationLimits(memory_bytes=100 << 20))

@@ -1,7 +1,7 @@
-"""Run stages one after the other, and check what each of them gives.
+"""Check a stage's tensors against the manifest: dtypes, shapes, and the range of codes.
 
-A backend computes whatever a graph says. What the manifest says of a stage's outputs is checked before the
-next stage, or the caller, sees them: types, shapes, and the range of codes.
+A backend computes whatever a graph says. The checks run before the next stage, or the caller, gets the
+outputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from textual_vision.runtime.backends.session import Array
-from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 AGAIN_HINT = "export the bundle again"
@@ -26,6 +26,21 @@ def sizes_of(stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, int]:
     for spec in stage.inputs:
         _match(stage, spec, tensors[spec.name], sizes)
     return sizes
+
+
+def check_inputs(stage: StageSpec, inputs: Mapping[str, Array]) -> None:
+    """Raise UsageError unless a caller's `inputs` have the manifest's types, shapes and ranges."""
+    sizes: dict[str, int] = {}
+    for spec in stage.inputs:
+        tensor: object = inputs[spec.name]
+        if not isinstance(tensor, np.ndarray):
+            problem = f"stage {stage.name!r}: {spec.name!r} is a {type(tensor).__name__}"
+            raise UsageError(problem, "give a numpy array")
+        try:
+            _match(stage, spec, tensor, sizes)
+            _check_range(stage, spec, tensor)
+        except IntegrityError as error:
+            raise UsageError(error.message, "`tv-export inspect` shows types and shapes") from None
 
 
 def check_outputs(stage: StageSpec, outputs: Mapping[str, Array], sizes: dict[str, int]) -> None:

@@ -1,0 +1,1 @@
+"""What Triton Inference Server loads: the runtime as a model of its Python backend."""
