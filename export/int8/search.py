@@ -318,7 +318,8 @@ def _cost(choice: Sequence[Candidate], floats: Sequence[Candidate]) -> float:
     """Bytes and time, each as a share of the float graphs'."""
 
     def share(values: Sequence[float], wholes: Sequence[float]) -> float:
-        return sum(values) / sum(wholes)
+        whole = sum(wholes)  # 0 where no stage has a product, or a clock saw no time
+        return sum(values) / whole if whole else 1.0
 
     size = share(
         [len(candidate.graph) for candidate in choice], [len(candidate.graph) for candidate in floats]
