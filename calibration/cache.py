@@ -63,7 +63,7 @@ class Calibration:
 
     schema_version: int
     origin: Origin
-    drawings: int
+    samples: int
     ranges: dict[str, dict[str, TensorRange]]
 
     def scales(self, stage: str) -> dict[str, float]:

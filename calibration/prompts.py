@@ -35,7 +35,7 @@ class Prompts:
 
 
 def read_prompts(path: Path) -> Prompts:
-    """The prompts in `path`, one a line; blank lines and comments (#) are skipped.
+    """Return the prompts in `path`, one per line; blank lines and comments (#) are skipped.
 
     Raises UsageError when the file is not there, not UTF-8 text, too large, without a prompt, or says the
     same in every line.

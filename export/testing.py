@@ -1,4 +1,4 @@
-"""Assert in a test of your own that a bundle draws what its checkpoint draws."""
+"""Assert in a test of your own that a bundle generates the pictures of its checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw pictures from prompts with an exported bundle: numpy, tokenizers and one backend."""
+"""Generate pictures from prompts with an exported bundle: numpy, tokenizers and one backend."""
 
 from __future__ import annotations
 

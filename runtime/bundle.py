@@ -16,15 +16,9 @@ from textual_vision.runtime.manifest import (
     Manifest,
     manifest_from_bytes,
 )
-from textual_vision.runtime.storage.archive import ArchiveFiles
-from textual_vision.runtime.storage.files import AGAIN_HINT, Files
+from textual_vision.runtime.storage.files import AGAIN_HINT, SIGNATURE_NAME, Files
 from textual_vision.runtime.storage.folder import FolderFiles
 from textual_vision.runtime.storage.resources import Resource, ResourceFiles
-from textual_vision.runtime.storage.signature import (
-    SIGNATURE_LIMIT_BYTES,
-    SIGNATURE_NAME,
-    check_signature,
-)
 
 CHUNK_BYTES = 1 << 20
 ZIP_START = b"PK"
@@ -81,6 +75,8 @@ class Bundle:
 
         UsageError when that is no public key, BackendMissingError without the package cryptography.
         """
+        from textual_vision.runtime.storage.signature import SIGNATURE_LIMIT_BYTES, check_signature
+
         found = None
         if SIGNATURE_NAME in self._files.sizes():
             with self._files.open(SIGNATURE_NAME) as file:
@@ -109,7 +105,7 @@ class Bundle:
 
 def _files_from(source: Source) -> Files:
     if isinstance(source, bytes):
-        return ArchiveFiles(source)
+        return _archive_files(source)
     if not isinstance(source, str | os.PathLike):
         return ResourceFiles(source)
     path = Path(source)
@@ -119,7 +115,13 @@ def _files_from(source: Source) -> Files:
         raise UsageError(f"{path} does not exist", PLACE_HINT)
     if not path.is_file() or not _begins_as_zip(path):
         raise UsageError(f"{path} is a file, not a bundle's folder", PLACE_HINT)
-    return ArchiveFiles(path)
+    return _archive_files(path)
+
+
+def _archive_files(source: Path | bytes) -> Files:
+    from textual_vision.runtime.storage.archive import ArchiveFiles
+
+    return ArchiveFiles(source)
 
 
 def _begins_as_zip(path: Path) -> bool:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import errno
 import gc
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,15 @@ import click
 
 from textual_vision.runtime.errors import TextualVisionError, TextualVisionWarning
 
-SEED = click.IntRange(0, 2**62)  # leaves room below 2**64 for the seeds of the pictures that follow
+
+class SeedRange(click.IntRange):
+    """An integer from 0 on; help omits the upper limit, which leaves room for the seeds that follow."""
+
+    def _describe_range(self) -> str:
+        return "x>=0"
+
+
+SEED = SeedRange(0, 2**62)
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_OF_SIGNAL = 128  # plus its number, as a shell counts
@@ -50,27 +59,24 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         sys.exit(code)
 
 
-def print_status(kind: str, text: str, style: str) -> None:
-    """`kind: text` on the standard error in one line, `kind` in `style` where that is a terminal.
+def print_status(kind: str, text: str, color: str) -> None:
+    """`kind: text` on the standard error in one line, `kind` in `color` where that is a terminal.
 
-    Nothing where the standard error is closed, or its terminal is gone: the exit code says enough.
+    No color where NO_COLOR is set or the terminal is "dumb". Nothing where the standard error is closed, or
+    its terminal is gone: the exit code says enough.
     """
     line = " ".join(text.split())
     if sys.stderr is None or sys.stderr.closed:
         return
     with contextlib.suppress(OSError):
-        if not sys.stderr.isatty():
-            click.echo(f"{kind}: {line}", err=True)
-            return
-        from rich.console import Console
-        from rich.text import Text
-
-        Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", style), line))
+        plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        name = f"{kind}: " if plain else click.style(f"{kind}: ", fg=color, bold=True)
+        click.echo(name + line, err=True)
 
 
 def print_error(message: str, hint: str = "") -> None:
     """An error, and what to do about it."""
-    print_status("error", message, "bold red")
+    print_status("error", message, "red")
     if hint:
         print_status("hint", hint, "red")
 
@@ -125,7 +131,7 @@ def _exit_code(command: click.Command, arguments: Sequence[str] | None) -> int:
     except OSError as error:
         return _system_error(error)
     except MemoryError:
-        print_error("not enough memory", "draw fewer pictures at once or close other programs")
+        print_error("not enough memory", "generate fewer pictures at once or close other programs")
         return 1
     return result if isinstance(result, int) else 0
 

@@ -2,7 +2,7 @@
 
 TextualVisionError          1
 ├── UsageError              2   what was asked for does not make sense
-├── ParityError             3   an exported graph draws something else than its source
+├── ParityError             3   an exported graph generates other pictures than its source
 ├── BudgetError             4   the accuracy that was asked for cannot be met
 ├── DeviceMismatchError     5   an engine was built for another device or library version
 ├── BackendMissingError     6   a library, driver or tool is not installed
@@ -12,7 +12,6 @@ TextualVisionError          1
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class UsageError(TextualVisionError):
 
 
 class ParityError(TextualVisionError):
-    """An exported graph draws something else than its source."""
+    """An exported graph generates other pictures than its source."""
 
     exit_code = 3
 
@@ -83,6 +82,8 @@ class CancelledError(TextualVisionError):
 
 def choice_hint(name: str, choices: Iterable[str]) -> str:
     """Return a hint that lists the choices, after the one that is nearest to the mistyped `name`."""
+    import difflib
+
     names = list(choices)
     nearest = difflib.get_close_matches(name, names, 1)
     listed = f"choose one of: {', '.join(names)}"

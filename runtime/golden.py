@@ -1,4 +1,4 @@
-"""Golden pictures: what a bundle must draw, kept inside it, so that it can test itself on any device.
+"""Golden pictures: what a bundle must generate, kept inside it, so that it can test itself on any device.
 
 `golden/golden.json` holds prompts and seeds, the first values of their noise (the float32 bits in
 hexadecimal), the codes, and the name of the picture's PNG.
@@ -122,7 +122,7 @@ def golden_of_bundle(bundle: Bundle) -> Golden:
 
 
 def compare(model: TextToImage) -> Iterator[GoldenResult]:
-    """Draw each golden picture with `model` and compare noise, codes and picture with what they must be."""
+    """Generate each golden picture by `model`; compare noise, codes and picture with what they must be."""
     golden = golden_of_bundle(model.bundle)
     budget = golden.budgets.get(model.precision)
     if budget is None:
@@ -132,10 +132,10 @@ def compare(model: TextToImage) -> Iterator[GoldenResult]:
 
 
 def _compare_one(model: TextToImage, expected: GoldenPicture, budget: GoldenBudget) -> GoldenResult:
-    drawn = model.generate([expected.prompt], [expected.seed])
+    generated = model.generate([expected.prompt], [expected.seed])
     picture = picture_of(model.bundle, expected.picture)
-    agreement = _code_agreement(expected, None if drawn.codes is None else drawn.codes[0])
-    psnr = image_psnr_db(picture, drawn.images[0])
+    agreement = _code_agreement(expected, None if generated.codes is None else generated.codes[0])
+    psnr = image_psnr_db(picture, generated.images[0])
     head = noise_bits(expected.seed, model.bundle.manifest.noise)
     noise_equal = head == expected.noise_bits
     same_codes = agreement is None or agreement >= budget.code_agreement
@@ -171,7 +171,7 @@ def image_psnr_db(first: Image, second: Image) -> float:
 def noise_bits(seed: int, noise: Sequence[NoiseSpec]) -> tuple[str, ...]:
     """The float32 bits of the first values of a seed's noise, eight hexadecimal digits each.
 
-    Of several tensors the values follow each other; those drawn anew at each step of a loop are left out.
+    Of several tensors the values follow each other; those generated anew at each step of a loop are left out.
     """
     tensors = noise_tensors(noise, [seed]).values()
     head = np.concatenate([np.zeros(0, np.float32), *(tensor.ravel() for tensor in tensors)])[:NOISE_HEAD]

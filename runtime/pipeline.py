@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from textual_vision.runtime.backends.session import (
     backend_by_name,
     default_backend,
 )
-from textual_vision.runtime.backends.stages import open_stages
+from textual_vision.runtime.backends.stages import graph_cache_setting, open_stages
 from textual_vision.runtime.bundle import Bundle, Source
 from textual_vision.runtime.errors import (
     BundleWarning,
@@ -51,17 +51,18 @@ from textual_vision.runtime.generation.consistency import (
     split_manifest,
     warnings_of,
 )
-from textual_vision.runtime.generation.describe import describe_model
-from textual_vision.runtime.generation.explain import Explanation, explain
-from textual_vision.runtime.generation.memory import return_memory
 from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
 from textual_vision.runtime.generation.request import Request
-from textual_vision.runtime.generation.results import Description, GeneratedImage, GeneratedImages
-from textual_vision.runtime.generation.stages import check_outputs, sizes_of
+from textual_vision.runtime.generation.results import GeneratedImage, GeneratedImages
+from textual_vision.runtime.generation.tensor_checks import check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
-from textual_vision.runtime.isolation.limits import IsolationLimits
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.text.tokenizer import warnings_of_note
+
+if TYPE_CHECKING:  # what few callers need is imported when it is called
+    from textual_vision.runtime.generation.explain import Explanation
+    from textual_vision.runtime.generation.results import Description
+    from textual_vision.runtime.isolation.limits import IsolationLimits
 
 TEXT_CACHE_ENTRIES = 32
 WARM_UP_PROMPT = "a"
@@ -73,7 +74,7 @@ Progress = Callable[[int, int], None]
 
 
 class TextToImage:
-    """A loaded bundle, ready to draw. `TextToImage.load(path)("a dog", seed=7)` is a picture.
+    """A loaded bundle, ready to generate. `TextToImage.load(path)("a dog", seed=7)` is a picture.
 
     Threads may share it. As a context manager it closes itself.
     """
@@ -89,6 +90,8 @@ class TextToImage:
         limits: IsolationLimits | None = None,
         text_cache: int = TEXT_CACHE_ENTRIES,
         batch_size: int | None = None,
+        graph_cache: bool = False,
+        spinning: bool = True,
         sessions: Mapping[str, Session] | None = None,
     ) -> None:
         """Load every stage; `load` is the usual way here, with its defaults.
@@ -109,6 +112,7 @@ class TextToImage:
         self._child_runs: Callable[[], bool] = lambda: True
         self.sessions: Mapping[str, Session]
         if isolated:
+            from textual_vision.runtime.isolation.limits import IsolationLimits
             from textual_vision.runtime.isolation.process import IsolatedProcess
 
             process = IsolatedProcess(bundle, precision, backend, threads, limits or IsolationLimits())
@@ -118,7 +122,9 @@ class TextToImage:
             self._child_runs = lambda: process.alive
         else:
             self._conditions = ConditionReader(bundle)
-            self.sessions = open_stages(bundle, precision, backend, threads) if sessions is None else sessions
+            self.sessions = sessions or open_stages(
+                bundle, precision, backend, threads, graph_cache=graph_cache, spinning=spinning
+            )
         for stage in manifest.stages:
             check_names(stage, self.sessions[stage.name], manifest.precisions[precision].files[stage.name])
 
@@ -134,6 +140,8 @@ class TextToImage:
         limits: IsolationLimits | None = None,
         text_cache: int = TEXT_CACHE_ENTRIES,
         batch_size: int | None = None,
+        graph_cache: bool | None = None,
+        spinning: bool = True,
         require_signature: str | os.PathLike[str] | None = None,
     ) -> TextToImage:
         """Open the bundle at `path`: a folder, a zip archive, its bytes, a package's resource, or a `Bundle`.
@@ -146,6 +154,13 @@ class TextToImage:
         At most `batch_size` pictures are computed at once, None being the profile's maximum. Backends choose
         kernels by the size of a batch, which round otherwise: a picture may differ by one level in fp32, and
         in a few codes in int8, from the same picture in another batch. With `batch_size` 1 it never does.
+
+        With `graph_cache`, graphs that ONNX Runtime has optimized for this processor are kept in the user's
+        cache folder: the next start is quicker and takes less memory, and pictures stay the same. None is
+        True, unless the environment says TV_GRAPH_CACHE=off. Isolated models neither read nor write it.
+
+        Without `spinning`, the threads of ONNX Runtime sleep while they wait for work: a start and a picture
+        take less processor time, and many pictures in a row take longer.
 
         `require_signature` is the PEM file of an Ed25519 key that must have signed the bundle.
 
@@ -170,6 +185,8 @@ class TextToImage:
             limits=limits,
             text_cache=text_cache,
             batch_size=batch_size,
+            graph_cache=graph_cache_setting() if graph_cache is None else graph_cache,
+            spinning=spinning,
         )
         if backend is None:
             model.backend_reason = "it is the first that is installed"
@@ -244,8 +261,10 @@ class TextToImage:
     def explain(self, prompt: str | int | None = None, seed: int = 0) -> Explanation:
         """How the picture of a prompt and a seed came about; see `Explanation`.
 
-        For each word the picture is drawn again without it: as many pictures as the prompt has words.
+        For each word the picture is generated again without it: as many pictures as the prompt has words.
         """
+        from textual_vision.runtime.generation.explain import explain
+
         given = [condition_from(prompt)] if prompt is not None else [""]
         (condition,) = self._read(given)
         pieces = self._conditions.pieces(given[0])
@@ -267,7 +286,7 @@ class TextToImage:
             if prompts.source != self._source():
                 digest, precision = prompts.source
                 problem = f"this text was encoded by the bundle {digest[:12]}… in {precision}"
-                raise UsageError(problem, "encode it by the model that draws from it")
+                raise UsageError(problem, "encode it by the model that generates from it")
             self._check_open()
             wanted, notes = prompts.prompts, prompts.notes
             parts = iter(prompts.batches)
@@ -387,7 +406,7 @@ class TextToImage:
         return {spec.name: outputs[spec.name] for spec in stage.outputs}
 
     def warm_up(self) -> None:
-        """Draw one picture and drop it: the first use of a backend is slower than later ones."""
+        """Generate one picture and drop it: the first use of a backend is slower than later ones."""
         self._check_open()
         condition = self._conditions.read(usual_texts(self.bundle.manifest, [WARM_UP_PROMPT], 1))
         self._generate_batch(self._encode_batch(condition, None), [0], [0], {}, None)
@@ -399,11 +418,15 @@ class TextToImage:
 
     def describe(self) -> Description:
         """What is loaded, and what really computes it."""
+        from textual_vision.runtime.generation.describe import describe_model
+
         self._check_open()
         return describe_model(self.bundle, self)
 
     def close(self) -> None:
-        """Give back the memory of the model; it cannot draw afterwards. Closing twice is fine."""
+        """Give back the memory of the model; it cannot generate afterward. Closing twice is fine."""
+        from textual_vision.runtime.generation.memory import return_memory
+
         self._closed = True
         self.sessions = {}
         self._cache.clear()

@@ -64,8 +64,12 @@ STAGES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the commands remember is not written to the home of who runs the tests."""
+    """What the commands remember is not written to the home of who runs the tests.
+
+    Graphs are not kept between tests: a test that damages one must meet the damage.
+    """
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["TV_GRAPH_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")
@@ -274,3 +278,15 @@ def _model(stage: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndar
 def _value(name: str) -> onnx.ValueInfoProto:
     dtype, shape = TENSORS[name]
     return helper.make_tensor_value_info(name, DTYPES[dtype], shape)
+
+
+@pytest.fixture
+def loop_bundle(
+    replace_file: Callable[[str, bytes], Path], edit_manifest: Callable[[Callable[[dict], None]], Path]
+) -> Path:
+    """The tiny bundle with a model whose stages run in loops."""
+    import loop_model
+
+    for name, data in loop_model.loop_graphs().items():
+        replace_file(f"onnx/fp32/{name}.onnx", data)
+    return edit_manifest(loop_model.declare_loops)

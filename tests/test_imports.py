@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "training": {"training", "runtime"},
     "export": {"export", "training", "calibration", "runtime"},
 }
-RUNTIME_LIBRARIES = {"numpy", "tokenizers", "click", "rich", "PIL"}
+RUNTIME_LIBRARIES = {"numpy", "tokenizers", "click", "PIL"}
 BACKEND_LIBRARIES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"}
 FORBIDDEN = (
     "torch",

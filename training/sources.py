@@ -11,11 +11,11 @@ from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.config import TrainConfig
 from textual_vision.training.data.batches import PictureSource
 from textual_vision.training.data.corpus import SUMMARY, load_corpus
+from textual_vision.training.data.corpus_source import CorpusSource
 from textual_vision.training.data.shard_source import ShardPictures
 from textual_vision.training.data.shards import find_shards
 from textual_vision.training.data.splits import VALIDATION
 from textual_vision.training.emoji.notice import WEIGHT_CREDITS, notice_text
-from textual_vision.training.emoji.source import EmojiSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def _source(
     """Read tar shards in place, everything else as the memory-mapped corpus of `tv-train data`."""
     if config.corpus == "shards" and not (folder / SUMMARY).is_file():
         return ShardPictures(find_shards(folder), splits, config.model.image_size, on_progress)
-    return EmojiSource(load_corpus(folder), splits, config.model.image_size)
+    return CorpusSource(load_corpus(folder), splits, config.model.image_size)
 
 
 def notice_of(config: TrainConfig) -> str:

@@ -2,8 +2,8 @@
 
     python int8_figures.py emoji.tv heldout.txt generator latent
 
-Needs the bundle's float32 graphs, whose drawings are the reference. Ranges come from the prompts that a build
-calibrates on, figures from those of the file, one a line. The table is Markdown; without names of stages it
+Needs the bundle's float32 graphs, whose samples are the reference. Ranges come from the prompts that a build
+calibrates on, figures from those of the file, one per line. The table is Markdown; without names of stages it
 is of all.
 """
 

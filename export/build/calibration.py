@@ -15,9 +15,9 @@ from textual_vision.calibration.cache import (
     bytes_from_calibration,
     read_cache,
 )
+from textual_vision.calibration.coverage import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.prompts import choose_for_coverage, warning_about_few_prompts
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import coverage_of, rows_visited, warning_about_few_rows
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
@@ -54,7 +54,8 @@ def calibration_notes(
     specs = [stage.spec for stage in model.stages]
     coverage = coverage_of(specs, model.tables, [batch.tensors for batch in batches])
     warnings = [warning_about_few_prompts(prompts), *(warning_about_few_rows(table) for table in coverage)]
-    if not coverage:
+    codes = [output for spec in specs for output in spec.outputs if output.dtype in ("int64", "int32")]
+    if codes and not coverage:
         warnings.append("the model declares no codebook sizes, so the coverage of the prompts is unknown")
     tables = [
         {
@@ -86,7 +87,7 @@ def calibration_files(
     TensorRT's cache holds the tensors of all stages; a tensor of several stages gets their largest scale.
     """
     plain = {stage: dict(found) for stage, found in ranges.items()}
-    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, drawings=samples, ranges=plain)
+    calibration = Calibration(schema_version=SCHEMA_VERSION, origin=origin, samples=samples, ranges=plain)
     scales: dict[str, float] = {}
     for stage in plain:
         for tensor, scale in calibration.scales(stage).items():

@@ -137,8 +137,8 @@ class Comparisons:
         for precision, graphs in stages.items():
             for backend in self._pools:
                 sessions = self._opened[backend].of(graphs, backend)
-                drawn = [run_pipeline(self._program, sessions, batch) for batch in batches]
-                sets[f"{precision}/{backend}/{device_name()}"] = _picture_set(drawn)
+                found = [run_pipeline(self._program, sessions, batch) for batch in batches]
+                sets[f"{precision}/{backend}/{device_name()}"] = _picture_set(found)
         return json.dumps(json_from_matrix(agreement_matrix(sets))).encode()
 
     def stop(self) -> None:

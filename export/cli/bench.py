@@ -23,13 +23,13 @@ BATCH_LIMIT = 1024
     "--precision",
     "precisions",
     multiple=True,
-    help="Precision to measure; repeat the option for several. [default: the bundle's]",
+    help="Precision to measure; repeat the option for several. [default: the bundle's default]",
 )
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    help="Backend to measure; repeat the option for several. [default: the first that is installed]",
+    help="Backend to measure; repeat the option for several. [default: the first CPU backend installed]",
 )
 @click.option(
     "--compare",
@@ -95,7 +95,9 @@ def bench_command(
     as_json: bool,
     **given: object,
 ) -> None:
-    """Measure how fast BUNDLE generates, and compare it with other runtimes.
+    """Measure the speed and memory of BUNDLE.
+
+    --compare adds PyTorch and other runtimes.
 
     \b
     tv-export bench emoji.tv --compare eager,naive,openvino

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=int,
     default=20,
     show_default=True,
-    help="ONNX opset of the graphs. TensorRT 10 reads up to 20.",
+    help="ONNX opset of the graphs. TensorRT 10 reads up to 20, TensorRT 8.6 reads 17.",
 )
 @click.option(
     "--batch-profile",
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     type=click.Choice(["cpu", "tensorrt", "tensorrt-rtx"]),
     default="cpu",
     show_default=True,
-    help="Runtime to optimize the graphs for. The others than cpu "
-    "also build engines, for this machine's GPU (tensorrt) or for desktop GPUs (tensorrt-rtx).",
+    help="Runtime to write the graphs for. tensorrt also builds engines for this machine's GPU, "
+    "tensorrt-rtx for desktop GPUs.",
 )
 @click.option(
     "--engines/--no-engines",
@@ -95,13 +95,13 @@ if TYPE_CHECKING:
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File of prompts to compare on, one a line. [default: a built-in list]",
+    help="File of prompts to compare on, one per line. [default: a built-in list]",
 )
 @click.option(
     "--calibration-prompts",
     type=click.Path(path_type=Path),
     metavar="FILE|random",
-    help="File of prompts to calibrate on, one a line, or `random` for random words. "
+    help="File of prompts to calibrate on, one per line, or `random` for random words. "
     "[default: a second built-in list]",
 )
 @click.option(

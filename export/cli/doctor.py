@@ -45,7 +45,10 @@ class Finding:
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Show what works on this machine, and what to install for the rest."""
+    """Show the backends that work on this machine.
+
+    For the others it prints the package to install.
+    """
     from textual_vision.export.cli import printing
 
     printing.show_doctor(examined(), as_json)

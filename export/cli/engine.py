@@ -80,7 +80,9 @@ MIB = 1 << 20
 @click.option("--ignore-memory", is_flag=True, help="Skip the check for free memory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def engine_command(bundle: Path, as_json: bool, **given: Any) -> None:
-    """Build TensorRT engines for every stage of BUNDLE and add them to it.
+    """Build TensorRT engines of BUNDLE.
+
+    Every stage gets one, which is added to BUNDLE.
 
     \b
     tv-export engine emoji.tv --precision int8

@@ -8,7 +8,10 @@ import click
 @click.command("families")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def families_command(as_json: bool) -> None:
-    """List the families that `tv-export build --family` knows, with the files that each takes."""
+    """List the families of published models.
+
+    `tv-export build --family NAME` takes the files that are shown for each.
+    """
     from rich.markup import escape
     from rich.table import Table
 

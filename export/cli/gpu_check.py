@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     help="File to write the report to.",
 )
 def gpu_check_command(bundle: Path | None, output: Path) -> None:
-    """Build, run, compare and measure engines of BUNDLE on this machine's GPU.
+    """Check BUNDLE on this machine's GPU.
 
-    Without BUNDLE, first build one of the shipped model.
+    Engines of every precision are built, run, compared and timed. Without BUNDLE, the shipped model is
+    exported first.
     """
     from textual_vision.export.cli.printing import print_progress
     from textual_vision.export.results import PASS

@@ -48,14 +48,17 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, lazy_subcommands=COMMANDS, no_args_is_help=True)
 @click.version_option(__version__)
 def command() -> None:
-    """Convert a trained checkpoint to a bundle of ONNX graphs that a device generates pictures with."""
+    """Export a text-to-image model to ONNX and TensorRT, and verify it."""
 
 
 @command.command("inspect")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the contents as JSON.")
 def inspect_command(bundle: Path, as_json: bool) -> None:
-    """Show what BUNDLE contains: stages, tensors, precisions, sizes and provenance."""
+    """Show the contents of BUNDLE.
+
+    These are stages, tensors, precisions, sizes and provenance.
+    """
     from textual_vision.export.bundle.inspection import inspect_bundle
     from textual_vision.export.cli import printing
 

@@ -24,7 +24,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
     "--calibration-prompts",
     type=click.Path(path_type=Path),
     metavar="FILE|random",
-    help="File of prompts to measure on, one a line, or `random` for random words. "
+    help="File of prompts to measure on, one per line, or `random` for random words. "
     "[default: a built-in list]",
 )
 @click.option(
@@ -37,7 +37,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
     show_default=True,
     help="How int8 ranges are calibrated.",
 )
-@click.option("--backend", help="onnxruntime or openvino. [default: the first that is installed]")
+@click.option("--backend", help="onnxruntime or openvino. [default: the first CPU backend installed]")
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Also write a plot: .png, .svg or .pdf."
 )
@@ -51,7 +51,11 @@ def sensitivity_command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Quantize each layer of BUNDLE alone; print its accuracy loss and the time and size it saves."""
+    """Measure what INT8 costs in each layer.
+
+    Each layer of BUNDLE is quantized alone. The table has its loss of accuracy, and the time and bytes that
+    it saves.
+    """
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         problem = f"--plot {plot} has no known picture format"
         raise UsageError(problem, f"choose a name that ends in one of: {', '.join(PLOT_SUFFIXES)}")

@@ -17,14 +17,17 @@ import click
     help="Private Ed25519 key, PEM: openssl genpkey -algorithm ed25519 -out private.pem",
 )
 def sign_command(bundle: Path, key: Path) -> None:
-    """Sign BUNDLE, so that `tv-generate --require-signature` can tell who made it.
+    """Sign BUNDLE with an Ed25519 key.
 
-    Every file's digest is checked first. The signature lies in signature.json and covers all files.
+    `tv-generate --require-signature` then refuses any other bundle.
+
+    Every file's digest is checked first. signature.json then covers all files.
     """
     from textual_vision.runtime.bundle import Bundle
     from textual_vision.runtime.errors import UsageError
     from textual_vision.runtime.files import write_atomic
-    from textual_vision.runtime.storage.signature import SIGNATURE_NAME, sign_manifest
+    from textual_vision.runtime.storage.files import SIGNATURE_NAME
+    from textual_vision.runtime.storage.signature import sign_manifest
 
     opened = Bundle(bundle)
     opened.verify()

@@ -58,7 +58,9 @@ import click
 @click.option("--cache-text", is_flag=True, help="Cache the text stage's responses in the server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def triton_command(bundle: Path, repository: Path, as_json: bool, **given: Any) -> None:
-    """Write BUNDLE into a model repository of Triton Inference Server, as the next version of its model.
+    """Write BUNDLE for Triton Inference Server.
+
+    It becomes the next version of its model in the model repository.
 
     \b
     tv-export triton emoji.tv -o models

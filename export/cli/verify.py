@@ -28,13 +28,17 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Compare with this checkpoint too, not only with the golden pictures.",
 )
 @click.option(
-    "--precision", "precisions", multiple=True, help="Precision to verify; repeat it. [default: all]"
+    "--precision",
+    "precisions",
+    multiple=True,
+    help="Precision to verify; repeat the option for several. [default: all]",
 )
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    help="Backend to verify, such as onnxruntime; repeat it for several. [default: every installed one]",
+    help="Backend to verify, such as onnxruntime-cuda; repeat it for several. "
+    "[default: every installed CPU backend]",
 )
 @click.option("--require", metavar="P,P,...", help="Fail unless the bundle has these precisions.")
 @click.option(
@@ -42,7 +46,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "required_backends",
     multiple=True,
     metavar="B",
-    help="Verify by this backend too, and fail when it is not installed; repeat it for several.",
+    help="Verify with this backend too; exit with 6 when it is not installed. Repeat it for several.",
 )
 @click.option(
     "--level",
@@ -51,7 +55,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="How much is compared: quick for every commit, release before a release.",
 )
-@click.option("--prompts", type=FILE, metavar="FILE", help="File of prompts to compare, one a line.")
+@click.option("--prompts", type=FILE, metavar="FILE", help="File of prompts to compare, one per line.")
 @click.option(
     "--samples",
     type=click.IntRange(2),
@@ -61,7 +65,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--batch",
     metavar="N,N,max",
-    help="Batch sizes of the stages; max is the profile's. [default: 1,max or, for release, 1,4,max]",
+    help="Batch sizes of the stages; max is the largest of the batch profile. "
+    "[default: 1,max or, for release, 1,4,max]",
 )
 @click.option(
     "--baseline", type=FILE, metavar="OLD.json", help="Fail when pictures are worse than in this file."
@@ -99,7 +104,9 @@ def verify_command(
     quiet: bool,
     **given: object,
 ) -> None:
-    """Check BUNDLE: files, golden pictures and, with --checkpoint, tables, stages and whole pictures.
+    """Check BUNDLE, also against its checkpoint.
+
+    Files and golden pictures are always checked; lookup tables, stages and whole pictures with --checkpoint.
 
     \b
     tv-export verify emoji.tv

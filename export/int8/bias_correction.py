@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of, consumers_of
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import CONV, INT8, LINEAR, QuantizableLayer, quantizable_layers
@@ -25,6 +24,7 @@ from textual_vision.export.int8.observer import (
 )
 from textual_vision.export.int8.qdq import Bias
 from textual_vision.export.int8.weights import QuantizedWeight
+from textual_vision.export.model.batch import Inputs
 from textual_vision.runtime.backends.session import Session
 
 Float64 = npt.NDArray[np.float64]

@@ -1,6 +1,6 @@
-"""The int8 graphs of a model: ranges from real drawings, Q/DQ where it pays, corrections where they help.
+"""The int8 graphs of a model: ranges from real samples, Q/DQ where it pays, corrections where they help.
 
-`int8_from_float` is what `tv-export build --precision int8` calls. The float graphs come with drawings that
+`int8_from_float` is what `tv-export build --precision int8` calls. The float graphs come with samples that
 hold every stage's inputs; what comes back are graphs for the same stages and what was found out, as JSON.
 """
 

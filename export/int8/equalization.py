@@ -15,10 +15,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of, constant_proto, consumers_of
 from textual_vision.export.int8.layers import LINEAR, quantizable_layers
 from textual_vision.export.int8.observer import observe
+from textual_vision.export.model.batch import Inputs
 
 Float32 = npt.NDArray[np.float32]
 

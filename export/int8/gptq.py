@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnx
 
 from textual_vision.calibration.ranges import LEVELS
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.constants import array_of
 from textual_vision.export.int8.layers import LINEAR, QuantizableLayer
 from textual_vision.export.int8.observer import observe
 from textual_vision.export.int8.weights import MIN_SCALE, QuantizedWeight
+from textual_vision.export.model.batch import Inputs
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

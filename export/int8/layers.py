@@ -24,7 +24,8 @@ MODES = (INT8, WEIGHT_ONLY, HALF, FLOAT)
 QUANTIZED = (INT8, WEIGHT_ONLY)
 CONV, LINEAR, TABLE = "conv", "linear", "table"
 KINDS = {"Conv": CONV, "MatMul": LINEAR, "Gemm": LINEAR, "Gather": TABLE, "GatherND": TABLE}
-# Ops that only move values: what is exact in int8 before them is exact after them, with the same scale.
+# Operators that only move values, so that a scale holds after them too. The fewer in `qdq.INT8_MOVEMENT_OPS`
+# are those that every backend also runs on int8 tensors.
 DATA_MOVEMENT_OPS = frozenset(
     {"DepthToSpace", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split"}
 )

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.calibration.histogram import MagnitudeHistogram
 from textual_vision.calibration.ranges import AUTO, LEVELS, METHODS, threshold_from_histogram
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.graph.strip_weights import expose_tensors
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.int8.layers import QuantizableLayer, activations_to_calibrate, quantizable_layers
+from textual_vision.export.model.batch import Inputs
 from textual_vision.export.sessions.opening import open_own_graph
 from textual_vision.runtime.backends.session import (
     Array,
@@ -109,7 +109,7 @@ def observe(
 def _best_methods(
     model: onnx.ModelProto,
     thresholds: Mapping[str, Mapping[str, float]],
-    drawings: Iterator[Mapping[str, Array]],
+    samples: Iterator[Mapping[str, Array]],
 ) -> dict[str, str]:
     """For each tensor the method with the least squared error of what the layers that read it give.
 
@@ -118,7 +118,7 @@ def _best_methods(
     """
     readers = _Readers(model, thresholds)
     errors = {name: dict.fromkeys(METHODS, 0.0) for name in thresholds}
-    for values in drawings:
+    for values in samples:
         tensors = {name: values[name].astype(np.float32, copy=False) for name in thresholds}
         expected = readers.outputs(tensors)
 

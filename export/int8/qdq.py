@@ -31,6 +31,7 @@ from textual_vision.export.precision.lossless_storage import compress_lossless
 from textual_vision.runtime.errors import UsageError
 
 Float32 = npt.NDArray[np.float32]
+# Operators that every backend runs on int8 tensors: dequantization may come after them.
 INT8_MOVEMENT_OPS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 OPSET_OF_TYPED_Q = 21  # from which QuantizeLinear can be told its type by an attribute
 

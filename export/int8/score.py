@@ -43,7 +43,7 @@ class Score:
 
 
 class Evaluator:
-    """Scores graphs on `batches`, drawings whose every tensor the reference gave.
+    """Scores graphs on `batches`, samples whose every tensor the reference gave.
 
     Stages that are not changed give what the reference gave, and only what follows a changed stage is run.
     `stored` are graphs that compute what the `floats` do, and whose size counts for those not changed.
@@ -85,7 +85,7 @@ class Evaluator:
     def stage_error(self, stage: StageSpec, graph: bytes, *, batches: int | None = None) -> float:
         """How far the stage is from the reference, teacher-forced: wrong codes' share plus relative error.
 
-        On the first `batches` drawings, None on all.
+        On the first `batches` samples, None on all.
         """
         session = self._session(graph, stage.name)
         given = batches_of_stage(self.batches[:batches], stage)

@@ -24,7 +24,7 @@ class LayerSensitivity:
     """One layer in int8 and everything else in float.
 
     Agreements are shares 0 … 1; `psnr_db` of the free-running picture, None when it stays identical.
-    `milliseconds_saved` of one drawing (negative: slower), `bytes_saved` of the stage's graph.
+    `milliseconds_saved` of one picture (negative: slower), `bytes_saved` of the stage's graph.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class LayerSensitivity:
 
 
 def sensitivity(stages: Sequence[QuantizedStage], evaluator: Evaluator) -> Iterator[LayerSensitivity]:
-    """Every layer of every stage, in drawing order; distances to codes too, to show what they cost."""
+    """Every layer of every stage, in the order of stages; distances to codes too, to show what they cost."""
     import math
 
     from textual_vision.export.int8.layers import INT8, MIN_WEIGHT_VALUES, WEIGHT_ONLY
@@ -103,7 +103,7 @@ def plot_sensitivity(found: Sequence[LayerSensitivity], path: Path) -> None:
 def sensitivity_of_bundle(
     bundle: Bundle, prompts: Sequence[str], *, backend: str, method: str
 ) -> Iterator[LayerSensitivity]:
-    """The layers of a bundle's float32 graphs, measured on drawings of `prompts` by those very graphs.
+    """The layers of a bundle's float32 graphs, measured on samples of `prompts` by those very graphs.
 
     Raises UsageError when the bundle has no float32 graphs.
     """

@@ -1,4 +1,4 @@
-"""One stage made ready for int8: ranges from real drawings, and the corrections that help it most."""
+"""One stage made ready for int8: ranges from real samples, and the corrections that help it most."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from textual_vision.calibration.cache import AGAIN_HINT, TensorRange
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.calibration.samples import Inputs
 from textual_vision.export.int8.bias_correction import corrected_biases
 from textual_vision.export.int8.embeddings import SCALED, scale_rows
 from textual_vision.export.int8.equalization import can_be_equalized, equalize
@@ -29,7 +28,7 @@ from textual_vision.export.int8.observer import calibrate_ranges
 from textual_vision.export.int8.qdq import Bias, quantize_graph
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.weights import QuantizedWeight, round_to_nearest_weights
-from textual_vision.export.model.batch import ReferenceBatch, batches_of_stage
+from textual_vision.export.model.batch import Inputs, ReferenceBatch, batches_of_stage
 from textual_vision.export.passes import conv_transpose as conv_transpose
 from textual_vision.export.passes import fuse_linears as fuse_linears
 from textual_vision.runtime.errors import IntegrityError
@@ -54,7 +53,7 @@ class RangeOptions:
 
     GPTQ, weights rounded for their real inputs, is tried on top of the best of the others.
 
-    `ranges`, stage → tensor → range, spares reading them off the drawings; corrections that move ranges are
+    `ranges`, stage → tensor → range, spares reading them off the samples; corrections that move ranges are
     then not tried.
     """
 
@@ -182,7 +181,7 @@ def _corrected(base: QuantizedStage, correction: str, inputs: Sequence[Inputs]) 
 def _given(
     stage: StageSpec, model: onnx.ModelProto, options: RangeOptions
 ) -> Mapping[str, TensorRange] | None:
-    """The stage's ranges if they need not be read off drawings; IntegrityError when one is missing."""
+    """The stage's ranges if they need not be read off samples; IntegrityError when one is missing."""
     if not options.ranges:
         return None
     found = options.ranges.get(stage.name, {})
@@ -209,6 +208,6 @@ def prepare_graph(graph: bytes, target: str = "cpu") -> onnx.ModelProto:
 
 
 def inputs_of(stage: StageSpec, batches: Sequence[ReferenceBatch]) -> list[Inputs]:
-    """The stage's inputs in every drawing."""
+    """The stage's inputs in every sample."""
     found = batches_of_stage(batches, stage)
     return [{spec.name: batch.tensors[spec.name] for spec in stage.inputs} for batch in found]

@@ -20,7 +20,7 @@ OF_TORCH = frozenset(vars(nn.Module()))  # attributes that every module has
 def fingerprint_of(model: StagedModel, sources: Mapping[str, str]) -> str:
     """SHA-256 over weights, settings of modules, specs, tokenizer and `sources`, digests by file.
 
-    Whatever else is different shows in what the model draws, which `tried_model` adds.
+    Whatever else is different shows in the pictures that the model generates, which `tried_model` adds.
     """
     found = hashlib.sha256()
     described = dataclasses.replace(model, stages=(), card={})

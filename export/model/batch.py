@@ -20,6 +20,7 @@ STEP = ".step"  # suffix of a tensor's name among the margins, see `model.stage.
 PICTURE_AXES = 4  # batch, height, width, channels
 
 Array = npt.NDArray[np.generic]
+Inputs = Mapping[str, Array]  # of a stage, by name
 
 
 @dataclass(frozen=True, kw_only=True)

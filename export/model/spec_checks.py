@@ -206,7 +206,7 @@ def _check_codes(known: dict[str, TensorSpec]) -> None:
         codes.dtype not in CODE_DTYPES or len(codes.shape) != 3 or TOKENS in codes.shape
     ):
         problem = f"'codes' is {_shown(codes)}, not int64 (batch, rows, columns)"
-        raise UsageError(problem, f"give the grid of integers that the picture is drawn from; {HINT}")
+        raise UsageError(problem, f"give the grid of integers that the picture is generated from; {HINT}")
     words = known.get("text_codes")
     if words is not None and words.dtype not in CODE_DTYPES:
         raise UsageError(f"'text_codes' is {_shown(words)}, not integers", "call it otherwise")

@@ -53,7 +53,7 @@ Tensors = dict[str, Tensor]
 
 
 def tried_model(model: StagedModel) -> StagedModel:
-    """The model, ready to be drawn with and exported; its fingerprint covers what the trial gave.
+    """The model, ready to be run and exported; its fingerprint covers what the trial gave.
 
     Raises UsageError that names the stage, and the tensor, module or line, for what cannot be exported.
     """
@@ -211,7 +211,7 @@ def _check_alone(stage: Stage, tensors: Tensors, found: Tensors) -> None:
                 one[name], value[index : index + 1]
             ):
                 problem = f"stage {stage.name!r} gives another {name!r} for a prompt alone than among others"
-                hint = "every prompt is drawn by itself: no sum, mean, sort or norm over the batch's axis"
+                hint = "every prompt is computed by itself: no sum, mean, sort or norm over the batch's axis"
                 raise UsageError(problem, hint)
 
 

@@ -21,7 +21,7 @@ MIN_CONSTANT_VALUES = 4096  # values: below it the node costs more than it saves
 SMALLEST_ROW = 16  # values of one step, which takes as much as four of them
 PROBE_ROWS = 8
 LARGEST_SCALED = 1e30  # beyond it a value divided by a factor may overflow
-STEP_BITS = 16  # training.grid's
+STEP_BITS = 16  # as training.int8_grid.SCALE_BITS
 # Attention's 1/√width is folded into the matrix of queries, or its root into those of queries and of keys;
 # widths are mostly powers of two, up to 256.
 FACTORS = tuple(np.float32(2.0 ** (-quarter / 4)) for quarter in range(17))

@@ -22,7 +22,7 @@ class FloatGraphs:
     """What a precision starts from.
 
     `program` is how the stages run; `fp32` holds a serialized graph per stage name (for int8 without
-    transposed convolutions); `batches` are real drawings with every stage's inputs, to calibrate on and to
+    transposed convolutions); `batches` are real samples with every stage's inputs, to calibrate on and to
     look for overflow, others than those that the result is compared on; `target` is what the graphs are
     for: "cpu" or "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual;
     `range_method` is how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor →

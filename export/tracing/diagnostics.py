@@ -10,7 +10,8 @@ from torch._logging.structured import INTERN_TABLE
 from torch.export._draft_export import DraftExportReport, FailureReport
 
 from textual_vision.export.model.batch import TOKENS
-from textual_vision.export.model.user_code import is_torch, place_in_trace
+from textual_vision.export.model.user_code import is_torch, is_user_file, place_in_trace
+from textual_vision.export.tracing.fast_translation import decomposed
 from textual_vision.runtime.errors import UsageError
 
 GUIDE = "see docs/how-to/custom-model.md"
@@ -31,7 +32,7 @@ def export_error(stage: str, error: BaseException, traced: torch.export.Exported
     """Return a UsageError of one line; `traced` is the program, if tracing succeeded."""
     texts = [str(link) for link in _chain(error)]
     found = _NODE.search("\n".join(texts))
-    node = _node_called(traced, found.group(1)) if traced is not None and found else None
+    node = _failed_node(traced, found.group(1)) if traced is not None and found else None
     if node is not None:
         operator = _OPERATOR.search("\n".join(texts))
         what = operator.group(1) if operator else str(node.target)
@@ -115,8 +116,12 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _node_called(traced: torch.export.ExportedProgram, name: str) -> torch.fx.Node | None:
-    return next((node for node in traced.graph.nodes if node.name == name), None)
+def _failed_node(traced: torch.export.ExportedProgram, name: str) -> torch.fx.Node | None:
+    """Return the node called `name`, of the program or of its decomposition, which torch translates."""
+    named = [node for node in traced.graph.nodes if node.name == name]
+    if not named:
+        named = [node for node in decomposed(traced).graph.nodes if node.name == name]
+    return named[0] if named else None
 
 
 def _module(node: torch.fx.Node) -> str:
@@ -130,13 +135,13 @@ def _module(node: torch.fx.Node) -> str:
 
 
 def _raised_at(error: BaseException) -> str:
-    """Return the last place in the error's traceback that is neither in torch nor in this package."""
+    """Return the last place in the error's traceback that is in a user's own file, "" without one."""
     found = ""
     for link in _chain(error):
         trace = link.__traceback__
         while trace is not None:
             file = trace.tb_frame.f_code.co_filename
-            if not is_torch(file) and Path(file).parent != Path(__file__).parent and Path(file).is_file():
+            if is_user_file(file):
                 found = f" at {Path(file).name}:{trace.tb_lineno}"
             trace = trace.tb_next
     return found

@@ -1,10 +1,10 @@
-"""Operators in words that every backend and opset knows, where torch's own translation is not portable.
+"""Translations of operators for which torch's exporter writes what not every backend and opset reads.
 
 Circular padding becomes slices and Concat (Pad's "wrap" needs opset 19, and OpenVINO lacks it). Resizing with
 antialiasing becomes products with constant matrices (opset 17 lacks it, and OpenVINO computes another
-picture). A convolution with one kernel per sample, written with the batch as its groups, becomes a product,
-since the groups of ONNX's Conv are a constant. Shifts of signed integers become products and quotients, since
-ONNX shifts unsigned ones only.
+picture). Shifts of signed integers become products and quotients: ONNX shifts unsigned ones only. Indices of
+int32 become int64: GatherND and ScatterND read no other. Distances, cumulative products and hypotenuses have
+no operator in ONNX.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor
 
 END = np.iinfo(np.int64).max
 WIDTH = 2
+ROWS_BY_DIFFERENCES = 25  # torch.cdist computes more rows by products
+NO_PRODUCTS = 2  # cdist's mode "donot_use_mm_for_euclid_dist"
 
 
 def exact_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -30,8 +32,14 @@ def exact_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.pad.default: _padded,
         aten._upsample_bilinear2d_aa.vec: _resizer(aten._upsample_bilinear2d_aa.vec),
         aten._upsample_bicubic2d_aa.vec: _resizer(aten._upsample_bicubic2d_aa.vec),
-        aten.conv2d.default: _convolution,
         aten.rrelu.default: _rrelu,
+        aten.hypot.default: _hypotenuse,
+        aten.cumprod.default: _cumulative_product,
+        aten.cdist.default: _distances,
+        aten.index.Tensor: _indexed,
+        aten._unsafe_index.Tensor: _indexed,
+        aten.index_put.default: _index_put,
+        aten._unsafe_index_put.default: _index_put,
         **dict.fromkeys(
             (
                 aten.__lshift__.Scalar,
@@ -113,49 +121,6 @@ def _constant(array: np.ndarray[Any, Any]) -> Any:
     return op.Constant(value=ir.tensor(np.ascontiguousarray(array)))
 
 
-def _convolution(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    groups: Any = 1,
-) -> Any:
-    if isinstance(groups, int):
-        return core.aten_conv2d(x, weight, bias, stride, padding, dilation, groups)
-    channels, *kernel = weight.shape[1:]
-    stride, padding, dilation = (_pair(value) for value in (stride, padding, dilation))
-    sizes = [
-        (size + 2 * pad - step * (length - 1) - 1) // jump + 1
-        for size, pad, step, length, jump in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True)
-    ]
-    places = channels * kernel[0] * kernel[1]
-    # Channels of all samples lie side by side: (1, groups × channels, H, W).
-    samples = op.Reshape(x, op.Constant(value_ints=[-1, channels, *x.shape[2:]]))
-    one_place = np.eye(kernel[0] * kernel[1], dtype=np.float32).reshape(-1, 1, *kernel)
-    windows = op.Conv(
-        samples,
-        op.CastLike(_constant(np.tile(one_place, (channels, 1, 1, 1))), x),
-        strides=stride,
-        pads=[*padding, *padding],
-        dilations=dilation,
-        group=channels,
-    )
-    count = op.Reshape(groups, op.Constant(value_ints=[1]))
-    matrix = op.Reshape(weight, op.Concat(count, op.Constant(value_ints=[-1, places]), axis=0))
-    columns = op.Reshape(windows, op.Constant(value_ints=[0, places, -1]))
-    found = op.Reshape(op.MatMul(matrix, columns), op.Constant(value_ints=[1, -1, *sizes]))
-    if bias is None:
-        return found
-    return op.Add(found, op.Reshape(bias, op.Constant(value_ints=[1, -1, 1, 1])))
-
-
-def _pair(value: Any) -> list[int]:
-    numbers = [value] if isinstance(value, int) else list(value)
-    return numbers * 2 if len(numbers) == 1 else numbers
-
-
 def _rrelu(
     x: Any, lower: float = 0.125, upper: float = 1 / 3, training: bool = False, generator: Any = None
 ) -> Any:
@@ -175,3 +140,61 @@ def _power_of_two(x: Any, places: Any) -> Any:
     if isinstance(places, int):
         return op.CastLike(op.Constant(value_int=2**places), x)
     return op.CastLike(op.Pow(op.Constant(value_int=2), op.Cast(places, to=int(ir.DataType.INT64))), x)
+
+
+def _hypotenuse(x: Any, y: Any) -> Any:
+    return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))
+
+
+def _indexed(x: Any, indices: Sequence[Any]) -> Any:
+    return core.aten_index(x, _int64_indices(indices))
+
+
+def _index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+    return core.aten_index_put(x, _int64_indices(indices), values, accumulate)
+
+
+def _int64_indices(indices: Sequence[Any]) -> list[Any]:
+    return [
+        _int64(index) if index is not None and index.dtype == ir.DataType.INT32 else index
+        for index in indices
+    ]
+
+
+def _int64(index: Any) -> Any:
+    found = op.Cast(index, to=int(ir.DataType.INT64))
+    found.shape, found.dtype = index.shape, ir.DataType.INT64
+    return found
+
+
+def _cumulative_product(x: Any, dim: int, dtype: Any = None) -> Any:
+    """Return products of doubling lengths: after k steps each value is the product of the last 2^k."""
+    size = x.shape[dim]
+    if not isinstance(size, int) or dtype is not None:
+        raise RuntimeError("cumprod needs an axis of known size and its input's dtype")
+    axis = dim % len(x.shape)
+    shift = 1
+    while shift < size:
+        one = op.CastLike(op.Constant(value_float=1.0), x)
+        ones = op.Expand(one, op.Shape(_slice(x, 0, shift, axis)))
+        x = op.Mul(x, op.Concat(ones, _slice(x, 0, -shift, axis), axis=axis))
+        shift *= 2
+    return x
+
+
+def _distances(x: Any, y: Any, p: float = 2.0, compute_mode: int | None = None) -> Any:
+    """Return Euclidean distances (..., rows of x, rows of y) by products for many rows, as torch does."""
+    if p != 2.0:
+        raise RuntimeError("cdist needs p=2")
+    last = op.Constant(value_ints=[-1])
+    if compute_mode != NO_PRODUCTS and any(
+        not isinstance(rows, int) or rows > ROWS_BY_DIFFERENCES for rows in (x.shape[-2], y.shape[-2])
+    ):
+        rank = len(y.shape)
+        turned = op.Transpose(y, perm=[*range(rank - 2), rank - 1, rank - 2])
+        squares = op.Unsqueeze(op.ReduceSumSquare(y, last, keepdims=0), op.Constant(value_ints=[-2]))
+        products = op.Mul(op.CastLike(op.Constant(value_float=-2.0), x), op.MatMul(x, turned))
+        total = op.Add(op.Add(products, op.ReduceSumSquare(x, last, keepdims=1)), squares)
+        return op.Sqrt(op.Max(total, op.CastLike(op.Constant(value_float=0.0), x)))
+    rows, columns = (op.Constant(value_ints=[place]) for place in (-2, -3))
+    return op.ReduceL2(op.Sub(op.Unsqueeze(x, rows), op.Unsqueeze(y, columns)), last, keepdims=0)

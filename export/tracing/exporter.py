@@ -43,6 +43,8 @@ from textual_vision.export.tracing.diagnostics import (
 from textual_vision.export.tracing.embedding_bag import exportable_embedding_bag
 from textual_vision.export.tracing.exact_translations import exact_translations
 from textual_vision.export.tracing.fast_translation import Translations, patch_torch_export, translations
+from textual_vision.export.tracing.fourier import exportable_fourier, fourier_translations
+from textual_vision.export.tracing.kernel_per_sample import kernel_per_sample_translations
 from textual_vision.export.tracing.recurrent import exportable_recurrence, recurrent_translations
 from textual_vision.export.tracing.size_conditions import program_of_all_sizes
 from textual_vision.export.tracing.tensor_names import name_tensors
@@ -105,6 +107,7 @@ def _program_from_stage(
         one_kernel,
         exportable_recurrence(),
         exportable_embedding_bag(),
+        exportable_fourier(),
     ):
         try:
             traced = _traced(stage, inputs, shapes, options)
@@ -148,7 +151,14 @@ def _traced(
 
 
 def _all_translations(opset: int) -> Translations:
-    return {**translations(opset), **exact_translations(), **recurrent_translations()}
+    """Return our translations of operators, each kind of which has a module of its own."""
+    return {
+        **translations(opset),
+        **exact_translations(),
+        **fourier_translations(),
+        **kernel_per_sample_translations(),
+        **recurrent_translations(),
+    }
 
 
 def _draft_report(stage: Stage, inputs: tuple[torch.Tensor, ...], shapes: Shapes) -> DraftExportReport:

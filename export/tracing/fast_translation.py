@@ -21,6 +21,8 @@ from torch.onnx._internal.exporter import _fx_passes
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.onnx._internal.fx.passes import type_promotion
 
+from textual_vision.export.graph.opset import OPSET_OF_EXPORTER
+
 OPSET_OF_ATTENTION = 23
 Translations = dict[Callable[..., object], Callable[..., object]]
 
@@ -67,14 +69,21 @@ def patch_torch_export() -> Iterator[None]:
     """Make torch.onnx.export decompose only where necessary, and insert casts without a run."""
     decompose = _fx_passes.decompose_with_registry
 
-    def decomposed(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> Any:
+    def once(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> Any:
         return program if _is_translatable(program, registry) else decompose(program, registry)
 
     with (
-        mock.patch.object(_fx_passes, "decompose_with_registry", decomposed),
+        mock.patch.object(_fx_passes, "decompose_with_registry", once),
         mock.patch.object(type_promotion, "_TypePromotionInterpreter", _Promotion),
     ):
         yield
+
+
+def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return the program as torch.onnx.export decomposes it, for names of its operators."""
+    registry = ONNXRegistry.from_torchlib(opset_version=OPSET_OF_EXPORTER)
+    found: torch.export.ExportedProgram = _fx_passes.decompose_with_registry(program, registry)
+    return found
 
 
 def _is_translatable(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> bool:

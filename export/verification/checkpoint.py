@@ -9,9 +9,12 @@ from functools import cached_property
 from textual_vision.export.model.batch import Array, ReferenceBatch
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.precision.arithmetic import FLOAT16_ARITHMETIC, FLOAT32_ARITHMETIC
+from textual_vision.export.results import MERGED
 from textual_vision.export.verification.checks import (
     BATCH,
     FIRST_STAGE,
+    MERGING,
+    PIPELINE,
     STAGE_STEP,
     TABLES,
     WEIGHTS,
@@ -19,6 +22,7 @@ from textual_vision.export.verification.checks import (
     check_of,
 )
 from textual_vision.export.verification.layers import overflow
+from textual_vision.export.verification.layers.merged_constants import changed_constants
 from textual_vision.export.verification.layers.stages import (
     MoreProblems,
     StageSubject,
@@ -60,7 +64,7 @@ class CheckpointChecks:
         return {stage.name: self._arithmetic(precision, stage.name) for stage in self.subject.stages}
 
     def weights_checks(self, precision: str) -> Iterator[Check]:
-        """Yield the check of every stage's stored weights."""
+        """Yield the check of every stage's stored weights, and of the pipeline's constants."""
         for place, stage in enumerate(self.subject.stages):
             found = self._stored(precision, stage.name)
             problems = [
@@ -75,6 +79,19 @@ class CheckpointChecks:
                 passed=f"{share:.0f} % of {found.values} values compared, largest error {found.error:.1e}",
                 tolerance="every row equal but for the rounding of its storage",
                 cause=WEIGHTS,
+            )
+
+        if self.subject.has_merged(precision):
+            graphs = [self.subject.graph(precision, stage.name) for stage in self.subject.stages]
+            changed = changed_constants(self.subject.graph(precision, MERGED), graphs)
+            yield check_of(
+                f"{precision}/{MERGED}/weights",
+                TABLES,
+                PIPELINE,
+                [f"{name}: {len(rows)} rows differ: {_listed(rows)}" for name, rows in changed.items()],
+                passed="the constants of the stages",
+                tolerance="every constant equal to its stage's",
+                cause=MERGING,
             )
 
     def stage_checks(

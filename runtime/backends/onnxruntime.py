@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from textual_vision.runtime.backends.cuda_graphs import CudaGraphs, in_cuda_thread
 from textual_vision.runtime.backends.session import (
     FAILED_HINT,
     Array,
@@ -87,6 +87,8 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
         raise BackendMissingError(f"this ONNX Runtime was built without {provider}", hint)
     try:
         if provider == CUDA:
+            from textual_vision.runtime.backends.cuda_graphs import in_cuda_thread
+
             session, run = in_cuda_thread(_opened_on_cuda, graph, options)
         else:
             session = _loaded(graph, options, SETTINGS.get(provider, {}))
@@ -102,7 +104,24 @@ def open_session(graph: bytes, options: SessionOptions) -> OnnxRuntimeSession:
     return OnnxRuntimeSession(session, options.name, run)
 
 
+def open_optimized(path: Path, options: SessionOptions) -> OnnxRuntimeSession:
+    """Load the graph that `open_session` wrote to `path` by `options.optimized` for this very processor.
+
+    Weights are mapped, not read. Raises IntegrityError when ONNX Runtime cannot load it.
+    """
+    settings = _settings(options, None)
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = [PROVIDERS[options.backend]]
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+    except ORT_ERRORS as error:
+        raise IntegrityError(f"{path}: ONNX Runtime cannot load it: {lines_of(error)[0]}") from None
+    return OnnxRuntimeSession(session, options.name, session.run)
+
+
 def _opened_on_cuda(graph: bytes, options: SessionOptions) -> tuple[onnxruntime.InferenceSession, Run]:
+    from textual_vision.runtime.backends.cuda_graphs import CudaGraphs
+
     if _version() >= RECORDS_SINCE:
         try:
             session = _loaded(graph, options, RECORDED, LOG_FATAL)  # a refusal is no error to log
@@ -116,6 +135,8 @@ def _opened_on_cuda(graph: bytes, options: SessionOptions) -> tuple[onnxruntime.
 
 
 def _in_cuda_thread(run: Run) -> Run:
+    from textual_vision.runtime.backends.cuda_graphs import in_cuda_thread
+
     return lambda names, inputs: in_cuda_thread(run, names, inputs)
 
 
@@ -129,7 +150,7 @@ def _loaded(
 ) -> onnxruntime.InferenceSession:
     """With integers that don't overflow, and the provider's settings `asked`.
 
-    x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would draw something
+    x86 CPUs without VNNI add two products of int8 in 16 bits, which overflows: they would generate something
     else than other CPUs. ONNX Runtime's slower, exact way there, which changes nothing elsewhere, can't load
     a graph that multiplies by one int8 matrix twice; what Q/DQ say is computed in float then.
     """
@@ -156,6 +177,15 @@ def _settings(options: SessionOptions, severity: int | None) -> onnxruntime.Sess
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     # Stages run in turn: threads in a busy wait would keep the next stage from its cores.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if not options.spinning:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
+    if options.optimized is not None:
+        settings.optimized_model_filepath = str(options.optimized)
+        weights = {"file_name": options.optimized.with_suffix(".weights").name, "min_size_in_bytes": "1024"}
+        for name, value in weights.items():
+            settings.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
+        # Matrices also in the layout of this processor's kernels: a mapped one costs no private memory.
+        settings.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     return settings

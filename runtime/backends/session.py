@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textual_vision.runtime.errors import BackendMissingError, UsageError, choice_hint, shortened
-from textual_vision.runtime.graph.check import check_graph
+from textual_vision.runtime.version import extra_command
 
 Array = npt.NDArray[np.generic]
 
@@ -43,43 +44,55 @@ class SessionOptions:
     """How to run a graph: `threads` None leaves the number to the backend; `name` is the file, for errors.
 
     A graph that this process wrote itself is `trusted`: it may use operators and types that bundles may not.
+    ONNX Runtime on the CPU also writes the graph as it has optimized it for this processor to `optimized`.
+    Without `spinning`, its threads sleep while they wait for work: less processor time, slower pictures.
     """
 
     backend: str
     name: str
     threads: int | None = None
     trusted: bool = False
+    optimized: Path | None = None
+    spinning: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """A backend: our `module` with `open_session(graph, options)`, and the library that it needs.
 
-    With `engines` the module has `open_engines(bundle, precision, backend)` instead: it runs no graph.
+    `extra` is the distribution's extra that installs it; `before` and `note` go around that command. With
+    `engines` the module has `open_engines(bundle, precision, backend)` instead: it runs no graph.
     """
 
     module: str
     library: str
-    install: str
+    extra: str
     engines: bool = False
+    before: str = ""
+    note: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that installs the library."""
+        return f"{self.before}{extra_command(self.extra)}{self.note}"
 
 
 FAILED_HINT = "tv-generate BUNDLE --verify shows whether the bundle or this machine is at fault"
 _ONNXRUNTIME = "textual_vision.runtime.backends.onnxruntime"
 _TENSORRT = "textual_vision.runtime.backends.tensorrt.session"
-_GPU = "pip uninstall onnxruntime && pip install 'promptsprite[gpu]'"
+_BEFORE_GPU = "pip uninstall onnxruntime && "
 
 # In order of preference. A backend with False is used only when its name is given.
 BACKENDS: dict[str, tuple[Backend, bool]] = {
     "onnxruntime": (
-        Backend(module=_ONNXRUNTIME, library="onnxruntime", install="pip install 'promptsprite[cpu]'"),
+        Backend(module=_ONNXRUNTIME, library="onnxruntime", extra="cpu"),
         True,
     ),
     "openvino": (
         Backend(
             module="textual_vision.runtime.backends.openvino",
             library="openvino",
-            install="pip install 'promptsprite[openvino]'",
+            extra="openvino",
         ),
         True,
     ),
@@ -87,17 +100,25 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         Backend(
             module="textual_vision.runtime.backends.openvino",
             library="openvino",
-            install="pip install 'promptsprite[openvino]'; bfloat16 needs a CPU with AMX or AVX-512 BF16",
+            extra="openvino",
+            note="; bfloat16 needs a CPU with AMX or AVX-512 BF16",
         ),
         False,
     ),
-    "onnxruntime-cuda": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
-    "onnxruntime-tensorrt": (Backend(module=_ONNXRUNTIME, library="onnxruntime", install=_GPU), False),
+    "onnxruntime-cuda": (
+        Backend(module=_ONNXRUNTIME, library="onnxruntime", extra="gpu", before=_BEFORE_GPU),
+        False,
+    ),
+    "onnxruntime-tensorrt": (
+        Backend(module=_ONNXRUNTIME, library="onnxruntime", extra="gpu", before=_BEFORE_GPU),
+        False,
+    ),
     "tensorrt": (
         Backend(
             module=_TENSORRT,
             library="tensorrt",
-            install="pip install 'promptsprite[tensorrt]'; a Jetson has it with JetPack",
+            extra="tensorrt",
+            note="; a Jetson has it with JetPack",
             engines=True,
         ),
         False,
@@ -106,7 +127,7 @@ BACKENDS: dict[str, tuple[Backend, bool]] = {
         Backend(
             module=_TENSORRT,
             library="tensorrt_rtx",
-            install="pip install 'promptsprite[rtx]'",
+            extra="rtx",
             engines=True,
         ),
         False,
@@ -125,8 +146,10 @@ def open_session(graph: bytes, options: SessionOptions) -> Session:
     if backend.engines:
         raise UsageError(f"{options.backend} runs a bundle's engines, not a graph", "load the bundle with it")
     if not options.trusted:
+        from textual_vision.runtime.graph.check import check_graph
+
         check_graph(graph, options.name)
-    session: Session = _imported(options.backend).open_session(graph, options)
+    session: Session = imported_backend(options.backend).open_session(graph, options)
     return session
 
 
@@ -146,8 +169,8 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _imported(name: str) -> ModuleType:
-    """The module of a backend; BackendMissingError when its library is missing or damaged."""
+def imported_backend(name: str) -> ModuleType:
+    """Return the module of a backend; BackendMissingError when its library is missing or damaged."""
     backend = backend_by_name(name)
     try:
         importlib.import_module(backend.library)

@@ -1,7 +1,11 @@
-"""tv-generate: draw pictures with a bundle."""
+"""tv-generate: generate pictures with a bundle."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +17,11 @@ from textual_vision.runtime.version import __version__
 
 if TYPE_CHECKING:
     from textual_vision.runtime.bundle import Bundle
+    from textual_vision.runtime.cli.prompt_sources import Source
     from textual_vision.runtime.pipeline import TextToImage
 
 COUNT_LIMIT = 10_000
+FEW_PICTURES = 16  # for which threads in a busy wait cost more than they save
 
 
 @click.command(name="tv-generate", no_args_is_help=True)
@@ -26,7 +32,7 @@ COUNT_LIMIT = 10_000
     "prompts_file",
     type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="Read prompts from FILE, one a line; - is the standard input.",
+    help="Read prompts from FILE, one per line; - is the standard input.",
 )
 @click.option(
     "--seed", type=console.SEED, default=0, show_default=True, help="Seed of each prompt's first picture."
@@ -55,12 +61,16 @@ COUNT_LIMIT = 10_000
     help="Also write a PNG that shows which word changes which part of the picture.",
 )
 @click.option("--precision", help="Precision, such as fp32. [default: the bundle's own]")
-@click.option("--backend", help="Backend, such as openvino. [default: the first that is installed]")
+@click.option(
+    "--backend",
+    help="Backend, such as openvino or onnxruntime-cuda. [default: the first CPU backend installed]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: the backend's choice]")
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Pictures computed at once; with 1, none depends on the others. [default: the bundle's maximum]",
+    help="Pictures computed at once; with 1, none depends on the others. "
+    "[default: the bundle's largest batch]",
 )
 @click.option(
     "--isolated/--no-isolated",
@@ -74,6 +84,13 @@ COUNT_LIMIT = 10_000
     metavar="KEY",
     help="Refuse the bundle unless this public key (PEM, Ed25519) signed it; see tv-export sign.",
 )
+@click.option(
+    "--graph-cache/--no-graph-cache",
+    default=None,
+    help="Keep graphs that ONNX Runtime has optimized for this processor in the user's cache folder. "
+    "[default: yes, unless TV_GRAPH_CACHE=off]",
+)
+@click.option("--prepare", is_flag=True, help="Only put the optimized graphs into that cache.")
 @click.option("--trust", is_flag=True, help="Trust this bundle from now on: it is not isolated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each picture.")
 @click.option("--verify", is_flag=True, help="Only check every file and the golden pictures.")
@@ -93,6 +110,8 @@ def command(
     batch_size: int | None,
     isolated: bool | None,
     require_signature: Path | None,
+    graph_cache: bool | None,
+    prepare: bool,
     trust: bool,
     as_json: bool,
     verify: bool,
@@ -108,31 +127,53 @@ def command(
     tv-generate emoji.tv --prompts prompts.txt --json
     """
     from textual_vision.runtime.bundle import Bundle
-    from textual_vision.runtime.cli import drawing, prompt_sources
+    from textual_vision.runtime.cli import generating, prompt_sources
     from textual_vision.runtime.pipeline import TextToImage
 
     source = prompt_sources.Source(prompts, prompts_file)
-    if verify and source.given:
-        raise UsageError("--verify takes no prompt", "leave the prompt out")
-    for place in () if verify else (output, explanation):
-        drawing.check_output(place)
+    generates = _check_mode(source, verify=verify, prepare=prepare)
+    for place in (output, explanation) if generates else ():
+        generating.check_output(place)
     opened = Bundle(bundle)
     if require_signature is not None:
         opened.check_signature(require_signature)
-    with prompt_sources.opened(source, opened, needed=not verify) as lines:
+    with prompt_sources.opened(source, opened, needed=generates) as lines:
         apart = _isolation(opened, isolated, trust)
-        with TextToImage.load(
-            opened, precision, backend, threads, isolated=apart, batch_size=batch_size
-        ) as model:
-            if verify:
-                from textual_vision.runtime.cli.verification import verify_model
+        if prepare:
+            from textual_vision.runtime.cli.preparation import prepare_graphs
 
-                verify_model(model, as_json)
-                return
-            job = drawing.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
-            shown = drawing.draw(model, lines, job)
-            if explanation is not None:
-                _explain(model, shown, seed, explanation)
+            prepare_graphs(opened, precision, backend, isolated=apart, graph_cache=graph_cache)
+            return
+        # It is not closed: the process ends, and to give memory back one by one takes time.
+        model = TextToImage.load(
+            opened,
+            precision,
+            backend,
+            threads,
+            isolated=apart,
+            batch_size=batch_size,
+            graph_cache=graph_cache,
+            spinning=prompts_file is not None or count * len(prompts) > FEW_PICTURES,
+        )
+        gc.enable()
+        if verify:
+            from textual_vision.runtime.cli.verification import verify_model
+
+            verify_model(model, as_json)
+            return
+        job = generating.Job(seed=seed, count=count, output=output, grid=grid, as_json=as_json)
+        shown = generating.generate(model, lines, job)
+        if explanation is not None:
+            _explain(model, shown, seed, explanation)
+
+
+def _check_mode(source: Source, *, verify: bool, prepare: bool) -> bool:
+    """Whether pictures are wanted; UsageError for prompts, or both modes, where none are."""
+    if verify and prepare:
+        raise UsageError("--verify and --prepare exclude each other", "leave out one of them")
+    if source.given and (verify or prepare):
+        raise UsageError(f"--{'verify' if verify else 'prepare'} takes no prompt", "leave the prompt out")
+    return not (verify or prepare)
 
 
 def _explain(model: TextToImage, prompts: list[str], seed: int, file: Path) -> None:
@@ -160,7 +201,28 @@ def _isolation(bundle: Bundle, isolated: bool | None, trust: bool) -> bool:
 
 def main() -> None:
     """The entry point of `tv-generate`."""
-    console.run(command)
+    gc.disable()  # until the model is loaded: a start leaves no cycles behind
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here
+    try:
+        console.run(command)
+    except SystemExit as ended:
+        if ended.code == 0 and "textual_vision.runtime.isolation.process" not in sys.modules:
+            _end_at_once()
+        raise
+
+
+def _end_at_once() -> None:
+    """End the process; returns where its output cannot be written.
+
+    All files are whole. To free the model and to unload the libraries takes a twentieth of a start. A
+    child process is ended in the usual way.
+    """
+    with contextlib.suppress(
+        OSError, ValueError, AttributeError
+    ):  # a closed pipe, a closed or missing stream
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The prompts of a command: arguments, or lines of a file that is read as pictures are drawn."""
+"""The prompts of a command: arguments, or lines of a file that is read as pictures are generated."""
 
 from __future__ import annotations
 

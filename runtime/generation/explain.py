@@ -1,8 +1,8 @@
 """How a picture came about: tokens, their weights, the codes, and the region that each word changes.
 
-A word's region is found by occlusion: the picture is drawn again, from the same noise, without the word's
+A word's region is found by occlusion: the picture is generated again, from the same noise, without the word's
 tokens (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014, who occlude
-parts of a picture). It needs nothing of a model but that it can draw.
+parts of a picture). It needs nothing of a model but that it generates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textual_vision.runtime.manifest import TextSpec
 from textual_vision.runtime.text.tokenizer import PromptPieces
 
 ATTENTION = "attention"  # the output that has each token's weight
-Draw = Callable[[Condition, int], Tensors]
+Generate = Callable[[Condition, int], Tensors]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Explanation:
     `tokens` are the prompt's tokens as the model reads them, `token_words` the number of each one's word (-1
     for special tokens); `weights` float32 (tokens,) is how much each
     counts in the text, None for a model that does not tell. `words` are the words that the tokens make up.
-    `influence` float32 (words, height, width), 0 to 1, is how much a pixel changes when the picture is drawn
+    `influence` float32 (words, height, width), 0 to 1, is how much a pixel changes when the picture is made
     without the word; `changed_codes` (words, rows, columns) says which codes change. `codes` int64
     (rows, columns) and `changed_codes` are None for a model without codes.
     """
@@ -49,14 +49,14 @@ class Explanation:
 
 
 def explain(
-    condition: Condition, pieces: PromptPieces, seed: int, text: TextSpec | None, draw: Draw
+    condition: Condition, pieces: PromptPieces, seed: int, text: TextSpec | None, generate: Generate
 ) -> Explanation:
-    """The explanation of `condition`'s only row, whose tokens are `pieces`; `draw` gives all tensors."""
-    whole = draw(condition, seed)
+    """The explanation of `condition`'s only row, whose tokens are `pieces`; `generate` gives all tensors."""
+    whole = generate(condition, seed)
     named = zip(pieces.words, pieces.names, strict=True)
     words = {number: name for number, name in sorted(set(named)) if number >= 0}
     without = [
-        draw(without_word(condition, pieces, number, text), seed) for number in words if text is not None
+        generate(without_word(condition, pieces, number, text), seed) for number in words if text is not None
     ]
     image = whole[IMAGE][0]
     change = [np.abs(one[IMAGE][0].astype(np.float32) - image).mean(-1) / np.float32(255) for one in without]

@@ -143,10 +143,23 @@ def split_units(
         if missing := unit.needs - by_condition - by_image:
             problem = f"manifest.stages: {unit.name!r} needs {min(missing)!r}, which no stage before it gives"
             raise IntegrityError(problem, AGAIN_HINT)
+        _check_step_noise(unit, noise)
         alone = unit.needs <= by_condition
         (first if alone else second).append(unit)
         (by_condition if alone else by_image).update(unit.gives)
     return first, second
+
+
+def _check_step_noise(unit: Unit, noise: Sequence[NoiseSpec]) -> None:
+    """Noise that is drawn at each step is there within a loop's steps alone."""
+    outside = unit.needs
+    if unit.loop is not None:
+        outside = frozenset(start.tensor for start in unit.loop.start.values() if start.tensor is not None)
+    if found := outside & {spec.name for spec in noise if spec.per_step}:
+        problem = (
+            f"{min(found)!r} is drawn at each step, but {unit.name!r} takes it outside of a loop's steps"
+        )
+        raise IntegrityError(f"manifest.noise: {problem}", AGAIN_HINT)
 
 
 def run_unit(

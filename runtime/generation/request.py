@@ -1,4 +1,4 @@
-"""What is to be drawn: prompts, seeds, and the encoded text in batches."""
+"""A request: prompts, seeds, and the encoded text in batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Request:
     parts: Iterator[Tensors]
 
     def rows_of_parts(self) -> Iterator[tuple[Tensors, list[int]]]:
-        """Each batch of encoded prompts, with the row that each of its pictures is drawn from."""
+        """Each batch of encoded prompts, with the row that each of its pictures is generated from."""
         for tensors in self.parts:
             if len(self.prompts) == 1:
                 yield tensors, [0] * len(self.seeds)

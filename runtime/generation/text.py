@@ -23,7 +23,7 @@ Key = tuple[tuple[str, bytes, tuple[int, ...]], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedText:
-    """Prompts, encoded by one bundle in one precision; only that can draw from it.
+    """Prompts, encoded by one bundle in one precision; only that can generate from it.
 
     `batches` are tensors by name, with one row for each of at most the profile's largest batch of prompts.
     """

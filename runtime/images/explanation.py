@@ -1,4 +1,4 @@
-"""An explanation as a picture: the drawn picture, its codes, and each word's region."""
+"""An explanation as a picture: the picture itself, its codes, and each word's region."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 AGAIN_HINT = "copy the bundle again, or export it again"
+SIGNATURE_NAME = "signature.json"  # beside the manifest, which does not list it
 ENTRY_LIMIT = 100_000
 DEPTH_LIMIT = 10
 # Files that macOS and Windows put into any folder that is looked at.

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual_vision.runtime.errors import BackendMissingError, IntegrityError, UsageError
+from textual_vision.runtime.storage.files import SIGNATURE_NAME
 from textual_vision.runtime.strict_json import dataclass_from_json, json_from_bytes, json_from_dataclass
+from textual_vision.runtime.version import extra_command
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-SIGNATURE_NAME = "signature.json"
 SIGNATURE_LIMIT_BYTES = 4096
 KEY_LIMIT_BYTES = 64 << 10
 SCHEMA_VERSION = 1
 CONTEXT = b"textual-vision bundle 1\n"  # so that a signature of something else never fits
-INSTALL = "pip install 'promptsprite[signatures]'"
 KEY_HINT = "make a key by `openssl genpkey -algorithm ed25519 -out private.pem`"
 PUBLIC_HINT = "give the public key: `openssl pkey -in private.pem -pubout -out public.pem`"
 
@@ -100,7 +100,9 @@ def _key_bytes(path: Path, hint: str) -> bytes:
     try:
         import cryptography  # noqa: F401 - said before the file is read
     except ImportError:
-        raise BackendMissingError("signatures need the package cryptography", INSTALL) from None
+        raise BackendMissingError(
+            "signatures need the package cryptography", extra_command("signatures")
+        ) from None
     if not path.is_file():
         raise UsageError(f"there is no file {path}", hint)
     with path.open("rb") as file:

@@ -23,7 +23,7 @@ from textual_vision.runtime.errors import IntegrityError, TextualVisionError, Us
 ORIGIN = origin_of(["a dog", "a cat"], [0, 1], b"{}", {"noise": "recipe"}, {"latent": b"graph"})
 RANGE = TensorRange(threshold=2.5, method="mse", low=-2.75, high=1.0)
 CALIBRATION = Calibration(
-    schema_version=SCHEMA_VERSION, origin=ORIGIN, drawings=4, ranges={"latent": {"norm.out": RANGE}}
+    schema_version=SCHEMA_VERSION, origin=ORIGIN, samples=4, ranges={"latent": {"norm.out": RANGE}}
 )
 
 
@@ -81,7 +81,7 @@ def test_a_cache_of_something_else_is_refused_and_says_of_what(cache: Path, chan
         (("ranges", "latent", "norm.out", "method"), "guess"),
         (("ranges", "latent", "norm.out", "low"), 9.0),
         (("ranges", "latent", "norm.out"), "wide"),
-        (("drawings",), "many"),
+        (("samples",), "many"),
     ],
 )
 def test_a_cache_that_says_impossible_things_is_refused(cache: Path, keys: tuple[str, ...], value) -> None:

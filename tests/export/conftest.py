@@ -152,7 +152,7 @@ def latent_stage() -> Callable[..., LatentStage]:
         randomize(model)
         with torch.no_grad():
             model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
-        return LatentStage(model.latent, model.codebook).eval()
+        return LatentStage(model.latent, model.sampler, model.codebook).eval()
 
     return made
 

@@ -77,7 +77,11 @@ def test_our_warnings_take_one_line_and_others_are_left_alone(capsys):
     assert capsys.readouterr().err == "warning: two lines\n"
 
 
-def test_on_a_terminal_an_error_is_red_and_still_one_line():
+@pytest.mark.parametrize(
+    ("setting", "start"),
+    [({}, "\x1b[31m\x1b[1merror: \x1b[0m"), ({"NO_COLOR": "1"}, "error: "), ({"TERM": "dumb"}, "error: ")],
+)
+def test_on_a_terminal_an_error_is_red_unless_the_user_wants_none_and_still_one_line(setting, start):
     script = (
         "import click\nfrom textual_vision.runtime import console, errors\n"
         "@click.command()\ndef fail(): raise errors.UsageError('[bold]x' * 40, 'y')\nconsole.run(fail, [])\n"
@@ -85,13 +89,13 @@ def test_on_a_terminal_an_error_is_red_and_still_one_line():
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "40"}
     environment.pop("NO_COLOR", None)
+    environment.update(setting)
     process = subprocess.run([sys.executable, "-c", script], stderr=slave, env=environment, check=False)
     os.close(slave)
     shown = os.read(master, 10_000).decode()
     os.close(master)
     assert process.returncode == 2
-    assert "\x1b[1;31merror: " in shown
-    assert "[bold]x" * 40 in shown
+    assert shown.startswith(start + "[bold]x" * 40)
 
 
 def test_a_closed_standard_error_changes_no_exit_code():

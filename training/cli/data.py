@@ -46,7 +46,7 @@ SOURCES = ("emoji", "coco", "folder", "shards")
 @click.option(
     "--packages",
     type=click.Path(path_type=Path),
-    help="Folder of the fetched npm packages. [default: the user's cache folder]",
+    help="Folder of npm packages; missing ones are fetched. [default: the user's cache folder]",
 )
 @click.option("--skin-tones", "tones", is_flag=True, help="Include the skin-tone variants; for emoji only.")
 @click.option(

@@ -50,18 +50,15 @@ def evaluate(
 @click.option(
     "--corpus", type=FOLDER, default=CORPUS, show_default=True, help="Corpus of real captioned pictures."
 )
-@click.option("-o", "--output", type=FOLDER, help="Folder to write to. [default: the shipped one]")
-def alignment(corpus: Path, output: Path | None) -> None:
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder to write to.")
+def alignment(corpus: Path, output: Path) -> None:
     """Train the alignment model, which scores how well a picture fits a caption."""
     from textual_vision.training.data.corpus import load_corpus
 
     opened = load_corpus(corpus)
-    from textual_vision.training.evaluation.alignment import SHIPPED_FOLDER
     from textual_vision.training.evaluation.alignment_training import build_alignment
 
-    about = build_alignment(
-        opened, output or SHIPPED_FOLDER, on_progress=lambda line: click.echo(line, err=True)
-    )
+    about = build_alignment(opened, output, on_progress=lambda line: click.echo(line, err=True))
     click.echo(json.dumps(about, indent=2))
 
 

@@ -99,23 +99,23 @@ def _print_table(name: str, sizes: list[StageSize]) -> None:
     table.add_column("stage")
     table.add_column("weights", justify="right")
     table.add_column("multiply-accumulates", justify="right")
-    drawn = [size for size in sizes if size.multiply_accumulates is not None]
+    generating = [size for size in sizes if size.multiply_accumulates is not None]
     for size in sizes:
-        if size.multiply_accumulates is None and size is sizes[len(drawn)]:
-            _add_total(table, drawn)
+        if size.multiply_accumulates is None and size is sizes[len(generating)]:
+            _add_total(table, generating)
         macs = "" if size.multiply_accumulates is None else f"{size.multiply_accumulates / 1e6:,.1f} M"
         table.add_row(size.stage, f"{size.weights / 1e6:,.2f} M", macs)
     Console().print(table)
 
 
-def _add_total(table: object, drawn: list[StageSize]) -> None:
+def _add_total(table: object, generating: list[StageSize]) -> None:
     from rich.table import Table
 
     assert isinstance(table, Table)
     table.add_section()
-    macs = sum(size.multiply_accumulates or 0 for size in drawn)
+    macs = sum(size.multiply_accumulates or 0 for size in generating)
     table.add_row(
-        "one picture", f"{sum(size.weights for size in drawn) / 1e6:,.2f} M", f"{macs / 1e6:,.1f} M"
+        "one picture", f"{sum(size.weights for size in generating) / 1e6:,.2f} M", f"{macs / 1e6:,.1f} M"
     )
     table.add_section()
 

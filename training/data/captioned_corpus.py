@@ -1,4 +1,4 @@
-"""A corpus on disk from the captioned pictures of any reader."""
+"""Write a corpus to disk from captioned pictures, as any reader of `picture_files` yields them."""
 
 from __future__ import annotations
 

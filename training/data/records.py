@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from textual_vision.training.data import splits
 
 Pixels = NDArray[np.uint8]
-KINDS = ("emoji", "wearing", "scene")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +18,7 @@ class Record:
     """The description of one picture.
 
     `captions[0]` is the plainest caption; `style` is the name of an art style that a prompt may contain.
+    `kind` is "emoji" for one thing, "wearing" or "scene" for a composition, "photo" for captioned pictures.
     """
 
     key: str

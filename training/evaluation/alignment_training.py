@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.data.corpus import Corpus
+from textual_vision.training.data.corpus_source import CorpusSource
 from textual_vision.training.data.splits import SPLITS, TRAIN
-from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.evaluation.alignment import (
     Pairs,
     Sentences,
@@ -28,7 +28,7 @@ CHUNK = 256  # pictures at once
 
 def build_alignment(corpus: Corpus, out: Path, *, on_progress: ProgressCallback) -> dict[str, Any]:
     """Train on the training split, measure on the others and write to `out`; return the scores."""
-    source = EmojiSource(corpus, SPLITS, min(DETAIL, corpus.size))
+    source = CorpusSource(corpus, SPLITS, min(DETAIL, corpus.size))
     on_progress(f"looking at {len(source):,} pictures")
     features = _features(source)
     row_from_caption: dict[str, int] = {}
@@ -66,7 +66,7 @@ def build_alignment(corpus: Corpus, out: Path, *, on_progress: ProgressCallback)
     return about
 
 
-def _features(source: EmojiSource) -> NDArray[np.float32]:
+def _features(source: CorpusSource) -> NDArray[np.float32]:
     extractor, found = EfficientNetFeatures(), []
     for start in range(0, len(source), CHUNK):
         part = range(start, min(start + CHUNK, len(source)))
@@ -74,6 +74,6 @@ def _features(source: EmojiSource) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _phrasings(source: EmojiSource, index: int) -> Sequence[str]:
+def _phrasings(source: CorpusSource, index: int) -> Sequence[str]:
     """Captions of a picture, the plainest first."""
     return source.captions(index)[:PHRASINGS]

@@ -20,8 +20,8 @@ from textual_vision.runtime.progress import ProgressCallback
 from textual_vision.training.checkpoint import Checkpoint
 from textual_vision.training.data.batches import caption_with_style
 from textual_vision.training.data.corpus import Corpus
+from textual_vision.training.data.corpus_source import CorpusSource
 from textual_vision.training.data.splits import EVALUATION_SPLITS, TRAIN
-from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.evaluation import measures
 from textual_vision.training.evaluation.alignment import Sentences, Towers, load_towers, recall_at_1
 from textual_vision.training.evaluation.contact_sheet import contact_sheet
@@ -57,7 +57,7 @@ Features = NDArray[np.float32]
 class HeldOut:
     """Real held-out pictures, and pictures generated from their captions."""
 
-    source: EmojiSource
+    source: CorpusSource
     labels: list[str]  # the plainest caption, without the art style
     prompts: list[str]  # with it
     splits: list[str]
@@ -111,7 +111,7 @@ def evaluate(
         "diversity": _diversity(checkpoint, held, extractor),
     }
     on_progress("nearest training pictures")
-    train = EmojiSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
+    train = CorpusSource(corpus, (TRAIN,), checkpoint.config.model.image_size)
     scores["copying"] = measures.copying(measures.TrainingThumbs(train), held.generated, held.real)
     return Evaluation(scores=scores, sheet=_sheet(held))
 
@@ -119,7 +119,7 @@ def evaluate(
 def _held_out(
     checkpoint: Checkpoint, corpus: Corpus, extractor: EfficientNetFeatures, limit: int | None
 ) -> HeldOut:
-    source = EmojiSource(corpus, EVALUATION_SPLITS, checkpoint.config.model.image_size)
+    source = CorpusSource(corpus, EVALUATION_SPLITS, checkpoint.config.model.image_size)
     if len(source) == 0:
         raise UsageError(
             f"the corpus has no picture of the splits {', '.join(EVALUATION_SPLITS)} to evaluate on",

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textual_vision.training.data.corpus import Corpus
+from textual_vision.training.data.corpus_source import CorpusSource
 from textual_vision.training.data.records import Record
 from textual_vision.training.data.splits import SPLITS, hashed_share
-from textual_vision.training.emoji.source import EmojiSource
 from textual_vision.training.emoji.wearing import ANIMALS
 from textual_vision.training.evaluation.features import EfficientNetFeatures
 from textual_vision.training.evaluation.probes import Probe, answers_unseen, probe_from_pictures
@@ -73,7 +73,7 @@ def judge_from_corpus(corpus: Corpus, size: int, extractor: EfficientNetFeatures
     All splits are used, since the probes must know held-out compositions. Their accuracy is measured by
     ten-fold cross-validation.
     """
-    source = EmojiSource(corpus, SPLITS, size)
+    source = CorpusSource(corpus, SPLITS, size)
     shown = {index: answers_of(record) for index, (_, record) in enumerate(source.records)}
     shown = {index: answers for index, answers in shown.items() if answers}
     if not shown:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from textual_vision.training.config import PhaseConfig, TrainConfig
 from textual_vision.training.data.batches import Batches, StepRandom, TrainingBatch
-from textual_vision.training.models.attention import CellHead, GridBlock
 from textual_vision.training.models.discriminator import make_discriminator
-from textual_vision.training.models.latent.retrieval import RetrievalIndex, entries_of
+from textual_vision.training.models.latent.blocks import CodeHead, LatentBlock
+from textual_vision.training.models.latent.retrieval_index import RetrievalIndex, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.muon import Muon
@@ -60,7 +60,7 @@ class Phase(Protocol):
         """Restore a saved state."""
 
 
-def rate_at(config: PhaseConfig, step: int) -> float:
+def lr_at(config: PhaseConfig, step: int) -> float:
     """Linear warm-up, then a cosine down to FINAL_RATE of `learning_rate`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -92,7 +92,7 @@ class OptimizedObjective:
             optimizers.append(Muon([group], weight_decay=WEIGHT_DECAY, dtype=dtype))
         self.objective, *self.optimizers = accelerator.prepare(objective, *optimizers)
 
-    def move(self, loss: Tensor, rate: float, terms: Terms) -> None:
+    def optimizer_step(self, loss: Tensor, rate: float, terms: Terms) -> None:
         """Update the weights; raise DivergedError, before any update, when loss or gradient is not finite."""
         if on_any_process(self.accelerator, not bool(torch.isfinite(loss))):
             bad = [name for name, term in terms.items() if not torch.isfinite(term)]
@@ -126,12 +126,12 @@ def hidden_matrices(objective: nn.Module) -> list[Tensor]:
 
     After 200 steps of the latent phase the cross-entropy was 4.83 nats with Muon, and 4.90 with AdamW alone.
     """
-    blocks = (module for module in objective.modules() if isinstance(module, (GridBlock, CellHead)))
+    blocks = (module for module in objective.modules() if isinstance(module, (LatentBlock, CodeHead)))
     return [
         p
         for block in blocks
         for name, p in block.named_parameters()
-        if p.ndim == 2 and not name.startswith(("cell", "latent", "follow"))
+        if p.ndim == 2 and not name.startswith(("cell_embedding", "latent", "copy"))
     ]
 
 
@@ -156,7 +156,7 @@ class _SingleObjective:
         """Take one batch and update the weights."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
         loss, terms = self.part.objective(batch, step_random(self.accelerator, self.seed, self.name, step))
-        self.part.move(loss, rate_at(self.config, step), terms)
+        self.part.optimizer_step(loss, lr_at(self.config, step), terms)
         return detached({"loss": loss, **terms})
 
     def state(self) -> dict[str, Any]:
@@ -219,15 +219,15 @@ class LatentPhase(_SingleObjective):
 
     def step(self, step: int) -> Terms:
         """Also fill the retrieval index from the corpus in the first step."""
-        if step == 0 and self.model.latent.memory is not None:
-            self._fill(self.model.latent.memory)
+        if step == 0 and self.model.latent.retrieval is not None:
+            self._fill(self.model.latent.retrieval)
         return super().step(step)
 
     @torch.no_grad()
-    def _fill(self, memory: RetrievalIndex) -> None:
+    def _fill(self, index: RetrievalIndex) -> None:
         # Every process fills the index from the same pictures.
         styled, bare, codes, is_composition = [], [], [], []
-        kept = entries_of(len(self.batches.source), len(memory.keys))
+        kept = entries_of(len(self.batches.source), len(index.keys))
         for indices in kept.split(FILLED_AT_ONCE):
             taken = self.batches.plainest(indices.tolist(), style=True)
             device = self.accelerator.device
@@ -235,8 +235,8 @@ class LatentPhase(_SingleObjective):
             bare.append(self._sentences(self.batches.plainest(indices.tolist(), style=False)))
             latents = self.model.image_encoder(taken.pictures.to(device))
             codes.append(self.model.codebook.nearest(latents).flatten(1))
-            is_composition += [self.batches.source.is_composition(index) for index in indices.tolist()]
-        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(is_composition))
+            is_composition += [self.batches.source.is_composition(number) for number in indices.tolist()]
+        index.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(is_composition))
 
     def _sentences(self, batch: TrainingBatch) -> Tensor:
         mask = batch.attention_mask.to(self.accelerator.device)
@@ -270,25 +270,25 @@ class JointPhase:
     def step(self, step: int) -> Terms:
         """Update the generator's side, then the discriminator, and at intervals the image encoder."""
         batch = share_of_step(self.accelerator, self.batches, self.name, step, self.config.batch_size)
-        rate = rate_at(self.config, step)
+        rate = lr_at(self.config, step)
         losses, interval = self.whole.losses, self.whole.encoder_update_interval
         weight = losses.adversarial * min(1.0, step / (ADVERSARIAL_RAMP * self.config.steps))
         random = step_random(self.accelerator, self.seed, self.name, step)
         loss, terms, generated = self.generator.objective(batch, random, weight)
-        self.generator.move(loss, rate, terms)
+        self.generator.optimizer_step(loss, rate, terms)
         terms = {"loss": loss, **terms}
         if losses.adversarial > 0:
             terms |= self._train_discriminator(batch, generated, step, rate)
         if interval > 0 and step % interval == 0:
             loss, encoder_terms = self.encoder.objective(batch, random)
-            self.encoder.move(loss, rate * ENCODER_RATE, encoder_terms)
+            self.encoder.optimizer_step(loss, rate * ENCODER_RATE, encoder_terms)
             terms["psnr"] = encoder_terms["psnr"]
         return detached(terms)
 
     def _train_discriminator(self, batch: TrainingBatch, generated: Tensor, step: int, rate: float) -> Terms:
         random = step_random(self.accelerator, self.seed, self.name + "/judge", step)
         loss, terms = self.discriminating.objective(batch, generated, random)
-        self.discriminating.move(loss, rate, terms)
+        self.discriminating.optimizer_step(loss, rate, terms)
         return detached(terms)
 
     def _parts(self) -> dict[str, OptimizedObjective]:

@@ -34,7 +34,7 @@ EPSILON = 1e-9  # of budgets that were written as text
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenOutcome:
-    """One golden picture as drawn here; `code_agreement` None without codes."""
+    """One golden picture as generated here; `code_agreement` None without codes."""
 
     prompt: str
     seed: int

@@ -24,7 +24,9 @@ HOST_ALLOC_PORTABLE, HOST_ALLOC_MAPPED = 1, 2
 ATTRIBUTE_INTEGRATED, ATTRIBUTE_MAJOR, ATTRIBUTE_MINOR = 18, 75, 76
 SONAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so", "cudart64_13.dll")
 INSTALL_HINT = "pip install nvidia-cuda-runtime, or install CUDA; a Jetson has it with JetPack"
-MEMORY_HINT = "close other programs, draw fewer pictures at once, or rebuild the engines with a smaller batch"
+MEMORY_HINT = (
+    "close other programs, generate fewer pictures at once, or rebuild the engines with a smaller batch"
+)
 MIB = 1 << 20
 
 _ARGUMENTS: dict[str, tuple[object, ...]] = {

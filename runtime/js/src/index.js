@@ -1,6 +1,7 @@
 /** Pictures from prompts with an exported bundle. `ort` is onnxruntime-node or onnxruntime-web. */
 import { IntegrityError, UsageError } from "./errors.js";
 import { LAWS, RECIPE, noiseFromSeed } from "./noise.js";
+import { runUnit, unitsOf } from "./program.js";
 import { emojiNamesFromText } from "./prompt_text.js";
 import { Tokenizer } from "./tokenizer.js";
 
@@ -55,7 +56,7 @@ export class TextToImage {
   }
 
   constructor(manifest, precision, ort, tokenizer, sessions) {
-    Object.assign(this, { manifest, precision, ort, tokenizer, sessions });
+    Object.assign(this, { manifest, precision, ort, tokenizer, sessions, units: unitsOf(manifest) });
   }
 
   /**
@@ -64,20 +65,29 @@ export class TextToImage {
    */
   async generate(prompt, seed = 0n) {
     const { tensors, unknown, cut } = this.#condition(prompt);
-    this.#addNoise(tensors, seedFrom(seed));
+    const number = seedFrom(seed);
+    this.#putNoise(tensors, number, null);
     for (const { name, default: value } of this.manifest.parameters ?? []) {
       tensors.set(name, new this.ort.Tensor("float32", Float32Array.of(value), [1]));
     }
-    for (const stage of this.manifest.stages) {
-      const feeds = Object.fromEntries(stage.inputs.map(({ name }) => [name, tensors.get(name)]));
-      const outputs = await this.sessions.get(stage.name).run(feeds);
-      for (const spec of stage.outputs) {
-        checkTensor(stage, spec, outputs[spec.name]);
-        tensors.set(spec.name, outputs[spec.name]);
-      }
-    }
+    const runStage = (stage, known) => this.#runStage(stage, known);
+    const putNoise = (known, step) => this.#putNoise(known, number, step);
+    for (const unit of this.units) await runUnit(unit, tensors, this.ort, runStage, putNoise);
     const { height, width } = this.manifest.image;
     return { height, width, pixels: tensors.get("image").data, codes: tensors.get("codes")?.data ?? null, unknown, cut };
+  }
+
+  async #runStage(stage, tensors) {
+    const missing = stage.inputs.find(({ name }) => !tensors.has(name));
+    if (missing) {
+      throw new IntegrityError(`'${stage.name}' needs '${missing.name}', which no stage before it gives`, AGAIN_HINT);
+    }
+    const feeds = Object.fromEntries(stage.inputs.map(({ name }) => [name, tensors.get(name)]));
+    const outputs = await this.sessions.get(stage.name).run(feeds);
+    for (const spec of stage.outputs) {
+      checkTensor(stage, spec, outputs[spec.name]);
+      tensors.set(spec.name, outputs[spec.name]);
+    }
   }
 
   #condition(prompt) {
@@ -98,11 +108,13 @@ export class TextToImage {
     return { tensors, unknown, cut };
   }
 
-  #addNoise(tensors, seed) {
+  /** The noise of a loop's step, or with null the noise that is drawn once. */
+  #putNoise(tensors, seed, step) {
     this.manifest.noise.forEach((spec, tensor) => {
+      if ((spec.per_step ?? false) !== (step !== null)) return;
       const count = spec.shape.reduce((product, size) => product * size, 1);
-      const values = noiseFromSeed(seed, count, { ...spec, tensor });
-      tensors.set(spec.name, new this.ort.Tensor("float32", values, [1, ...spec.shape]));
+      const values = noiseFromSeed(seed, count, { ...spec, tensor, step: step ?? 0 });
+      tensors.set(spec.name ?? "noise", new this.ort.Tensor("float32", values, [1, ...spec.shape]));
     });
   }
 }
@@ -128,10 +140,9 @@ function checkManifest(manifest) {
     throw new IntegrityError(`manifest.schema_version: this client reads ${SCHEMA_VERSION}`, "export it again");
   }
   const cannot =
-    (manifest.loops?.length && "manifest.loops: this client runs each stage once") ||
     ((manifest.image.channels ?? 3) !== 3 && "manifest.image.channels: this client makes 3 channels") ||
     (manifest.text?.drop_unknown && "manifest.text.drop_unknown: this client keeps unknown words") ||
-    (manifest.noise.some((one) => one.recipe !== RECIPE || !LAWS.includes(one.law)) && "manifest.noise: unknown recipe");
+    (manifest.noise.some((one) => (one.recipe ?? RECIPE) !== RECIPE || !LAWS.includes(one.law ?? "normal")) && "manifest.noise: unknown recipe");
   if (cannot) throw new IntegrityError(cannot, PYTHON_HINT);
 }
 

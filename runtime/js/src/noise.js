@@ -32,12 +32,12 @@ const TAIL_DENOMINATOR = [
 const LOG_COEFFICIENTS = [21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1].map((odd) => 1 / odd);
 
 /** `count` float32 values of the noise tensor number `tensor` under a seed (BigInt, 64 bits). */
-export function noiseFromSeed(seed, count, { tensor = 0, law = "normal", scale = 1, tail = null } = {}) {
+export function noiseFromSeed(seed, count, { tensor = 0, step = 0, law = "normal", scale = 1, tail = null } = {}) {
   const out = new Float32Array(count);
   const factor = Math.fround(scale);
   const keys = [Number(seed & 0xffffffffn), Number(seed >> 32n)];
   for (let block = 0; 4 * block < count; block++) {
-    const counter = [block >>> 0, Math.floor(block / 2 ** 32), 0, (tensor << STEP_BITS) >>> 0];
+    const counter = [block >>> 0, Math.floor(block / 2 ** 32), 0, ((tensor << STEP_BITS) | step) >>> 0];
     const words = philox(counter, keys);
     for (let place = 0; place < 4 && 4 * block + place < count; place++) {
       const value = Math.fround(valueOfLaw(words[place], law, tail));

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textual_vision.calibration.cache import read_cache
@@ -80,6 +82,25 @@ def test_an_int8_bundle_draws_and_says_what_every_layer_became(int8_built: tuple
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="graphs are prepared on Linux only")
+@pytest.mark.filterwarnings("ignore::textual_vision.runtime.errors.BundleWarning")
+def test_prepared_graphs_of_an_int8_bundle_give_the_same_bits(
+    int8_built: tuple[Path, BuildResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawn = [
+        TextToImage.load(int8_built[0], backend="onnxruntime", graph_cache=kept).generate(
+            ["red apple", "a cat", "green forest"], [3, 4, 2**60]
+        )
+        for kept in (False, True, True)
+    ]
+    for other in drawn[1:]:
+        assert np.array_equal(drawn[0].images, other.images)
+        assert np.array_equal(drawn[0].codes, other.codes)
+    assert len(list(tmp_path.glob("promptsprite/graphs/*/entry.json"))) == 1
+
+
+@pytest.mark.slow
 def test_ranges_are_by_the_method_asked_for(int8_built: tuple[Path, BuildResult]) -> None:
     stages = notes_of(int8_built[1])["stages"].values()
     assert {found["method"] for stage in stages for found in stage["ranges"].values()} == {"mse"}
@@ -116,7 +137,7 @@ def test_the_calibration_is_in_the_bundle_in_our_form_and_in_tensorrts(
     theirs = ours.with_suffix(".cache")
     assert {f"calibration/{ours.name}", f"calibration/{theirs.name}"} <= set(files)
     calibration = read_cache(ours, None)
-    assert calibration.drawings == CHOSEN and ours.stem == calibration.origin.digest
+    assert calibration.samples == CHOSEN and ours.stem == calibration.origin.digest
     scales = scales_from_cache(theirs.read_bytes())
     assert set(scales) == {tensor for stage in calibration.ranges.values() for tensor in stage}
 
@@ -161,7 +182,7 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
     with pytest.raises(IntegrityError, match="of other prompts"):
         other = replace(options, calibration_prompts=OFFERED[:2])
         build_bundle(str(checkpoint), tmp_path / "no.tv", other, cache=kept_steps)
-    with pytest.raises(UsageError, match="by mse, not by minmax"):
+    with pytest.raises(UsageError, match="of the method mse, not minmax"):
         build_bundle(
             str(checkpoint),
             tmp_path / "no.tv",

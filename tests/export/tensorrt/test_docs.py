@@ -65,7 +65,7 @@ def test_every_option_in_the_documents_exists(page):
     )  # another's options
     known = {name for option in engine_cli.engine_command.params for name in option.opts}
     others = {"--backend", "--system-site-packages", "--output", "--opset", "--prompt-length", "--no-engines"}
-    others |= {"--no-engines", "--no-rewrite", "--trust"}
+    others |= {"--force", "--no-rewrite", "--trust"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | others
 
 

@@ -18,6 +18,7 @@ from textual_vision.runtime.manifest import StageSpec
 
 CHANNELS, HEIGHT, WIDTH = 3, 6, 5
 OPSETS = (17, 20)
+WINDOW = torch.hann_window(8)
 
 
 class Function(nn.Module):
@@ -52,6 +53,45 @@ class OneKernelPerSample(nn.Module):
         return found.reshape(count, 4, *found.shape[2:])
 
 
+class OneTransposedKernelPerSample(nn.Module):
+    """A transposed convolution of `axes` axes with kernels made of its input and the batch as its groups."""
+
+    def __init__(self, axes: int, **options: int) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(CHANNELS, 4, *(3, 2)[:axes]))
+        self.axes, self.options = axes, options
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, styles = x.shape[0], x.mean((2, 3))
+        each = self.kernels * styles.view(count, CHANNELS, *[1] * (self.axes + 1))
+        pixels = x if self.axes == 2 else x.flatten(2)
+        convolve = F.conv_transpose2d if self.axes == 2 else F.conv_transpose1d
+        found = convolve(
+            pixels.reshape(1, count * CHANNELS, *pixels.shape[2:]),
+            each.flatten(0, 1),
+            groups=count,
+            **self.options,
+        )
+        return found.reshape(count, 4, *found.shape[2:])
+
+
+def one_row_kernel_per_sample(x: Tensor) -> Tensor:
+    count = x.shape[0]
+    kernels = x.mean(2).reshape(count * CHANNELS, 1, WIDTH)
+    found = F.conv1d(x.reshape(1, count * CHANNELS, -1), kernels, padding=2, groups=count * CHANNELS)
+    return found.reshape(count, CHANNELS, -1)
+
+
+def filtered(x: Tensor) -> Tensor:
+    angles = torch.arange(WIDTH // 2 + 1) * 0.5
+    kept = torch.fft.rfft2(x, norm="ortho") * torch.polar(torch.ones_like(angles), angles)
+    return torch.fft.irfft2(kept, s=(HEIGHT, WIDTH), norm="ortho")
+
+
+def spectrum(x: Tensor) -> Tensor:
+    return torch.stft(x.flatten(1), 8, 3, window=WINDOW, return_complex=True).abs()
+
+
 class Bag(nn.Module):
     def __init__(self, mode: str, padding: int | None) -> None:
         super().__init__()
@@ -76,6 +116,29 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "one kernel per sample": lambda: OneKernelPerSample(bias=False, padding=1),
     "one kernel per sample, strided": lambda: OneKernelPerSample(bias=True, stride=2, dilation=2, padding=2),
+    "one transposed kernel per sample": lambda: OneTransposedKernelPerSample(2, padding=1),
+    "one transposed kernel per sample, strided": lambda: OneTransposedKernelPerSample(
+        2, stride=3, dilation=2, output_padding=1
+    ),
+    "one transposed kernel per sample, of rows": lambda: OneTransposedKernelPerSample(1, stride=2),
+    "one kernel per channel of each sample, of rows": lambda: Function(one_row_kernel_per_sample),
+    "filter of frequencies": lambda: Function(filtered),
+    "frequencies of two axes": lambda: Function(lambda x: torch.fft.fft2(x).abs()),
+    "frequencies of batches": lambda: Function(lambda x: torch.fft.ifftn(x, dim=(3, 1)).real),
+    "spectrum over time": lambda: Function(spectrum),
+    "distances of few rows": lambda: Function(lambda x: torch.cdist(x, x.flip(2) + 0.5)),
+    "distances of many rows": lambda: Function(lambda x: torch.cdist(x.mT, torch.ones(40, HEIGHT) * 2)),
+    "cumulative product": lambda: Function(lambda x: torch.cumprod(x, 2) + torch.cumprod(x, -1)),
+    "hypotenuse": lambda: Function(lambda x: torch.hypot(x, x.flip(2))),
+    "rows looked up by int32": lambda: Function(
+        lambda x: torch.arange(36.0).view(9, 4)[(x.abs() * 4).int().clamp(0, 8)]
+    ),
+    "rows written by int32": lambda: Function(
+        lambda x: (
+            torch.zeros(9, WIDTH).index_put((x[0, 0, :, 0].int().clamp(0, 8),), x[0, 0], accumulate=True)
+            + x[:, :1, :1]
+        )
+    ),
     "bag of words": lambda: Bag("mean", None),
     "largest of a bag": lambda: Bag("max", 0),
     "sum of a bag": lambda: Bag("sum", 1),
@@ -115,3 +178,12 @@ def test_a_bag_by_offsets_is_refused_with_its_line() -> None:
     x = torch.zeros(2, CHANNELS, HEIGHT, WIDTH)
     with pytest.raises(UsageError, match="embedding_bag with offsets cannot be exported"):
         exported(module, x, torch.zeros(2, 4), 20)
+
+
+@pytest.mark.parametrize("function", [torch.linalg.inv, torch.erfinv])
+def test_an_operator_that_torch_decomposes_is_refused_with_its_line(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    x = torch.zeros(2, CHANNELS, WIDTH, WIDTH)
+    with pytest.raises(UsageError, match=r"ONNX has no .*inv.*test_exact_translations\.py:\d+"):
+        exported(Function(function), x, x, 20)

@@ -130,6 +130,7 @@ def test_a_bundle_without_golden_pictures_says_so(driver, edit_manifest):
     assert answers(driver, root)[0][:2] == ["2", "the bundle has no golden pictures"]
 
 
+LOOP = {"name": "l", "stages": ["latent"], "steps": 2, "carry": {}, "start": {}}
 PLANS = {
     "a stage that needs nothing known": (
         lambda m: m["stages"].reverse(),
@@ -144,9 +145,25 @@ PLANS = {
         lambda m: m["noise"][0].update(recipe="philox-9"),
         "manifest.noise: unknown recipe 'philox-9'",
     ),
-    "a loop": (
-        lambda m: m.update(loops=[{"name": "l", "stages": ["latent"], "steps": 2, "carry": {}, "start": {}}]),
-        "manifest.loops: this library runs each stage once",
+    "a loop over stages that are no neighbors": (
+        lambda m: m.update(loops=[{**LOOP, "stages": ["latent", "text_encoder"]}]),
+        "loop 'l': its stages do not follow each other",
+    ),
+    "a loop beyond the last stage": (
+        lambda m: m.update(loops=[{**LOOP, "stages": ["generator", "latent"]}]),
+        "loop 'l': its stages do not follow each other",
+    ),
+    "a loop that begins with nothing known": (
+        lambda m: m.update(
+            loops=[{**LOOP, "carry": {"noise": "codes"}, "start": {"noise": {"tensor": "image"}}}]
+        ),
+        "'l' needs 'image', which no stage before it gives",
+    ),
+    "a loop that begins with a number of any length": (
+        lambda m: m.update(
+            loops=[{**LOOP, "carry": {"text": "codes"}, "start": {"text": {"fill": 0}}, "stages": ["latent"]}]
+        ),
+        "'text' cannot begin with a number: only its batch may vary",
     ),
     "gray pictures": (lambda m: m["image"].update(channels=1), "pictures of 3 channels"),
     "tokens of another number": (

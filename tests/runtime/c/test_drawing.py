@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from textual_vision.runtime.errors import PromptWarning
+from textual_vision.runtime.errors import IntegrityError, PromptWarning
 from textual_vision.runtime.golden import GOLDEN_NAME
 from textual_vision.runtime.noise import noise_from_seed
 from textual_vision.runtime.pipeline import TextToImage
@@ -285,10 +285,12 @@ def test_what_onnxruntime_says_of_a_graph_is_shown_without_control_characters(
     driver, tiny_files, replace_file
 ):
     model = onnx.load_from_string(tiny_files["onnx/fp32/latent.onnx"])
-    model.graph.node[0].op_type = "\x1b[31mDog\u202e"
+    model.graph.node[0].name = "\x1b[31mDog\u202e"
+    model.graph.node[0].attribute.append(helper.make_attribute("nothing", 1))
     root = replace_file("onnx/fp32/latent.onnx", model.SerializeToString())
     code, text, _ = driver.draw(root, ["dog"], [1])
     assert code == "7"
+    assert "ONNX Runtime cannot load it" in text
     assert "\\x1b[31mDog\\u202e" in text
     assert text.isprintable()
 
@@ -319,3 +321,32 @@ def test_outputs_that_are_not_as_the_manifest_says_are_refused(driver, tiny_file
     code, text, _ = driver.draw(root, ["dog"], [1])
     assert code == "7"
     assert "the tensor 'image' is not as the manifest says: dimension 1 is 4, not 8" in text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds"), [(PROMPTS[:1], [0]), (PROMPTS[:2], [7, 2**64 - 1]), (PROMPTS[:1], list(range(11)))]
+)
+def test_loops_give_the_pictures_of_python(driver, loop_bundle, prompts, seeds):
+    expected, texts = by_python(loop_bundle, prompts, seeds)
+    drawn = driver.draw(loop_bundle, prompts, seeds)
+    assert not isinstance(drawn, list), drawn
+    np.testing.assert_array_equal(drawn.images, expected.images)
+    assert len(np.unique(drawn.images)) > 20
+    assert drawn.warnings == texts
+
+
+def test_noise_of_each_step_outside_of_a_loop_is_refused_as_in_python(driver, loop_bundle, edit_manifest):
+    edit_manifest(lambda manifest: manifest["noise"][0].update(per_step=True))
+    with pytest.raises(IntegrityError) as error:
+        TextToImage.load(loop_bundle, backend="onnxruntime")
+    assert "'noise' is drawn at each step, but 'sampling' takes it" in error.value.message
+    assert driver.draw(loop_bundle, ["dog"], [1])[:2] == ["7", error.value.message]
+
+
+def test_a_carried_tensor_of_another_type_is_an_error(driver, loop_bundle, edit_manifest):
+    edit_manifest(lambda manifest: manifest["loops"][1]["carry"].update(count="next_x"))
+    with pytest.raises(IntegrityError, match="'count' is float32"):
+        TextToImage.load(loop_bundle, backend="onnxruntime")("dog")
+    code, text, _ = driver.draw(loop_bundle, ["dog"], [1])
+    assert code in ("1", "7")
+    assert "step.onnx" in text

@@ -4,24 +4,12 @@ import hashlib
 import json
 import random
 
-import onnx
 import pytest
+from mutated_graphs import damaged_bytes, damaged_graph
 
 BATCH = 40
 SECONDS_EACH = 10
 CODES = {"0", "1", "2", "3", "7"}  # fine, ONNX Runtime failed, usage, parity, integrity
-TYPES = [0, 1, 2, 3, 6, 7, 9, 10, 11, 16, 17, 99]
-
-
-def damaged_bytes(data, rng):
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        start = rng.randrange(len(out))
-        new = rng.choice(
-            [bytes([rng.randrange(256)]), b"\xff\xff\xff\xff\x0f", b"", b"{", b"9" * 30, b"\x00"]
-        )
-        out[start : start + rng.choice((0, 1, 1, 4))] = new
-    return bytes(out)
 
 
 def places(value, path=()):
@@ -48,33 +36,6 @@ def damaged_json(data, rng):
     return json.dumps(value).encode()
 
 
-def damaged_graph(data, rng):
-    """A graph that is still one: with another operator, name, type, size or attribute somewhere."""
-    model = onnx.load_from_string(data)
-    node = rng.choice(model.graph.node)
-    tensor = rng.choice(model.graph.initializer)
-    value = rng.choice([*model.graph.input, *model.graph.output])
-    names = [name for other in model.graph.node for name in (*other.input, *other.output)]
-    kind = rng.randrange(8)
-    if kind == 0:
-        node.op_type = rng.choice(model.graph.node).op_type
-    elif kind == 1:
-        node.input[rng.randrange(len(node.input))] = rng.choice(names)
-    elif kind == 2:
-        node.output[0] = rng.choice(names)
-    elif kind == 3:
-        tensor.data_type = rng.choice(TYPES)
-    elif kind == 4 and tensor.dims:
-        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice([0, 1, 2, 3, 7, 1 << 20, 1 << 31, -1])
-    elif kind == 5:
-        tensor.raw_data = bytes(rng.randrange(256) for _ in range(len(tensor.raw_data)))
-    elif kind == 6:
-        value.type.tensor_type.elem_type = rng.choice(TYPES)
-    elif node.attribute:
-        rng.choice(node.attribute).i = rng.choice([-1, 0, 1, 3, 100, 2**40])
-    return model.SerializeToString()
-
-
 def mutant(files, rng):
     """The tiny bundle's files with one of them damaged; its digests and sizes are right again."""
     name = rng.choice(
@@ -98,20 +59,20 @@ def write(folder, files):
         (folder / name).write_bytes(data)
 
 
-def answers_of(driver, folders):
+def answers_of(driver, folders, mode):
     """The answers of one process; a process that dies or hangs fails the test with the last folder's name."""
     records = [str(folder).encode() for folder in folders]
-    return driver.lines("bundles", records=records, timeout=SECONDS_EACH * len(folders))
+    return driver.lines(mode, records=records, timeout=SECONDS_EACH * len(folders))
 
 
-def run(driver, files, folder, count, seed):
+def run(driver, files, folder, count, seed, mode="bundles"):
     rng = random.Random(seed)
     codes = []
     for start in range(0, count, BATCH):
         folders = [folder / str(index) for index in range(start, min(start + BATCH, count))]
         for mutated in folders:
             write(mutated, mutant(files, rng))
-        answers = answers_of(driver, folders)
+        answers = answers_of(driver, folders, mode)
         assert len(answers) == len(folders)
         for answer in answers:
             assert answer[0] in CODES
@@ -123,6 +84,36 @@ def run(driver, files, folder, count, seed):
 def test_a_few_hundred_damaged_bundles_are_read_or_refused(sanitized_driver, tiny_files, tmp_path):
     codes = run(sanitized_driver, tiny_files, tmp_path, 240, 0)
     assert codes.count("7") > 100
+    assert codes.count("0") > 10
+
+
+@pytest.fixture
+def loop_files(loop_bundle):
+    """The files of a model with loops, without the graphs of the model that it replaces."""
+    files = {
+        file.relative_to(loop_bundle).as_posix(): file for file in loop_bundle.rglob("*") if file.is_file()
+    }
+    manifest = json.loads(files["manifest.json"].read_text("utf-8"))
+    used = set(manifest["precisions"]["fp32"]["files"].values())
+    kept = {
+        name: file.read_bytes() for name, file in files.items() if name in used or not name.endswith(".onnx")
+    }
+    manifest["files"] = {name: about for name, about in manifest["files"].items() if name in kept}
+    return {**kept, "manifest.json": json.dumps(manifest).encode()}
+
+
+def test_damaged_bundles_with_loops_are_read_or_refused(sanitized_driver, loop_files, tmp_path):
+    codes = run(sanitized_driver, loop_files, tmp_path, 120, 0, "unverified-bundles")
+    assert codes.count("7") > 40
+    assert codes.count("0") > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_thousands_of_damaged_bundles_with_loops_are_read_or_refused(
+    sanitized_driver, loop_files, tmp_path, seed
+):
+    codes = run(sanitized_driver, loop_files, tmp_path, 300, seed, "unverified-bundles")
     assert codes.count("0") > 10
 
 

@@ -5,6 +5,7 @@ import json
 import random
 import re
 
+import loop_model
 import pytest
 
 from textual_vision.runtime.errors import IntegrityError
@@ -105,6 +106,43 @@ CHANGES = [
     (("engines",), [{"fingerprint": "x", "precision": "fp16", "files": {}}]),
     (("engines",), [{"fingerprint": "x", "precision": "fp32", "files": {}}]),
 ]
+LOOP_CHANGES = [
+    (("loops",), []),
+    (("loops",), {}),
+    (("loops", 0), 1),
+    (("loops", 1, "name"), "step"),
+    (("loops", 1, "name"), "a b"),
+    (("loops", 1, "name"), DELETED),
+    (("loops", 1, "steps"), 0),
+    (("loops", 1, "steps"), 4097),
+    (("loops", 1, "steps"), 4),
+    (("loops", 1, "steps"), 2**70),
+    (("loops", 1, "steps"), 1.0),
+    (("loops", 1, "stages"), []),
+    (("loops", 1, "stages"), ["nothing"]),
+    (("loops", 1, "stages"), ["reader", "step"]),
+    (("loops", 1, "stages", 0), 1),
+    (("loops", 1, "carry", "nothing"), "next_x"),
+    (("loops", 1, "carry", "x"), "nothing"),
+    (("loops", 1, "carry", "x"), None),
+    (("loops", 1, "carry"), {}),
+    (("loops", 1, "start"), {}),
+    (("loops", 1, "start", "x"), {}),
+    (("loops", 1, "start", "x"), {"tensor": None, "fill": None}),
+    (("loops", 1, "start", "x"), {"tensor": "noise", "fill": 0}),
+    (("loops", 1, "start", "x"), {"fill": True}),
+    (("loops", 1, "start", "x"), {"fill": 2**60}),
+    (("loops", 1, "start", "x"), {"fill": -0.0}),
+    (("loops", 1, "start", "x"), {"other": 1}),
+    (("loops", 1, "start", "time"), {"fill": 1}),
+    (("loops", 1, "tables", "x"), [1, 2, 3, 4, 5]),
+    (("loops", 1, "tables", "nothing"), [1, 2, 3, 4, 5]),
+    (("loops", 1, "tables", "time"), [1, 2, 3, 4]),
+    (("loops", 1, "tables", "time"), [1, 2, 3, 4, "5"]),
+    (("loops", 1, "tables", "time"), 1),
+    (("loops", 1, "tables"), DELETED),
+    (("noise", 1, "per_step"), False),
+]
 NOT_JSON = [
     b"",
     b"\xff",
@@ -191,6 +229,26 @@ def test_a_wrong_field_gets_the_words_of_python(driver, text):
         assert without_long_texts(answer) == without_long_texts(by), change
 
 
+@pytest.fixture(scope="session")
+def loop_text(text):
+    """A manifest with loops, whose files need not be there."""
+    manifest = json.loads(text)
+    loop_model.declare_loops(manifest)
+    for name in loop_model.STAGES:
+        manifest["files"][f"onnx/fp32/{name}.onnx"] = {"sha256": "0" * 64, "bytes": 1}
+    return json.dumps(manifest).encode()
+
+
+def test_a_wrong_loop_gets_the_words_of_python(driver, loop_text):
+    records = [loop_text, *(changed(loop_text, path, new) for path, new in LOOP_CHANGES)]
+    answers = driver.lines("manifests", records=records)
+    expected = [by_python(record) for record in records]
+    assert expected[0] == ["0"]
+    assert sum(answer == ["0"] for answer in expected) == 5
+    for change, answer, by in zip([None, *LOOP_CHANGES], answers, expected, strict=True):
+        assert without_long_texts(answer) == without_long_texts(by), change
+
+
 def test_what_is_not_json_is_refused(driver):
     for record, answer in zip(NOT_JSON, driver.lines("manifests", records=NOT_JSON), strict=True):
         assert by_python(record)[0] == answer[0] == "7", record
@@ -254,8 +312,8 @@ def mutants(text, count, seed):
 
 
 @pytest.mark.parametrize("count", [600, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_damaged_manifests_are_read_or_refused_as_in_python(sanitized_driver, text, count):
-    records = list(mutants(text, count, 0))
+def test_damaged_manifests_are_read_or_refused_as_in_python(sanitized_driver, text, loop_text, count):
+    records = [*mutants(text, count, 0), *mutants(loop_text, count, 1)]
     answers = sanitized_driver.lines("manifests", records=records)
     for record, answer in zip(records, answers, strict=True):
         expected = by_python(record)

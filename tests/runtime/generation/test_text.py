@@ -102,7 +102,7 @@ def test_text_of_another_bundle_or_precision_is_refused(model, edit_manifest):
     text = model.encode_text(["dog"])
     with pytest.raises(UsageError, match=r"encoded by the bundle [0-9a-f]{12}… in int8") as caught:
         model.generate(dataclasses.replace(text, source=(text.source[0], "int8")), [1])
-    assert "the model that draws" in caught.value.hint
+    assert "the model that generates" in caught.value.hint
     other = TextToImage.load(edit_manifest(lambda manifest: manifest.update(name="other")))
     with pytest.raises(UsageError, match="encoded by the bundle"):
         other.generate(text, [1])

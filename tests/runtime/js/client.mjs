@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { TextToImage } from "../../../runtime/js/src/index.js";
 import { filesOfFolder } from "../../../runtime/js/src/node.js";
 import { noiseFromSeed } from "../../../runtime/js/src/noise.js";
+import { halfFromNumber } from "../../../runtime/js/src/program.js";
 import { emojiNamesFromText } from "../../../runtime/js/src/prompt_text.js";
 import { Tokenizer } from "../../../runtime/js/src/tokenizer.js";
 
@@ -26,6 +27,7 @@ const answers = {
     const bits = new Uint32Array(noiseFromSeed(BigInt(seed), count, law).buffer);
     return [...bits];
   },
+  halves: ({ numbers }) => numbers.map(halfFromNumber),
   async draw({ modules, bundle, precision, jobs }) {
     const ort = createRequire(`${modules}/`)("onnxruntime-node");
     const model = await TextToImage.load(filesOfFolder(bundle), ort, { precision });

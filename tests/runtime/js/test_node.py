@@ -13,7 +13,7 @@ import pytest
 
 from textual_vision.runtime import PromptWarning, TextToImage, UsageError
 from textual_vision.runtime.manifest import TextSpec
-from textual_vision.runtime.noise import LAWS, values_from_words, words_from_seed
+from textual_vision.runtime.noise import LAWS, stream_of, values_from_words, words_from_seed
 from textual_vision.runtime.text.prompt_text import NAMES
 from textual_vision.runtime.text.tokenizer import Tokenizer
 
@@ -104,11 +104,23 @@ def test_prompts_are_read_as_in_python(ask):
 @pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
 def test_noise_has_the_bits_of_python(ask, law, seed):
     tail = 0.0227501319481792 if law == "truncated_normal" else None
-    about = {"law": law, "tail": tail, "tensor": 3, "scale": 1.5}
+    about = {"law": law, "tail": tail, "tensor": 3, "step": 17, "scale": 1.5}
     bits = ask(kind="noise", seed=str(seed), count=403, law=about)["answer"]
-    words = words_from_seed(seed, 1, 403, 3 << 20)
+    words = words_from_seed(seed, 1, 403, stream_of(3, 17))
     expected = values_from_words(words, law, tail=tail) * np.float32(1.5)
     assert bits == expected.ravel().view(np.uint32).tolist()
+
+
+def test_numbers_of_tables_are_rounded_to_half_as_numpy_rounds_them(ask):
+    rng = np.random.default_rng(0)
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(float)
+    middles = (halves[:-1] + halves[1:]) / 2
+    numbers = [*halves, *middles, *-middles, 65519.99, 65520.0, 1e300, 5e-324, -0.0]
+    numbers += [*np.nextafter(middles[::37], 0), *np.nextafter(middles[::37], 1e9)]
+    numbers += [*(rng.standard_normal(500) * 10.0 ** rng.uniform(-9, 5, 500))]
+    with np.errstate(over="ignore"):
+        expected = np.array(numbers).astype(np.float16).view(np.uint16)
+    assert ask(kind="halves", numbers=numbers)["answer"] == expected.tolist()
 
 
 def test_the_package_has_the_names_of_emoji_that_python_has():
@@ -130,3 +142,24 @@ def test_pictures_and_codes_are_those_of_python(ask, node_modules, tiny_bundle):
         assert np.abs(np.array(picture["pixels"]) - expected.images.ravel().astype(int)).max() <= 1
     (tiny_bundle / "onnx/fp32/latent.onnx").write_bytes(b"x")
     assert ask(kind="draw", jobs=[("dog", "1")], **question)["error"] == 7
+
+
+@pytest.mark.slow
+def test_loops_give_the_pictures_of_python(ask, node_modules, loop_bundle, edit_manifest):
+    jobs = [("dog wearing sunglasses", 7), ("a green cat", 2**64 - 1)]
+    question = {"modules": node_modules, "bundle": str(loop_bundle)}
+    drawn = ask(kind="draw", jobs=[(prompt, str(seed)) for prompt, seed in jobs], **question)
+    assert "answer" in drawn, drawn
+    model = TextToImage.load(loop_bundle, backend="onnxruntime")
+    for (prompt, seed), picture in zip(jobs, drawn["answer"], strict=True):
+        expected = model.generate([prompt], [seed]).images.ravel().astype(int)
+        assert np.abs(np.array(picture["pixels"]) - expected).max() <= 1
+        assert len(np.unique(expected)) > 20
+    wrong = [
+        lambda manifest: manifest["noise"][0].update(per_step=True),
+        lambda manifest: manifest["loops"][1].update(stages=["guess", "painter"]),
+        lambda manifest: manifest["loops"][1]["tables"].update(time=[1]),
+    ]
+    for change in wrong:
+        edit_manifest(change)
+        assert ask(kind="draw", jobs=[("dog", "1")], **question)["error"] == 7

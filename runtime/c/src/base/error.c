@@ -22,7 +22,7 @@ int tv_fail(int status, const char *hint, const char *format, ...)
 
 int tv_fail_memory(void)
 {
-    return tv_fail(TV_FAILED, "close other programs, or draw fewer pictures at once", "not enough memory");
+    return tv_fail(TV_FAILED, "close other programs, or generate fewer pictures at once", "not enough memory");
 }
 
 const char *tv_error(void)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "bundle/loop_check.h"
 
 #define CANNOT_HINT "generate with textual_vision.runtime in Python, which runs all that a manifest declares"
 #define NOISE_TENSORS_LIMIT 4096
@@ -142,17 +143,11 @@ static int check_parameters(const tv_manifest *manifest)
 /* What Python runs and this library does not. */
 static int check_able(const tv_manifest *manifest)
 {
-    const tv_noise_spec *noise = manifest->noise.items;
     const char *cannot = NULL;
-    if (manifest->loops.count > 0)
-        cannot = "manifest.loops: this library runs each stage once";
-    else if (manifest->image.channels != NULL && manifest->image.channels->number != 3.0)
+    if (manifest->image.channels != NULL && manifest->image.channels->number != 3.0)
         cannot = "manifest.image.channels: this library makes pictures of 3 channels";
     else if (manifest->text != NULL && manifest->text->drop_unknown)
         cannot = "manifest.text.drop_unknown: this library keeps unknown words";
-    for (size_t index = 0; index < manifest->noise.count; index++)
-        if (noise[index].per_step)
-            cannot = "manifest.noise: this library draws noise once, not at each step of a loop";
     return cannot == NULL ? TV_OK : tv_fail(TV_INTEGRITY, CANNOT_HINT, "%s", cannot);
 }
 
@@ -163,6 +158,8 @@ int tv_declarations_check(const tv_manifest *manifest)
         status = check_labels(manifest->labels);
     if (status == TV_OK)
         status = check_parameters(manifest);
+    if (status == TV_OK)
+        status = tv_loops_check(manifest);
     if (status == TV_OK && manifest->text != NULL && manifest->labels != NULL)
         status = bad("manifest.labels", "a model is conditioned on text or on labels, not on both");
     return status == TV_OK ? check_able(manifest) : status;

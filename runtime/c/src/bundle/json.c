@@ -1,5 +1,6 @@
 #include "bundle/json.h"
 
+#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include "base/error.h"
 
 #define INTEGER_DIGITS_LIMIT 4300 /* Python's */
+#define NUMBER_BYTES 512
 #define LARGEST_DOUBLE 1.7976931348623157e308
 
 typedef struct {
@@ -78,8 +80,8 @@ static size_t skip_digits(parser *self)
     return self->place - start;
 }
 
-/* strtod would read the decimal point of the user's language, so the digits are read here. */
-static double number_from_text(tv_text text)
+/* A number of more bytes than a double needs, to a few units in the last place. */
+static double long_number(tv_text text)
 {
     double number = 0.0;
     int exponent = 0, written = 0;
@@ -107,6 +109,26 @@ static double number_from_text(tv_text text)
     for (; exponent < 0 && number != 0.0; exponent++)
         number /= 10.0;
     return text.data[0] == '-' ? -number : number;
+}
+
+/* Correctly rounded, as in Python. strtod reads the decimal point of the user's language. */
+static double number_from_text(tv_text text)
+{
+    char copy[NUMBER_BYTES];
+    const char *point = localeconv()->decimal_point;
+    size_t used = 0, point_bytes = strlen(point);
+    if (text.bytes + point_bytes >= sizeof copy)
+        return long_number(text);
+    for (size_t place = 0; place < text.bytes; place++) {
+        if (text.data[place] == '.') {
+            memcpy(copy + used, point, point_bytes);
+            used += point_bytes;
+        } else {
+            copy[used++] = text.data[place];
+        }
+    }
+    copy[used] = '\0';
+    return strtod(copy, NULL);
 }
 
 static bool parse_number(parser *self, tv_json *value)

@@ -30,7 +30,7 @@ typedef struct tv_json {
     uint32_t count;       /* items of a list or an object */
     tv_text key;          /* of an item of an object */
     tv_text text;         /* of a string, unescaped; of a number, as written */
-    double number;        /* of an integer too; within two units in the last place */
+    double number;        /* of an integer too; correctly rounded unless it is written in hundreds of digits */
     struct tv_json *item; /* the first of them */
     struct tv_json *next; /* after this one in its list or object */
 } tv_json;

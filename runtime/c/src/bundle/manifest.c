@@ -69,6 +69,26 @@ static const tv_field parameter_fields[] = {
 static const tv_record parameter_record = TV_RECORD(parameter_fields, tv_parameter_spec);
 static const tv_element parameter_element = {TV_FIELD_RECORD, &parameter_record, NULL};
 
+static const tv_field start_fields[] = {
+    OPTIONAL(tv_start_spec, tensor, TV_FIELD_TEXT_OR_NULL),
+    OPTIONAL(tv_start_spec, fill, TV_FIELD_NUMBER_OR_NULL),
+};
+static const tv_record start_record = TV_RECORD(start_fields, tv_start_spec);
+static const tv_element start_element = {TV_FIELD_RECORD, &start_record, NULL};
+static const tv_element number_element = {TV_FIELD_NUMBER, NULL, NULL};
+static const tv_element table_element = {TV_FIELD_LIST, NULL, &number_element};
+
+static const tv_field loop_fields[] = {
+    FIELD(tv_loop_spec, name, TV_FIELD_TEXT),
+    MANY(tv_loop_spec, stages, TV_FIELD_LIST, text_element),
+    FIELD(tv_loop_spec, steps, TV_FIELD_INTEGER),
+    MANY(tv_loop_spec, carry, TV_FIELD_MAP, text_element),
+    MANY(tv_loop_spec, start, TV_FIELD_MAP, start_element),
+    OPTIONAL_MANY(tv_loop_spec, tables, TV_FIELD_MAP, table_element),
+};
+static const tv_record loop_record = TV_RECORD(loop_fields, tv_loop_spec);
+static const tv_element loop_element = {TV_FIELD_RECORD, &loop_record, NULL};
+
 static const tv_field text_fields[] = {
     FIELD(tv_text_spec, tokenizer, TV_FIELD_TEXT),
     FIELD(tv_text_spec, max_tokens, TV_FIELD_INTEGER),
@@ -124,7 +144,7 @@ static const tv_field manifest_fields[] = {
     {"text", offsetof(tv_manifest, text), true, {TV_FIELD_RECORD_OR_NULL, &text_record, NULL}},
     {"labels", offsetof(tv_manifest, labels), true, {TV_FIELD_RECORD_OR_NULL, &label_record, NULL}},
     OPTIONAL_MANY(tv_manifest, parameters, TV_FIELD_LIST, parameter_element),
-    OPTIONAL_MANY(tv_manifest, loops, TV_FIELD_LIST, any_element),
+    OPTIONAL_MANY(tv_manifest, loops, TV_FIELD_LIST, loop_element),
     {"merged", offsetof(tv_manifest, merged), true, {TV_FIELD_RECORD_OR_NULL, &stage_record, NULL}},
     OPTIONAL(tv_manifest, golden, TV_FIELD_TEXT_OR_NULL),
     OPTIONAL_MANY(tv_manifest, engines, TV_FIELD_LIST, engine_element),

@@ -46,6 +46,22 @@ typedef struct {
     double initial, minimum, maximum; /* initial: its default */
 } tv_parameter_spec;
 
+/* A carried tensor before the first step: another tensor, or a number everywhere. */
+typedef struct {
+    tv_text tensor;      /* data NULL when there is none */
+    const tv_json *fill; /* NULL or null when there is none */
+} tv_start_spec;
+
+/* Neighboring stages that run `steps` times. */
+typedef struct {
+    tv_text name;
+    tv_list stages; /* of tv_text */
+    int64_t steps;
+    tv_list carry;  /* map of tv_text: an input, and the output that takes its place at the next step */
+    tv_list start;  /* map of tv_start_spec, by the same inputs */
+    tv_list tables; /* map of tv_list of double: an input's value at each step */
+} tv_loop_spec;
+
 typedef struct {
     tv_text tokenizer;
     int64_t max_tokens, pad_id, unknown_id; /* unknown_id is TV_NO_ID for null */
@@ -85,7 +101,7 @@ typedef struct {
     tv_text_spec *text; /* NULL for a model that takes no prompt */
     tv_label_spec *labels; /* NULL for a model that takes no label */
     tv_list parameters; /* of tv_parameter_spec */
-    tv_list loops; /* of const tv_json *: refused unless empty */
+    tv_list loops; /* of tv_loop_spec */
     tv_list stages;     /* of tv_stage_spec, in running order */
     tv_list precisions; /* map of tv_precision_spec */
     tv_text default_precision;

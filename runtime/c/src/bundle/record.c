@@ -181,7 +181,7 @@ static int decode_integer(const decoder *self, const tv_json *value, int64_t *ou
     if (value->kind != TV_JSON_INTEGER)
         return wrong(self, "an integer", value);
     if (!tv_json_integer(value, INT64_MIN, INT64_MAX, out))
-        *out = INT64_MIN;
+        *out = value->text.data[0] == '-' ? INT64_MIN : INT64_MAX;
     return TV_OK;
 }
 

@@ -12,7 +12,7 @@
 typedef enum {
     TV_FIELD_TEXT,          /* tv_text */
     TV_FIELD_TEXT_OR_NULL,  /* tv_text; data NULL */
-    TV_FIELD_INTEGER,       /* int64_t; INT64_MIN when it takes more bits: no limit allows it */
+    TV_FIELD_INTEGER,       /* int64_t; INT64_MIN or _MAX when it takes more bits: no limit allows it */
     TV_FIELD_UNSIGNED,      /* uint64_t */
     TV_FIELD_NUMBER,        /* double; integers of less than 53 bits too */
     TV_FIELD_BOOLEAN,       /* bool */

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "bundle/declaration_check.h"
 #include "draw/noise_law.h"
-#include "draw/plan.h"
+#include "draw/program.h"
 #include "draw/prompts.h"
 
 #define COUNT_LIMIT ((size_t)1 << 31)
@@ -22,7 +22,7 @@ typedef struct {
 
 static tv_tensors no_tensors(const tv_model *model)
 {
-    tv_tensors tensors = {&model->ort, model->memory, NULL, 0, 0};
+    tv_tensors tensors = {&model->ort, model->memory, NULL, 0, 0, NULL};
     return tensors;
 }
 
@@ -70,23 +70,31 @@ static int gather_text(const drawing *self, size_t count, tv_tensors *tensors)
     return status;
 }
 
-static int put_noise(const drawing *self, size_t number, size_t start, size_t count, tv_tensors *tensors)
+/* A batch of pictures, `count` from number `start` on. */
+typedef struct {
+    const drawing *drawing;
+    size_t start, count;
+} batch;
+
+static int put_noise(const batch *self, size_t number, size_t step, tv_tensors *tensors)
 {
-    const tv_noise_spec *spec = (const tv_noise_spec *)self->model->bundle.manifest.noise.items + number;
+    const drawing *all = self->drawing;
+    const tv_noise_spec *spec = (const tv_noise_spec *)all->model->bundle.manifest.noise.items + number;
     tv_noise_law law = tv_law_of(spec, number);
     size_t values = tv_noise_count(spec);
     tv_tensor noise;
+    law.step = (uint32_t)step;
     memset(&noise, 0, sizeof noise);
     noise.name = tv_noise_name(spec);
     noise.type = TV_ORT_FLOAT32;
     noise.rank = spec->shape.count + 1;
-    noise.shape[0] = (int64_t)count;
+    noise.shape[0] = (int64_t)self->count;
     memcpy(noise.shape + 1, spec->shape.items, spec->shape.count * sizeof *noise.shape);
     int status = tv_tensor_create(tensors, &noise);
     if (status != TV_OK)
         return status;
-    for (size_t row = 0; row < count; row++)
-        tv_noise_from_seed(&law, self->seeds[self->seed_count == 1 ? 0 : start + row], values,
+    for (size_t row = 0; row < self->count; row++)
+        tv_noise_from_seed(&law, all->seeds[all->seed_count == 1 ? 0 : self->start + row], values,
                            (float *)noise.data + row * values);
     return tv_tensors_put(tensors, noise);
 }
@@ -108,15 +116,30 @@ static int put_parameter(const tv_parameter_spec *spec, size_t count, tv_tensors
     return tv_tensors_put(tensors, parameter);
 }
 
-static int put_inputs(const drawing *self, size_t start, size_t count, tv_tensors *tensors)
+/* The noise that a loop draws anew at each step, or the other. */
+static int put_all_noise(const batch *self, bool per_step, size_t step, tv_tensors *tensors)
 {
-    const tv_manifest *manifest = &self->model->bundle.manifest;
-    const tv_parameter_spec *parameters = manifest->parameters.items;
+    const tv_manifest *manifest = &self->drawing->model->bundle.manifest;
+    const tv_noise_spec *noise = manifest->noise.items;
     int status = TV_OK;
     for (size_t index = 0; index < manifest->noise.count && status == TV_OK; index++)
-        status = put_noise(self, index, start, count, tensors);
+        if (noise[index].per_step == per_step)
+            status = put_noise(self, index, step, tensors);
+    return status;
+}
+
+static int put_step_noise(const void *self, size_t step, tv_tensors *tensors)
+{
+    return put_all_noise(self, true, step, tensors);
+}
+
+static int put_inputs(const batch *self, tv_tensors *tensors)
+{
+    const tv_manifest *manifest = &self->drawing->model->bundle.manifest;
+    const tv_parameter_spec *parameters = manifest->parameters.items;
+    int status = put_all_noise(self, false, 0, tensors);
     for (size_t index = 0; index < manifest->parameters.count && status == TV_OK; index++)
-        status = put_parameter(&parameters[index], count, tensors);
+        status = put_parameter(&parameters[index], self->count, tensors);
     return status;
 }
 
@@ -156,11 +179,13 @@ static int draw_batch(const drawing *self, size_t start, size_t count, tv_tensor
 {
     const tv_model *model = self->model;
     int status = gather_text(self, count, tensors);
+    batch all = {self, start, count};
+    tv_step_noise noise = {put_step_noise, &all};
     if (status == TV_OK)
-        status = put_inputs(self, start, count, tensors);
-    for (size_t index = 0; index < model->bundle.manifest.stages.count && status == TV_OK; index++)
-        if (!model->by_prompt[index])
-            status = tv_session_run(&model->sessions[index], tensors, (int64_t)count);
+        status = put_inputs(&all, tensors);
+    for (size_t index = 0; index < model->plan.count && status == TV_OK; index++)
+        if (!model->plan.units[index].by_prompt)
+            status = tv_unit_run(model, &model->plan.units[index], tensors, (int64_t)count, &noise);
     if (status == TV_OK)
         status = keep_image(self, start, count, tv_tensors_find(tensors, tv_text_of(TV_IMAGE)));
     const tv_tensor *codes = status == TV_OK ? tv_tensors_find(tensors, tv_text_of(TV_CODES)) : NULL;
@@ -172,10 +197,10 @@ static int draw_batch(const drawing *self, size_t start, size_t count, tv_tensor
 /* A long prompt pads only its own batch, and many prompts take no more memory than a batch of them. */
 static int draw_all(drawing *self, size_t count)
 {
-    size_t batch = (size_t)self->model->bundle.manifest.batch.max;
+    size_t most = (size_t)self->model->bundle.manifest.batch.max;
     int status = take_pixels(self, count);
-    for (size_t start = 0; start < count && status == TV_OK; start += batch) {
-        size_t size = count - start < batch ? count - start : batch;
+    for (size_t start = 0; start < count && status == TV_OK; start += most) {
+        size_t size = count - start < most ? count - start : most;
         tv_tensors tensors = no_tensors(self->model);
         if (start == 0 || self->prompt_count > 1) {
             tv_tensors_release(&self->text);

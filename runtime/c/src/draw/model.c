@@ -8,10 +8,9 @@
 
 #include "base/error.h"
 #include "bundle/declaration_check.h"
-#include "bundle/graph_check.h"
 #include "draw/noise.h"
-#include "draw/plan.h"
 #include "draw/session_options.h"
+#include "graph/check.h"
 
 #define CPU_ARENA_ALLOCATOR 1  /* OrtArenaAllocator */
 #define DEFAULT_MEMORY 0       /* OrtMemTypeDefault */
@@ -157,7 +156,7 @@ static int open_model(tv_model *model, const char *folder, const tv_options *opt
     if (status == TV_OK)
         status = copy_texts(model);
     if (status == TV_OK)
-        status = tv_plan_make(&model->bundle.arena, &model->bundle.manifest, &model->by_prompt);
+        status = tv_plan_make(&model->bundle.arena, &model->bundle.manifest, &model->plan);
     if (status == TV_OK)
         status = open_tokenizer(model);
     if (status == TV_OK)

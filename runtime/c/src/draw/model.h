@@ -3,6 +3,7 @@
 #define TV_MODEL_H
 
 #include "bundle/bundle.h"
+#include "draw/plan.h"
 #include "draw/session.h"
 #include "text/tokenizer.h"
 #include "textual_vision.h"
@@ -13,7 +14,7 @@ struct tv_model {
     tv_tokenizer tokenizer;
     tv_text precision;
     const tv_precision_spec *precision_spec;
-    bool *by_prompt; /* for each stage, whether it depends on the prompt alone */
+    tv_plan plan;
     tv_ort ort;
     tv_ort_env *env;
     tv_ort_memory *memory;

@@ -147,7 +147,7 @@ void tv_noise_from_seed(const tv_noise_law *law, uint64_t seed, size_t count, fl
             words[0] = (uint32_t)block;
             words[1] = (uint32_t)(block >> 32);
             words[2] = 0;
-            words[3] = law->tensor << STEP_BITS;
+            words[3] = law->tensor << STEP_BITS | law->step;
             philox4x32_10(words, (uint32_t)seed, (uint32_t)(seed >> 32));
         }
         float value = value_of_law(law, words[index % 4]);

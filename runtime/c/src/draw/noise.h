@@ -8,9 +8,9 @@
 
 #define TV_NOISE_RECIPE "philox4x32-10-as241"
 
-/* A noise tensor: number `tensor` of the model's, from values of one law. */
+/* A noise tensor: number `tensor` of the model's, at a step of a loop (0 outside), from values of one law. */
 typedef struct {
-    uint32_t tensor;
+    uint32_t tensor, step;
     enum { TV_LAW_NORMAL, TV_LAW_TRUNCATED_NORMAL, TV_LAW_UNIFORM, TV_LAW_GUMBEL } law;
     double tail; /* of a truncated normal: the probability below its lower bound */
     float scale; /* factor of all values */

@@ -2,7 +2,7 @@
 
 tv_noise_law tv_law_of(const tv_noise_spec *spec, size_t number)
 {
-    tv_noise_law law = {(uint32_t)number, TV_LAW_NORMAL, 0.0, 1.0f};
+    tv_noise_law law = {(uint32_t)number, 0, TV_LAW_NORMAL, 0.0, 1.0f};
     if (tv_text_is(spec->law, "truncated_normal"))
         law.law = TV_LAW_TRUNCATED_NORMAL;
     if (tv_text_is(spec->law, "uniform"))

@@ -11,11 +11,22 @@
 #define TV_IMAGE "image"
 #define TV_CODES "codes"
 
+/* One stage, or a loop over several. */
+typedef struct {
+    size_t first, count;      /* stages, by their places in the manifest */
+    const tv_loop_spec *loop; /* NULL when it is one stage that runs once */
+    bool by_prompt;           /* whether it needs the prompt alone */
+} tv_unit;
+
+typedef struct {
+    tv_unit *units;
+    size_t count;
+} tv_plan;
+
 /*
- * For each stage in running order, whether it needs the prompt alone. TV_INTEGRITY when a stage needs what no stage
- * before it gives, the pictures come from nowhere, or a shape is not that of the tokens or the noise;
- * TV_FAILED.
+ * The units in running order. TV_INTEGRITY when one needs what nothing before it gives, a loop's stages are no
+ * neighbors, the pictures come from nowhere, or a shape is not that of the tokens or the noise; TV_FAILED.
  */
-int tv_plan_make(tv_arena *arena, const tv_manifest *manifest, bool **by_prompt);
+int tv_plan_make(tv_arena *arena, const tv_manifest *manifest, tv_plan *plan);
 
 #endif

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "draw/plan.h"
+#include "draw/program.h"
 
 #define SHOWN_PIECES 5
 #define WARNING_BYTES (TV_SHOWN_BYTES * (SHOWN_PIECES + 2))
@@ -170,8 +170,8 @@ int tv_encode_prompts(const tv_model *model, const char *const *prompts, size_t 
         status = put_prompts(model, prompts, count, tensors, pictures);
     else if (manifest->labels != NULL)
         status = put_labels(manifest->labels, prompts, count, tensors);
-    for (size_t index = 0; index < model->bundle.manifest.stages.count && status == TV_OK; index++)
-        if (model->by_prompt[index])
-            status = tv_session_run(&model->sessions[index], tensors, (int64_t)count);
+    for (size_t index = 0; index < model->plan.count && status == TV_OK; index++)
+        if (model->plan.units[index].by_prompt)
+            status = tv_unit_run(model, &model->plan.units[index], tensors, (int64_t)count, NULL);
     return status;
 }

@@ -41,7 +41,10 @@ static tv_tensor *find(const tv_tensors *tensors, tv_text name)
 
 const tv_tensor *tv_tensors_find(const tv_tensors *tensors, tv_text name)
 {
-    return find(tensors, name);
+    const tv_tensor *found = NULL;
+    for (; tensors != NULL && found == NULL; tensors = tensors->outer)
+        found = find(tensors, name);
+    return found;
 }
 
 static void release(const tv_ort *ort, tv_tensor *tensor)
@@ -109,6 +112,27 @@ int tv_tensor_gather(const tv_tensors *tensors, const tv_tensor *source, const s
         memcpy((char *)out->data + index * row_bytes, (const char *)source->data + rows[index] * row_bytes,
                row_bytes);
     return status;
+}
+
+int tv_tensor_copy(const tv_tensors *tensors, const tv_tensor *source, tv_text name, tv_tensor *out)
+{
+    *out = *source;
+    out->name = name;
+    out->owned = NULL;
+    int status = tv_tensor_create(tensors, out);
+    if (status == TV_OK)
+        memcpy(out->data, source->data, source->bytes);
+    return status;
+}
+
+int tv_tensors_move(tv_tensors *from, tv_tensors *to, tv_text name)
+{
+    tv_tensor *found = find(from, name);
+    if (found == NULL)
+        return TV_OK;
+    tv_tensor tensor = *found;
+    *found = from->items[--from->count];
+    return tv_tensors_put(to, tensor);
 }
 
 void tv_tensors_release(tv_tensors *tensors)

@@ -16,11 +16,12 @@ typedef struct {
     tv_ort_value *value;
 } tv_tensor;
 
-typedef struct {
+typedef struct tv_tensors {
     const tv_ort *ort;
     const tv_ort_memory *memory; /* says that tensors are in the processor's memory */
     tv_tensor *items;
     size_t count, room;
+    const struct tv_tensors *outer; /* where names are looked for that are not here; or NULL */
 } tv_tensors;
 
 /* The number of ONNX Runtime for a dtype of the manifest; its bytes. 0 when it is unknown. */
@@ -39,6 +40,15 @@ int tv_tensor_create(const tv_tensors *tensors, tv_tensor *tensor);
 /* Rows of `source`, the first dimension's, by their numbers. TV_FAILED. */
 int tv_tensor_gather(const tv_tensors *tensors, const tv_tensor *source, const size_t *rows, size_t count,
                      tv_tensor *out);
+
+/* The same values under the name `name`. TV_FAILED. */
+int tv_tensor_copy(const tv_tensors *tensors, const tv_tensor *source, tv_text name, tv_tensor *out);
+
+/* A new tensor, as `spec` says, of `rows` rows that hold `value` everywhere. TV_INTEGRITY, TV_FAILED. */
+int tv_tensor_fill(const tv_tensors *tensors, const tv_tensor_spec *spec, double value, int64_t rows, tv_tensor *out);
+
+/* Give the tensor called `name` to `to`, where it is one of `from`'s own. TV_FAILED. */
+int tv_tensors_move(tv_tensors *from, tv_tensors *to, tv_text name);
 
 void tv_tensors_release(tv_tensors *tensors);
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from textual_vision.runtime.errors import IntegrityError
-from textual_vision.runtime.generation.stages import check_outputs, sizes_of
+from textual_vision.runtime.generation.tensor_checks import check_outputs, sizes_of
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 from textual_vision.runtime.pipeline import TextToImage
 

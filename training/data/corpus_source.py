@@ -1,4 +1,4 @@
-"""The emoji corpus as a source of batches."""
+"""A corpus on disk as a source of training batches, whatever its pictures show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHT_FROM_KIND: Mapping[str, int] = {"emoji": 1, "wearing": 3, "scene": 2}
 SINGLE = "emoji"  # the kind of pictures of one thing
 
 
-class EmojiSource:
+class CorpusSource:
     """Pictures of some splits of a corpus at `size` pixels; see `batches.PictureSource`."""
 
     def __init__(self, corpus: Corpus, splits: Sequence[str], size: int) -> None:

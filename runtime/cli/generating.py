@@ -1,4 +1,4 @@
-"""Draw prompts as they come, and write each picture as soon as it is there."""
+"""Generate pictures of prompts as they come, and write each picture as soon as it is there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRESS_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Draw each prompt from the seeds `seed` … `seed`+`count`−1, into files or one sheet."""
+    """Generate each prompt's pictures from the seeds `seed` … `seed`+`count`−1, into files or one sheet."""
 
     seed: int
     count: int
@@ -46,8 +46,8 @@ def check_output(output: Path | None) -> None:
         raise UsageError(f"{output.parent} is not a folder", f"make it first: mkdir -p {output.parent}")
 
 
-def draw(model: TextToImage, prompts: Iterator[str], job: Job) -> list[str]:
-    """Draw all prompts and write the files; returns the first two prompts.
+def generate(model: TextToImage, prompts: Iterator[str], job: Job) -> list[str]:
+    """Generate the pictures of all prompts and write the files; returns the first two prompts.
 
     At most a batch of prompts is in memory, and without a sheet at most a batch of pictures.
     """
@@ -86,8 +86,7 @@ def _write_each(pictures: Iterator[GeneratedImage], job: Job, model: TextToImage
 
 def _write_sheet(pictures: list[GeneratedImage], job: Job, model: TextToImage) -> None:
     images = np.stack([picture.image for picture in pictures])
-    about = {"bundle": model.bundle.digest, "precision": model.precision}
-    write_atomic(job.output, png_from_image(_sheet(images, job.count), about))
+    write_atomic(job.output, png_from_image(_sheet(images, job.count)))
     if not job.as_json:
         click.echo(f"wrote {job.output}")
         return

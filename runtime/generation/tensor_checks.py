@@ -1,7 +1,7 @@
-"""Run stages one after the other, and check what each of them gives.
+"""Check a stage's tensors against the manifest: dtypes, shapes, and the range of codes.
 
-A backend computes whatever a graph says. What the manifest says of a stage's outputs is checked before the
-next stage, or the caller, sees them: types, shapes, and the range of codes.
+A backend computes whatever a graph says. The checks run before the next stage, or the caller, gets the
+outputs.
 """
 
 from __future__ import annotations

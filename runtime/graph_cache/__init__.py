@@ -1,0 +1,1 @@
+"""Graphs that ONNX Runtime has optimized for this processor, kept between processes."""
