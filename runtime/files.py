@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textual_vision.runtime.errors import UsageError
 
-DIGEST_CHUNK_BYTES = 1 << 20
+DIGEST_CHUNK_BYTES = 1 << 17
 
 
 def write_atomic(path: Path, *parts: bytes, fsync: bool = True) -> None:

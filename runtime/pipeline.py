@@ -54,7 +54,7 @@ from textual_vision.runtime.generation.consistency import (
 from textual_vision.runtime.generation.program import StageRunner, Unit, program_from_manifest, run_unit
 from textual_vision.runtime.generation.request import Request
 from textual_vision.runtime.generation.results import GeneratedImage, GeneratedImages
-from textual_vision.runtime.generation.tensor_checks import check_outputs, sizes_of
+from textual_vision.runtime.generation.tensor_checks import check_inputs, check_outputs, sizes_of
 from textual_vision.runtime.generation.text import EncodedText, Tensors, TextCache, warn_caller
 from textual_vision.runtime.manifest import StageSpec
 from textual_vision.runtime.text.tokenizer import warnings_of_note
@@ -269,6 +269,22 @@ class TextToImage:
         (condition,) = self._read(given)
         pieces = self._conditions.pieces(given[0])
         return explain(condition, pieces, seed_from(seed), self.bundle.manifest.text, self._tensors_of)
+
+    def run_stage(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs of one stage by name, for inputs of your own: codes, pictures, text.
+
+        Raises UsageError for an unknown stage or another set of inputs, IntegrityError for a wrong output.
+        """
+        stage = next((one for one in self.bundle.manifest.stages if one.name == name), None)
+        if stage is None:
+            names = ", ".join(one.name for one in self.bundle.manifest.stages)
+            raise UsageError(f"no stage {name!r}", f"the stages are {names}")
+        expected = {spec.name for spec in stage.inputs}
+        if set(inputs) != expected:
+            problem = f"stage {name!r} takes {', '.join(sorted(expected))}, not {', '.join(sorted(inputs))}"
+            raise UsageError(problem, "give exactly these tensors")
+        check_inputs(stage, inputs)
+        return self._run(stage, inputs)
 
     def _tensors_of(self, condition: Condition, seed: int) -> Tensors:
         """All tensors that lead to one picture, the picture included."""

@@ -19,15 +19,30 @@ from textual_vision.calibration.coverage import coverage_of, rows_visited, warni
 from textual_vision.calibration.prompts import choose_for_coverage, warning_about_few_prompts
 from textual_vision.calibration.ranges import AUTO
 from textual_vision.calibration.tensorrt_cache import cache_from_scales
-from textual_vision.export.model.batch import ReferenceBatch
+from textual_vision.export.model.batch import ReferenceBatch, is_codes
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
 from textual_vision.runtime.errors import UsageError
 
 FOLDER = "calibration"
 CALIBRATION_PROMPTS = 64  # the number of prompts in `model.prompts.CALIBRATED`
+LEAST_PROMPTS = 8
+USUAL_PIXELS, USUAL_STEPS = 128 * 128, 8  # of a picture, for which 64 prompts are taken
 CHUNK_PROMPTS = 64  # generated at a time while prompts are chosen, to bound the memory
 TENSORRT_VERSION = "10.3.0"  # written in the first line of TensorRT's calibration cache
+
+
+def calibration_count(model: StagedModel, asked: int | None) -> int:
+    """Return how many prompts to calibrate on: as `asked`, or so many that pictures give enough values.
+
+    A large picture has as many values as several small ones, and a loop gives as many as it has steps.
+    """
+    if asked is not None:
+        return asked
+    pixels = model.image.height * model.image.width
+    steps = max((loop.steps for loop in model.loops), default=1)
+    values = max(1.0, pixels / USUAL_PIXELS, steps / USUAL_STEPS)
+    return max(LEAST_PROMPTS, round(CALIBRATION_PROMPTS / values))
 
 
 def choose_prompts(model: StagedModel, prompts: Sequence[str], *, count: int, seed: int) -> list[int]:
@@ -51,11 +66,11 @@ def calibration_notes(
 ) -> dict[str, object]:
     """Return int8's notes on its calibration: prompts used and `offered`, codebook rows visited, warnings."""
     prompts = sum(len(batch.prompts) for batch in batches)
+    few = "" if prompts >= calibration_count(model, None) else warning_about_few_prompts(prompts)
     specs = [stage.spec for stage in model.stages]
     coverage = coverage_of(specs, model.tables, [batch.tensors for batch in batches])
-    warnings = [warning_about_few_prompts(prompts), *(warning_about_few_rows(table) for table in coverage)]
-    codes = [output for spec in specs for output in spec.outputs if output.dtype in ("int64", "int32")]
-    if codes and not coverage:
+    warnings = [few, *(warning_about_few_rows(table) for table in coverage)]
+    if not coverage and any(is_codes(tensor) for spec in specs for tensor in spec.outputs):
         warnings.append("the model declares no codebook sizes, so the coverage of the prompts is unknown")
     tables = [
         {

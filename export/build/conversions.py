@@ -14,6 +14,7 @@ import onnx_ir as ir
 from textual_vision.calibration.cache import Origin, origin_of
 from textual_vision.export.build.calibration import (
     FOLDER,
+    calibration_count,
     calibration_files,
     calibration_notes,
     ranges_from_cache,
@@ -144,10 +145,11 @@ def _calibration_origin(
 def _calibration_notes(context: BuildContext) -> dict[str, object]:
     options = context.options
     cache, offered = options.ranges, len(options.calibration_prompts)
+    random = calibration_count(context.model, options.calibration_count)
     return calibration_notes(
         context.model,
         context.calibration,
-        offered=options.calibration_count if options.calibration_random else offered,
+        offered=random if options.calibration_random else offered,
         ranges=options.calibration_method if cache is None else f"the cache {cache.name}",
     )
 

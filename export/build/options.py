@@ -7,7 +7,6 @@ from pathlib import Path
 
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.ranges import AUTO, check_method
-from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.graph.opset import check_opset
 from textual_vision.export.int8.budget import parse_budget
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
@@ -21,7 +20,8 @@ from textual_vision.runtime.manifest import BatchProfile
 class BuildOptions:
     """The options of `tv-export build`; its help describes them.
 
-    `prompt_length` None exports graphs for prompts of any length. `int8_tolerance` None uses the default of
+    `prompt_length` None exports graphs for prompts of any length. `calibration_count` None is as many prompts
+    as `build.calibration.calibration_count` says. `int8_tolerance` None uses the default of
     int8. `ranges` is a calibration cache of an earlier build.
     """
 
@@ -34,7 +34,7 @@ class BuildOptions:
     prompts: tuple[str, ...] = COMPARED
     calibration_prompts: tuple[str, ...] = CALIBRATED
     calibration_random: bool = False
-    calibration_count: int = CALIBRATION_PROMPTS
+    calibration_count: int | None = None
     ranges: Path | None = None
     target: str = "cpu"
     no_rewrite: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ def check_options(options: BuildOptions) -> None:
     if options.int8_tolerance is not None:
         parse_budget(options.int8_tolerance)
     check_method(options.calibration_method)
-    if options.calibration_count < 1:
+    if options.calibration_count is not None and options.calibration_count < 1:
         raise UsageError("no calibration prompts", "give at least one: --calibration-count 64")
     if options.ranges is not None:
         if "int8" not in options.precisions:

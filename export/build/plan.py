@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from textual_vision.export.build.calibration import calibration_count
 from textual_vision.export.build.options import BuildOptions
+from textual_vision.export.model.stage import StagedModel
 from textual_vision.export.parity.onnx_reference import REFERENCE_BACKEND, REFERENCE_PRECISIONS
 from textual_vision.export.sessions.opening import usable_backends
 
 
-def plan(options: BuildOptions, stages: Sequence[str]) -> list[str]:
-    """Return the steps that `build` would take for a model with these stages."""
+def plan(options: BuildOptions, model: StagedModel) -> list[str]:
+    """Return the steps that `build` would take for a model."""
+    stages = [stage.name for stage in model.stages]
     steps = [f"generate {options.samples} reference pictures with PyTorch"]
-    offered, count = len(options.calibration_prompts), options.calibration_count
+    offered = len(options.calibration_prompts)
+    count = calibration_count(model, options.calibration_count)
     if offered > count and options.calibrates:
         steps.append(f"choose {count} of {offered} calibration prompts")
     steps += [f"export {stage}, opset {options.opset}" for stage in stages]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from textual_vision.calibration.prompts import CalibrationWarning, random_prompts, vocabulary_prompts
-from textual_vision.export.build.calibration import choose_prompts
+from textual_vision.export.build.calibration import calibration_count, choose_prompts
 from textual_vision.export.build.comparisons import Comparisons, start_comparisons
 from textual_vision.export.build.export_jobs import StageExportJobs, start_stage_exports
 from textual_vision.export.build.options import BuildOptions
@@ -119,7 +119,7 @@ def _calibration_prompts(
     model: StagedModel, options: BuildOptions, steps: StepCache, seed: int
 ) -> tuple[str, ...]:
     """Return the prompts to calibrate on: of more than needed, those that visit the most codebook rows."""
-    prompts, count = options.calibration_prompts, options.calibration_count
+    prompts, count = options.calibration_prompts, calibration_count(model, options.calibration_count)
     if options.calibration_random:
         if model.tokenizer is None:
             problem = f"{model.name} takes no prompts to make of random words"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from textual_vision.calibration.prompts import RANDOM
 from textual_vision.calibration.ranges import AUTO
-from textual_vision.export.build.calibration import CALIBRATION_PROMPTS
 from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.build.preparation import BuildContext
 from textual_vision.export.bundle.model_card import condition_in_words
@@ -58,8 +57,8 @@ def build_command(source: str, folder: Path, options: BuildOptions) -> str:
 def _source_arguments(source: str) -> list[str]:
     if (published := family_source(source)) is None:
         return [Path(source).name]
-    name, paths = published
-    return ["--family", name, *(path.name for path in paths)]
+    options = [word for option in published.options for word in ("--family-option", option)]
+    return ["--family", published.name, *options, *(path.name for path in published.paths)]
 
 
 def _arguments(options: BuildOptions) -> Iterator[str]:
@@ -72,7 +71,7 @@ def _arguments(options: BuildOptions) -> Iterator[str]:
         yield from ("--int8-tolerance", options.int8_tolerance)
     if options.calibration_random:
         yield from ("--calibration-prompts", RANDOM)
-    if options.calibration_count != CALIBRATION_PROMPTS:
+    if options.calibration_count is not None:
         yield from ("--calibration-count", str(options.calibration_count))
     if options.ranges is not None:
         yield from ("--ranges", options.ranges.name)

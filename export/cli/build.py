@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     help="CHECKPOINT… are published weights of this family; `tv-export families` lists them.",
 )
 @click.option(
+    "--family-option",
+    "family_options",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="With --family, a number that the weights do not determine, such as steps=8; repeat it for several.",
+)
+@click.option(
     "--precision",
     "precisions",
     multiple=True,
@@ -107,10 +114,9 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration-count",
     type=click.IntRange(1),
-    default=64,
-    show_default=True,
     metavar="N",
-    help="Calibrate on at most N prompts: those that together visit the most codebook rows.",
+    help="Calibrate on at most N prompts: those that together visit the most codebook rows. "
+    "[default: 64, fewer for large pictures and loops]",
 )
 @click.option(
     "--ranges",
@@ -149,6 +155,7 @@ if TYPE_CHECKING:
 def build_command(
     checkpoint: tuple[str, ...],
     family: str | None,
+    family_options: tuple[str, ...],
     output: Path,
     target: str,
     engines: bool,
@@ -173,7 +180,7 @@ def build_command(
     from textual_vision.export.cli import printing
     from textual_vision.export.host.step_cache import default_cache
 
-    source = _source(checkpoint, family)
+    source = _source(checkpoint, family, family_options)
     options = _options({**given, "target": "cpu" if target == "cpu" else "tensorrt"})
     job = _engine_job(target, engines, compute, options)
     if dry_run:
@@ -185,12 +192,14 @@ def build_command(
     printing.show_build(result, as_json, engines_built)
 
 
-def _source(checkpoint: tuple[str, ...], family: str | None) -> str:
+def _source(checkpoint: tuple[str, ...], family: str | None, options: tuple[str, ...]) -> str:
     """Return what `load_model` takes; raises UsageError for several checkpoints without a family."""
     if family is not None:
         from textual_vision.export.families.registry import source_of_family
 
-        return source_of_family(family, checkpoint)
+        return source_of_family(family, checkpoint, options)
+    if options:
+        raise UsageError("--family-option without --family", "name the family, or leave the option out")
     if len(checkpoint) > 1:
         problem = f"{len(checkpoint)} checkpoints: {', '.join(checkpoint)}"
         raise UsageError(problem, "give one, or say by --family what the files are")

@@ -75,7 +75,7 @@ def show_plan(
     check_options(options)
     model = load_checked_model(checkpoint, options.prompt_length)
     stages = [stage.name for stage in model.stages]
-    steps = plan(options, stages) + (engines.steps(stages) if engines is not None else [])
+    steps = plan(options, model) + (engines.steps(stages) if engines is not None else [])
     if as_json:
         print_json({"checkpoint": checkpoint, "bundle": str(output), "steps": steps})
         return
@@ -109,7 +109,19 @@ def int8_lines(notes: Mapping[str, Any]) -> list[str]:
     lines = _calibration_lines(notes["calibration"]) if "calibration" in notes else []
     lines += [f"  warning: {text}" for text in notes["warnings"]]
     table = [f"  {line}" for line in table_lines(notes["table"])]
-    return [*lines, f"int8 within {notes['budget']}: candidates that no other beats", *table]
+    lines += [f"int8 within {notes['budget']}: candidates that no other beats", *table]
+    return [*lines, *products_lines(notes["stages"])]
+
+
+def products_lines(stages: Mapping[str, Any]) -> list[str]:
+    """Return a line for each stage: how many products compute in int8, and why the others do not."""
+    lines = ["products that compute in int8"]
+    for name, stage in stages.items():
+        found = stage["products"]
+        others = ", ".join(f"{count} not: {why}" for why, count in sorted(found["reasons"].items()))
+        line = f"  {name}: {found['int8']} of {found['all']}" if found["all"] else f"  {name}: no products"
+        lines.append(f"{line}; {others}" if others else line)
+    return lines
 
 
 def _calibration_lines(found: Mapping[str, Any]) -> list[str]:

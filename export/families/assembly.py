@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from textual_vision.export.families.parts import FamilyNetworks, FamilyStage
-from textual_vision.export.families.registry import FAMILIES, Family, family_by_name, files_of_family
+from textual_vision.export.families.registry import (
+    FAMILIES,
+    Family,
+    FamilySource,
+    family_by_name,
+    files_of_family,
+    options_of_family,
+)
 from textual_vision.export.families.weights import read_checkpoint
 from textual_vision.export.model.image_output import PixelModule
 from textual_vision.export.model.stage import Stage, StagedModel
@@ -22,15 +29,16 @@ IMAGE, MORE_IMAGES = "image", "image_"
 LICENSE = "that of the weights"
 
 
-def model_from_family(name: str, given: Sequence[Path]) -> StagedModel:
-    """Return the model of the family's weights; `given` are its files, or folders that hold them.
+def model_from_family(source: FamilySource) -> StagedModel:
+    """Return the model of a family's weights; the paths are its files, or folders that hold them.
 
     Raises UsageError when a file lacks or is of another family, IntegrityError when one is damaged.
     """
-    family = family_by_name(name)
-    paths = files_of_family(family, given)
+    family = family_by_name(source.name)
+    options = options_of_family(family, source.options)
+    paths = files_of_family(family, source.paths)
     try:
-        networks = family.load(paths)
+        networks = family.load(paths, options)
     except (UsageError, IntegrityError) as error:
         raise _of_other_family(error, family, paths) from None
     return model_from_networks(networks, name=family.name, digest=_digest(paths))
@@ -67,7 +75,7 @@ def _stage(one: FamilyStage, networks: FamilyNetworks) -> Stage:
         if (spec.name == IMAGE or spec.name.startswith(MORE_IMAGES)) and spec.dtype == "float32"
     ]
     if not pictures:
-        return Stage(spec=one.spec, module=one.module)
+        return Stage(spec=one.spec, module=one.module, margins=one.margins)
     for index in pictures:
         batch, colors, height, width = outputs[index].shape
         outputs[index] = TensorSpec(
@@ -76,7 +84,7 @@ def _stage(one: FamilyStage, networks: FamilyNetworks) -> Stage:
     module = PixelModule(
         one.module, networks.image_range, indices=tuple(pictures), rounding=networks.rounding
     )
-    return Stage(spec=replace(one.spec, outputs=tuple(outputs)), module=module.eval())
+    return Stage(spec=replace(one.spec, outputs=tuple(outputs)), module=module.eval(), margins=one.margins)
 
 
 def _of_other_family(

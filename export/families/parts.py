@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from textual_vision.runtime.generation.specs import LabelSpec, LoopSpec, NoiseSpec, ParameterSpec
 from textual_vision.runtime.manifest import StageSpec, TensorSpec, TextSpec
 
+Margins = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyStage:
-    """One network: `module(*inputs)` gives the outputs, both in the order of `spec`."""
+    """One network: `module(*inputs)` gives the outputs, both in the order of `spec`.
+
+    `margins` as in `export.model.stage.Stage`.
+    """
 
     spec: StageSpec
     module: nn.Module
+    margins: Margins | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +56,16 @@ class FamilyNetworks:
 
 
 def stage(
-    name: str, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    name: str,
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    margins: Margins | None = None,
 ) -> FamilyStage:
     """A stage of these tensors, its module in inference mode."""
     module.eval().requires_grad_(False)
-    return FamilyStage(spec=StageSpec(name=name, inputs=inputs, outputs=outputs), module=module)
+    spec = StageSpec(name=name, inputs=inputs, outputs=outputs)
+    return FamilyStage(spec=spec, module=module, margins=margins)
 
 
 def tensor(name: str, dtype: str, *shape: int | str, limit: int | None = None) -> TensorSpec:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from textual_vision.export.families.parts import FamilyNetworks
 
 LIST_HINT = "`tv-export families` lists them with their files"
-SEPARATOR = ","  # of the files in a source
+SEPARATOR, OPTION_SEPARATOR = ",", ";"  # of the files and of the options in a source
+OPTION_DIGITS = 6
 LOADERS = "textual_vision.export.families"
 
 
@@ -33,7 +34,10 @@ class FileRole:
 class Family:
     """A published system. `loader` is "module:function", which takes the paths of `roles` in their order.
 
-    `markers` are parts of keys that the first file's state dict has, and no other family's.
+    Optional ones are arguments by the role's name.
+
+    `markers` are parts of keys that the first file's state dict has, and no other family's. `options` are
+    arguments of the loader for whole numbers that the weights do not determine.
     """
 
     name: str
@@ -41,14 +45,17 @@ class Family:
     roles: tuple[FileRole, ...]
     loader: str
     markers: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
-    def load(self, paths: Mapping[str, Path]) -> FamilyNetworks:
+    def load(self, paths: Mapping[str, Path], options: Mapping[str, int]) -> FamilyNetworks:
         """The networks with their weights; raises what the family's own loader raises."""
         module, _, function = self.loader.partition(":")
         load: Callable[..., FamilyNetworks] = getattr(
             importlib.import_module(f"{LOADERS}.{module}"), function
         )
-        return load(*(paths[role.name] for role in self.roles if role.name in paths))
+        needed = [paths[role.name] for role in self.roles if not role.optional]
+        others = {role.name: paths[role.name] for role in self.roles if role.optional and role.name in paths}
+        return load(*needed, **others, **options)
 
 
 def _role(name: str, *patterns: str, is_folder: bool = False, optional: bool = False) -> FileRole:
@@ -91,7 +98,13 @@ FAMILIES = (
     Family(
         name="mirrorgan",
         title="AttnGAN's stages with attention to the sentence",
-        roles=(_role("generator", "netG*.pth", "*.pth"), _ENCODER, _CAPTIONS),
+        roles=(
+            _role("generator", "netG*.pth", "*.pth"),
+            _ENCODER,
+            _CAPTIONS,
+            _role("caption_cnn", "caption_cnn*", "*cnn*.pkl", "*cnn*.pth", "*cnn*.ckpt", optional=True),
+            _role("caption_rnn", "caption_rnn*", "*rnn*.pkl", "*rnn*.pth", "*rnn*.ckpt", optional=True),
+        ),
         loader="mirrorgan.generator:load_mirrorgan",
         markers=("h_net2.att.conv_sentence_vis",),
     ),
@@ -101,6 +114,7 @@ FAMILIES = (
         roles=(_role("generator", "*.model", "*.pth", "*.pt"), _ENCODER, _CAPTIONS),
         loader="text_style_gan.loading:load_text_style_gan",
         markers=("style.1.linear.weight",),
+        options=("size",),
     ),
     Family(
         name="galip",
@@ -114,11 +128,35 @@ FAMILIES = (
         markers=("mapping.conv_fuse.weight",),
     ),
     Family(
+        name="vq-gan",
+        title="a picture from codes, and the codes of a picture",
+        roles=(
+            _role("checkpoint", "last.ckpt", "*.ckpt", "*.pth"),
+            _role("config", "model.yaml", "*.yaml", "*.yml", optional=True),
+        ),
+        loader="quantizers.loading:load_vq_gan",
+        markers=("quant_conv.weight", "decoder.up.0.block.0.norm1"),
+        options=("size",),
+    ),
+    Family(
+        name="vq-vae",
+        title="a picture from codes, and the codes of a picture",
+        roles=(_role("checkpoint", "vqvae*.pth", "*.pth"),),
+        loader="quantizers.loading:load_vq_vae",
+        markers=("inverse_conv_stack.0.weight",),
+        options=("size",),
+    ),
+    Family(
         name="vq-diffusion",
         title="discrete diffusion over codes, with guidance",
-        roles=(_role("checkpoint", "last.pth", "*.pth"), _MERGES),
+        roles=(
+            _role("checkpoint", "last.pth", "*.pth"),
+            _MERGES,
+            _role("mapping", "taming_vqvae*.pt", "*mapping*.pt", optional=True),
+        ),
         loader="vq_diffusion.loading:load_vq_diffusion",
         markers=("content_emb.emb.weight",),
+        options=("stride", "heads"),
     ),
     Family(
         name="paella",
@@ -130,6 +168,7 @@ FAMILIES = (
         ),
         loader="paella.loading:load_paella",
         markers=("byt5_mapper.weight",),
+        options=("steps", "grid", "heads"),
     ),
     Family(
         name="min-dalle",
@@ -143,6 +182,7 @@ FAMILIES = (
         ),
         loader="min_dalle.loading:load_min_dalle",
         markers=("glu.fc0.weight",),
+        options=("top_k", "heads"),
     ),
 )
 
@@ -156,22 +196,56 @@ def family_by_name(name: str) -> Family:
     raise UsageError(f"no family {name!r}", choice_hint(name, names))
 
 
-def source_of_family(name: str, paths: Sequence[str]) -> str:
-    """The source "FAMILY:FILE,…" of a model, which `family_source` reads; raises UsageError for no files."""
+def options_of_family(family: Family, given: Sequence[str]) -> dict[str, int]:
+    """The options NAME=NUMBER by name; UsageError for an unknown name, or no whole number."""
+    found: dict[str, int] = {}
+    for text in given:
+        name, equal, number = text.partition("=")
+        if name not in family.options:
+            known = ", ".join(family.options)
+            hint = f"{family.name} takes {known}" if known else f"{family.name} takes none"
+            raise UsageError(f"no option {name!r} of {family.name}", hint)
+        if not equal or not number.isascii() or not number.isdecimal() or len(number) > OPTION_DIGITS:
+            raise UsageError(f"{text!r} is not {name}=NUMBER", f"give a whole number, such as {name}=1")
+        if int(number) < 1:
+            raise UsageError(f"{family.name} with {text}", f"give at least {name}=1")
+        if name in found:
+            raise UsageError(f"{name} is given twice", "give it once")
+        found[name] = int(number)
+    return found
+
+
+def source_of_family(name: str, paths: Sequence[str], options: Sequence[str] = ()) -> str:
+    """The source "FAMILY:FILE,…" of a model, which `family_source` reads; raises UsageError for no files.
+
+    `options` NAME=NUMBER follow the family's name, as "FAMILY;NAME=NUMBER:FILE,…".
+    """
     family = family_by_name(name)
     if not paths:
         raise UsageError(f"no weights of {name}", _needed(family))
     if comma := next((path for path in paths if SEPARATOR in path), None):
         raise UsageError(f"{comma}: a path with a comma", "rename the file or its folder")
-    return f"{name}:{SEPARATOR.join(paths)}"
+    options_of_family(family, options)
+    return f"{OPTION_SEPARATOR.join((name, *options))}:{SEPARATOR.join(paths)}"
 
 
-def family_source(source: str) -> tuple[str, list[Path]] | None:
-    """The family's name and the paths of a source "FAMILY:FILE,…"; None for any other source."""
-    name, colon, paths = source.partition(":")
+@dataclass(frozen=True, kw_only=True)
+class FamilySource:
+    """A family's name, the paths of its files, and its options NAME=NUMBER."""
+
+    name: str
+    paths: tuple[Path, ...]
+    options: tuple[str, ...] = ()
+
+
+def family_source(source: str) -> FamilySource | None:
+    """A source "FAMILY:FILE,…" or "FAMILY;NAME=NUMBER:FILE,…"; None for any other."""
+    start, colon, paths = source.partition(":")
+    name, *options = start.split(OPTION_SEPARATOR)
     if not colon or not any(family.name == name for family in FAMILIES):
         return None
-    return name, [Path(path) for path in paths.split(SEPARATOR)]
+    files = tuple(Path(path) for path in paths.split(SEPARATOR))
+    return FamilySource(name=name, paths=files, options=tuple(options))
 
 
 def files_of_family(family: Family, given: Sequence[Path]) -> dict[str, Path]:

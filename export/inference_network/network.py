@@ -1,10 +1,10 @@
-"""The latent network arranged for drawing: the same sums, fewer of them, in larger operations.
+"""The latent network and its sampler, fused for single pictures: the same sums in fewer, larger operations.
 
-The network that is trained sees all steps of many pictures at once; a drawing takes one step after the other,
-of a few patches each, and reads all weights from memory in every one. So its weights are put together as a
-drawing uses them. Rewrites of its graph could not do so: what makes both forms equal (shares that add up to
-one, neighbors that no patch has) can no longer be seen there. What is exported is compared with the network
-itself, as ever.
+Training computes all steps of many pictures at once. A picture takes one step after the other, of a few
+patches each, and every step reads all weights from memory. So weights are multiplied together where the steps
+allow it. Rewrites of the exported graph could not do so: they cannot see the reasons, such as weights of
+attention that add up to one, or neighbors that no patch has. A test and every build compare the codes with
+the network's own.
 """
 
 from __future__ import annotations
@@ -15,123 +15,123 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.inference_network.head import ArrangedHead, Told
-from textual_vision.export.inference_network.retrieval import Recall
+from textual_vision.export.inference_network.head import FusedHead, HeadInputs
+from textual_vision.export.inference_network.retrieval import FusedRetrieval
 from textual_vision.export.inference_network.steps import Step, steps_of
-from textual_vision.export.inference_network.text_attention import (
-    ArrangedBlock,
-    Words,
-    WordsFirst,
-    copied,
-    first_half,
-    linear,
-)
-from textual_vision.training.models.attention import GridBlock
-from textual_vision.training.models.latent.drafts import hold_of
-from textual_vision.training.models.latent.network import LatentNetwork
+from textual_vision.export.inference_network.text_attention import FusedBlock, FusedText, TextProducts, linear
+from textual_vision.training.models.latent.blocks import LatentBlock
+from textual_vision.training.models.latent.network import repeated
+from textual_vision.training.models.latent.retrieved_pictures import copy_control
+from textual_vision.training.models.latent.sampler import Sampler, conditional_half
 from textual_vision.training.models.text_to_image import LatentStage
 
 SPECIALIZE_LATENT = "specialize-latent"  # the name that leaves it out, among those of rewrites
 
 
 def inference_latent_network(stage: LatentStage) -> nn.Module | None:
-    """A module that does what `stage` does; None for a network without a memory, which has no drafts."""
-    if stage.latent.memory is None:
+    """Return a module with the codes of `stage`; None for a network without retrieval."""
+    if stage.latent.retrieval is None:
         return None
     with torch.no_grad():
-        return ArrangedLatent(stage.latent, stage.codebook.rows).eval()
+        return FusedLatentStage(stage.sampler, stage.codebook.rows).eval()
 
 
-class ArrangedLatent(nn.Module):
-    """`LatentStage`."""
+class FusedLatentStage(nn.Module):
+    """A `LatentStage` with retrieval."""
 
-    place: Tensor
+    rank: Tensor
     order: Tensor
-    placed: Tensor
-    rows: Tensor
+    patch_order: Tensor
+    vectors: Tensor
 
-    def __init__(self, network: LatentNetwork, rows: Tensor) -> None:
+    def __init__(self, sampler: Sampler, vectors: Tensor) -> None:
         super().__init__()
-        assert network.memory is not None and network.sketch is not None
-        blocks = cast(list[GridBlock], list(network.blocks))
-        self.sampling = network.sampling
-        self.config, self.known, self.heads = network.config, network.known, blocks[0].heads
-        self.sizes = [last - first for turns in network.turns for first, last in turns]
-        self.recall, self.sketch = Recall(network.memory), network.sketch
-        self.condition, self.start, self.position = network.condition, network.start, network.position
-        self.words = WordsFirst(blocks)
-        self.blocks = nn.ModuleList(ArrangedBlock(block) for block in blocks)
+        network = sampler.network
+        assert network.retrieval is not None and network.retrieved_encoder is not None
+        blocks = cast(list[LatentBlock], list(network.blocks))
+        self.sampling = sampler.sampling
+        self.config, self.features, self.heads = network.config, network.features, blocks[0].heads
+        self.sizes = [last - first for turns in network.schedule.turns for first, last in turns]
+        self.retrieval, self.encoder = FusedRetrieval(network.retrieval), network.retrieved_encoder
+        self.condition, self.initial, self.position = network.condition, network.initial, network.position
+        self.text = FusedText(blocks)
+        self.blocks = nn.ModuleList(FusedBlock(block) for block in blocks)
         self.norm, self.state = network.norm, network.head.state
-        self.head = ArrangedHead(network, rows)
-        self.choice = linear(torch.cat([block.choice.weight for block in blocks]))
+        self.head = FusedHead(sampler, vectors)
+        self.code_key_value = linear(torch.cat([block.code_key_value.weight for block in blocks]))
         self.steps = nn.ModuleList(steps_of(network))
-        for name in ("place", "order", "placed"):
-            self.register_buffer(name, getattr(network, name))
-        self.register_buffer("rows", rows)
+        for name in ("rank", "order", "patch_order"):
+            self.register_buffer(name, getattr(network.schedule, name))
+        self.register_buffer("vectors", vectors)
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
         """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
-        codes, near, composed = self.recall(text, attention_mask, noise)
-        rows = F.embedding(codes, self.rows)
-        hold = hold_of(composed, self.sampling)
-        told = self.head.told(rows.index_select(2, self.order), noise, hold).by_turn(self.sizes)
-        sketch = self.sketch(rows, near).index_select(1, self.placed)
-        words = self.words(text, attention_mask)
-        if self._copies(0) > 1:
-            # See `LatentNetwork.setting`; of zeros, the mean is the same whatever the mask.
-            text, noise = torch.cat([text, torch.zeros_like(text)]), copied(noise, 2)
-            attention_mask = copied(attention_mask, 2)
-        start = self.start(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
-        starts = (start + copied(sketch, self._copies(0))).split([step.patches for step in self._steps()], 1)
-        found = self._through_steps(list(starts), words, told)
+        codes, near, is_composition = self.retrieval(text, attention_mask, noise)
+        vectors = F.embedding(codes, self.vectors)
+        control = copy_control(is_composition, self.sampling)
+        known = self.head.inputs(vectors.index_select(2, self.order), noise, control).by_turn(self.sizes)
+        features = self.encoder(vectors, near).index_select(1, self.patch_order)
+        products = self.text(text, attention_mask)
+        copies = self._copies(0)
+        if copies > 1:
+            # See `Sampler.inputs`; the mean of zeros is the same for every mask.
+            text, noise = torch.cat([text, torch.zeros_like(text)]), repeated(noise, 2)
+            attention_mask = repeated(attention_mask, 2)
+        initial = self.initial(self.condition(text, attention_mask, noise)).unsqueeze(1) + self.position
+        initial = initial + repeated(features, copies)
+        by_step = initial.split([step.patches for step in self._steps()], 1)
+        found = self._run_steps(list(by_step), products, known)
         grid = self.config.grid
-        return torch.cat(found, 1).index_select(1, self.place).reshape(-1, grid, grid)
+        return torch.cat(found, 1).index_select(1, self.rank).reshape(-1, grid, grid)
 
-    def _through_steps(self, starts: list[Tensor], words: list[Words], told: list[Told]) -> list[Tensor]:
-        """Codes of each turn, (B, n, 1)."""
-        drafts = told[0].drafts
-        known = drafts.new_zeros(drafts.shape[0], 1, self.known)  # of none
-        past: list[list[Tensor]] = [[] for _ in self.blocks]
+    def _run_steps(
+        self, initial: list[Tensor], conditional: list[TextProducts], known: list[HeadInputs]
+    ) -> list[Tensor]:
+        """Return the codes of each turn, (B, n, 1)."""
+        retrieved = known[0].retrieved
+        features = retrieved.new_zeros(
+            retrieved.shape[0], 1, self.features
+        )  # of a neighbor that is not chosen
+        cache: list[list[Tensor]] = [[] for _ in self.blocks]
         found: list[Tensor] = []
-        spoken = words
+        products = conditional
         if self._copies(0) > 1:
-            said = self.words.said.unbind()
-            words = [one.and_speechless(rest) for one, rest in zip(spoken, said, strict=True)]
+            outputs = self.text.unconditional.unbind()
+            products = [one.with_unconditional(out) for one, out in zip(conditional, outputs, strict=True)]
         for number, step in enumerate(self._steps()):
             copies = self._copies(number)
-            x = first_half(starts[number]) if copies < self._copies(0) else starts[number]
-            if step.entry is not None:
-                x = x + copied(step.entered(known), copies)
+            x = conditional_half(initial[number], 0) if copies < self._copies(0) else initial[number]
+            if step.neighbors is not None:
+                x = x + repeated(step.neighbor_states(features), copies)
             own = []
             for place, block in enumerate(self.blocks):
-                x, memory = block(x, words[place], past[place])
-                own.append(memory)
+                x, block_cache = block(x, products[place], cache[place])
+                own.append(block_cache)
             states = self.state(self.norm(x)).index_select(1, step.patch).unsqueeze(2)
-            led = (
-                2 if self.sampling.is_guided(number, self.config.steps) else 1
-            )  # copies that choose the codes
-            states = first_half(states) if led < copies else states
+            guided = 2 if self.sampling.is_guided(number, self.config.steps) else 1  # copies in the head
+            states = conditional_half(states, 0) if guided < copies else states
             for turn in range(len(step.turns)):
-                codes, fresh = self.head(states, step.around(turn, known), told[len(found)], led)
+                addends = step.head_addends(turn, features)
+                codes, fresh = self.head(states, addends, known[len(found)], guided)
                 found.append(codes)
-                known = torch.cat([known, fresh.squeeze(2)], 1)
+                features = torch.cat([features, fresh.squeeze(2)], 1)
             if number + 1 < len(self.steps):
                 left = self._copies(number + 1)
-                if left < copies:  # no later step needs the others
-                    words = spoken
-                    own = [first_half(memory) for memory in own]
-                    past = [[first_half(memory) for memory in memories] for memories in past]
-                past = self._remembered(past, own, copied(step.chosen(known), left))
+                if left < copies:  # no later step needs the unconditional copies
+                    products = conditional
+                    own = [conditional_half(one, 0) for one in own]
+                    cache = [[conditional_half(one, 0) for one in caches] for caches in cache]
+                cache = self._extended(cache, own, repeated(step.patch_features(features), left))
         return found
 
-    def _remembered(self, past: list[list[Tensor]], own: list[Tensor], content: Tensor) -> list[list[Tensor]]:
-        """Each block's memory with that of a step whose patches hold `content`."""
-        chosen = self.choice(content).unflatten(2, (2 * self.heads * len(own), -1)).transpose(1, 2)
+    def _extended(self, cache: list[list[Tensor]], own: list[Tensor], content: Tensor) -> list[list[Tensor]]:
+        """Return each block's caches with that of a step, whose codes have the features `content`."""
+        chosen = self.code_key_value(content).unflatten(2, (2 * self.heads * len(own), -1)).transpose(1, 2)
         parts = chosen.split(2 * self.heads, 1)
-        return [[*before, one + part] for before, one, part in zip(past, own, parts, strict=True)]
+        return [[*before, one + part] for before, one, part in zip(cache, own, parts, strict=True)]
 
     def _copies(self, number: int) -> int:
-        """Of each drawing in a step: beside it may go one whose words say nothing, to lead away from."""
+        """Return 2 in a step that also runs unconditional copies, else 1."""
         return 2 if self.sampling.guidance_scale != 1 and number < self.sampling.stochastic_steps else 1
 
     def _steps(self) -> list[Step]:

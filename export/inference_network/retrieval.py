@@ -1,6 +1,4 @@
-"""The latent network's memory as a drawing looks it up: two passes over the entries instead of three, and its
-pictures' codes in fewer bytes.
-"""
+"""The retrieval index with two passes over the entries instead of three, and its codes in fewer bytes."""
 
 from __future__ import annotations
 
@@ -8,74 +6,76 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.training.models.latent.retrieval import COVERED, NEVER, RetrievalIndex
+from textual_vision.training.models.latent.retrieval_index import EXCLUDED, SUBTRACTED_SHARES, RetrievalIndex
 from textual_vision.training.models.text_encoder import sentence_from_text
 
-SMALLEST_LENGTH = 1e-12  # as F.normalize has it
+SMALLEST_LENGTH = 1e-12  # that of F.normalize
 HALF_BITS = 12  # of whole numbers that float16 holds exactly, -2,048 to 2,047
 
 
-class Recall(nn.Module):
-    """`RetrievalIndex.forward`, its second and third look as one: both depend on the first alone."""
+class FusedRetrieval(nn.Module):
+    """`RetrievalIndex.forward`, its second and third pass as one: both depend on the first alone."""
 
-    def __init__(self, memory: RetrievalIndex) -> None:
+    def __init__(self, index: RetrievalIndex) -> None:
         super().__init__()
-        half = memory.drafts // 2
-        looks = [look for look in zip(COVERED, (memory.drafts - half - 1, half), strict=True) if look[1] > 0]
-        self.counts = [count for _, count in looks]
-        covered = [share for share, _ in looks]
-        self.register_buffer("covered", torch.tensor(covered)[:, None])
-        self.codes = PackedCodes(memory.codes.long())
-        self.register_buffer("keys", memory.keys)
-        self.register_buffer("composed", memory.composed)
-        self.register_buffer("behind", memory.behind)
-        self.register_buffer("directions", memory.directions)
-        self.register_buffer("offset", memory.offset)
-        self.register_buffer("wandering", memory.wander * memory.mixing)
+        half = index.count // 2
+        passes = [
+            one for one in zip(SUBTRACTED_SHARES, (index.count - half - 1, half), strict=True) if one[1] > 0
+        ]
+        self.counts = [count for _, count in passes]
+        shares = torch.tensor([share for share, _ in passes])
+        self.register_buffer("shares", shares[:, None])
+        self.codes = PackedCodes(index.codes.long())
+        self.register_buffer("keys", index.keys)
+        self.register_buffer("is_composition", index.is_composition)
+        self.register_buffer("tie_break", index.tie_break)
+        self.register_buffer("directions", index.directions)
+        self.register_buffer("offset", index.offset)
+        self.register_buffer("query_noise", index.query_noise * index.mixing)
 
     keys: Tensor
-    composed: Tensor
-    covered: Tensor
-    behind: Tensor
+    is_composition: Tensor
+    shares: Tensor
+    tie_break: Tensor
     directions: Tensor
     offset: Tensor
-    wandering: Tensor
+    query_noise: Tensor
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `RetrievalIndex.forward` without a lesson."""
+        """Return what `RetrievalIndex.forward` returns outside of training."""
         query = F.linear(sentence_from_text(text, attention_mask), self.directions, self.offset)
-        query = _unit(_unit(query) + noise @ self.wandering)
+        query = _unit(_unit(query) + noise @ self.query_noise)
         scores = self._scores(query)
         near, found = scores.topk(1, dim=1)
         nearest, which = [near], [found]
         if self.counts:
-            said = near * self.keys.index_select(0, found[:, 0])
-            left = _unit(query.unsqueeze(1) - self.covered * said.unsqueeze(1))  # (B, looks, Q)
+            explained = near * self.keys.index_select(0, found[:, 0])
+            rest = _unit(query.unsqueeze(1) - self.shares * explained.unsqueeze(1))  # (B, passes, Q)
             taken = scores >= near
-            for count, look in zip(self.counts, self._scores(left).unbind(1), strict=True):
-                scores = torch.where(taken, -NEVER, look)
+            for count, scored in zip(self.counts, self._scores(rest).unbind(1), strict=True):
+                scores = torch.where(taken, -EXCLUDED, scored)
                 near, found = scores.topk(count, dim=1)
                 taken = taken.logical_or(scores >= near[:, -1:])
                 nearest.append(near)
                 which.append(found)
         found = torch.cat(which, 1)
         codes = self.codes(found.flatten()).unflatten(0, found.shape)
-        composed = self.composed.index_select(0, found[:, 0]).float()
-        return codes, torch.cat(nearest, 1), composed
+        is_composition = self.is_composition.index_select(0, found[:, 0]).float()
+        return codes, torch.cat(nearest, 1), is_composition
 
     def _scores(self, queries: Tensor) -> Tensor:
-        """Queries (..., Q) -> how near each entry is, (..., M)."""
-        # Of two axes, which become Gemm: other products would hold the keys a second time, turned.
+        """Return the score of each entry, (..., M), for queries (..., Q)."""
+        # Two axes become Gemm: other products would store the keys a second time, transposed.
         scores: Tensor = F.linear(queries.reshape(-1, queries.shape[-1]), self.keys)
         scores = scores.unflatten(0, queries.shape[:-1])
-        return scores - self.behind
+        return scores - self.tie_break
 
 
 class PackedCodes(nn.Module):
-    """Rows of whole numbers below 2,048 in float16, which holds whole numbers of twelve bits, a sign's too.
+    """Rows of whole numbers below 2,048, packed in float16, which holds signed whole numbers of twelve bits.
 
-    What bits a number leaves of them hold part of another, which so many neighbors share as it takes. Bytes
-    would hold more, but TensorRT looks up no int8.
+    The bits that a number leaves hold a part of another number, spread over several neighbors. Bytes would
+    hold more, but TensorRT gathers no int8.
     """
 
     packed: Tensor
@@ -105,6 +105,6 @@ class PackedCodes(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """F.normalize along the last axis, without spelling the lengths out."""
+    """Return F.normalize along the last axis, without an Expand of the lengths."""
     unit: Tensor = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SMALLEST_LENGTH)
     return unit

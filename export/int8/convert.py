@@ -6,11 +6,12 @@ hold every stage's inputs; what comes back are graphs for the same stages and wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
-from textual_vision.export.int8.layers import FLOAT, QUANTIZED, uncalibrated
+from textual_vision.export.int8.layers import FLOAT, INT8, QUANTIZED, TABLE, uncalibrated
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import Search, search
 from textual_vision.export.int8.stage import QuantizedStage, RangeOptions, quantize_stage
@@ -20,6 +21,10 @@ from textual_vision.runtime.backends.session import default_backend
 from textual_vision.runtime.errors import BudgetError
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
+
+PRODUCT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+RECURRENT_OPS = ("GRU", "LSTM", "RNN")
+RECURRENT, BETWEEN_ACTIVATIONS = "recurrent", "between activations"  # products without an int8 form here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,8 @@ def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> 
         for stage in source.stages
     ]
     # A clock would choose otherwise in the next build.
-    found = search(stages, evaluator, budget, timed=source.target == "cpu" and "milliseconds" in budget)
+    timed = source.target == "cpu" and "milliseconds" in budget
+    found = search(stages, evaluator, budget, timed=timed, thorough=source.target != "cpu")
     check_any_quantized(stages, found.modes)
     return PrecisionGraphs(
         graphs=dict(found.graphs),
@@ -89,6 +95,7 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
                 "correction": one.correction,
                 "errors": dict(one.errors),
                 "layers": {name: found.modes[one.stage.name].get(name, FLOAT) for name in _names(one)},
+                "products": _products(one, found),
                 "ranges": {
                     name: {"threshold": r.threshold, "method": r.method} for name, r in one.ranges.items()
                 },
@@ -96,6 +103,20 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
             for one in stages
         },
     }
+
+
+def _products(stage: QuantizedStage, found: Search) -> dict[str, object]:
+    """The number of products of the stage, of those in int8, and of the others by reason."""
+    reasons = Counter(found.reasons[stage.stage.name].values())
+    weights = {one.output for one in stage.layers if one.kind != TABLE}
+    for node in stage.model.graph.node:
+        if node.op_type in RECURRENT_OPS:
+            reasons[RECURRENT] += 1
+        elif node.op_type in PRODUCT_OPS and node.output[0] not in weights:
+            reasons[BETWEEN_ACTIVATIONS] += 1
+    modes = found.modes[stage.stage.name].values()
+    in_int8 = sum(mode == INT8 for mode in modes)
+    return {"int8": in_int8, "all": in_int8 + sum(reasons.values()), "reasons": dict(reasons)}
 
 
 def _warnings(stage: QuantizedStage) -> list[str]:

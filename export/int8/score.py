@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from textual_vision.export.host.parallel import parallel_map
 from textual_vision.export.model.batch import Array, ReferenceBatch, batches_of_stage, is_codes
 from textual_vision.export.parity.metrics import metrics_of, psnr, tensor_pair
-from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN
-from textual_vision.export.results import CodeMetrics
+from textual_vision.export.parity.tolerance import NEAR_TIE_MARGIN, TOLERANCES
+from textual_vision.export.parity.verdict import forced_parity
+from textual_vision.export.results import FAIL, CodeMetrics
 from textual_vision.export.sessions.cached import CachingSession
 from textual_vision.export.sessions.opening import open_own_graph, open_stage_sessions
 from textual_vision.export.sessions.timing import min_latency_ms
@@ -20,7 +21,11 @@ from textual_vision.runtime.backends.session import Session, SessionOptions
 from textual_vision.runtime.generation.program import Program, run_unit
 from textual_vision.runtime.manifest import StageSpec
 
-TEXT_CODES, CODES = "text_codes", "codes"
+TEXT_CODES, CODES, IMAGE = "text_codes", "codes", "image"
+# Other pictures than those that are calibrated on may be worse: half of the tolerance's errors are allowed.
+STRICTER = replace(
+    TOLERANCES["int8"], codes=(1 + TOLERANCES["int8"].codes) / 2, cosine=(1 + TOLERANCES["int8"].cosine) / 2
+)
 BYTES_PER_MEGABYTE = 1_000_000
 
 Tensors = Mapping[str, Array]
@@ -101,6 +106,19 @@ class Evaluator:
             total += float(np.mean((expected - found) ** 2) / max(np.mean(expected**2), 1e-12))
         return total
 
+    def holds(self, stage: StageSpec, graph: bytes) -> bool:
+        """Whether what the score does not judge of a changed stage stays well within int8's tolerance.
+
+        That is all but codes and picture: other codes, such as captions, and floats, such as attention.
+        """
+        others = tuple(one for one in stage.outputs if one.name not in (TEXT_CODES, CODES, IMAGE))
+        if not others or graph is self.floats[stage.name]:
+            return True
+        session = self._session(graph, stage.name)
+        spec = replace(stage, outputs=others)
+        parity = forced_parity(spec, session, self.batches, tolerance=STRICTER, backend=self.backend)
+        return parity.verdict != FAIL
+
     def time(self, stage: StageSpec, graphs: Sequence[bytes]) -> tuple[float, ...]:
         """Return each graph's milliseconds for one picture, with the threads that the runtime uses.
 
@@ -110,7 +128,7 @@ class Evaluator:
         return min_latency_ms(sessions, stage, self.batches[0])
 
     def _picture_stage(self) -> StageSpec:
-        return next(one for one in self.stages if any(tensor.name == "image" for tensor in one.outputs))
+        return next(one for one in self.stages if any(tensor.name == IMAGE for tensor in one.outputs))
 
     def _sessions_for(self, changed: Mapping[str, bytes]) -> dict[str, Session]:
         """Those of the first stage or loop that is changed and of all after it."""
@@ -144,7 +162,7 @@ class Evaluator:
 
     def _psnr(self, stage: StageSpec, outputs: Sequence[Tensors]) -> float:
         everything = [np.ones(len(batch.prompts), bool) for batch in self.batches]
-        image = next(tensor for tensor in stage.outputs if tensor.name == "image")
+        image = next(tensor for tensor in stage.outputs if tensor.name == IMAGE)
         pair = tensor_pair(image, self.batches, outputs, everything)
         decibels = psnr(pair.expected.astype(np.uint8), pair.found.astype(np.uint8))
         return math.inf if decibels is None else decibels

@@ -7,6 +7,9 @@ the budget alone are timed in turns, and left out where they cost hardly less th
 several do together is foretold (wrong codes and squared errors add up) and then measured, the cheapest
 first: cost is bytes plus time, each as a share of the float graphs'. Cost decides between choices with int8;
 that there is int8 wherever the budget allows it was asked for, and no time says otherwise.
+
+For TensorRT the first is the choice with the most integers, whatever it costs here: only accuracy says that a
+product stays in float.
 """
 
 from __future__ import annotations
@@ -17,7 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from textual_vision.export.int8.budget import Budget, Trial, budget_error, json_of_score, pareto, shortfall
-from textual_vision.export.int8.layers import HALF, INT8, MODES, QUANTIZED, WEIGHT_ONLY, default_modes
+from textual_vision.export.int8.layers import (
+    HALF,
+    INT8,
+    MIN_WEIGHT_VALUES,
+    MODES,
+    QUANTIZED,
+    TABLE,
+    WEIGHT_ONLY,
+    default_modes,
+)
 from textual_vision.export.int8.score import BYTES_PER_MEGABYTE, Evaluator, Score
 from textual_vision.export.int8.stage import QuantizedStage
 
@@ -29,6 +41,8 @@ SENSITIVITY_BATCHES = 4  # on which layers are compared with each other
 PREDICTION_MARGIN = 1.25  # every choice that failed makes what is foretold of errors this much darker
 MAX_JOINT_TRIALS = 12  # choices of all stages that are measured
 INTEGER_COST = 0.5  # of a float product, where time is not measured
+THOROUGH_FRACTIONS = (7 / 8, 3 / 4, *RELAX_FRACTIONS)  # where integers are wanted at any cost
+ACCURACY, TIME, SIZE, SMALL, CONSTANT = "accuracy", "time", "size", "small", "constant input"
 COSTS = ("megabytes", "milliseconds")
 
 Modes = Mapping[str, str]  # layer → mode
@@ -38,7 +52,8 @@ Modes = Mapping[str, str]  # layer → mode
 class Candidate:
     """One choice for a stage: `score` with all other stages in float; `milliseconds` None when not timed.
 
-    `work` is the parameters computed with, those in integers as INTEGER_COST.
+    `work` is the parameters computed with, those in integers as INTEGER_COST; `float_work` those of products
+    that are not in integers.
     """
 
     stage: str
@@ -46,47 +61,60 @@ class Candidate:
     graph: bytes
     score: Score
     work: float
+    float_work: float = 0.0
     milliseconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What was found: `graphs` by stage with their `modes`; every choice tried, in order."""
+    """What was found: `graphs` by stage with their `modes`; every choice tried, in order.
+
+    `reasons`, stage → layer, say why a product is not computed in integers.
+    """
 
     graphs: Mapping[str, bytes]
     modes: Mapping[str, Modes]
     score: Score
     trials: tuple[Trial, ...]
+    reasons: Mapping[str, Mapping[str, str]]
 
     def score_json(self) -> dict[str, float | None]:
         """The score as JSON; identical pictures have no decibels."""
         return json_of_score(self.score)
 
     def table_json(self) -> list[dict[str, object]]:
-        """The Pareto table: the trials that no other beats in everything, with the one that was taken."""
-        taken = {self.trials[-1].label: " (taken)"}
-        return [
-            {"label": trial.label + taken.get(trial.label, ""), **json_of_score(trial.score)}
-            for trial in pareto(self.trials)
-        ]
+        """The Pareto table: the trials that no other beats in everything, and the one that was taken."""
+        taken = self.trials[-1]
+        shown = [trial for trial in pareto(self.trials) if trial.label != taken.label]
+        rows = [(trial.label, trial.score) for trial in shown] + [(f"{taken.label} (taken)", taken.score)]
+        return [{"label": label, **json_of_score(score)} for label, score in rows]
 
 
 def search(
-    stages: Sequence[QuantizedStage], evaluator: Evaluator, budget: Budget, *, timed: bool = True
+    stages: Sequence[QuantizedStage],
+    evaluator: Evaluator,
+    budget: Budget,
+    *,
+    timed: bool = True,
+    thorough: bool = False,
 ) -> Search:
-    """The cheapest graphs within the budget.
+    """The cheapest graphs within the budget; `thorough`, those with the most integers within it.
 
     Without `timed`, for a target that is not this machine, integers are taken to be twice as fast.
 
     Raises BudgetError, with the best that was found, when no choice meets it.
     """
-    stage_candidates = [StageCandidates(one, evaluator, budget) for one in stages]
+    stage_candidates = [StageCandidates(one, evaluator, budget, thorough=thorough) for one in stages]
     candidates = [part.candidates(timed) for part in stage_candidates]
     if not any(_is_quantized(candidate) for one in candidates for candidate in one):
         candidates = [part.candidates(timed, at_any_cost=True) for part in stage_candidates]
     trials = [_single_stage_trial(one) for part in stage_candidates for one in part.tried]
     floats = [one[-1] for one in candidates]
-    choices = sorted(_choices(candidates), key=lambda choice: _cost(choice, floats))
+
+    def rank(choice: Sequence[Candidate]) -> tuple[float, float]:
+        return (sum(one.float_work for one in choice) if thorough else 0.0, _cost(choice, floats))
+
+    choices = sorted(_choices(candidates, everything=thorough), key=rank)
     margin = 1.0
     for _ in range(MAX_JOINT_TRIALS):
         short = [shortfall(_predicted_score(one, margin), budget) for one in choices]
@@ -95,20 +123,61 @@ def search(
         if shortfall(trials[-1].score, budget) == 0:
             graphs = {candidate.stage: candidate.graph for candidate in choice}
             found = trials[-1]
-            return Search(graphs=graphs, modes=found.modes, score=found.score, trials=tuple(trials))
+            chosen = zip(stages, stage_candidates, candidates, choice, strict=True)
+            reasons = {
+                one.stage.name: _reasons(one, part.tried, held, taken) for one, part, held, taken in chosen
+            }
+            return Search(
+                graphs=graphs, modes=found.modes, score=found.score, trials=tuple(trials), reasons=reasons
+            )
         if min(short) > 0 or not choices:
             break
         margin *= PREDICTION_MARGIN
     raise budget_error(budget, trials)
 
 
-def _choices(candidates: Sequence[Sequence[Candidate]]) -> list[tuple[Candidate, ...]]:
-    """Of all stages, int8 in one at least: of what is worthwhile, else of any; without where none has it."""
+def _reasons(
+    stage: QuantizedStage, tried: Sequence[Candidate], held: Sequence[Candidate], taken: Candidate
+) -> dict[str, str]:
+    """Why a product of the stage is not computed in integers, by the layer's name.
+
+    Of the choices that were `tried`, those `held` are within the budget; the last is the float graph.
+    """
+    found = {}
+    for layer in stage.layers:
+        if layer.kind == TABLE or taken.modes.get(layer.name) == INT8:
+            continue
+        within = [one for one in held if one.modes.get(layer.name) == INT8]
+        if layer.parameters < MIN_WEIGHT_VALUES:
+            found[layer.name] = SMALL
+        elif layer.is_weight_only:
+            found[layer.name] = CONSTANT
+        elif layer.feeds_argmax:
+            found[layer.name] = ACCURACY
+        elif within and not all(_costs_less(one, taken, held[-1]) for one in within):
+            found[layer.name] = SIZE if taken.milliseconds is None else TIME
+        else:
+            was_tried = any(one.modes.get(layer.name) == INT8 for one in tried)
+            found[layer.name] = ACCURACY if was_tried else SIZE
+    return found
+
+
+def _costs_less(one: Candidate, other: Candidate, floating: Candidate) -> bool:
+    return _cost([one], [floating]) < _cost([other], [floating])
+
+
+def _choices(
+    candidates: Sequence[Sequence[Candidate]], *, everything: bool = False
+) -> list[tuple[Candidate, ...]]:
+    """Of all stages, int8 in one at least: of what is worthwhile, else of any; without where none has it.
+
+    `everything` does not ask what is worthwhile.
+    """
     worthwhile = [
         [*(candidate for candidate in one[:-1] if _is_worthwhile(candidate, one[-1])), one[-1]]
         for one in candidates
     ]
-    for offered in (worthwhile, candidates):
+    for offered in (candidates,) if everything else (worthwhile, candidates):
         found = [choice for choice in itertools.product(*offered) if any(map(_is_quantized, choice))]
         if found:
             return found
@@ -126,8 +195,11 @@ def _is_quantized(candidate: Candidate) -> bool:
 class StageCandidates:
     """A stage's choices, all in `tried`: those that meet the budget's accuracy alone are its candidates."""
 
-    def __init__(self, stage: QuantizedStage, evaluator: Evaluator, budget: Budget) -> None:
-        self._stage, self._evaluator = stage, evaluator
+    def __init__(
+        self, stage: QuantizedStage, evaluator: Evaluator, budget: Budget, *, thorough: bool = False
+    ) -> None:
+        """`thorough` looks for integers whatever they cost."""
+        self._stage, self._evaluator, self._thorough = stage, evaluator, thorough
         self._budget = {name: bound for name, bound in budget.items() if name not in COSTS}
         self._candidates: list[Candidate] = []
         self.tried: list[Candidate] = []
@@ -144,7 +216,9 @@ class StageCandidates:
         layers = self._stage.layers
         half = default_modes(layers, HALF)
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHT_ONLY, INT8))
-        if self._meets_budget(half):
+        if self._thorough:
+            self._quantize_thoroughly(half, integer)
+        elif self._meets_budget(half):
             self._quantize(half, stored, integer, at_any_cost=at_any_cost)
         floating = self._candidate({}, self._exact)
         found = [*self._candidates, floating]
@@ -172,6 +246,12 @@ class StageCandidates:
                 self._relax_worst_layers(stored, integer)
             self._relax_worst_layers(half, integer)
 
+    def _quantize_thoroughly(self, half: Modes, integer: Modes) -> None:
+        """Adds the choices with as many integers as hold."""
+        upper = half if self._meets_budget(half) else {}
+        if integer != half and not self._meets_budget(integer):
+            self._relax_worst_layers(upper, integer)
+
     def _near(self) -> bool:
         """Whether stepping back with some layers could bring what was tried last within the budget."""
         return shortfall(self.tried[-1].score, self._budget) < HOPELESS
@@ -187,9 +267,10 @@ class StageCandidates:
             self._layer_errors[name, unknown[name]] = harm
         worst = sorted(changed, key=lambda name: -self._layer_errors[name, changed[name]])
         held = False
-        for share in RELAX_FRACTIONS:
-            back = worst[: math.ceil(share * len(worst))]
-            if not self._meets_budget({**lower, **{name: upper[name] for name in back}}):
+        for share in THOROUGH_FRACTIONS if self._thorough else RELAX_FRACTIONS:
+            back = set(worst[: math.ceil(share * len(worst))])
+            modes = {name: mode for name, mode in lower.items() if name not in back}
+            if not self._meets_budget({**modes, **{name: upper[name] for name in back if name in upper}}):
                 break
             held = True
         return held
@@ -197,18 +278,28 @@ class StageCandidates:
     def _meets_budget(self, modes: Modes, graph: bytes | None = None) -> bool:
         """Whether the choice, whose graph may be there already, meets the budget alone; then it is kept."""
         candidate = self._candidate(modes, self._stage.graph(modes) if graph is None else graph)
-        held = shortfall(candidate.score, self._budget) == 0
+        within = shortfall(candidate.score, self._budget) == 0
+        held = within and self._evaluator.holds(self._stage.stage, candidate.graph)
         if held:
             self._candidates.append(candidate)
         return held
 
     def _candidate(self, modes: Modes, graph: bytes) -> Candidate:
         name = self._stage.stage.name
+        products = [one for one in self._stage.layers if one.kind != TABLE]
         cost = {INT8: INTEGER_COST}
         work = sum(cost.get(modes.get(one.name, ""), 1.0) * one.parameters for one in self._stage.layers)
+        float_work = sum(one.parameters for one in products if modes.get(one.name) != INT8)
         changed = {name: graph} if modes else {}
         self.tried.append(
-            Candidate(stage=name, modes=modes, graph=graph, score=self._evaluator.score(changed), work=work)
+            Candidate(
+                stage=name,
+                modes=modes,
+                graph=graph,
+                score=self._evaluator.score(changed),
+                work=work,
+                float_work=float_work,
+            )
         )
         return self.tried[-1]
 
@@ -227,7 +318,8 @@ def _cost(choice: Sequence[Candidate], floats: Sequence[Candidate]) -> float:
     """Bytes and time, each as a share of the float graphs'."""
 
     def share(values: Sequence[float], wholes: Sequence[float]) -> float:
-        return sum(values) / sum(wholes)
+        whole = sum(wholes)  # 0 where no stage has a product, or a clock saw no time
+        return sum(values) / whole if whole else 1.0
 
     size = share(
         [len(candidate.graph) for candidate in choice], [len(candidate.graph) for candidate in floats]

@@ -53,7 +53,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> StagedModel:
     )
     margins = {"text_encoder": _text_margins(model), "latent": _latent_margins(model)}
     inference_modules = {
-        "latent": lambda: inference_latent_network(LatentStage(model.latent, model.codebook))
+        "latent": lambda: inference_latent_network(LatentStage(model.latent, model.sampler, model.codebook))
     }
     return StagedModel(
         name=checkpoint.config.name,
@@ -104,15 +104,15 @@ def _text_margins(model: TextToImageModel) -> Margins:
 
 
 def _latent_margins(model: TextToImageModel) -> Margins:
-    network = model.latent
-    counts = torch.tensor([b - a for a, b in map(network.positions, range(network.config.steps))])
-    in_order = torch.repeat_interleave(torch.arange(network.config.steps), counts)
-    steps = in_order[network.place].unflatten(0, (network.config.grid, network.config.grid))
+    config, schedule = model.config.latent, model.latent.schedule
+    counts = torch.tensor([b - a for a, b in map(schedule.codes_of_step, range(config.steps))])
+    by_rank = torch.repeat_interleave(torch.arange(config.steps), counts)
+    steps = by_rank[schedule.rank].unflatten(0, (config.grid, config.grid))
 
     @torch.no_grad()
     def margins(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         words, noise = (inputs["text"], inputs["attention_mask"]), inputs["noise"]
-        latents = F.normalize(model.latent.plan(*words, noise, model.codebook).latents, dim=-1)
+        latents = F.normalize(model.sampler(*words, noise, model.codebook).latents, dim=-1)
         best = model.codebook.similarity(latents).topk(2, dim=-1).values
         return {"codes": best[..., 0] - best[..., 1], f"codes{STEP}": steps.expand(best.shape[:-1])}
 

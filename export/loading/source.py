@@ -36,7 +36,7 @@ def load_model(source: str) -> StagedModel:
     the checkpoint is damaged.
     """
     if (published := family_source(source)) is not None:
-        model = normalized_model(model_from_family(*published))
+        model = normalized_model(model_from_family(published))
         check_specs(model)
         return replace(model, fingerprint=fingerprint_of(model, {}))
     path, colon, function = source.rpartition(":")

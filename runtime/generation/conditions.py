@@ -53,11 +53,16 @@ class ConditionReader:
     """Reads conditions as a bundle's model takes them."""
 
     def __init__(self, bundle: Bundle, tokenizer: BatchTokenizer | None = None) -> None:
-        """`tokenizer` None is the bundle's own. Raises IntegrityError when that is damaged."""
+        """`tokenizer` None is the bundle's own. Raises IntegrityError when that is damaged.
+
+        A model without prompts uses no tokenizer, also where one is given.
+        """
         text, self._labels = bundle.manifest.text, bundle.manifest.labels
-        if text is not None and tokenizer is None:
+        if text is None:
+            tokenizer = None
+        elif tokenizer is None:
             tokenizer = Tokenizer(bundle.read(text.tokenizer), text)
-        self._tokenizer = tokenizer
+        self._tokenizer: BatchTokenizer | None = tokenizer
 
     def read(self, texts: Sequence[str | int]) -> Condition:
         """The condition of each text: a prompt, a label, or nothing, where only their number counts."""

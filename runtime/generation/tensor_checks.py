@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from textual_vision.runtime.backends.session import Array
-from textual_vision.runtime.errors import IntegrityError
+from textual_vision.runtime.errors import IntegrityError, UsageError
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
 AGAIN_HINT = "export the bundle again"
@@ -26,6 +26,21 @@ def sizes_of(stage: StageSpec, tensors: Mapping[str, Array]) -> dict[str, int]:
     for spec in stage.inputs:
         _match(stage, spec, tensors[spec.name], sizes)
     return sizes
+
+
+def check_inputs(stage: StageSpec, inputs: Mapping[str, Array]) -> None:
+    """Raise UsageError unless a caller's `inputs` have the manifest's types, shapes and ranges."""
+    sizes: dict[str, int] = {}
+    for spec in stage.inputs:
+        tensor: object = inputs[spec.name]
+        if not isinstance(tensor, np.ndarray):
+            problem = f"stage {stage.name!r}: {spec.name!r} is a {type(tensor).__name__}"
+            raise UsageError(problem, "give a numpy array")
+        try:
+            _match(stage, spec, tensor, sizes)
+            _check_range(stage, spec, tensor)
+        except IntegrityError as error:
+            raise UsageError(error.message, "`tv-export inspect` shows types and shapes") from None
 
 
 def check_outputs(stage: StageSpec, outputs: Mapping[str, Array], sizes: dict[str, int]) -> None:

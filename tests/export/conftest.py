@@ -105,20 +105,20 @@ SCALES = {
     "text_encoder.encoder": 2.0,
     "text_encoder.quantizer": 0.2,
     "latent.condition": 2.0,
-    "latent.start": 2.0,
+    "latent.initial": 2.0,
     "latent.position": 0.1,
     "generator": 0.3,
 }
 
 
 def randomize(module: torch.nn.Module, seed: int = 9) -> None:
-    """Every parameter and buffer by chance; variances stay positive, codes' rows unit."""
+    """Fill everything that a checkpoint holds by chance; variances stay positive, codes' rows unit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in [*module.named_parameters(), *module.named_buffers()]:
-            if name.endswith(("composed", "nearest")):  # ones and zeros
+        for name, value in module.state_dict().items():
+            if name.endswith(("is_composition", "is_nearest")):  # ones and zeros
                 continue
-            if value.dtype == torch.float16:  # codes of a memory
+            if value.dtype == torch.float16:  # codes of a retrieval index
                 value.copy_(torch.randint(0, 16, value.shape, generator=generator))
             if value.dtype != torch.float32:
                 continue
@@ -152,7 +152,7 @@ def latent_stage() -> Callable[..., LatentStage]:
         randomize(model)
         with torch.no_grad():
             model.codebook.rows.copy_(torch.nn.functional.normalize(model.codebook.rows, dim=1))
-        return LatentStage(model.latent, model.codebook).eval()
+        return LatentStage(model.latent, model.sampler, model.codebook).eval()
 
     return made
 

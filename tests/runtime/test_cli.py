@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,6 +63,26 @@ def test_json_tells_machines_of_each_picture_in_a_line(generate):
     assert (told[0]["bundle"], told[0]["precision"], told[0]["backend"]) == ("tiny", "fp32", "openvino")
     assert [one["seed"] for one in told] == [0, 1]
     assert [one["file"] for one in told] == ["out-1.png", "out-2.png"]
+
+
+@pytest.mark.parametrize("isolation", ["--no-isolated", "--isolated"])
+def test_the_command_ends_with_all_that_it_printed(tiny_bundle, tmp_path, isolation):
+    command = [
+        sys.executable,
+        "-m",
+        "textual_vision.runtime.cli.main",
+        str(tiny_bundle),
+        "dog",
+        "unknownword",
+    ]
+    done = subprocess.run([*command, isolation], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "wrote out-1.png\nwrote out-2.png\n")
+    assert "not in the vocabulary" in done.stderr
+    full = "/dev/full"
+    if Path(full).exists():
+        with open(full, "w") as stream:  # noqa: PTH123 - Path.open would do no better
+            done = subprocess.run([*command, isolation], cwd=tmp_path, stdout=stream, check=False)
+        assert done.returncode != 0
 
 
 def test_prompts_come_from_a_file_or_the_standard_input(generate, tiny_bundle, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from textual_vision.runtime.errors import (
     PromptWarning,
     UsageError,
 )
+from textual_vision.runtime.text.tokenizer import Tokenizer
 
 BACKENDS = ["onnxruntime", "openvino"]
 
@@ -195,3 +196,23 @@ def test_a_prompt_longer_than_the_fixed_text_length_is_cut_with_a_warning(edit_m
 def test_graphs_of_another_text_length_than_the_prompts_have_are_refused(edit_manifest):
     with pytest.raises(IntegrityError, match="takes 16 tokens, the text's length is 8"):
         TextToImage.load(edit_manifest(fix_the_text_length(8, 16)))
+
+
+def test_one_stage_runs_on_tensors_of_a_users_own(tiny_bundle):
+    model = TextToImage.load(tiny_bundle)
+    found = model.generate(["a dog"], [3])
+    manifest = model.bundle.manifest
+    tokens = Tokenizer(model.bundle.read("tokenizer.json"), manifest.text).encode(["a dog"])
+    prompt = {"input_ids": tokens.ids, "attention_mask": tokens.mask}
+    text = model.run_stage("text_encoder", prompt)["text"]
+    given = {"codes": found.codes, "text": text, "attention_mask": tokens.mask}
+    assert np.array_equal(model.run_stage("generator", given)["image"], found.images)
+    for name, inputs, problem in (
+        ("painter", {}, "no stage 'painter'"),
+        ("generator", {"noise": found.codes}, "takes attention_mask, codes, text, not noise"),
+        ("generator", {**given, "codes": found.codes.astype(np.int32)}, "'codes' is int32"),
+        ("generator", {**given, "codes": found.codes + 99}, "has values from"),
+        ("generator", {**given, "codes": found.codes.tolist()}, "is a list"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            model.run_stage(name, inputs)

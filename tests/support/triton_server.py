@@ -18,6 +18,38 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 90
 END_SECONDS = 30
 MODEL = "text_to_image"
+DATATYPES = {"uint64": "UINT64", "int64": "INT64", "int32": "INT32", "float32": "FP32", "uint8": "UINT8"}
+STAGE_MODEL = '''"""Runs model.onnx as Triton's ONNX Runtime backend: the file's own tensors, batch first."""
+
+import json
+import os
+
+import onnxruntime
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = os.path.join(args["model_repository"], args["model_version"])
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(
+            os.path.join(folder, "model.onnx"), settings, providers=["CPUExecutionProvider"]
+        )
+        self.names = {one["name"] for one in json.loads(args["model_config"])["input"]}
+        assert self.names == {one.name for one in self.session.get_inputs()}
+
+    def execute(self, requests):
+        return [self.response(request) for request in requests]
+
+    def response(self, request):
+        given = {one.name(): one.as_numpy() for one in request.inputs()}
+        outputs = [one.name for one in self.session.get_outputs()]
+        values = self.session.run(outputs, given)
+        tensors = [utils.Tensor(name, value) for name, value in zip(outputs, values)]
+        wanted = set(request.requested_output_names())
+        return utils.InferenceResponse([one for one in tensors if one.name() in wanted])
+'''
 
 
 class Server:
@@ -41,9 +73,14 @@ class Server:
         """Return when the server answers `path` with 200."""
         deadline = time.monotonic() + START_SECONDS
         while self.status(path) != 200:
-            assert self.process.poll() is None, self.log.read_text("utf-8", "replace")[-3000:]
-            assert time.monotonic() < deadline, self.log.read_text("utf-8", "replace")[-3000:]
+            assert self.process.poll() is None, self.errors()
+            assert time.monotonic() < deadline, self.errors()
             time.sleep(0.1)
+
+    def errors(self):
+        """The lines of the log that name errors."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        return "\n".join(line for line in lines if "rror" in line or "ailed" in line)
 
     def status(self, path, data=None):
         """HTTP's status of a request, 0 where nobody listens."""
@@ -118,25 +155,52 @@ def resident_bytes(process):
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def inputs_of(module, prompts, seeds, count=None):
-    """The inputs of a request; `module` is tritonclient.http or tritonclient.grpc."""
-    texts = [one if isinstance(one, bytes) else one.encode() for one in prompts]
-    columns = [
-        ("prompt", "BYTES", np.array([[one] for one in texts], np.object_)),
-        ("seed", "UINT64", np.array([[one] for one in seeds], np.uint64)),
-    ]
-    if count is not None:
-        columns.append(("count", "INT32", np.full((len(seeds), 1), count, np.int32)))
+def client_of(server, kind):
+    """The module and the client of a protocol, "http" or "grpc"."""
+    if kind == "http":
+        import tritonclient.http as module
+
+        return module, module.InferenceServerClient(server.http, network_timeout=60, connection_timeout=60)
+    import tritonclient.grpc as module
+
+    return module, module.InferenceServerClient(server.grpc)
+
+
+def inputs_of(module, tensors):
+    """The inputs of a request, from arrays by name; text is encoded."""
     inputs = []
-    for name, datatype, tensor in columns:
+    for name, tensor in tensors.items():
+        datatype = {"O": "BYTES"}.get(tensor.dtype.kind, DATATYPES.get(tensor.dtype.name))
         one = module.InferInput(name, list(tensor.shape), datatype)
         one.set_data_from_numpy(tensor)
         inputs.append(one)
     return inputs
 
 
-def ask(module, client, prompts, seeds, count=None, version=""):
-    """`image` and `codes` of a request."""
-    inputs = inputs_of(module, prompts, seeds, count)
-    answer = client.infer(MODEL, inputs, model_version=version)
+def ask(kind_and_client, prompts, seeds, count=None, version="", **numbers):
+    """`image` and `codes` of a request; `numbers` are float32, one for all rows."""
+    module, client = kind_and_client
+    texts = [one if isinstance(one, bytes) else one.encode() for one in prompts]
+    tensors = {
+        "prompt": np.array([[one] for one in texts], np.object_),
+        "seed": np.array([[one] for one in seeds], np.uint64),
+    }
+    if count is not None:
+        tensors["count"] = np.full((len(seeds), 1), count, np.int32)
+    tensors |= {name: np.full((len(seeds), 1), one, np.float32) for name, one in numbers.items()}
+    answer = client.infer(MODEL, inputs_of(module, tensors), model_version=version)
     return answer.as_numpy("image"), answer.as_numpy("codes")
+
+
+def run_stages_by_python(repository):
+    """Let the Python backend run the stages that are meant for the ONNX Runtime backend, which is not here.
+
+    It loads the very files, takes the tensors that the configuration promises, and is warmed up by it.
+    """
+    for config in repository.glob(f"{MODEL}_*/config.pbtxt"):
+        text = config.read_text("utf-8")
+        assert 'backend: "onnxruntime"' in text
+        text = text.replace('backend: "onnxruntime"', 'backend: "python"')
+        config.write_text(text.replace('"model.onnx"', '"model.py"'), "utf-8")
+        for graph in config.parent.glob("*/model.onnx"):
+            (graph.parent / "model.py").write_text(STAGE_MODEL, "utf-8")

@@ -38,7 +38,7 @@ def describe(config: TrainConfig) -> list[StageSize]:
     book = model.codebook.rows.numel()
     sizes = {
         "text_encoder": _weights(model.text_encoder) + model.text_encoder.quantizer.centroids.numel(),
-        "latent": _weights(model.latent) + book + _remembered(model),
+        "latent": _weights(model.latent) + book + _retrieval_index(model),
         "generator": _weights(model.generator),
     }
     generating = [StageSize(stage=n, weights=w, multiply_accumulates=costs[n]) for n, w in sizes.items()]
@@ -57,9 +57,9 @@ def _weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _remembered(model: TextToImageModel) -> int:
-    memory = model.latent.memory
-    return 0 if memory is None else sum(table.numel() for table in memory.buffers())
+def _retrieval_index(model: TextToImageModel) -> int:
+    index = model.latent.retrieval
+    return 0 if index is None else sum(table.numel() for table in index.buffers())
 
 
 def _costs(model: TextToImageModel, config: ModelConfig) -> dict[str, int]:

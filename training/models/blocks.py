@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from textual_vision.training.models.text_encoder import sentence_from_text
 
 
-class Condition(nn.Module):
+class ConditionProjection(nn.Module):
     """One vector from the attention-weighted sentence and the noise, for every FiLM layer."""
 
     def __init__(self, text_width: int, noise_width: int, width: int) -> None:

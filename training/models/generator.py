@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from textual_vision.training.config import ModelConfig
-from textual_vision.training.models.blocks import Condition, ConditionalNorm, Residual, Upsample
+from textual_vision.training.models.blocks import ConditionalNorm, ConditionProjection, Residual, Upsample
 
 
 class Generator(nn.Module):
@@ -15,7 +15,7 @@ class Generator(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         config = model.generator
-        self.condition = Condition(model.text.embed_dim, model.noise, config.condition)
+        self.condition = ConditionProjection(model.text.embed_dim, model.noise, config.condition)
         self.entry = nn.Conv2d(model.codebook.codebook_dim, config.channels[0], 3, padding=1, bias=False)
         self.entry_norm = ConditionalNorm(config.channels[0], config.condition)
         self.residuals = nn.ModuleList(

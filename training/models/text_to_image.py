@@ -14,6 +14,7 @@ from textual_vision.training.models.codebook import Codebook
 from textual_vision.training.models.generator import Generator
 from textual_vision.training.models.image_encoder import ImageEncoder, Posterior
 from textual_vision.training.models.latent.network import LatentNetwork
+from textual_vision.training.models.latent.sampler import SampledCodes, Sampler
 from textual_vision.training.models.text_encoder import TextEncoder
 
 
@@ -38,9 +39,10 @@ class TextToImageModel(nn.Module):
                 "model.retrieval.entries is null: the model has an entry for each picture of a corpus",
                 "give the number of pictures",
             )
-        self.config, self.sampling = config, sampling
+        self.config = config
         self.text_encoder = TextEncoder(config.text)
         self.latent = LatentNetwork(config, sampling)
+        self.sampler = Sampler(self.latent, config, sampling)
         self.codebook = Codebook(config.codebook)
         self.generator = Generator(config)
         self.image_encoder = ImageEncoder(config)
@@ -59,14 +61,16 @@ class TextToImageModel(nn.Module):
 class LatentStage(nn.Module):
     """text, attention_mask, noise -> codes int64 (B, h, w)."""
 
-    def __init__(self, latent: LatentNetwork, codebook: Codebook) -> None:
+    def __init__(self, latent: LatentNetwork, sampler: Sampler, codebook: Codebook) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent = latent  # whose weights the sampler does not hold
+        self.sampler = sampler
         self.codebook = codebook
 
     def forward(self, text: Tensor, attention_mask: Tensor, noise: Tensor) -> Tensor:
         """text (B, T, C), attention_mask int64 (B, T), noise (B, Z) -> codes int64 (B, h, w)."""
-        return self.latent.plan(text, attention_mask, noise, self.codebook).codes
+        sampled: SampledCodes = self.sampler(text, attention_mask, noise, self.codebook)
+        return sampled.codes
 
 
 class GeneratorStage(nn.Module):
@@ -96,6 +100,6 @@ def stages_from_model(model: TextToImageModel) -> Stages:
     """Views of the model's own modules: no weight is copied."""
     return Stages(
         text_encoder=model.text_encoder,
-        latent=LatentStage(model.latent, model.codebook),
+        latent=LatentStage(model.latent, model.sampler, model.codebook),
         generator=GeneratorStage(model.generator, model.codebook),
     )

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from textual_vision.training.config import PhaseConfig, TrainConfig
 from textual_vision.training.data.batches import Batches, StepRandom, TrainingBatch
-from textual_vision.training.models.attention import CellHead, GridBlock
 from textual_vision.training.models.discriminator import make_discriminator
-from textual_vision.training.models.latent.retrieval import RetrievalIndex, entries_of
+from textual_vision.training.models.latent.blocks import CodeHead, LatentBlock
+from textual_vision.training.models.latent.retrieval_index import RetrievalIndex, entries_of
 from textual_vision.training.models.text_encoder import sentence_from_text
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.muon import Muon
@@ -126,12 +126,12 @@ def hidden_matrices(objective: nn.Module) -> list[Tensor]:
 
     After 200 steps of the latent phase the cross-entropy was 4.83 nats with Muon, and 4.90 with AdamW alone.
     """
-    blocks = (module for module in objective.modules() if isinstance(module, (GridBlock, CellHead)))
+    blocks = (module for module in objective.modules() if isinstance(module, (LatentBlock, CodeHead)))
     return [
         p
         for block in blocks
         for name, p in block.named_parameters()
-        if p.ndim == 2 and not name.startswith(("cell", "latent", "follow"))
+        if p.ndim == 2 and not name.startswith(("cell_embedding", "latent", "copy"))
     ]
 
 
@@ -219,15 +219,15 @@ class LatentPhase(_SingleObjective):
 
     def step(self, step: int) -> Terms:
         """Also fill the retrieval index from the corpus in the first step."""
-        if step == 0 and self.model.latent.memory is not None:
-            self._fill(self.model.latent.memory)
+        if step == 0 and self.model.latent.retrieval is not None:
+            self._fill(self.model.latent.retrieval)
         return super().step(step)
 
     @torch.no_grad()
-    def _fill(self, memory: RetrievalIndex) -> None:
+    def _fill(self, index: RetrievalIndex) -> None:
         # Every process fills the index from the same pictures.
         styled, bare, codes, is_composition = [], [], [], []
-        kept = entries_of(len(self.batches.source), len(memory.keys))
+        kept = entries_of(len(self.batches.source), len(index.keys))
         for indices in kept.split(FILLED_AT_ONCE):
             taken = self.batches.plainest(indices.tolist(), style=True)
             device = self.accelerator.device
@@ -235,8 +235,8 @@ class LatentPhase(_SingleObjective):
             bare.append(self._sentences(self.batches.plainest(indices.tolist(), style=False)))
             latents = self.model.image_encoder(taken.pictures.to(device))
             codes.append(self.model.codebook.nearest(latents).flatten(1))
-            is_composition += [self.batches.source.is_composition(index) for index in indices.tolist()]
-        memory.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(is_composition))
+            is_composition += [self.batches.source.is_composition(number) for number in indices.tolist()]
+        index.fill(torch.cat(styled), torch.cat(bare), torch.cat(codes), torch.tensor(is_composition))
 
     def _sentences(self, batch: TrainingBatch) -> Tensor:
         mask = batch.attention_mask.to(self.accelerator.device)

@@ -123,15 +123,27 @@ def load_mirrorgan(
     generator: Path,
     text_encoder: Path,
     vocabulary: Path,
-    captioner: tuple[Path, Path] | None = None,
+    caption_cnn: Path | None = None,
+    caption_rnn: Path | None = None,
 ) -> FamilyNetworks:
-    """All stages of MirrorGAN; `captioner` are the files of caption_cnn and caption_rnn, or None without."""
+    """All stages of MirrorGAN; with both files of the captioning network it also describes its picture.
+
+    Raises UsageError for one of the two alone.
+    """
     network = generator_from_file(generator)
     side = text_from_files(text_encoder, vocabulary, max_words=MAX_WORDS_OF_PROMPT)
     found = networks_from_generator(network, side, generator.name, text_encoder.name)
-    if captioner is None:
+    if caption_cnn is None and caption_rnn is None:
         return found
-    return replace(found, stages=(*found.stages, _captioner_stage(captioner_from_files(*captioner), found)))
+    if caption_cnn is None or caption_rnn is None:
+        there, lacking = (
+            ("caption_rnn", "caption_cnn") if caption_cnn is None else ("caption_cnn", "caption_rnn")
+        )
+        raise UsageError(
+            f"mirrorgan: {there} without {lacking}", "give both files of the captioning network, or none"
+        )
+    captioner = captioner_from_files(caption_cnn, caption_rnn)
+    return replace(found, stages=(*found.stages, _captioner_stage(captioner, found)))
 
 
 def _captioner_stage(captioner: Captioner, networks: FamilyNetworks) -> FamilyStage:

@@ -9,7 +9,13 @@ from safetensors.torch import load_file
 
 from textual_vision.export.families.paella.byte_tokenizer import byte_tokenizer
 from textual_vision.export.families.paella.network import PaellaNetwork, config_from_state
-from textual_vision.export.families.paella.sampler import PaellaSchedule, PaellaStart, PaellaStep, PaellaText
+from textual_vision.export.families.paella.sampler import (
+    STEPS,
+    PaellaSchedule,
+    PaellaStart,
+    PaellaStep,
+    PaellaText,
+)
 from textual_vision.export.families.paella.t5_encoder import T5Encoder, encoder_state, t5_from_state
 from textual_vision.export.families.paella.vq_model import PaellaDecoder, decoder_from_state, decoder_state
 from textual_vision.export.families.parts import FamilyNetworks, FamilyStage, stage, tensor
@@ -76,14 +82,17 @@ def load_paella(
     *,
     heads: int | None = None,
     grid: int = GRID,
-    schedule: PaellaSchedule | None = None,
+    steps: int = STEPS,
 ) -> FamilyNetworks:
-    """All stages of Paella; `grid` is the number of rows and of columns of codes."""
+    """All stages of Paella; `grid` is the number of rows and of columns of codes.
+
+    All `steps` but the last renoise.
+    """
     network, decoder = network_from_file(paella, heads), decoder_from_file(vqgan)
     encoder = encoder_from_folder(byt5)
     tokenizer, text = byte_tokenizer()
     config, size = network.config, grid * decoder.pixels_per_code
-    tables = (schedule or PaellaSchedule()).tables()
+    tables = PaellaSchedule(steps=steps, renoise_steps=max(0, steps - 1)).tables()
     return FamilyNetworks(
         stages=_stages(network, decoder, encoder, grid, size),
         image_size=(size, size),

@@ -19,6 +19,7 @@ from textual_vision.runtime.errors import UsageError
 
 NO_RENOISE = 0.0  # uniforms are above it
 END_ID = 1  # the only token of an empty prompt
+STEPS = 12  # as published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class PaellaSchedule:
     The temperature falls linearly from `temperatures[0]` to `temperatures[1]`.
     """
 
-    steps: int = 12
-    renoise_steps: int = 11
+    steps: int = STEPS
+    renoise_steps: int = STEPS - 1
     temperatures: tuple[float, float] = (1.0, 0.2)
 
     def tables(self) -> dict[str, tuple[float, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textual_vision.export.families.quantizers.vq_vae import nearest_rows
+from textual_vision.export.families.quantizers.vq_vae import nearest_rows, row_margins
 from textual_vision.export.families.vq_gan import (
     AttentionBlock,
     MiddleLevel,
@@ -21,6 +21,7 @@ from textual_vision.export.families.vq_gan import (
 from textual_vision.export.families.weights import size_of
 
 GUMBEL = "quantize.proj.weight"
+TINY = 1e-12
 
 
 class Downsample(nn.Module):
@@ -93,6 +94,10 @@ class NearestRow(nn.Module):
         """Codes int64 (batch, h, w)."""
         return nearest_rows(features, self.embedding.weight)
 
+    def margins(self, features: Tensor) -> Tensor:
+        """By how much the nearest row is nearer than the next, see `row_margins`."""
+        return row_margins(features, self.embedding.weight)
+
 
 class LikeliestCode(nn.Module):
     """Codes by the largest logit, as the Gumbel variant has it."""
@@ -106,11 +111,20 @@ class LikeliestCode(nn.Module):
         codes: Tensor = self.proj(features).argmax(1)
         return codes
 
+    def margins(self, features: Tensor) -> Tensor:
+        """The gap between the two largest logits of each position, as a share of the logits' deviation."""
+        logits = self.proj(features)
+        best = logits.topk(2, dim=1).values
+        gap: Tensor = (best[:, 0] - best[:, 1]) / logits.std(1).clamp_min(TINY)
+        return gap
+
 
 class VqGanEncoder(nn.Module):
     """Codes int64 (batch, h, w) of a picture float32 (batch, colors, H, W) in [-1, 1]."""
 
-    def __init__(self, encoder: Encoder, quantizer: nn.Module, latent: int, features: int) -> None:
+    def __init__(
+        self, encoder: Encoder, quantizer: NearestRow | LikeliestCode, latent: int, features: int
+    ) -> None:
         super().__init__()
         self.encoder, self.quantize = encoder, quantizer
         self.quant_conv = nn.Conv2d(latent, features, 1)
@@ -119,6 +133,10 @@ class VqGanEncoder(nn.Module):
         """The codes."""
         codes: Tensor = self.quantize(self.quant_conv(self.encoder(picture)))
         return codes
+
+    def margins(self, picture: Tensor) -> Tensor:
+        """By how much each code won, float32 (batch, h, w)."""
+        return self.quantize.margins(self.quant_conv(self.encoder(picture)))
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,7 +158,7 @@ def vq_gan_encoder_from_state(state: Mapping[str, Tensor]) -> VqGanEncoder:
         attention=tuple(f"{down}{level}.attn.0.q.weight" in state for level in range(levels)),
         latent=latent,
     )
-    quantizer: nn.Module
+    quantizer: NearestRow | LikeliestCode
     if GUMBEL in state:
         quantizer = LikeliestCode(features, size_of(state, GUMBEL, 0))
     else:

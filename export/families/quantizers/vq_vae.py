@@ -137,6 +137,11 @@ class VqVae(nn.Module):
         features = self.pre_quantization_conv(self.encoder(picture))
         return nearest_rows(features, self.vector_quantization.embedding.weight)
 
+    def margins(self, picture: Tensor) -> Tensor:
+        """By how much each code of `encode` won, float32 (batch, H / 4, W / 4)."""
+        features = self.pre_quantization_conv(self.encoder(picture))
+        return row_margins(features, self.vector_quantization.embedding.weight)
+
     def decode(self, codes: Tensor) -> Tensor:
         """Picture float32 (batch, colors, H, W), about in [-1, 1]."""
         rows = self.vector_quantization.embedding(codes).permute(0, 3, 1, 2)
@@ -155,6 +160,10 @@ class CodesFromPicture(nn.Module):
         """The codes."""
         return self.model.encode(picture)
 
+    def margins(self, picture: Tensor) -> Tensor:
+        """By how much each code won."""
+        return self.model.margins(picture)
+
 
 class PictureFromCodes(nn.Module):
     """`decode` as a stage."""
@@ -170,10 +179,23 @@ class PictureFromCodes(nn.Module):
 
 def nearest_rows(features: Tensor, rows: Tensor) -> Tensor:
     """The number of the row (rows, width) nearest to each vector of features (batch, width, H, W)."""
-    vectors = features.permute(0, 2, 3, 1)
-    distance = rows.square().sum(1) - 2 * (vectors @ rows.T)  # the vector's own length does not matter
-    nearest: Tensor = distance.argmin(3)
+    nearest: Tensor = _distances(features, rows).argmin(3)
     return nearest
+
+
+def row_margins(features: Tensor, rows: Tensor) -> Tensor:
+    """By how much the next row's squared distance is larger, as a share of the vector's square.
+
+    float32 (batch, H, W).
+    """
+    best = _distances(features, rows).topk(2, dim=3, largest=False).values
+    margins: Tensor = (best[..., 1] - best[..., 0]) / features.square().sum(1).clamp_min(1e-12)
+    return margins
+
+
+def _distances(features: Tensor, rows: Tensor) -> Tensor:
+    """Squared distances (batch, H, W, rows) without the vector's own square, which does not matter."""
+    return rows.square().sum(1) - 2 * (features.permute(0, 2, 3, 1) @ rows.T)
 
 
 def vq_vae_from_state(state: Mapping[str, Tensor]) -> VqVae:
@@ -190,7 +212,7 @@ def vq_vae_from_state(state: Mapping[str, Tensor]) -> VqVae:
     return VqVae(config)
 
 
-def load_vq_vae(checkpoint: Path) -> VqVae:
+def network_from_file(checkpoint: Path) -> VqVae:
     """The networks of a checkpoint {model, …} with their weights."""
     state = state_from_checkpoint(read_checkpoint(checkpoint), inside=("model",))
     model = vq_vae_from_state(state)

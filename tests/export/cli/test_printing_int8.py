@@ -18,6 +18,12 @@ NOTES = {
     "budget": "psnr>=32",
     "table": [ROW],
     "warnings": ["no layer is quantized"],
+    "stages": {
+        "text_encoder": {"products": {"int8": 0, "all": 0, "reasons": {}}},
+        "generator": {
+            "products": {"int8": 7, "all": 10, "reasons": {"accuracy": 2, "between activations": 1}}
+        },
+    },
     "calibration": {
         "prompts": 4,
         "offered": 9,
@@ -40,7 +46,15 @@ def test_prompts_rows_and_warnings_come_before_the_choices() -> None:
         "  warning: no layer is quantized",
         "int8 within psnr>=32: candidates that no other beats",
     ]
-    assert lines[-1].split() == ["98.00", "100.00", "33.0", "=", "12.50", "latent:", "3", "int8"]
+    assert lines[7].split() == ["98.00", "100.00", "33.0", "=", "12.50", "latent:", "3", "int8"]
+
+
+def test_each_stage_has_the_count_of_its_int8_products_and_the_reasons_of_the_others() -> None:
+    assert int8_lines(NOTES)[-3:] == [
+        "products that compute in int8",
+        "  text_encoder: no products",
+        "  generator: 7 of 10; 2 not: accuracy, 1 not: between activations",
+    ]
 
 
 def test_a_long_list_of_rows_is_cut_between_two_rows() -> None:

@@ -74,7 +74,7 @@ def model(tmp_path):
     state = random_state(vq_vae.VqVae(VQ_VAE))
     shared = {key: state[key.replace(".stack.1.", ".stack.0.")] for key in state}
     torch.save({"model": shared, "results": {}, "hyperparameters": {}}, tmp_path / "vqvae.pth")
-    return vq_vae.load_vq_vae(tmp_path / "vqvae.pth")
+    return vq_vae.network_from_file(tmp_path / "vqvae.pth")
 
 
 def test_vq_vae_gives_the_codes_and_the_picture_of_the_common_implementation(model):

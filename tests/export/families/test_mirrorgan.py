@@ -106,7 +106,7 @@ def test_pictures_and_attention_are_those_of_the_original_code_run_one_prompt_at
 
 
 def test_the_caption_and_its_loss_are_those_of_the_original_code(files, expected):
-    networks = generator.load_mirrorgan(*files[0], files[1])
+    networks = generator.load_mirrorgan(*files[0], *files[1])
     _, _, (finest, *_) = outputs_of(networks)
     captioner = networks.module("captioner")
     features = captioner.encoder(finest)
@@ -117,7 +117,7 @@ def test_the_caption_and_its_loss_are_those_of_the_original_code(files, expected
 
 
 def test_the_captioner_reads_the_pixels_that_are_shown(files, expected):
-    networks = generator.load_mirrorgan(*files[0], files[1])
+    networks = generator.load_mirrorgan(*files[0], *files[1])
     _, _, (finest, *_) = outputs_of(networks)
     pixels = ((finest + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     caption, loss = networks.module("captioner")(pixels, *prompt())
@@ -136,6 +136,6 @@ def test_attngans_generator_is_refused(files, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_encoder", "generator", "captioner"])
 def test_each_stage_exports_for_any_batch_and_prompt(files, name):
-    networks = generator.load_mirrorgan(*files[0], files[1])
+    networks = generator.load_mirrorgan(*files[0], *files[1])
     stage = next(one for one in networks.stages if one.spec.name == name)
     assert compare_graph(stage, 1e-3) > 0

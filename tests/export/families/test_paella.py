@@ -28,7 +28,7 @@ def networks():
         DATA / "vqgan.pt",
         DATA / "byt5",
         grid=GRID,
-        schedule=PaellaSchedule(steps=STEPS, renoise_steps=STEPS - 1),
+        steps=STEPS,
     )
 
 

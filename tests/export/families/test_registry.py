@@ -13,6 +13,7 @@ from textual_vision.export.build.options import BuildOptions
 from textual_vision.export.families.dcgan import CganGenerator
 from textual_vision.export.families.registry import (
     FAMILIES,
+    FamilySource,
     family_by_name,
     family_source,
     files_of_family,
@@ -67,7 +68,11 @@ def test_a_class_is_named_by_its_number(tmp_path):
 
 def test_a_source_of_several_files_is_read_back():
     source = source_of_family("df-gan", ["a.pth", "b/c.pickle"])
-    assert family_source(source) == ("df-gan", [Path("a.pth"), Path("b/c.pickle")])
+    files = (Path("a.pth"), Path("b/c.pickle"))
+    assert family_source(source) == FamilySource(name="df-gan", paths=files)
+    source = source_of_family("paella", ["a.pt"], ["steps=3", "grid=8"])
+    options = ("steps=3", "grid=8")
+    assert family_source(source) == FamilySource(name="paella", paths=(Path("a.pt"),), options=options)
     assert family_source("model.py:make") is None
     with pytest.raises(UsageError, match="a path with a comma"):
         source_of_family("df-gan", ["a,b.pth"])

@@ -1,4 +1,4 @@
-"""The latent network arranged for drawing chooses the very codes that the network itself chooses."""
+"""The fused latent network chooses the very codes that the network itself chooses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from textual_vision.export.inference_network.network import inference_latent_network
-from textual_vision.export.inference_network.retrieval import PackedCodes, Recall
+from textual_vision.export.inference_network.retrieval import FusedRetrieval, PackedCodes
 from textual_vision.export.inference_network.steps import Turn, steps_of
 from textual_vision.export.model.stage import Stage, inference_stage, tensor
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
@@ -67,7 +67,7 @@ def test_whatever_the_network_it_chooses_the_same_codes(
     assert torch.equal(codes_of(module), expected)
 
 
-def test_a_network_without_a_memory_is_exported_as_it_is(latent_stage: MakeStage) -> None:
+def test_a_network_without_retrieval_is_exported_as_it_is(latent_stage: MakeStage) -> None:
     stage = latent_stage(entries=0)
     assert inference_latent_network(stage) is None
     spec = StageSpec(name="latent", inputs=(), outputs=())
@@ -88,12 +88,12 @@ def test_it_neither_changes_the_network_nor_draws_random_numbers(latent_stage: M
     assert all(torch.equal(value, buffers[name]) for name, value in stage.latent.named_buffers())
 
 
-def test_the_memory_finds_the_same_pictures_by_one_look_less(latent_stage: MakeStage) -> None:
-    memory = latent_stage(count=5).latent.memory
-    assert memory is not None
+def test_the_fused_index_retrieves_the_same_pictures_by_one_pass_less(latent_stage: MakeStage) -> None:
+    index = latent_stage(count=5).latent.retrieval
+    assert index is not None
     with torch.no_grad():
-        codes, near, composed = memory(*prompts())
-        found, how_near, combine = Recall(memory)(*prompts())
+        codes, near, composed = index(*prompts())
+        found, how_near, combine = FusedRetrieval(index)(*prompts())
     assert torch.equal(found, codes)
     torch.testing.assert_close(how_near, near)
     assert torch.equal(combine, composed)
@@ -116,13 +116,17 @@ def test_codes_are_packed_and_found_again(largest: int, columns: int, halves: in
 def test_neighbors_that_no_patch_can_have_are_not_multiplied_by(latent_stage: MakeStage) -> None:
     network = latent_stage(grid=16, steps=8, split_doublings=2).latent
     steps = steps_of(network)
-    assert steps[0].entry is None
-    wide, narrow = network.entry.in_features, network.entry.in_features // 2
-    assert [step.entry.in_features for step in steps[1:] if step.entry] == [narrow] * 4 + [wide, narrow, wide]
-    assert not isinstance(steps[0].turns[0], Turn), "nothing is known before the first code"
+    assert steps[0].neighbors is None
+    wide, narrow = network.neighbors.in_features, network.neighbors.in_features // 2
+    assert [step.neighbors.in_features for step in steps[1:] if step.neighbors] == [narrow] * 4 + [
+        wide,
+        narrow,
+        wide,
+    ]
+    assert not isinstance(steps[0].turns[0], Turn), "no code is chosen before the first one"
     slots = [turn.slots for step in steps for turn in step.turns if isinstance(turn, Turn)]
     assert slots == [4, 0, 4, 0, 4, 0, 4, 2, 6, 2, 6, 6, 6, 8, 8]
-    assert steps[1].entry is steps[2].entry, "steps with the same neighbors share their weights"
+    assert steps[1].neighbors is steps[2].neighbors, "steps with the same neighbors share their weights"
 
 
 def test_it_is_exported_for_any_batch_and_any_number_of_words(latent_stage: MakeStage) -> None:

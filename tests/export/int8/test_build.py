@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textual_vision.calibration.cache import read_cache
@@ -77,6 +79,25 @@ def test_an_int8_bundle_draws_and_says_what_every_layer_became(int8_built: tuple
     assert modes <= {"int8", "weight_only", "float"} and modes & {"int8", "weight_only"}
     drawn = TextToImage.load(folder, backend="onnxruntime").generate(["red apple"], [3])
     assert drawn.images.shape == (1, 16, 16, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="graphs are prepared on Linux only")
+@pytest.mark.filterwarnings("ignore::textual_vision.runtime.errors.BundleWarning")
+def test_prepared_graphs_of_an_int8_bundle_give_the_same_bits(
+    int8_built: tuple[Path, BuildResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawn = [
+        TextToImage.load(int8_built[0], backend="onnxruntime", graph_cache=kept).generate(
+            ["red apple", "a cat", "green forest"], [3, 4, 2**60]
+        )
+        for kept in (False, True, True)
+    ]
+    for other in drawn[1:]:
+        assert np.array_equal(drawn[0].images, other.images)
+        assert np.array_equal(drawn[0].codes, other.codes)
+    assert len(list(tmp_path.glob("promptsprite/graphs/*/entry.json"))) == 1
 
 
 @pytest.mark.slow

@@ -8,11 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from triton_server import MODEL, ask, running_server
+from triton_server import MODEL, ask, client_of, running_server
 
 from textual_vision.export.triton.options import TritonOptions
 from textual_vision.export.triton.repository import write_repository
-from textual_vision.runtime import TextToImage
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["dog", "cat wearing sunglasses", "green forest with river", "a dog", "river", "a cat , a dog"]
@@ -22,18 +21,9 @@ INFER = f"/v2/models/{MODEL}/infer"
 
 
 @pytest.fixture(scope="module")
-def module_bundle(tiny_files, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundles") / "tiny.tv"
-    for name, data in tiny_files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def repository(module_bundle, tmp_path_factory):
+def repository(served_bundle, tmp_path_factory):
     place = tmp_path_factory.mktemp("served") / "models"
-    write_repository(module_bundle, place, TritonOptions(max_batch=4))
+    write_repository(served_bundle, place, TritonOptions(max_batch=4))
     return place
 
 
@@ -43,30 +33,12 @@ def server(launcher, repository, tmp_path_factory):
         yield server
 
 
-@pytest.fixture(scope="module")
-def alone(module_bundle):
-    with TextToImage.load(module_bundle, "fp32", "onnxruntime", threads=1) as model:
-        yield model
-
-
-def client_of(server, kind):
-    """The module and the client of a protocol."""
-    if kind == "http":
-        import tritonclient.http as module
-
-        return module, module.InferenceServerClient(server.http, network_timeout=60, connection_timeout=60)
-    import tritonclient.grpc as module
-
-    return module, module.InferenceServerClient(server.grpc)
-
-
 def failure_of(server, kind, prompts, seeds, count=None):
     """Status and message of a request that fails."""
     from tritonclient.utils import InferenceServerException
 
-    module, client = client_of(server, kind)
     with pytest.raises(InferenceServerException) as caught:
-        ask(module, client, prompts, seeds, count)
+        ask(client_of(server, kind), prompts, seeds, count)
     return caught.value.status(), caught.value.message()
 
 
@@ -86,7 +58,7 @@ class Clients:
     def _work(self, kind):
         from tritonclient.utils import InferenceServerException
 
-        module, client = client_of(self._server, kind)
+        client = client_of(self._server, kind)
         while True:
             with self._lock:
                 request = next(self._requests, None)
@@ -94,7 +66,7 @@ class Clients:
                 return
             started = time.monotonic()
             try:
-                found = ask(module, client, [request[0]], [request[1]])
+                found = ask(client, [request[0]], [request[1]])
             except InferenceServerException as error:
                 found = error
             self.results[request] = (found, started, time.monotonic())
@@ -148,8 +120,7 @@ def test_32_clients_get_2000_pictures_as_the_runtime_generates_them_alone(server
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_seeds_rise_by_one_for_a_count_and_rows_follow_each_other(server, alone, kind):
-    module, client = client_of(server, kind)
-    image, codes = ask(module, client, ["dog", "river"], [7, 2**64 - 3], count=3)
+    image, codes = ask(client_of(server, kind), ["dog", "river"], [7, 2**64 - 3], count=3)
     expected = alone.generate(["dog"] * 3 + ["river"] * 3, [7, 8, 9, 2**64 - 3, 2**64 - 2, 2**64 - 1])
     np.testing.assert_array_equal(image, expected.images)
     np.testing.assert_array_equal(codes, expected.codes)

@@ -93,8 +93,8 @@ def test_a_code_sees_those_beside_it_that_earlier_turns_chose() -> None:
     row, column = np.divmod(cells.order, 16)
     for first, second in cells.turns:
         for start, end in (first, second):
-            assert cells.around[start:end].max(initial=-1) < start
+            assert cells.neighbors[start:end].max(initial=-1) < start
         for place in range(*second):
-            near = cells.around[place][cells.around[place] >= 0]
+            near = cells.neighbors[place][cells.neighbors[place] >= 0]
             gap = abs(row[near] - row[place]) + abs(column[near] - column[place])
             assert (gap == 1).sum() >= 2  # its patch's own

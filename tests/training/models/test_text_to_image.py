@@ -68,21 +68,21 @@ def test_the_stages_are_views_of_the_model(model: TextToImageModel) -> None:
 def test_words_and_noise_both_move_the_latents(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
     with torch.no_grad():
-        latents = model.latent.plan(text, mask, noise, model.codebook).latents
+        latents = model.sampler(text, mask, noise, model.codebook).latents
         for other in ((text, mask, -noise), (-text, mask, noise)):
-            assert not torch.allclose(latents, model.latent.plan(*other, model.codebook).latents)
+            assert not torch.allclose(latents, model.sampler(*other, model.codebook).latents)
 
 
-def test_a_drawing_chooses_what_its_steps_are_told(model: TextToImageModel) -> None:
+def test_sampling_equals_teacher_forcing_on_its_own_codes(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     model = unguided(model)
     with torch.no_grad():
-        plan = model.latent.plan(text, mask, noise, model.codebook)
-        drafts = model.latent.drafts(text, mask, noise, model.codebook)
-        context = model.latent.context(text, mask, noise, drafts)
-        told = model.latent.told(context, plan.codes, model.codebook)
-    torch.testing.assert_close(plan.latents, told)
-    assert torch.equal(plan.codes, model.codebook.nearest(told))
+        sampled = model.sampler(text, mask, noise, model.codebook)
+        retrieved = model.latent.retrieve(text, mask, noise, model.codebook)
+        context = model.latent.context(text, mask, noise, retrieved)
+        forced = model.latent.teacher_forced(context, sampled.codes, model.codebook)
+    torch.testing.assert_close(sampled.latents, forced)
+    assert torch.equal(sampled.codes, model.codebook.nearest(forced))
 
 
 @pytest.mark.parametrize(("steps", "split_doublings", "fine"), [(6, 2, 4), (5, 1, 3), (4, 0, 2), (1, 0, 1)])
@@ -91,18 +91,18 @@ def test_the_fine_steps_choose_three_quarters_of_the_codes(
 ) -> None:
     latent = replace(tiny_config.model.latent, steps=steps, split_doublings=split_doublings)
     network = TextToImageModel(replace(tiny_config.model, latent=latent), tiny_config.sampling).latent
-    assert network.fine_steps == fine
+    assert network.schedule.fine_steps == fine
     codes = latent.grid**2
-    assert network.positions(steps - fine)[0] == (0 if steps == 1 else codes // 4)
+    assert network.schedule.codes_of_step(steps - fine)[0] == (0 if steps == 1 else codes // 4)
 
 
 def unguided(model: TextToImageModel) -> TextToImageModel:
-    model.latent.sampling = replace(model.latent.sampling, guidance_scale=1.0, temperature=0.0)
+    model.sampler.sampling = replace(model.sampler.sampling, guidance_scale=1.0, temperature=0.0)
     return model
 
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 3.0), (4, 1.0)])
-def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_steps(
+def test_guidance_extrapolates_from_the_unconditional_latents_but_not_in_the_first_of_several_steps(
     tiny_config: TrainConfig, steps: int, guidance: float
 ) -> None:
     torch.manual_seed(0)
@@ -110,41 +110,43 @@ def test_guidance_goes_past_what_the_words_add_but_not_in_the_first_of_several_s
     sampling = replace(tiny_config.sampling, stochastic_steps=1)
     model = unguided(TextToImageModel(replace(tiny_config.model, latent=latent), sampling).eval())
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
-    network, book = model.latent, model.codebook
-    assert network.memory is not None
-    network.memory.composed.fill_(1)
+    network, sampler, book = model.latent, model.sampler, model.codebook
+    assert network.retrieval is not None
+    network.retrieval.is_composition.fill_(1)
     with torch.no_grad():
-        told = network.plan(text, mask, noise, book).latents
-        drafts = network.drafts(text, mask, noise, book)  # which are looked up by what the words say
-        silent = network.setting(0 * text, mask, noise, drafts)
+        conditional = sampler(text, mask, noise, book).latents
+        retrieved = network.retrieve(text, mask, noise, book)  # by the words, also for the unconditional copy
+        inputs = sampler.inputs(0 * text, mask, noise, retrieved)
         raw: list[Tensor] = []
 
         def choose(x: Tensor, turn: slice) -> Tensor:
             raw.append(x)
             return book.rows[book.nearest(x)]
 
-        network._through_steps(silent, choose, 0)
-        untold = torch.cat(raw, 1)[:, network.place].unflatten(1, (8, 8))
-        network.sampling = replace(network.sampling, guidance_scale=3.0)
-        guided = network.plan(text, mask, noise, book).latents
-    start, end = network.turns[0][0]
-    first = [x.flatten(1, 2)[:, network.order[start:end]] for x in (told, untold, guided)]
+        sampler._run_steps(inputs, choose, 0)
+        unconditional = torch.cat(raw, 1)[:, network.schedule.rank].unflatten(1, (8, 8))
+        sampler.sampling = replace(sampler.sampling, guidance_scale=3.0)
+        guided = sampler(text, mask, noise, book).latents
+    ranks = network.schedule.order[slice(*network.schedule.turns[0][0])]
+    first = [x.flatten(1, 2)[:, ranks] for x in (conditional, unconditional, guided)]
     torch.testing.assert_close(first[2], first[1] + guidance * (first[0] - first[1]))
 
 
-def test_chances_are_standard_normal_and_look_independent(model: TextToImageModel) -> None:
+def test_the_noise_of_codes_is_standard_normal_and_looks_independent(model: TextToImageModel) -> None:
     recipe = with_retrieval_entries(load_config("emoji-64"), 20)
     config = recipe.model
-    network = TextToImageModel(config, recipe.sampling).latent
-    found = network.chances(torch.randn(4000, config.noise, generator=torch.Generator().manual_seed(0)))
+    model = TextToImageModel(config, recipe.sampling)
+    found = model.sampler.code_noise(
+        torch.randn(4000, config.noise, generator=torch.Generator().manual_seed(0))
+    )
     assert found.shape == (
         4000,
-        network.positions(recipe.sampling.stochastic_steps - 1)[1],
+        model.latent.schedule.codes_of_step(recipe.sampling.stochastic_steps - 1)[1],
         config.codebook.codebook_dim,
     )
     assert float(found.mean()) == pytest.approx(0, abs=0.01)
     assert float(found.std()) == pytest.approx(1, abs=0.02)
-    flat = found.transpose(1, 2)  # positions of one drawing against each other, over many drawings
+    flat = found.transpose(1, 2)  # positions of one picture against each other, over many pictures
     together = torch.einsum("bdn,bdm->nm", flat, flat) / (flat.shape[0] * flat.shape[1])
     assert float(together.fill_diagonal_(0).square().mean().sqrt()) < 0.25
 
@@ -152,16 +154,16 @@ def test_chances_are_standard_normal_and_look_independent(model: TextToImageMode
 def test_a_code_changes_only_later_turns_and_all_later_steps(model: TextToImageModel) -> None:
     text, mask, noise = torch.randn(1, 5, 16), torch.ones(1, 5, dtype=torch.long), torch.randn(1, 4)
     network = model.latent
-    (before, turn_after), (_, after) = network.turns[1]
-    place = network.order[before]  # the first that the second step chooses
+    (before, turn_after), (_, after) = network.schedule.turns[1]
+    place = network.schedule.order[before]  # the first that the second step chooses
     codes = torch.randint(0, 12, (1, 8, 8))
     changed = codes.clone()
     changed.view(-1)[place] += 1
     with torch.no_grad():
-        drafts = network.drafts(text, mask, noise, model.codebook)
-        context = network.context(text, mask, noise, drafts)
-        moved = network.told(context, codes, model.codebook) - network.told(context, changed, model.codebook)
-    moved = moved.abs().amax(3).flatten()[network.order] > 0
+        retrieved = network.retrieve(text, mask, noise, model.codebook)
+        context = network.context(text, mask, noise, retrieved)
+        first, second = (network.teacher_forced(context, x, model.codebook) for x in (codes, changed))
+    moved = (first - second).abs().amax(3).flatten()[network.schedule.order] > 0
     assert not moved[:turn_after].any()
     assert moved[turn_after:after].any()
     assert moved[after:].all()
@@ -257,8 +259,8 @@ def test_muon_moves_the_matrices_between_hidden_states_and_nothing_else(tiny_con
     found = {id(p) for p in hidden_matrices(model)}
     names = {name for name, p in model.named_parameters() if id(p) in found}
     assert all(name.startswith(("latent.blocks.", "latent.head.")) for name in names)
-    assert {"latent.blocks.0.grid.weight", "latent.head.mix.weight"} <= names
-    assert not names & {"latent.head.cell", "latent.head.latent.weight"}
+    assert {"latent.blocks.0.query_key_value.weight", "latent.head.mix.weight"} <= names
+    assert not names & {"latent.head.cell_embedding", "latent.head.latent.weight"}
     assert not any(name.endswith("bias") or "norm" in name for name in names)
 
 

@@ -89,9 +89,9 @@ def test_cross_entropy_is_that_of_codes_told_by_caption_style_and_the_seed_of_it
             noise = torch.cat([torch.from_numpy(noise_from_seed(i, 1, model.config.noise)) for i in indices])
             pictures = signed_from_pixels(np.stack([shapes.picture(i) for i in indices]))
             codes = model.codebook.nearest(model.image_encoder(pictures))
-            drafts = model.latent.drafts(text, mask, noise, model.codebook)
-            context = model.latent.context(text, mask, noise, drafts)
-            raw = model.latent.told(context, codes, model.codebook)
+            retrieved = model.latent.retrieve(text, mask, noise, model.codebook)
+            context = model.latent.context(text, mask, noise, retrieved)
+            raw = model.latent.teacher_forced(context, codes, model.codebook)
             logits = config.losses.logit_scale * raw.flatten(0, 2) @ model.codebook.rows.T
             total += len(indices) * float(F.cross_entropy(logits, codes.flatten()))
     assert found == pytest.approx(total / len(shapes), rel=1e-3)

@@ -1,8 +1,8 @@
-"""In which order the codes of a grid are chosen: a coarse lattice first, then what lies between.
+"""The order in which the codes of a grid are chosen: a coarse lattice first, then the positions between.
 
-A square or a quincunx lattice is made twice as dense by each doubling (the order of Besnier et al. 2025).
-Of the last doublings, which add most of the codes, each can be made in two steps: the second sees what the
-first chose. The lattice is one of patches, squares of neighboring codes; those of a patch are chosen in
+A square or a quincunx lattice becomes twice as dense by each doubling (the order of Besnier et al. 2025).
+Each of the last doublings, which add most of the codes, can take two steps: the second is conditioned on the
+first. A position of the lattice is a patch, a square of neighboring codes. The codes of a patch are chosen in
 turns: every other one, then those between.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Neighbors that a position can have: four of the coarser lattice, four of the doubling's first step.
-AROUND = 8
+# Neighbors of a position: four of the coarser lattice, four of the first step of its doubling.
+NEIGHBORS = 8
 STRAIGHT = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -24,9 +24,12 @@ Offsets = list[tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Lattice:
-    """`order`: row-major positions as they are chosen, (N,); step i chooses `bounds[i]` to `bounds[i + 1]`
-    of them. `neighbors`, (N, 8): places in `order` of those around each that were chosen in earlier steps,
-    or -1."""
+    """The order of N positions, and their neighbors.
+
+    `order` int64 (N,) has row-major positions in the order of choice; step i chooses `bounds[i]` to
+    `bounds[i + 1]` of them. `neighbors` int64 (N, 8) has the ranks in `order` of each position's neighbors
+    that an earlier step chooses, -1 for none.
+    """
 
     order: Integers
     bounds: tuple[int, ...]
@@ -34,11 +37,11 @@ class Lattice:
 
 
 def lattice_of(grid: int, steps: int, halved: int) -> Lattice:
-    """For `grid` rows and columns; the last `halved` doublings take two of the `steps` each."""
+    """Return the lattice of `grid` rows and columns; the last `halved` doublings take two of `steps` each."""
     doublings = steps - halved - 1
     shift = 2 ** ((doublings + 1) // 2) // 2  # centers the coarsest lattice
     row, column = np.indices((grid, grid)) + shift
-    chosen = np.zeros((grid, grid), np.int64)  # in which step
+    chosen = np.zeros((grid, grid), np.int64)  # the step of each position
     offsets: list[Offsets] = [[]]  # of neighbors, for each step
     for left in range(doublings - 1, -1, -1):  # doublings after this one
         stride = 2 ** (left // 2)
@@ -59,7 +62,7 @@ def lattice_of(grid: int, steps: int, halved: int) -> Lattice:
 
 
 def _on_lattice(row: Integers, column: Integers, halvings: int) -> NDArray[np.bool_]:
-    """Which positions are left after so many halvings."""
+    """Return the mask of the positions that are left after so many halvings."""
     stride = 2 ** (halvings // 2)
     found: NDArray[np.bool_] = (row % stride == 0) & (column % stride == 0)
     if halvings % 2 == 1:
@@ -69,7 +72,7 @@ def _on_lattice(row: Integers, column: Integers, halvings: int) -> NDArray[np.bo
 
 def _neighbors(chosen: Integers, order: Integers, offsets: list[Offsets]) -> Integers:
     grid, place = len(chosen), order.argsort()
-    found = np.full((grid * grid, AROUND), -1, np.int64)
+    found = np.full((grid * grid, NEIGHBORS), -1, np.int64)
     for index, position in enumerate(order.tolist()):
         y, x = divmod(position, grid)
         for number, (down, right) in enumerate(offsets[chosen[y, x]]):
@@ -81,14 +84,14 @@ def _neighbors(chosen: Integers, order: Integers, offsets: list[Offsets]) -> Int
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The codes of a grid of P patches, N = P * patch².
+    """The order of the N = P * patch² codes of P patches.
 
-    `order` (N,): row-major positions as they are chosen: step by step, turn by turn, patch by patch;
-    `turns[i]`: between which of them each turn of step i chooses;
-    `patch` (N,): places in the lattice's order that they are of;
-    `cell` (N,): which cell of it, in the order of turns;
-    `content` (P, patch²): places in `order` of each patch's cells, likewise;
-    `around` (N, 8): places in `order` of those beside each that were chosen before, or -1.
+    `order` (N,): row-major positions in the order of choice: step by step, turn by turn, patch by patch;
+    `turns[i]`: first and last rank of each turn of step i;
+    `patch` (N,): the rank of each code's patch in the lattice's order;
+    `cell` (N,): the number of each code in its patch, in the order of turns;
+    `content` (P, patch²): the ranks of each patch's codes, in the same order;
+    `neighbors` (N, 8): the ranks of each code's neighbors that an earlier turn chooses, -1 for none.
     """
 
     order: Integers
@@ -96,11 +99,11 @@ class Cells:
     patch: Integers
     cell: Integers
     content: Integers
-    around: Integers
+    neighbors: Integers
 
 
 def cells_of(lattice: Lattice, side: int, patch: int) -> Cells:
-    """The codes of `side` rows and columns of patches that are chosen as `lattice` says."""
+    """Return the order of the codes of `side` rows and columns of patches in the order of `lattice`."""
     grid, turns = side * patch, min(2, patch**2)
     y, x = np.indices((grid, grid)).reshape(2, -1)
     place = lattice.order.argsort()[y // patch * side + x // patch]
@@ -120,5 +123,5 @@ def cells_of(lattice: Lattice, side: int, patch: int) -> Cells:
         patch=place[order],
         cell=cell,
         content=content,
-        around=_neighbors(chosen.reshape(grid, grid), order, offsets),
+        neighbors=_neighbors(chosen.reshape(grid, grid), order, offsets),
     )

@@ -50,6 +50,7 @@ class JointObjective(nn.Module):
         self.distance = distance
         self.losses = losses
         self._fixed = (model.codebook, discriminator)
+        self._sampler = (model.sampler,)
 
     def forward(
         self, batch: TrainingBatch, random: StepRandom, adversarial: float
@@ -60,7 +61,7 @@ class JointObjective(nn.Module):
         """
         # The coarse steps learn from the cross-entropy alone, the fine ones from pixels too.
         latent = self.codes.latent
-        coarse = max(1, latent.config.steps - latent.fine_steps)
+        coarse = max(1, latent.config.steps - latent.schedule.fine_steps)
         loss, terms, targets = self.codes.predict(batch, random, coarse)
         kind = torch.arange(len(batch.pictures), device=targets.codes.device) % 3
         targets = self._predict_from_text(targets, kind == FROM_TEXT, random)
@@ -90,26 +91,27 @@ class JointObjective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Rows (B, D, h, w) of each kind, and the cross-entropy of the first codes sampled after own ones."""
         book, _ = self._fixed
-        latent = self.codes.latent
-        own = targets.codes.flatten(1)[:, latent.order]
-        learned = latent.fine_steps
+        latent, schedule = self.codes.latent, self.codes.latent.schedule
+        own = targets.codes.flatten(1)[:, schedule.order]
+        learned = schedule.fine_steps
         first = latent.config.steps - learned + int(float(random.shared(1)) * learned)
-        known = {OWN_COARSE_CODES: latent.positions(first)[0], FROM_TEXT: 0}
+        known = {OWN_COARSE_CODES: schedule.codes_of_step(first)[0], FROM_TEXT: 0}
         rows, entropy = book.lookup(targets.codes), targets.text.new_zeros(())
         for number, count in known.items():
             (which,) = torch.nonzero(kind == number, as_tuple=True)
             if not len(which):
                 continue
-            retrieval = None if targets.retrieval is None else targets.retrieval.of(which)
+            retrieval = None if targets.retrieval is None else targets.retrieval.select(which)
             given = targets.text[which], attention_mask[which], targets.noise[which]
             with in_full_precision(rows):
-                drafts = latent.drafts(*given, book, retrieval)
-            plan = latent.plan_through(latent.setting(*given, drafts), own[which, :count], book, learned)
-            rows = rows.index_copy(0, which, plan.rows)
-            if number == OWN_COARSE_CODES and plan.first is not None:
-                expected = own[which, slice(*latent.turns[first][0])].flatten()
+                retrieved = latent.retrieve(*given, book, retrieval)
+            inputs = self._sampler[0].inputs(*given, retrieved)
+            continued = self._sampler[0].continue_codes(inputs, own[which, :count], book, learned)
+            rows = rows.index_copy(0, which, continued.vectors)
+            if number == OWN_COARSE_CODES and continued.first is not None:
+                expected = own[which, slice(*schedule.turns[first][0])].flatten()
                 with in_full_precision(rows):
-                    raw = plan.first.flatten(0, 1)
+                    raw = continued.first.flatten(0, 1)
                     entropy = code_cross_entropy(raw, expected, book.rows, self.losses)
         return rows, entropy
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from textual_vision.training.config import LossConfig
 from textual_vision.training.data.batches import StepRandom, TrainingBatch
 from textual_vision.training.models.image_encoder import reparameterize
-from textual_vision.training.models.latent.retrieval import RetrievalTraining
+from textual_vision.training.models.latent.retrieval_index import RetrievalTraining
 from textual_vision.training.models.text_to_image import TextToImageModel
 from textual_vision.training.trainer.objectives.losses import code_cross_entropy, kl_divergence
 from textual_vision.training.trainer.objectives.reconstruction import Terms, in_full_precision
@@ -58,13 +58,15 @@ class LatentObjective(nn.Module):
         with torch.no_grad():
             text, _ = words(batch.text_codes, batch.attention_mask)
         noise, kl = self._sample_noise(batch, random)
-        target = codes.flatten(1)[:, self.latent.order]
-        index = self.latent.memory
+        target = codes.flatten(1)[:, self.latent.schedule.order]
+        index = self.latent.retrieval
         retrieval = None if index is None else retrieval_augmentation(index, batch, codes, random)
         with in_full_precision(noise):  # rounded scores would change which pictures are retrieved
-            drafts = self.latent.drafts(text.float(), batch.attention_mask, noise.float(), book, retrieval)
-        context = self.latent.context(self._drop_text(text, random), batch.attention_mask, noise, drafts)
-        known = self._corrupt_tokens(target, random)[:, : self.latent.positions(steps - 1)[1]]
+            retrieved = self.latent.retrieve(
+                text.float(), batch.attention_mask, noise.float(), book, retrieval
+            )
+        context = self.latent.context(self._drop_text(text, random), batch.attention_mask, noise, retrieved)
+        known = self._corrupt_tokens(target, random)[:, : self.latent.schedule.codes_of_step(steps - 1)[1]]
         raw = self.latent(context, F.embedding(known, book.rows)).float()
         with in_full_precision(raw):
             entropy, agreement = self._step_losses(raw, target, steps)
@@ -77,7 +79,7 @@ class LatentObjective(nn.Module):
         book = self._fixed[1]
         entropy, right = raw.new_zeros(()), []
         for step in range(steps):
-            cells = slice(*self.latent.positions(step))
+            cells = slice(*self.latent.schedule.codes_of_step(step))
             # Not normalized: the length of a raw latent is its certainty, which `logit_scale` would cap.
             found, expected = raw[:, cells].flatten(0, 1), target[:, cells].flatten()
             entropy = entropy + code_cross_entropy(found, expected, book.rows, self.losses) / steps

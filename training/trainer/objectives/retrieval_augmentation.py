@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from textual_vision.training.data.batches import StepRandom, TrainingBatch
-from textual_vision.training.models.latent.retrieval import (
+from textual_vision.training.models.latent.retrieval_index import (
     RetrievalIndex,
     RetrievalTraining,
     entries_of,
@@ -41,9 +41,9 @@ def retrieval_augmentation(
     apart = (concept.sum(1) > 1) & (random.uniform(len(masked)).to(device) < MASK_CONCEPT_SHARE)
     masked[:, : len(entries)] |= concept & apart[:, None]
     chance = random.uniform(len(masked), 2).to(device)
-    slot = (index.drafts * chance[:, 0].square()).long()
-    slot = slot.where((chance[:, 1] < INSERT_TARGET_SHARE) & ~similar & ~apart, index.drafts)
-    return RetrievalTraining(hidden=masked, own=codes.flatten(1), place=slot)
+    slot = (index.count * chance[:, 0].square()).long()
+    slot = slot.where((chance[:, 1] < INSERT_TARGET_SHARE) & ~similar & ~apart, index.count)
+    return RetrievalTraining(masked=masked, codes=codes.flatten(1), slot=slot)
 
 
 def _mask_similar(
@@ -51,7 +51,7 @@ def _mask_similar(
 ) -> Tensor:
     """Mask entries above a random similarity: the nearest entry left is then similar or a stranger."""
     bound = SIMILARITY_THRESHOLD + (1 - SIMILARITY_THRESHOLD) * random.uniform(len(masked), 1).to(rows.device)
-    similar = index.like(places) > bound[rows]
+    similar = index.similarities(places) > bound[rows]
     return masked.index_put((rows,), masked[rows] | (similar & chosen[rows, None]))
 
 

@@ -47,8 +47,9 @@ def test_what_is_drawn_from_words_alone_is_not_held_to_the_picture(
     own = model.codebook.lookup(model.codebook.nearest(model.image_encoder(batch.pictures)))
     torch.testing.assert_close(shown[0][::3], own[::3])
     same = (shown[0] - own).abs().amax(1) < 1e-5
-    coarse = model.latent.positions(model.latent.config.steps - model.latent.fine_steps)[0]
-    first = model.latent.order[:coarse]
+    schedule = model.latent.schedule
+    coarse = schedule.codes_of_step(schedule.steps - schedule.fine_steps)[0]
+    first = schedule.order[:coarse]
     assert bool(same[1::3].flatten(1)[:, first].all())  # the coarse codes of the second third are its own
     assert not bool(same[1::3].all()) and float(same[2::3].float().mean()) < 0.5
 
@@ -63,24 +64,26 @@ def test_the_discriminator_moves_the_generator_and_the_choice_of_fine_codes(
         assert weight.grad is not None and bool(weight.grad.abs().sum() > 0)
     position = model.latent.position.grad
     assert position is not None
-    coarse = model.latent.bounds[model.latent.config.steps - model.latent.fine_steps]  # patches
+    schedule = model.latent.schedule
+    coarse = schedule.patch_bounds[schedule.steps - schedule.fine_steps]  # patches
     moved = (position.abs().sum(1) > 0).tolist()
     assert moved == [False] * coarse + [True] * (len(moved) - coarse)
 
 
-def test_a_plan_that_is_learned_from_is_the_plan(tiny_config: TrainConfig) -> None:
+def test_continued_codes_are_the_sampled_codes(tiny_config: TrainConfig) -> None:
     model = TextToImageModel(tiny_config.model, tiny_config.sampling)
     text, mask, noise = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 4)
     network, book = model.latent, model.codebook
-    plan = network.plan(text, mask, noise, book)
-    setting = network.setting(text, mask, noise, network.drafts(text, mask, noise, book))
+    schedule, sampler = network.schedule, model.sampler
+    sampled = sampler(text, mask, noise, book)
+    inputs = sampler.inputs(text, mask, noise, network.retrieve(text, mask, noise, book))
     none = torch.zeros(2, 0, dtype=torch.long)
-    drawn = network.plan_through(setting, none, book, network.fine_steps)
-    torch.testing.assert_close(drawn.rows, book.lookup(plan.codes))
-    first = plan.codes.flatten(1)[:, network.order[: network.positions(0)[1]]]
-    again = network.plan_through(setting, first, book, network.fine_steps)
-    torch.testing.assert_close(again.rows, drawn.rows)
-    drawn.rows.sum().backward()
+    continued = sampler.continue_codes(inputs, none, book, schedule.fine_steps)
+    torch.testing.assert_close(continued.vectors, book.lookup(sampled.codes))
+    first = sampled.codes.flatten(1)[:, schedule.order[: schedule.codes_of_step(0)[1]]]
+    again = sampler.continue_codes(inputs, first, book, schedule.fine_steps)
+    torch.testing.assert_close(again.vectors, continued.vectors)
+    continued.vectors.sum().backward()
     assert network.head.latent.weight.grad is not None
 
 
@@ -99,11 +102,11 @@ def test_every_step_of_a_picture_is_learned_and_counts_the_same(
     network.register_forward_hook(lambda module, given, out: found.append(out))
     losses = latent_losses(tiny_config, token_corruption=0.0, text_dropout=0.0)
     _, terms = LatentObjective(model, losses)(batch, StepRandom(0, "latent", 0))
-    codes = book.nearest(model.image_encoder(batch.pictures)).flatten(1)[:, network.order]
+    codes = book.nearest(model.image_encoder(batch.pictures)).flatten(1)[:, network.schedule.order]
     torch.testing.assert_close(told, [book.rows[codes]])
     each = [
         code_cross_entropy(found[0][:, a:b].flatten(0, 1), codes[:, a:b].flatten(), book.rows, losses)
-        for a, b in map(network.positions, range(network.config.steps))
+        for a, b in map(network.schedule.codes_of_step, range(network.config.steps))
     ]
     torch.testing.assert_close(terms["code_cross_entropy"], torch.stack(each).mean())
 
