@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from textual_vision.runtime.errors import (
     BackendMissingError,
-    BudgetError,
     BundleWarning,
     CancelledError,
     DeviceMismatchError,
@@ -16,6 +15,7 @@ from textual_vision.runtime.errors import (
     PromptWarning,
     TextualVisionError,
     TextualVisionWarning,
+    ToleranceError,
     UsageError,
 )
 from textual_vision.runtime.version import __version__
@@ -43,7 +43,6 @@ _MODULES = {
 }
 __all__ = [
     "BackendMissingError",
-    "BudgetError",
     "Bundle",
     "BundleWarning",
     "CancelledError",
@@ -60,6 +59,7 @@ __all__ = [
     "TextToImage",
     "TextualVisionError",
     "TextualVisionWarning",
+    "ToleranceError",
     "UsageError",
     "__version__",
     "noise_from_seed",

@@ -3,7 +3,7 @@
 TextualVisionError          1
 ├── UsageError              2   what was asked for does not make sense
 ├── ParityError             3   an exported graph generates other pictures than its source
-├── BudgetError             4   the accuracy that was asked for cannot be met
+├── ToleranceError             4   the accuracy that was asked for cannot be met
 ├── DeviceMismatchError     5   an engine was built for another device or library version
 ├── BackendMissingError     6   a library, driver or tool is not installed
 ├── IntegrityError          7   a file is damaged, or is not what it claims to be
@@ -50,7 +50,7 @@ class ParityError(TextualVisionError):
     exit_code = 3
 
 
-class BudgetError(TextualVisionError):
+class ToleranceError(TextualVisionError):
     """The accuracy that was asked for cannot be met."""
 
     exit_code = 4

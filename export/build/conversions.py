@@ -97,7 +97,7 @@ def convert_precision(context: BuildContext, graphs: ExportedGraphs, name: str) 
     depends = [name, dict(source.fp32), source.target, bytes_from_batches(calibration), options.merged]
     if name == "int8":
         cached = None if cache is None else cache.read_bytes()
-        depends += [source.budget, source.range_method, cached, origin.digest]
+        depends += [source.tolerance, source.range_method, cached, origin.digest]
     work = partial(_convert_and_merge, context, name, source, origin)
     files = unzip_bytes(context.steps.run(f"convert to {name}", depends, work))
     notes = json.loads(files.pop(NOTES_FILE))
@@ -116,7 +116,7 @@ def _float_graphs(context: BuildContext, precision: str, stages: Mapping[str, Ex
         fp32={name: stages[name].int8_source if is_int8 else stages[name].graph for name in order},
         batches=context.calibration,
         target=options.target,
-        budget=options.int8_tolerance,
+        tolerance=options.int8_tolerance,
         range_method=options.calibration_method,
     )
 

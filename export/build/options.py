@@ -8,7 +8,7 @@ from pathlib import Path
 from textual_vision.calibration.cache import read_cache
 from textual_vision.calibration.ranges import AUTO, check_method
 from textual_vision.export.graph.opset import check_opset
-from textual_vision.export.int8.budget import parse_budget
+from textual_vision.export.int8.tolerance import parse_tolerance
 from textual_vision.export.model.prompts import CALIBRATED, COMPARED
 from textual_vision.export.passes.manager import check_rewrites
 from textual_vision.export.precision.registry import check_precision
@@ -60,7 +60,7 @@ def check_options(options: BuildOptions) -> None:
     for name in options.precisions:
         check_precision(name)
     if options.int8_tolerance is not None:
-        parse_budget(options.int8_tolerance)
+        parse_tolerance(options.int8_tolerance)
     check_method(options.calibration_method)
     if options.calibration_count is not None and options.calibration_count < 1:
         raise UsageError("no calibration prompts", "give at least one: --calibration-count 64")

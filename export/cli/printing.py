@@ -20,7 +20,7 @@ from rich.table import Table
 from textual_vision.export.bundle.inspection import Inspection
 from textual_vision.export.bundle.model_card import condition_in_words
 from textual_vision.export.cli.doctor import Finding
-from textual_vision.export.int8.budget import table_lines
+from textual_vision.export.int8.tolerance import table_lines
 from textual_vision.export.model.batch import TOKENS
 from textual_vision.export.results import (
     FAIL,
@@ -109,7 +109,7 @@ def int8_lines(notes: Mapping[str, Any]) -> list[str]:
     lines = _calibration_lines(notes["calibration"]) if "calibration" in notes else []
     lines += [f"  warning: {text}" for text in notes["warnings"]]
     table = [f"  {line}" for line in table_lines(notes["table"])]
-    lines += [f"int8 within {notes['budget']}: candidates that no other beats", *table]
+    lines += [f"int8 within {notes['tolerance']}: candidates that no other beats", *table]
     return [*lines, *products_lines(notes["stages"])]
 
 

@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.int8.layers import FLOAT, INT8, QUANTIZED, TABLE, uncalibrated
 from textual_vision.export.int8.score import Evaluator
 from textual_vision.export.int8.search import Search, search
 from textual_vision.export.int8.stage import QuantizedStage, RangeOptions, quantize_stage
+from textual_vision.export.int8.tolerance import DEFAULT_TOLERANCE, parse_tolerance
 from textual_vision.export.precision.lossless_storage import compressed_graph
 from textual_vision.export.precision.registry import FloatGraphs, PrecisionGraphs
 from textual_vision.runtime.backends.session import default_backend
-from textual_vision.runtime.errors import BudgetError
+from textual_vision.runtime.errors import ToleranceError
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
@@ -29,20 +29,22 @@ RECURRENT, BETWEEN_ACTIVATIONS = "recurrent", "between activations"  # products 
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Options:
-    """How ranges are found, and the accuracy `budget` (see `budget.parse_budget`)."""
+    """How ranges are found, and the accuracy `tolerance` (see `int8.tolerance.parse_tolerance`)."""
 
     ranges: RangeOptions = field(default_factory=RangeOptions)
-    budget: str = DEFAULT_BUDGET
+    tolerance: str = DEFAULT_TOLERANCE
 
 
 def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> PrecisionGraphs:
-    """int8 graphs within the budget, as small and fast as a search finds them; see `budget.search`.
+    """Return int8 graphs within the tolerance, as small and fast as `search` finds them.
 
-    Raises UsageError when an activation cannot be calibrated (the message names it) and BudgetError when no
-    choice of layers meets the budget, or only one that leaves all in float.
+    Raises UsageError when an activation cannot be calibrated (the message names it) and ToleranceError when
+    no choice of layers meets the tolerance, or only one that leaves all in float.
     """
-    options = options or Int8Options(ranges=_range_options(source), budget=source.budget or DEFAULT_BUDGET)
-    budget = parse_budget(options.budget)
+    options = options or Int8Options(
+        ranges=_range_options(source), tolerance=source.tolerance or DEFAULT_TOLERANCE
+    )
+    tolerance = parse_tolerance(options.tolerance)
     stored = {name: compressed_graph(graph, notes=False) for name, graph in source.fp32.items()}
     evaluator = Evaluator(source.program, source.fp32, source.batches, default_backend(), stored)
     stages = [
@@ -51,8 +53,8 @@ def int8_from_float(source: FloatGraphs, options: Int8Options | None = None) -> 
         for stage in source.stages
     ]
     # A clock would choose otherwise in the next build.
-    timed = source.target == "cpu" and "milliseconds" in budget
-    found = search(stages, evaluator, budget, timed=timed, thorough=source.target != "cpu")
+    timed = source.target == "cpu" and "milliseconds" in tolerance
+    found = search(stages, evaluator, tolerance, timed=timed, thorough=source.target != "cpu")
     check_any_quantized(stages, found.modes)
     return PrecisionGraphs(
         graphs=dict(found.graphs),
@@ -73,11 +75,11 @@ def _range_options(source: FloatGraphs) -> RangeOptions:
 
 
 def check_any_quantized(stages: Sequence[QuantizedStage], modes: Mapping[str, Mapping[str, str]]) -> None:
-    """BudgetError when every layer stayed in float: that is no int8, whatever its name."""
+    """ToleranceError when every layer stayed in float: that is no int8, whatever its name."""
     kept = [modes.get(one.stage.name, {}).get(name, FLOAT) for one in stages for name in _names(one)]
     if not set(kept) & set(QUANTIZED):
-        raise BudgetError(
-            f"within the budget all {len(kept)} layers stay in float: there is nothing in int8",
+        raise ToleranceError(
+            f"within the tolerance all {len(kept)} layers stay in float: there is nothing in int8",
             "ask for less with --int8-tolerance, or build fp16: --precision fp16",
         )
 
@@ -86,7 +88,7 @@ def _notes(stages: Sequence[QuantizedStage], found: Search, options: Int8Options
     """What a manifest and a report tell of it."""
     return {
         "method": options.ranges.method,
-        "budget": options.budget,
+        "tolerance": options.tolerance,
         "warnings": [text for one in stages for text in _warnings(one)],
         "score": found.score_json(),
         "table": found.table_json(),

@@ -1,12 +1,12 @@
-"""Which layers become int8 under a budget: every stage is judged alone, then the best choices together.
+"""Which layers become int8 under a tolerance: every stage is judged alone, then the best choices together.
 
 Alone means that all other stages stay as they were, so that one stage's error is not taken for another's. A
 stage's choices are: integers wherever they can be, the same but for its most harmful layers, int8 weights
 alone, the same but for its most harmful layers, weights in half, and the float graph itself. Those that meet
-the budget alone are timed in turns, and left out where they cost hardly less than the float graph. What
+the tolerance alone are timed in turns, and left out where they cost hardly less than the float graph. What
 several do together is foretold (wrong codes and squared errors add up) and then measured, the cheapest
 first: cost is bytes plus time, each as a share of the float graphs'. Cost decides between choices with int8;
-that there is int8 wherever the budget allows it was asked for, and no time says otherwise.
+that there is int8 wherever the tolerance allows it was asked for, and no time says otherwise.
 
 For TensorRT the first is the choice with the most integers, whatever it costs here: only accuracy says that a
 product stays in float.
@@ -19,7 +19,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from textual_vision.export.int8.budget import Budget, Trial, budget_error, json_of_score, pareto, shortfall
 from textual_vision.export.int8.layers import (
     HALF,
     INT8,
@@ -32,11 +31,19 @@ from textual_vision.export.int8.layers import (
 )
 from textual_vision.export.int8.score import BYTES_PER_MEGABYTE, Evaluator, Score
 from textual_vision.export.int8.stage import QuantizedStage
+from textual_vision.export.int8.tolerance import (
+    Int8Tolerance,
+    Trial,
+    json_of_score,
+    pareto,
+    tolerance_error,
+    tolerance_gap,
+)
 
 RELAX_FRACTIONS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of a stage's layers that step back, the most harmful ones
 MAX_SIZE_RATIO = 0.95  # of the bytes: int8 weights that lose something must save something
 MAX_COST_RATIO = 0.9  # of the float graph's cost: for less, a stage's errors buy nothing
-HOPELESS = 0.5  # of the budget, summed over what is asked for: half of the layers can't make up for it
+HOPELESS = 0.5  # of the tolerance, summed over what is asked for: half of the layers can't make up for it
 SENSITIVITY_BATCHES = 4  # on which layers are compared with each other
 PREDICTION_MARGIN = 1.25  # every choice that failed makes what is foretold of errors this much darker
 MAX_JOINT_TRIALS = 12  # choices of all stages that are measured
@@ -93,18 +100,18 @@ class Search:
 def search(
     stages: Sequence[QuantizedStage],
     evaluator: Evaluator,
-    budget: Budget,
+    tolerance: Int8Tolerance,
     *,
     timed: bool = True,
     thorough: bool = False,
 ) -> Search:
-    """The cheapest graphs within the budget; `thorough`, those with the most integers within it.
+    """The cheapest graphs within the tolerance; `thorough`, those with the most integers within it.
 
     Without `timed`, for a target that is not this machine, integers are taken to be twice as fast.
 
-    Raises BudgetError, with the best that was found, when no choice meets it.
+    Raises ToleranceError, with the best that was found, when no choice meets it.
     """
-    stage_candidates = [StageCandidates(one, evaluator, budget, thorough=thorough) for one in stages]
+    stage_candidates = [StageCandidates(one, evaluator, tolerance, thorough=thorough) for one in stages]
     candidates = [part.candidates(timed) for part in stage_candidates]
     if not any(_is_quantized(candidate) for one in candidates for candidate in one):
         candidates = [part.candidates(timed, at_any_cost=True) for part in stage_candidates]
@@ -117,10 +124,10 @@ def search(
     choices = sorted(_choices(candidates, everything=thorough), key=rank)
     margin = 1.0
     for _ in range(MAX_JOINT_TRIALS):
-        short = [shortfall(_predicted_score(one, margin), budget) for one in choices]
-        choice = choices.pop(short.index(min(short)))  # the cheapest of those that should meet the budget
+        short = [tolerance_gap(_predicted_score(one, margin), tolerance) for one in choices]
+        choice = choices.pop(short.index(min(short)))  # the cheapest of those that should meet the tolerance
         trials.append(_measured_trial(choice, evaluator))
-        if shortfall(trials[-1].score, budget) == 0:
+        if tolerance_gap(trials[-1].score, tolerance) == 0:
             graphs = {candidate.stage: candidate.graph for candidate in choice}
             found = trials[-1]
             chosen = zip(stages, stage_candidates, candidates, choice, strict=True)
@@ -133,7 +140,7 @@ def search(
         if min(short) > 0 or not choices:
             break
         margin *= PREDICTION_MARGIN
-    raise budget_error(budget, trials)
+    raise tolerance_error(tolerance, trials)
 
 
 def _reasons(
@@ -141,7 +148,7 @@ def _reasons(
 ) -> dict[str, str]:
     """Why a product of the stage is not computed in integers, by the layer's name.
 
-    Of the choices that were `tried`, those `held` are within the budget; the last is the float graph.
+    Of the choices that were `tried`, those `held` are within the tolerance; the last is the float graph.
     """
     found = {}
     for layer in stage.layers:
@@ -193,14 +200,14 @@ def _is_quantized(candidate: Candidate) -> bool:
 
 
 class StageCandidates:
-    """A stage's choices, all in `tried`: those that meet the budget's accuracy alone are its candidates."""
+    """A stage's choices, all in `tried`; those that alone meet the tolerance are its candidates."""
 
     def __init__(
-        self, stage: QuantizedStage, evaluator: Evaluator, budget: Budget, *, thorough: bool = False
+        self, stage: QuantizedStage, evaluator: Evaluator, tolerance: Int8Tolerance, *, thorough: bool = False
     ) -> None:
         """`thorough` looks for integers whatever they cost."""
         self._stage, self._evaluator, self._thorough = stage, evaluator, thorough
-        self._budget = {name: bound for name, bound in budget.items() if name not in COSTS}
+        self._tolerance = {name: bound for name, bound in tolerance.items() if name not in COSTS}
         self._candidates: list[Candidate] = []
         self.tried: list[Candidate] = []
         self._exact = evaluator.stored[stage.stage.name]
@@ -218,7 +225,7 @@ class StageCandidates:
         stored, integer = ({**half, **default_modes(layers, mode)} for mode in (WEIGHT_ONLY, INT8))
         if self._thorough:
             self._quantize_thoroughly(half, integer)
-        elif self._meets_budget(half):
+        elif self._meets_tolerance(half):
             self._quantize(half, stored, integer, at_any_cost=at_any_cost)
         floating = self._candidate({}, self._exact)
         found = [*self._candidates, floating]
@@ -233,10 +240,10 @@ class StageCandidates:
         """Adds the choices with int8; what was tried last is `half`."""
         graph, larger = self._stage.graph(stored), self.tried[-1].graph  # that of `half`
         smaller = len(graph) < MAX_SIZE_RATIO * len(larger)
-        held = smaller and self._meets_budget(stored, graph)
+        held = smaller and self._meets_tolerance(stored, graph)
         if smaller and not held and not self._near():
             return
-        integers = integer != stored and not self._meets_budget(integer) and self._near()
+        integers = integer != stored and not self._meets_tolerance(integer) and self._near()
         if smaller and not held:
             pays = len(graph) / len(self._exact) + 1 < 2 * MAX_COST_RATIO  # weight_only saves no time
             if not (pays or integers or at_any_cost) or not self._relax_worst_layers(half, stored):
@@ -248,13 +255,13 @@ class StageCandidates:
 
     def _quantize_thoroughly(self, half: Modes, integer: Modes) -> None:
         """Adds the choices with as many integers as hold."""
-        upper = half if self._meets_budget(half) else {}
-        if integer != half and not self._meets_budget(integer):
+        upper = half if self._meets_tolerance(half) else {}
+        if integer != half and not self._meets_tolerance(integer):
             self._relax_worst_layers(upper, integer)
 
     def _near(self) -> bool:
-        """Whether stepping back with some layers could bring what was tried last within the budget."""
-        return shortfall(self.tried[-1].score, self._budget) < HOPELESS
+        """Whether stepping back with some layers could bring what was tried last within the tolerance."""
+        return tolerance_gap(self.tried[-1].score, self._tolerance) < HOPELESS
 
     def _relax_worst_layers(self, upper: Modes, lower: Modes) -> bool:
         """Adds as much of `lower` as holds: ever fewer of its most harmful layers as in `upper`.
@@ -270,15 +277,15 @@ class StageCandidates:
         for share in THOROUGH_FRACTIONS if self._thorough else RELAX_FRACTIONS:
             back = set(worst[: math.ceil(share * len(worst))])
             modes = {name: mode for name, mode in lower.items() if name not in back}
-            if not self._meets_budget({**modes, **{name: upper[name] for name in back if name in upper}}):
+            if not self._meets_tolerance({**modes, **{name: upper[name] for name in back if name in upper}}):
                 break
             held = True
         return held
 
-    def _meets_budget(self, modes: Modes, graph: bytes | None = None) -> bool:
-        """Whether the choice, whose graph may be there already, meets the budget alone; then it is kept."""
+    def _meets_tolerance(self, modes: Modes, graph: bytes | None = None) -> bool:
+        """Whether the choice alone meets the tolerance; then it is kept. `graph` may be there already."""
         candidate = self._candidate(modes, self._stage.graph(modes) if graph is None else graph)
-        within = shortfall(candidate.score, self._budget) == 0
+        within = tolerance_gap(candidate.score, self._tolerance) == 0
         held = within and self._evaluator.holds(self._stage.stage, candidate.graph)
         if held:
             self._candidates.append(candidate)

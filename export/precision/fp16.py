@@ -1,7 +1,7 @@
 """float16 graphs: weights and activations in half, float32 where half would hurt.
 
 Where that is, is found on real prompts: values that come near to overflowing, and whatever decides a code
-(the products that ArgMin and ArgMax look at). If the codes or the picture still miss the budget, the fewest
+(the products that ArgMin and ArgMax look at). If codes or picture still miss the tolerance, the fewest
 modules that mend it, counted from the output backwards, are float32 too. Where that makes a graph no smaller
 than float32 from weights stored in int8 or half, where that is exact, the stage is computed so. Inputs and
 outputs keep their types.

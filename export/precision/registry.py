@@ -24,7 +24,7 @@ class FloatGraphs:
     `program` is how the stages run; `fp32` holds a serialized graph per stage name (for int8 without
     transposed convolutions); `batches` are real samples with every stage's inputs, to calibrate on and to
     look for overflow, others than those that the result is compared on; `target` is what the graphs are
-    for: "cpu" or "tensorrt"; `budget` is what int8 may cost (see `budget.parse_budget`), None the usual;
+    for: "cpu" or "tensorrt"; `tolerance` is int8's (see `int8.tolerance.parse_tolerance`), None the default;
     `range_method` is how int8's ranges are found (see `calibration.ranges`); `ranges`, stage → tensor →
     range, are those of a cache, if there is one; `stage_results`, by stage, are results of `convert_stage`
     so far.
@@ -34,7 +34,7 @@ class FloatGraphs:
     fp32: Mapping[str, bytes]
     batches: Sequence[ReferenceBatch]
     target: str
-    budget: str | None = None
+    tolerance: str | None = None
     range_method: str = AUTO
     ranges: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
     stage_results: Mapping[str, Any] = field(default_factory=dict)

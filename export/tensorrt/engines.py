@@ -99,7 +99,7 @@ def add_engines(
     """Build engines of every stage and replace the bundle at `path` by one that contains them.
 
     `trt` and `device` None mean the installed library and this machine's GPU. Raises UsageError (no such
-    precision or option in this version), BackendMissingError (no library, driver or GPU), BudgetError
+    precision or option in this version), BackendMissingError (no library, driver or GPU), ToleranceError
     (layers that should run in INT8 do not), DeviceMismatchError (too little memory), IntegrityError (a graph
     that the library cannot read, engines of an older graph without `rebuild`), TextualVisionError.
     """
@@ -213,7 +213,7 @@ def _layer_types(
 ) -> tuple[dict[str, str], int]:
     """Return each product's type in the layer table, and the number of nodes expected in INT8.
 
-    Raises BudgetError when one of these does not run in INT8.
+    Raises ToleranceError when one of these does not run in INT8.
     """
     table = (
         plan.table

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from textual_vision.runtime.engines import LayerCount
-from textual_vision.runtime.errors import BudgetError, IntegrityError
+from textual_vision.runtime.errors import IntegrityError, ToleranceError
 
 TABLE_START = "Layers:"
 PRODUCT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -199,7 +199,7 @@ def _dequantized(maker: dict[str, object], name: str) -> bool:
 
 
 def check_int8(types: dict[str, str], operators: dict[str, str], expected: frozenset[str], name: str) -> None:
-    """Raise BudgetError unless every node in `expected` is multiplied in INT8."""
+    """Raise ToleranceError unless every node in `expected` is multiplied in INT8."""
     failed = sorted(node for node in expected if types.get(node) != INT8)
     if not failed:
         return
@@ -212,6 +212,6 @@ def check_int8(types: dict[str, str], operators: dict[str, str], expected: froze
         hint = (
             "TensorRT keeps ConvTranspose in float: rewrite it as Conv + DepthToSpace, or do not quantize it"
         )
-    raise BudgetError(
+    raise ToleranceError(
         f"{name}: {len(failed)} of {len(expected)} INT8 layers do not run in INT8: {shown}{more}", hint
     )

@@ -30,7 +30,7 @@ def outcome(raised, capsys):
         (errors.TextualVisionError, 1),
         (errors.UsageError, 2),
         (errors.ParityError, 3),
-        (errors.BudgetError, 4),
+        (errors.ToleranceError, 4),
         (errors.DeviceMismatchError, 5),
         (errors.BackendMissingError, 6),
         (errors.IntegrityError, 7),

@@ -167,9 +167,9 @@ def build_in_vain(
     kept_steps: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., BuildResult]:
-    """Builds into a folder under a budget for fp16 that no half graph meets."""
-    budget = dataclasses.replace(TOLERANCES["fp16"], picture_db=200.0, cosine=1.1)
-    monkeypatch.setitem(TOLERANCES, "fp16", budget)
+    """Builds into a folder under a tolerance for fp16 that no half graph meets."""
+    tolerance = dataclasses.replace(TOLERANCES["fp16"], picture_db=200.0, cosine=1.1)
+    monkeypatch.setitem(TOLERANCES, "fp16", tolerance)
 
     def attempt(place: Path, **changed: bool) -> BuildResult:
         return build_bundle(
@@ -179,7 +179,7 @@ def build_in_vain(
     return attempt
 
 
-def test_a_bundle_outside_its_budget_is_refused_and_nothing_is_written(
+def test_a_bundle_outside_its_tolerance_is_refused_and_nothing_is_written(
     build_in_vain: Callable[..., BuildResult], tmp_path: Path
 ) -> None:
     with pytest.raises(ParityError, match=r"fp16 text_encoder .* cosine") as error:

@@ -15,7 +15,7 @@ ROW = {
 }
 NEVER = ",".join(str(row) for row in range(0, 200, 2))
 NOTES = {
-    "budget": "psnr>=32",
+    "tolerance": "psnr>=32",
     "table": [ROW],
     "warnings": ["no layer is quantized"],
     "stages": {

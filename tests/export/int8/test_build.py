@@ -193,7 +193,7 @@ def test_a_cache_of_another_model_other_prompts_or_another_method_is_refused(
 
 
 @pytest.mark.slow
-def test_a_budget_that_cannot_be_met_ends_with_code_4_and_the_best_found(
+def test_a_tolerance_that_cannot_be_met_ends_with_code_4_and_the_best_found(
     int8_built: tuple[Path, BuildResult],
     checkpoint: Path,
     kept_steps: Path,
@@ -215,7 +215,7 @@ def test_a_budget_that_cannot_be_met_ends_with_code_4_and_the_best_found(
     assert not (tmp_path / "no.tv").exists()
 
 
-def test_a_budget_that_does_not_parse_is_refused_before_any_work(
+def test_a_tolerance_that_does_not_parse_is_refused_before_any_work(
     checkpoint: Path, small_build: BuildOptions, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="is not METRIC"):

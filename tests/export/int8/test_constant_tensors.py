@@ -8,7 +8,7 @@ import pytest
 
 from textual_vision.export.int8.convert import check_any_quantized
 from textual_vision.export.int8.layers import FLOAT, INT8
-from textual_vision.runtime.errors import BudgetError
+from textual_vision.runtime.errors import ToleranceError
 
 STAGE = SimpleNamespace(
     stage=SimpleNamespace(name="generator"),
@@ -16,8 +16,8 @@ STAGE = SimpleNamespace(
 )
 
 
-def test_a_budget_that_leaves_everything_in_float_cannot_be_met_by_int8() -> None:
-    with pytest.raises(BudgetError, match="all 2 layers"):
+def test_a_tolerance_that_leaves_everything_in_float_cannot_be_met_by_int8() -> None:
+    with pytest.raises(ToleranceError, match="all 2 layers"):
         check_any_quantized([STAGE], {"generator": {"entry": FLOAT}})  # type: ignore[list-item]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from textual_vision.export.int8.budget import parse_budget
 from textual_vision.export.int8.layers import HALF, INT8, LINEAR, WEIGHT_ONLY, QuantizableLayer
 from textual_vision.export.int8.score import Score
 from textual_vision.export.int8.search import StageCandidates, search
+from textual_vision.export.int8.tolerance import parse_tolerance
 from textual_vision.runtime.manifest import StageSpec
 
 
@@ -60,7 +60,7 @@ class _Judging:
 def test_layers_step_back_only_from_what_could_pay(size: int, at_any_cost: bool, looked_at: int) -> None:
     evaluator: Any = _Judging()
     stage: Any = _Weighed(size)
-    one_stage = StageCandidates(stage, evaluator, parse_budget("code_agreement>=0.995"))
+    one_stage = StageCandidates(stage, evaluator, parse_tolerance("code_agreement>=0.995"))
     candidates = one_stage.candidates(timed=False, at_any_cost=at_any_cost)
     assert evaluator.looked_at == looked_at
     kept = [candidate for candidate in candidates if WEIGHT_ONLY in candidate.modes.values()]
@@ -68,9 +68,9 @@ def test_layers_step_back_only_from_what_could_pay(size: int, at_any_cost: bool,
     assert candidates[-1].modes == {}
 
 
-def test_there_is_int8_where_the_budget_allows_it_though_it_hardly_pays() -> None:
+def test_there_is_int8_where_the_tolerance_allows_it_though_it_hardly_pays() -> None:
     evaluator: Any = _Judging()
     stage: Any = _Weighed(90)
-    found = search([stage], evaluator, parse_budget("code_agreement>=0.995"), timed=False)
+    found = search([stage], evaluator, parse_tolerance("code_agreement>=0.995"), timed=False)
     assert WEIGHT_ONLY in found.modes["latent"].values()
     assert evaluator.looked_at == 3

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from textual_vision.calibration.cache import TensorRange
 from textual_vision.export.cli.sensitivity import sensitivity_command
 from textual_vision.export.int8 import convert as quantize
-from textual_vision.export.int8.budget import DEFAULT_BUDGET, parse_budget
 from textual_vision.export.int8.convert import Int8Options, check_any_quantized, int8_from_float
 from textual_vision.export.int8.layers import INT8, QUANTIZED, WEIGHT_ONLY, default_modes
 from textual_vision.export.int8.score import Evaluator
@@ -28,6 +27,7 @@ from textual_vision.export.int8.stage import (
     prepare_graph,
     quantize_stage,
 )
+from textual_vision.export.int8.tolerance import DEFAULT_TOLERANCE, parse_tolerance
 from textual_vision.export.model.batch import ReferenceBatch
 from textual_vision.export.model.reference_batches import reference_batches
 from textual_vision.export.model.stage import StagedModel
@@ -35,7 +35,7 @@ from textual_vision.export.passes.manager import REWRITES, apply_pass
 from textual_vision.export.precision.registry import FloatGraphs, convert_stage
 from textual_vision.export.sessions.opening import open_sessions
 from textual_vision.export.tracing.exporter import ExportOptions, onnx_from_stage
-from textual_vision.runtime.errors import BudgetError, IntegrityError, UsageError
+from textual_vision.runtime.errors import IntegrityError, ToleranceError, UsageError
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
@@ -80,7 +80,7 @@ def stages(source: FloatGraphs, evaluator: Evaluator) -> list[QuantizedStage]:
 
 @pytest.mark.usefixtures("integers_pay")
 def test_int8_graphs_keep_the_stages_inputs_and_outputs(source: FloatGraphs) -> None:
-    options = Int8Options(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    options = Int8Options(ranges=PLAIN_RANGES, tolerance="code_agreement>=0")
     made = int8_from_float(source, options)
     assert list(made.graphs) == [stage.name for stage in source.stages]
     for stage in source.stages:
@@ -105,19 +105,19 @@ def test_pictures_are_woven_with_channels_last_on_the_cpu_alone(stages: list[Qua
         assert ("DepthToSpace" in {node.op_type for node in graph.graph.node}) is not woven
 
 
-def test_the_search_meets_the_budget_that_it_was_given(
+def test_the_search_meets_the_tolerance_that_it_was_given(
     source: FloatGraphs, stages, evaluator: Evaluator
 ) -> None:
-    budget = parse_budget("code_agreement>=0.97,psnr>=32,generator_psnr>=30")
-    found = search(stages, evaluator, budget)
+    tolerance = parse_tolerance("code_agreement>=0.97,psnr>=32,generator_psnr>=30")
+    found = search(stages, evaluator, tolerance)
     again = evaluator.score(found.graphs)
     assert again.code_agreement >= 0.97 and again.psnr >= 32 and again.generator_psnr >= 30
     assert found.table_json() and found.trials
 
 
-def test_a_loose_budget_leaves_more_layers_in_int8_than_a_strict_one(stages, evaluator: Evaluator) -> None:
+def test_a_loose_tolerance_leaves_more_layers_in_int8_than_a_strict_one(stages, evaluator: Evaluator) -> None:
     loose, strict = (
-        search(stages, evaluator, parse_budget(text), timed=False)  # so small, integers are no faster
+        search(stages, evaluator, parse_tolerance(text), timed=False)  # so small, integers are no faster
         for text in ("psnr>=1", "psnr>=90,code_agreement>=1")
     )
     in_int8 = [
@@ -134,23 +134,23 @@ def test_there_is_int8_however_slow_it_was_on_a_busy_machine(
         return (70.0,) * (len(graphs) - 1) + (1.0,)  # the last is the float graph
 
     monkeypatch.setattr(Evaluator, "time", time)
-    options = Int8Options(ranges=PLAIN_RANGES, budget="code_agreement>=0.9,generator_psnr>=30")
+    options = Int8Options(ranges=PLAIN_RANGES, tolerance="code_agreement>=0.9,generator_psnr>=30")
     stages: Any = int8_from_float(source, options).notes["stages"]
     modes = [mode for stage in stages.values() for mode in stage["layers"].values()]
     assert not set(QUANTIZED).isdisjoint(modes)
 
 
-def test_a_budget_that_only_float_meets_is_an_error(stages, evaluator: Evaluator) -> None:
-    found = search(stages[-1:], evaluator, parse_budget("generator_psnr>=200"))
-    with pytest.raises(BudgetError, match="nothing in int8"):
+def test_a_tolerance_that_only_float_meets_is_an_error(stages, evaluator: Evaluator) -> None:
+    found = search(stages[-1:], evaluator, parse_tolerance("generator_psnr>=200"))
+    with pytest.raises(ToleranceError, match="nothing in int8"):
         check_any_quantized(stages[-1:], found.modes)
 
 
-def test_a_budget_that_cannot_be_met_is_an_error_with_the_best_that_was_found(
+def test_a_tolerance_that_cannot_be_met_is_an_error_with_the_best_that_was_found(
     stages, evaluator: Evaluator
 ) -> None:
-    with pytest.raises(BudgetError, match=r"megabytes .* \(asked: <=0\.0001\)") as caught:
-        search(stages, evaluator, parse_budget("megabytes<=0.0001"))
+    with pytest.raises(ToleranceError, match=r"megabytes .* \(asked: <=0\.0001\)") as caught:
+        search(stages, evaluator, parse_tolerance("megabytes<=0.0001"))
     assert caught.value.exit_code == 4
     assert "latent:" in caught.value.hint
 
@@ -223,8 +223,12 @@ def test_the_command_refuses_a_plot_that_is_no_picture_before_it_works(tiny_bund
         )
 
 
-def test_the_default_budget_is_what_a_build_promises() -> None:
-    assert parse_budget(DEFAULT_BUDGET) == {"code_agreement": 0.995, "psnr": 32.0, "generator_psnr": 36.0}
+def test_the_default_tolerance_is_what_a_build_promises() -> None:
+    assert parse_tolerance(DEFAULT_TOLERANCE) == {
+        "code_agreement": 0.995,
+        "psnr": 32.0,
+        "generator_psnr": 36.0,
+    }
 
 
 def test_sessions_of_int8_graphs_open_in_openvino_too(stages) -> None:
@@ -259,6 +263,6 @@ def test_a_stage_is_made_ready_early_without_the_graphs_of_others(
         return quantize_stage(one, *given, **named)
 
     monkeypatch.setattr(quantize, "quantize_stage", noted)
-    options = Int8Options(ranges=PLAIN_RANGES, budget="code_agreement>=0")
+    options = Int8Options(ranges=PLAIN_RANGES, tolerance="code_agreement>=0")
     int8_from_float(replace(source, stage_results={stage.name: early}), options)
     assert made == [one.name for one in source.stages[:-1]]

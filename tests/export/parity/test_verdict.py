@@ -181,7 +181,7 @@ def test_padding_is_not_compared() -> None:
     assert {one.verdict for one in found} == {PASS}
 
 
-def test_a_nan_fails_whatever_the_budget() -> None:
+def test_a_nan_fails_whatever_the_tolerance() -> None:
     spec = StageSpec(name="text", inputs=LATENT.inputs, outputs=(tensor("text", "float32", "batch", 2),))
     batch = reference(0.5)
     text = RANDOM.standard_normal((4, 2)).astype(np.float32)

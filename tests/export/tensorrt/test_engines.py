@@ -18,9 +18,9 @@ from textual_vision.runtime.bundle import Bundle
 from textual_vision.runtime.engines import ShapeRange, find_engines, read_record
 from textual_vision.runtime.errors import (
     BackendMissingError,
-    BudgetError,
     DeviceMismatchError,
     IntegrityError,
+    ToleranceError,
     UsageError,
 )
 from textual_vision.runtime.manifest import (
@@ -134,7 +134,7 @@ def test_an_int8_graph_that_does_not_run_in_int8_leaves_the_bundle_as_it_was(tin
     only = dataclasses.replace(manifest.precisions["fp32"], files={"only": "onnx/fp32/only.onnx"})
     changed = dataclasses.replace(manifest, stages=(stage,), precisions={"fp32": only})
     write_manifest(changed, tiny_bundle)
-    with pytest.raises(BudgetError, match=r"only\.onnx: 1 of 1 INT8 layers"):
+    with pytest.raises(ToleranceError, match=r"only\.onnx: 1 of 1 INT8 layers"):
         add_engines(tiny_bundle, options(), on_progress=silent, trt=orin, device=ORIN)
     assert Bundle(tiny_bundle).manifest == changed
 

@@ -14,7 +14,7 @@ from textual_vision.export.tensorrt.layer_table import (
     product_nodes,
 )
 from textual_vision.runtime.engines import LayerCount
-from textual_vision.runtime.errors import BudgetError, IntegrityError
+from textual_vision.runtime.errors import IntegrityError, ToleranceError
 
 
 def tensor(dtype, dims="[-1,64]", key="Datatype"):
@@ -149,7 +149,7 @@ def test_products_without_a_name_of_their_own_are_refused(names):
 def test_the_check_names_the_first_five_layers_that_failed():
     operators = {f"conv{i}": "Conv" for i in range(8)}
     types = {"conv0": "int8", "conv1": "fp16"}
-    with pytest.raises(BudgetError, match=r"g\.onnx: 7 of 8") as caught:
+    with pytest.raises(ToleranceError, match=r"g\.onnx: 7 of 8") as caught:
         check_int8(types, operators, frozenset(operators), "g.onnx")
     assert "conv1 (Conv: fp16), conv2 (Conv: not in the engine)" in caught.value.message
     assert "and 2 more" in caught.value.message

@@ -24,7 +24,7 @@ from textual_vision.export.tensorrt.layer_table import (
 from textual_vision.runtime.backends.session import SessionOptions, open_session
 from textual_vision.runtime.backends.tensorrt.api import new_logger
 from textual_vision.runtime.engines import LayerCount, ShapeRange
-from textual_vision.runtime.errors import BudgetError, IntegrityError, TextualVisionError, UsageError
+from textual_vision.runtime.errors import IntegrityError, TextualVisionError, ToleranceError, UsageError
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec, TensorSpec
 
@@ -181,7 +181,7 @@ def test_what_the_parser_refuses_is_our_error_with_the_cure(graph, hint):
 def test_a_layer_that_was_meant_for_int8_and_is_not_fails_the_check(graph, cure):
     plan = build(graph)
     types, operators, meant = types_in(plan, graph)
-    with pytest.raises(BudgetError, match="1 of 1 INT8 layers do not run in INT8: product") as caught:
+    with pytest.raises(ToleranceError, match="1 of 1 INT8 layers do not run in INT8: product") as caught:
         check_int8(types, operators, meant, "tiny.onnx")
     assert caught.value.exit_code == 4
     assert caught.match("float32")

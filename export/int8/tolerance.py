@@ -1,4 +1,7 @@
-"""Budgets, such as `code_agreement>=0.97,psnr>=32`, and the table of choices that were weighed under one."""
+"""INT8 tolerances, such as `code_agreement>=0.97,psnr>=32`, and the table of choices tried under one.
+
+`export.parity.tolerance` has the limits of the comparison with PyTorch, which every precision must meet too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from textual_vision.export.int8.score import Score
-from textual_vision.runtime.errors import BudgetError, UsageError
+from textual_vision.runtime.errors import ToleranceError, UsageError
 
 AT_LEAST, AT_MOST = ">=", "<="
 METRICS = {
@@ -21,13 +24,13 @@ METRICS = {
     "milliseconds": AT_MOST,
 }
 SHARES = ("code_agreement", "text_code_agreement")
-DEFAULT_BUDGET = "code_agreement>=0.995,psnr>=32,generator_psnr>=36"
-BUDGET_HINT = f"for example --int8-tolerance code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
+DEFAULT_TOLERANCE = "code_agreement>=0.995,psnr>=32,generator_psnr>=36"
+TOLERANCE_HINT = f"for example --int8-tolerance code_agreement>=0.97,psnr>=32; metrics: {', '.join(METRICS)}"
 TEXT_LIMIT = 1000
 _TERM = re.compile(r"\s*([a-z_]+)\s*(>=|<=)\s*([0-9]+(?:\.[0-9]+)?)\s*")
 
 Modes = Mapping[str, Mapping[str, str]]  # stage → layer → mode
-Budget = Mapping[str, float]  # metric → bound, in the metric's own direction
+Int8Tolerance = Mapping[str, float]  # metric → bound, in the metric's own direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,36 +42,40 @@ class Trial:
     score: Score
 
 
-def parse_budget(text: str) -> Budget:
+def parse_tolerance(text: str) -> Int8Tolerance:
     """`metric>=number` or `metric<=number`, separated by commas; UsageError says what does not parse."""
-    budget: dict[str, float] = {}
+    tolerance: dict[str, float] = {}
     if len(text) > TEXT_LIMIT or not text.strip():
-        raise UsageError("the budget is empty" if not text.strip() else "the budget is too long", BUDGET_HINT)
+        raise UsageError(
+            "the tolerance is empty" if not text.strip() else "the tolerance is too long", TOLERANCE_HINT
+        )
     for term in text.split(","):
         match = _TERM.fullmatch(term)
         if match is None:
-            raise UsageError(f"budget: {term.strip()[:80]!r} is not METRIC>=NUMBER", BUDGET_HINT)
+            raise UsageError(f"tolerance: {term.strip()[:80]!r} is not METRIC>=NUMBER", TOLERANCE_HINT)
         metric, relation, number = match[1], match[2], float(match[3])
         if metric not in METRICS:
-            raise UsageError(f"budget: unknown metric {metric[:80]!r}", BUDGET_HINT)
+            raise UsageError(f"tolerance: unknown metric {metric[:80]!r}", TOLERANCE_HINT)
         if relation != METRICS[metric]:
-            problem = f"budget: {metric} can only be bounded by {METRICS[metric]}"
-            raise UsageError(problem, BUDGET_HINT)
+            problem = f"tolerance: {metric} can only be bounded by {METRICS[metric]}"
+            raise UsageError(problem, TOLERANCE_HINT)
         if metric in SHARES and number > 1:
-            raise UsageError(f"budget: {metric} is a share, at most 1, not {number:g}", f"{number / 100:g}?")
-        if metric in budget:
-            raise UsageError(f"budget: {metric} is bounded twice", BUDGET_HINT)
-        budget[metric] = number
-    return budget
+            raise UsageError(
+                f"tolerance: {metric} is a share, at most 1, not {number:g}", f"{number / 100:g}?"
+            )
+        if metric in tolerance:
+            raise UsageError(f"tolerance: {metric} is bounded twice", TOLERANCE_HINT)
+        tolerance[metric] = number
+    return tolerance
 
 
-def shortfall(score: Score, budget: Budget) -> float:
-    """How far the score is from the budget: 0 when met, else the sum of the relative gaps."""
+def tolerance_gap(score: Score, tolerance: Int8Tolerance) -> float:
+    """How far the score is from the tolerance: 0 when met, else the sum of the relative gaps."""
     total = 0.0
-    for metric, bound in budget.items():
+    for metric, bound in tolerance.items():
         value = getattr(score, metric)
         if value is None:
-            raise UsageError(f"budget: {metric} of another target cannot be measured here", "leave it out")
+            raise UsageError(f"tolerance: {metric} of another target cannot be measured here", "leave it out")
         gap = bound - value if METRICS[metric] == AT_LEAST else value - bound
         total += max(0.0, gap) / max(bound, 1e-9)
     return total
@@ -104,8 +111,8 @@ def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _merit(score: Score, budget: Budget) -> tuple[float, float, float]:
-    return shortfall(score, budget), score.megabytes, score.milliseconds or 0.0
+def _merit(score: Score, tolerance: Int8Tolerance) -> tuple[float, float, float]:
+    return tolerance_gap(score, tolerance), score.megabytes, score.milliseconds or 0.0
 
 
 def _merits(score: Score) -> tuple[float, ...]:
@@ -115,15 +122,15 @@ def _merits(score: Score) -> tuple[float, ...]:
     return (*agreement, -score.psnr, -score.generator_psnr, score.megabytes, time)
 
 
-def budget_error(budget: Budget, trials: Sequence[Trial]) -> BudgetError:
+def tolerance_error(tolerance: Int8Tolerance, trials: Sequence[Trial]) -> ToleranceError:
     """The error that tells the best that was found."""
-    best = min(trials, key=lambda trial: _merit(trial.score, budget))
+    best = min(trials, key=lambda trial: _merit(trial.score, tolerance))
     parts = [
         f"{metric} {getattr(best.score, metric):.4g} (asked: {METRICS[metric]}{bound:g})"
-        for metric, bound in budget.items()
+        for metric, bound in tolerance.items()
     ]
-    return BudgetError(
-        f"no choice of layers meets the budget; the best found has {', '.join(parts)}",
+    return ToleranceError(
+        f"no choice of layers meets the tolerance; the best found has {', '.join(parts)}",
         f"ask for less, or train longer; that choice was: {best.label}",
     )
 

@@ -1,4 +1,4 @@
-"""Budgets: how they are written, when they are met, and what a search finds under them."""
+"""Tolerances: how they are written, when they are met, and what a search finds under them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textual_vision.export.int8.budget import (
+from textual_vision.export.int8.score import Score
+from textual_vision.export.int8.tolerance import (
     AT_LEAST,
-    DEFAULT_BUDGET,
+    DEFAULT_TOLERANCE,
     METRICS,
     Trial,
     lines_of_table,
     pareto,
-    parse_budget,
-    shortfall,
+    parse_tolerance,
+    tolerance_gap,
 )
-from textual_vision.export.int8.score import Score
 from textual_vision.runtime.errors import UsageError
 
 PERFECT = Score(
@@ -39,18 +39,18 @@ def term(metric: str, number: float) -> str:
 
 @given(st.dictionaries(METRIC, st.floats(0, 1), min_size=1))
 def test_what_is_written_is_what_is_read(bounds: dict[str, float]) -> None:
-    read = parse_budget(" , ".join(term(metric, number) for metric, number in bounds.items()))
+    read = parse_tolerance(" , ".join(term(metric, number) for metric, number in bounds.items()))
     assert read == pytest.approx(bounds, abs=1e-6)
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_with_a_hint(text: str) -> None:
     try:
-        budget = parse_budget(text)
+        tolerance = parse_tolerance(text)
     except UsageError as error:
         assert "METRIC" in error.message or error.hint
     else:
-        assert set(budget) <= set(METRICS)
+        assert set(tolerance) <= set(METRICS)
 
 
 @pytest.mark.parametrize(
@@ -74,30 +74,30 @@ def test_any_text_is_read_or_refused_with_a_hint(text: str) -> None:
 )
 def test_what_does_not_parse_is_said(text: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_budget(text)
+        parse_tolerance(text)
     assert words in caught.value.message
     assert caught.value.hint
 
 
 def test_a_percentage_where_a_share_belongs_gets_the_share_as_a_hint() -> None:
     with pytest.raises(UsageError) as caught:
-        parse_budget("code_agreement>=97")
+        parse_tolerance("code_agreement>=97")
     assert "0.97" in caught.value.hint
 
 
-def test_the_default_budget_parses() -> None:
-    assert parse_budget(DEFAULT_BUDGET)["code_agreement"] == 0.995
+def test_the_default_tolerance_parses() -> None:
+    assert parse_tolerance(DEFAULT_TOLERANCE)["code_agreement"] == 0.995
 
 
-def test_identical_pictures_meet_any_picture_budget() -> None:
-    assert shortfall(PERFECT, parse_budget("psnr>=99,generator_psnr>=99,code_agreement>=1")) == 0.0
+def test_identical_pictures_meet_any_picture_tolerance() -> None:
+    assert tolerance_gap(PERFECT, parse_tolerance("psnr>=99,generator_psnr>=99,code_agreement>=1")) == 0.0
 
 
 @given(METRIC, st.floats(0.1, 1), st.floats(0.05, 2))
-def test_a_budget_is_met_on_its_own_side_of_the_bound(metric: str, bound: float, factor: float) -> None:
+def test_a_tolerance_is_met_on_its_own_side_of_the_bound(metric: str, bound: float, factor: float) -> None:
     score = replace(PERFECT, **{metric: bound * factor})
     met = factor >= 1 if METRICS[metric] == AT_LEAST else factor <= 1
-    assert (shortfall(score, {metric: bound}) == 0.0) == met
+    assert (tolerance_gap(score, {metric: bound}) == 0.0) == met
 
 
 def test_the_pareto_table_leaves_out_what_another_choice_beats() -> None:
