@@ -44,8 +44,8 @@ def merged_from_stages(stages: Sequence[StageSpec], graphs: Mapping[str, bytes])
 def _separate_zero_points(model: ir.Model) -> None:
     """Give each quantized weight a zero point of its own again.
 
-    ONNX Runtime on x86 turns weights and their zero points to uint8. It refuses to do so twice for one constant,
-    and the whole graph would compute in float.
+    ONNX Runtime on x86 turns weights and their zero points to uint8. It refuses to do so twice for one
+    constant, and the whole graph would compute in float.
     """
     seen: set[str] = set()
     for node in model.graph:
