@@ -146,7 +146,10 @@ def _manifest(
 
 def _with_limits(spec: StageSpec, tables: Mapping[str, int]) -> StageSpec:
     """The stage with the size of the table that its codes point into, where it is known."""
-    outputs = (dataclasses.replace(one, limit=tables.get(one.name)) for one in spec.outputs)
+    outputs = (
+        dataclasses.replace(one, limit=tables.get(one.name) if one.limit is None else one.limit)
+        for one in spec.outputs
+    )
     return dataclasses.replace(spec, outputs=tuple(outputs))
 
 

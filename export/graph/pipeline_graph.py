@@ -36,8 +36,30 @@ def merged_from_stages(stages: Sequence[StageSpec], graphs: Mapping[str, bytes])
     graph.outputs.extend(known[tensor.name] for tensor in spec.outputs)
     merged = ir.Model(graph, ir_version=models[0].ir_version)
     tidy(merged)
+    _separate_zero_points(merged)
     data: bytes = ir.to_proto(merged).SerializeToString()
     return data
+
+
+def _separate_zero_points(model: ir.Model) -> None:
+    """Give each quantized weight a zero point of its own again.
+
+    ONNX Runtime on x86 turns weights and their zero points to uint8. It refuses to do so twice for one
+    constant, and the whole graph would compute in float.
+    """
+    seen: set[str] = set()
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+            continue
+        weight, zero = node.inputs[0], node.inputs[2]
+        if weight is None or zero is None or zero.name is None or not weight.is_initializer():
+            continue
+        if zero.name in seen and zero.const_value is not None:
+            name = f"{weight.name}.zero_point.own"
+            copied = ir.Value(name=name, shape=zero.shape, type=zero.type, const_value=zero.const_value)
+            model.graph.register_initializer(copied)
+            node.replace_input_with(2, copied)
+        seen.add(zero.name)
 
 
 def _append(graph: ir.Graph, stage: StageSpec, part: ir.Graph, known: dict[str, ir.Value]) -> None:

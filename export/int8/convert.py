@@ -22,9 +22,11 @@ from textual_vision.runtime.errors import ToleranceError
 from textual_vision.runtime.generation.program import Program
 from textual_vision.runtime.manifest import StageSpec
 
-PRODUCT_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+CONV_TRANSPOSE = "ConvTranspose"
+PRODUCT_OPS = ("Conv", CONV_TRANSPOSE, "Gemm", "MatMul")
 RECURRENT_OPS = ("GRU", "LSTM", "RNN")
-RECURRENT, BETWEEN_ACTIVATIONS = "recurrent", "between activations"  # products without an int8 form here
+# Products without an int8 form here.
+RECURRENT, BETWEEN_ACTIVATIONS, TRANSPOSED = "recurrent", "between activations", "transposed convolution"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,8 @@ def _products(stage: QuantizedStage, found: Search) -> dict[str, object]:
         if node.op_type in RECURRENT_OPS:
             reasons[RECURRENT] += 1
         elif node.op_type in PRODUCT_OPS and node.output[0] not in weights:
-            reasons[BETWEEN_ACTIVATIONS] += 1
+            is_transposed = node.op_type == CONV_TRANSPOSE
+            reasons[TRANSPOSED if is_transposed else BETWEEN_ACTIVATIONS] += 1
     modes = found.modes[stage.stage.name].values()
     in_int8 = sum(mode == INT8 for mode in modes)
     return {"int8": in_int8, "all": in_int8 + sum(reasons.values()), "reasons": dict(reasons)}

@@ -22,10 +22,8 @@ from textual_vision.runtime.generation.program import Program, run_unit
 from textual_vision.runtime.manifest import StageSpec
 
 TEXT_CODES, CODES, IMAGE = "text_codes", "codes", "image"
-# Other pictures than those that are calibrated on may be worse: half of the tolerance's errors are allowed.
-STRICTER = replace(
-    TOLERANCES["int8"], codes=(1 + TOLERANCES["int8"].codes) / 2, cosine=(1 + TOLERANCES["int8"].cosine) / 2
-)
+# Other pictures than those that are calibrated on may be worse. One wrong word changes all that follow it.
+STRICTER = replace(TOLERANCES["int8"], codes=0.995, cosine=(1 + TOLERANCES["int8"].cosine) / 2)
 BYTES_PER_MEGABYTE = 1_000_000
 
 Tensors = Mapping[str, Array]
