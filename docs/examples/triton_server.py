@@ -5,7 +5,7 @@
 
 The server comes from the wheel nvidia-pytriton. Its Python backend needs a CPython from 3.9 to 3.13 with a
 shared libpython, such as Debian's own (apt install python3 python3-venv libpython3.11), on Linux on x86-64.
-The package itself is installed for the server from this working tree, or from what --package names.
+The runtime is installed for the server from this working tree, or from what --package names.
 """
 
 import argparse
@@ -33,7 +33,7 @@ exec "$server/bin/tritonserver" --backend-directory "$server/backends" --cache-d
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--package", help="Install this for the server instead, such as promptsprite[cpu].")
+    parser.add_argument("--package", help="Install this for the server instead, such as ./runtime[cpu].")
     arguments = parser.parse_args()
     if sys.platform != "linux" or platform.machine() != "x86_64":
         sys.exit(f"error: the server is for Linux on x86-64, this is {sys.platform} on {platform.machine()}")
@@ -43,8 +43,8 @@ def main():
     run(python, "-m", "venv", "--clear", environment)
     pip = [environment / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as temporary:
-        package = arguments.package or f"{copy_of_tree(Path(temporary) / 'package')}[cpu]"
-        # The backend was built for NumPy 1. The clients are for scripts that ask the server.
+        package = arguments.package or f"{copy_of_runtime(Path(temporary) / 'runtime')}[cpu]"
+        # The wheel asks for NumPy 1. The clients are for scripts that ask the server.
         run(*pip, "install", package, "numpy<2", "tritonclient[http,grpc]")
     run(*pip, "download", "--no-deps", "--dest", folder, WHEEL)
     (wheel,) = folder.glob("nvidia_pytriton-*.whl")
@@ -57,14 +57,11 @@ def main():
     print(f"wrote {folder / 'tritonserver'}")
 
 
-def copy_of_tree(place):
-    """The packages of this working tree; a build would leave its own files in the tree."""
-    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
-    for name in ("runtime", "calibration", "export", "training"):
-        shutil.copytree(ROOT / name, place / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, place / name)
-    return place
+def copy_of_runtime(place):
+    """The runtime of this working tree; a build would leave its own files in the tree."""
+    return shutil.copytree(
+        ROOT / "runtime", place, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+    )
 
 
 def find_python():

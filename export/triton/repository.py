@@ -37,7 +37,7 @@ MODEL_PY = '''"""The model of this folder, run by the runtime that the server's 
 try:
     from textual_vision.runtime.triton.model import TritonPythonModel  # noqa: F401
 except ImportError as error:
-    hint = "install the runtime for the server's Python: pip install 'promptsprite[cpu]'"
+    hint = "install the runtime for the server's Python: pip install './runtime[cpu]' in a clone"
     raise ImportError(f"{error}; {hint}") from None
 '''
 OTHER_HINT = "choose another repository, or another --name"

@@ -198,6 +198,10 @@ def test_the_child_imports_nothing_from_the_working_folder(tiny_bundle, tmp_path
     assert not (tmp_path / "imported").exists()
 
 
+def test_short_memory_ends_the_child_rather_than_its_parent(isolated):
+    assert Path(f"/proc/{isolated.process_id}/oom_score_adj").read_text().strip() == "500"
+
+
 def test_the_child_ends_with_its_parent(tiny_bundle):
     script = (
         "import os, sys\nfrom textual_vision.runtime import TextToImage\n"
