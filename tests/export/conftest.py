@@ -111,11 +111,23 @@ SCALES = {
 }
 
 
+def filled_values(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters, then buffers, those of the schedule and the sampler before the retrieval index's.
+
+    With this order and the seed of `randomize`, no code of the tiny model is near a tie in half precision.
+    """
+    buffers = list(module.named_buffers())
+    derived = [one for one in buffers if one[0].startswith(("latent.schedule.", "sampler."))]
+    others = [one for one in buffers if not one[0].startswith(("latent.schedule.", "sampler."))]
+    place = next((i for i, one in enumerate(others) if one[0].startswith("latent.")), len(others))
+    return [*module.named_parameters(), *others[:place], *derived, *others[place:]]
+
+
 def randomize(module: torch.nn.Module, seed: int = 9) -> None:
     """Fill everything that a checkpoint holds by chance; variances stay positive, codes' rows unit."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in module.state_dict().items():
+        for name, value in filled_values(module):
             if name.endswith(("is_composition", "is_nearest")):  # ones and zeros
                 continue
             if value.dtype == torch.float16:  # codes of a retrieval index
